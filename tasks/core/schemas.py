@@ -1,0 +1,47 @@
+"""The canonical tables, as Arrow schemas."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+REVIEWS = pa.schema(
+    [
+        pa.field("review_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("rating", pa.float32(), nullable=False),  # 1..5
+        pa.field("title", pa.string(), nullable=False),  # "" where there is none
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("helpful_votes", pa.int32()),
+        pa.field("total_votes", pa.int32()),
+        pa.field("verified", pa.bool_()),
+        pa.field("category", pa.string()),
+    ]
+)
+
+# A row that cannot be used: why, where it came from, and what it said, as JSON text.
+REJECTS = pa.schema(
+    [
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # file, relative to the input
+        pa.field("row", pa.int64(), nullable=False),  # 0-based data row in that file, the header not counted
+        pa.field("record", pa.string(), nullable=False),
+    ]
+)
+
+WORD_COUNTS = pa.schema(
+    [
+        pa.field("token", pa.string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("documents", pa.int64(), nullable=False),
+    ]
+)
+
+TOKENS = pa.schema(
+    [
+        pa.field("review_id", pa.string(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+    ]
+)

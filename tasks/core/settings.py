@@ -1,0 +1,249 @@
+"""Settings: one frozen root, built once, each stage given its own section.
+
+Later wins: conf/base.yaml, conf/profiles/NAME.yaml, RAYMILL__SECTION__KEY variables, `--set section.key=value`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tasks.core.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parents[2]
+CONF = PROJECT / "conf"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """Which reviews to read."""
+
+    input: str = Field(description="A file or a folder with reviews")
+    dataset: str = Field(description="A dataset profile: a name in conf/datasets, or a path to a YAML file")
+
+
+class StorageConfig(Section):
+    """Where snapshots, run records and reports go."""
+
+    root: str
+    keep_runs: Positive
+
+    @property
+    def path(self) -> Path:
+        return PROJECT / self.root  # an absolute root stays as it is
+
+
+class RayConfig(Section):
+    """The Ray session that stages run in."""
+
+    address: str | None
+    logical_cpus: Positive | None
+    object_store_mb: Annotated[int, Field(ge=100)]
+    workers: Positive
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    uri: str | None
+    experiment: str
+
+
+class IngestConfig(Section):
+    min_rows: Positive
+    max_reject_fraction: Fraction
+
+
+class CleanConfig(Section):
+    decode_entities: bool
+    remove_html: bool
+    remove_urls: bool
+    max_reject_fraction: Fraction
+
+
+class CountWordsConfig(Section):
+    reducers: Positive
+
+
+class TokenizeConfig(Section):
+    tokenizer: str
+    max_tokens: Positive | None
+
+
+class TextScoreConfig(Section):
+    enabled: bool
+    dimensions: Annotated[int, Field(ge=1024)]
+    blocks: Annotated[int, Field(ge=2)]
+    shards: Positive
+    l2: Annotated[float, Field(gt=0)]
+    iterations: Positive
+
+
+class FeaturesConfig(Section):
+    buckets: Positive
+    min_documents: Positive
+    text_score: TextScoreConfig
+
+
+class SplitConfig(Section):
+    train: Annotated[float, Field(gt=0, lt=1)]
+    valid: Annotated[float, Field(gt=0, lt=1)]
+    min_rows: Positive
+
+    @model_validator(mode="after")
+    def _leaves_a_test_slice(self) -> SplitConfig:
+        if self.train + self.valid >= 1:
+            raise ValueError("train + valid must leave a test slice: their sum must be below 1")
+        return self
+
+
+class TrainConfig(Section):
+    workers: Positive
+    rounds: Positive
+    params: dict[str, float | int | str]
+    seed: int
+
+
+def _check_space(space: dict[str, list[float | int | str]]) -> dict[str, list[float | int | str]]:
+    for name, bounds in space.items():
+        low_high, scale = bounds[:2], bounds[2:]
+        if len(low_high) != 2 or not all(isinstance(b, (int, float)) for b in low_high) or scale not in ([], ["log"]):
+            raise ValueError(f"{name}: expected [low, high] or [low, high, log], got {bounds}")
+        if low_high[0] >= low_high[1]:  # type: ignore[operator]  # both are numbers, checked above
+            raise ValueError(f"{name}: low must be below high, got {bounds}")
+    return space
+
+
+class TuneConfig(Section):
+    trials: Positive
+    concurrent: Positive
+    max_rounds: Positive
+    min_rounds: Positive
+    seed: int
+    space: Annotated[dict[str, list[float | int | str]], AfterValidator(_check_space)]
+
+
+class EvaluateConfig(Section):
+    batch_rows: Positive
+
+
+class RegistryConfig(Section):
+    model_name: str
+    min_gain_over_mean: float
+    min_gain_over_champion: float
+
+
+class ReportConfig(Section):
+    title: str
+
+
+class Settings(BaseSettings):
+    """All settings of a run. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="RAYMILL__", env_nested_delimiter="__", validate_default=False
+    )
+
+    data: DataConfig
+    storage: StorageConfig
+    ray: RayConfig
+    tracking: TrackingConfig
+    ingest: IngestConfig
+    clean: CleanConfig
+    count_words: CountWordsConfig
+    tokenize: TokenizeConfig
+    features: FeaturesConfig
+    split: SplitConfig
+    train: TrainConfig
+    tune: TuneConfig
+    evaluate: EvaluateConfig
+    registry: RegistryConfig
+    report: ReportConfig
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load_settings` merges the layers itself, so that each error can name its layer.
+        return (init_settings,)
+
+
+def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), **given: Any) -> Settings:
+    """Merge the layers. `given` are section dictionaries on top of all; overrides are "section.key=value" texts.
+
+    Raises SettingsError for an unknown key or a value of the wrong type, naming both.
+    """
+    merged = _read_yaml(CONF / "base.yaml")
+    profile = profile or os.environ.get("RAYMILL_PROFILE")
+    if profile:
+        path = CONF / "profiles" / f"{profile}.yaml"
+        if not path.exists():
+            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+            raise SettingsError(f"no profile {profile!r}", where=str(path.parent), fix=f"known profiles: {known}")
+        _merge(merged, _read_yaml(path), where=str(path))
+    _merge(merged, EnvSettingsSource(Settings)(), where="RAYMILL__… variables")
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or "." not in name:
+            raise SettingsError(f"{override!r} is not section.key=value", where="--set", fix="for example --set tune.trials=20")
+        layer: Any = _parse_value(text, name)
+        for part in reversed(name.strip().split(".")):
+            layer = {part: layer}
+        _merge(merged, layer, where=f"--set {name}")
+    _merge(merged, given, where="parameters")
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{key}: {first['msg']} (got {first['input']!r})", where="settings", fix="see conf/base.yaml") from None
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any], *, where: str, path: str = "") -> None:
+    for key, value in above.items():
+        name = f"{path}{key}"
+        # train.params and tune.space are open: any key of the library may be added.
+        if key not in below and path not in ("train.params.", "tune.space."):
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, below, n=1)
+            hint = f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(sorted(below))}"
+            raise SettingsError(f"unknown setting {name!r}", where=where, fix=hint)
+        if isinstance(below.get(key), dict) and isinstance(value, dict):
+            _merge(below[key], value, where=where, path=f"{name}.")
+        else:
+            below[key] = value
+
+
+def _parse_value(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"cannot read the value {text!r}: {error}", where=f"--set {name}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"cannot be read: {error}", where=str(path)) from None
+    if not isinstance(loaded, dict):
+        raise SettingsError("expected a mapping of sections", where=str(path))
+    return loaded

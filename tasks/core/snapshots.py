@@ -1,0 +1,419 @@
+"""Snapshots: immutable, committed outputs of stages, on disk.
+
+    ROOT/STAGE/KEY/manifest.json           published last, create-if-absent; the only thing a reader believes
+    ROOT/STAGE/KEY/attempt-ID/part-00000.parquet
+    ROOT/STAGE/KEY/attempt-ID/rejects/part-00000.parquet
+    ROOT/STAGE/KEY/attempt-ID/model.ubj
+
+A table is the parquet files of one folder of the attempt: "" is the main table, "rejects" and "train"
+are others. The digest of a snapshot is over its content alone (file names, sizes, row counts, sha256,
+counts and facts), so two ways of computing the same thing have the same digest. No directory is ever
+renamed, so the protocol carries over to object storage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core import faults
+from tasks.core.digests import digest_of, file_sha256
+from tasks.core.errors import RowsLost, SnapshotCorrupt
+
+FORMAT = 1
+ROW_GROUP_ROWS = 65_536
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Record):
+    """One data file: name relative to the attempt folder, size in bytes, rows (None unless parquet), hex sha256."""
+
+    name: str
+    size: int
+    rows: int | None
+    sha256: str
+
+    @property
+    def table(self) -> str:
+        return self.name.rpartition("/")[0]
+
+
+class InputRef(_Record):
+    """What a snapshot was made from. `stage` is "source" for raw files, which have no key."""
+
+    name: str
+    stage: str
+    key: str
+    digest: str
+
+
+class Manifest(_Record):
+    """All that is known of a snapshot. `digest` covers `files`, `counts`, `facts` and `stage` alone."""
+
+    format: int = FORMAT
+    stage: str
+    key: str
+    digest: str
+    attempt: str
+    files: tuple[FileEntry, ...]
+    schemas: dict[str, list[str]]
+    counts: dict[str, int]
+    facts: dict[str, Any]
+    inputs: tuple[InputRef, ...]
+    config: dict[str, Any]
+    config_digest: str
+    code: dict[str, str]
+    deterministic: bool
+    seconds: dict[str, float]
+    committed_at: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A committed snapshot: a path and a digest. This is all that travels between tasks."""
+
+    stage: str
+    key: str
+    digest: str
+    folder: str  # ROOT/STAGE/KEY
+
+    @property
+    def manifest(self) -> Manifest:
+        return load_manifest(Path(self.folder) / "manifest.json")
+
+    @property
+    def root(self) -> Path:
+        return Path(self.folder) / self.manifest.attempt
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.manifest.facts
+
+    def entries(self, table: str = "") -> list[FileEntry]:
+        return [e for e in self.manifest.files if e.table == table and e.rows is not None]
+
+    def files(self, table: str = "") -> list[Path]:
+        """The parquet files of one table, in row order."""
+        return [self.root / e.name for e in self.entries(table)]
+
+    def path(self, name: str) -> Path:
+        """The path of one named file of this snapshot."""
+        if not any(e.name == name for e in self.manifest.files):
+            raise SnapshotCorrupt(f"no file {name!r} in the manifest", where=self.folder)
+        return self.root / name
+
+    def rows(self, table: str = "") -> int:
+        return sum(e.rows or 0 for e in self.entries(table))
+
+    def read(self, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
+        """One whole table in memory, in row order: for small tables and for workers, never for a big one."""
+        return read_tables(self.files(table), columns)
+
+    def __str__(self) -> str:
+        return f"{self.stage}@{self.digest[:12]}"
+
+
+def read_tables(files: Iterable[Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """Several parquet files as one Arrow table."""
+    # One file at a time: pyarrow's dataset reader would take the file's folder names for partition keys.
+    return pa.concat_tables([pq.ParquetFile(f).read(columns=list(columns) if columns else None) for f in files])
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read a published manifest. It never changes once published, so it is parsed once."""
+    return _parse_manifest(path, path.stat().st_ino, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _parse_manifest(path: Path, _inode: int, _mtime_ns: int) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise SnapshotCorrupt(f"not a manifest: {error}", where=str(path), fix="remove this folder") from error
+
+
+@dataclass(frozen=True)
+class FileSink:
+    """Writes data files into an attempt folder. Small and picklable: Ray workers hold one each."""
+
+    root: str
+
+    def write_table(self, name: str, table: pa.Table, schema: pa.Schema | None = None) -> FileEntry:
+        """Write one parquet file with fixed writer settings, fsync it, read its bytes back for the sha256."""
+        if schema is not None:
+            table = table.select(schema.names).cast(schema)
+        table = table.replace_schema_metadata(None)
+        path = self._path(name)
+        with path.open("wb") as file:
+            pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", compression_level=1)
+            _fsync(file)
+        return FileEntry(name=name, size=path.stat().st_size, rows=table.num_rows, sha256=file_sha256(path))
+
+    def write_bytes(self, name: str, data: bytes) -> FileEntry:
+        """Write any other file (a model, a page, a picture)."""
+        path = self._path(name)
+        with path.open("wb") as file:
+            file.write(data)
+            _fsync(file)
+        return FileEntry(name=name, size=len(data), rows=None, sha256=file_sha256(path))
+
+    def _path(self, name: str) -> Path:
+        path = Path(self.root) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def part_name(index: int, table: str = "") -> str:
+    """The file name of the index-th part of a table; names sort in row order."""
+    return f"{table}/part-{index:05d}.parquet" if table else f"part-{index:05d}.parquet"
+
+
+@dataclass
+class SnapshotWriter:
+    """What a stage writes to. Nothing written here is seen by anyone before the commit."""
+
+    stage: str
+    key: str
+    folder: Path
+    attempt: str
+    lock: IO[bytes]
+    entries: list[FileEntry] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.folder / self.attempt
+
+    @property
+    def sink(self) -> FileSink:
+        return FileSink(str(self.root))
+
+    @property
+    def scratch(self) -> Path:
+        """A folder beside the attempts, kept when the process dies: for what a stage resumes from."""
+        path = self.folder / "scratch"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add(self, entries: Iterable[FileEntry | None]) -> None:
+        """Take up files that workers wrote through `sink`. None is skipped."""
+        self.entries.extend(e for e in entries if e is not None)
+
+    def write_table(self, name: str, table: pa.Table, schema: pa.Schema | None = None) -> None:
+        self.add([self.sink.write_table(name, table, schema)])
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        self.add([self.sink.write_bytes(name, data)])
+
+    def count(self, **counts: int) -> None:
+        """Counts that belong to the content. `rows_in` makes the runner check that no row was lost."""
+        self.counts.update({name: int(value) for name, value in counts.items()})
+
+    def fact(self, **facts: Any) -> None:
+        """Small JSON values that belong to the content: metrics, borders, chosen parameters."""
+        self.facts.update(facts)
+
+    def note(self, **notes: Any) -> None:
+        """Small JSON values for this run's records only, outside the snapshot: timings, progress."""
+        self.notes.update(notes)
+
+    def rows(self, table: str = "") -> int:
+        return sum(e.rows or 0 for e in self.entries if e.table == table)
+
+    def files(self, table: str = "") -> list[Path]:
+        return [self.root / e.name for e in sorted(self.entries, key=lambda e: e.name) if e.table == table and e.rows]
+
+    def check_rows(self) -> None:
+        """Raise RowsLost unless rows in = rows out + rejects + duplicates (where the stage counted rows in)."""
+        if "rows_in" not in self.counts:
+            return
+        tables = {e.table for e in self.entries if e.rows is not None} - {"rejects"}
+        rows_in, rows_out = self.counts["rows_in"], sum(self.rows(t) for t in tables)
+        rejects, repeated = self.rows("rejects"), self.counts.get("repeated", 0)
+        if rows_in != rows_out + rejects + repeated:
+            raise RowsLost(
+                f"{rows_in} rows in, but {rows_out} out + {rejects} rejected + {repeated} repeated",
+                where=self.stage,
+                fix="this is a defect of the stage; please report it with the input",
+            )
+
+
+class SnapshotStore:
+    """All snapshots below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, stage: str, key: str) -> Snapshot | None:
+        """The committed snapshot with this key, if its files are still as the manifest says."""
+        folder = self.root / stage / key
+        path = folder / "manifest.json"
+        if not path.exists():
+            return None
+        manifest = load_manifest(path)
+        if missing := damaged_files(folder, manifest, full=False):
+            raise SnapshotCorrupt(
+                f"{len(missing)} committed file(s) gone or changed, the first: {missing[0]}",
+                where=str(folder),
+                fix=f"raymill gc --damaged removes it; the next run makes {stage} again",
+            )
+        return Snapshot(stage, key, manifest.digest, str(folder))
+
+    def open_attempt(self, stage: str, key: str) -> SnapshotWriter:
+        """A fresh attempt folder, locked for as long as this process lives; dead attempts at this key are removed."""
+        folder = self.root / stage / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for orphan in orphaned_attempts(folder):
+            remove_attempt(orphan)
+        attempt = f"attempt-{uuid.uuid4().hex[:12]}"
+        lock = (folder / f"{attempt}.lock").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / attempt).mkdir()
+        return SnapshotWriter(stage=stage, key=key, folder=folder, attempt=attempt, lock=lock)
+
+    def discard(self, writer: SnapshotWriter) -> None:
+        """Remove an attempt that will not be committed."""
+        remove_attempt(writer.root)
+        writer.lock.close()
+
+    def commit(self, writer: SnapshotWriter, **about: Any) -> Snapshot:
+        """Verify the files, then publish the manifest create-if-absent.
+
+        Where another process published the same key first, its snapshot is returned and this attempt removed.
+        """
+        entries = tuple(sorted(writer.entries, key=lambda e: e.name))
+        content = {
+            "stage": writer.stage,
+            "files": [e.model_dump() for e in entries],
+            "counts": writer.counts,
+            "facts": writer.facts,
+        }
+        manifest = Manifest(
+            stage=writer.stage,
+            key=writer.key,
+            digest=digest_of(content),
+            attempt=writer.attempt,
+            files=entries,
+            schemas={t: _schema_of(writer.root, entries, t) for t in sorted({e.table for e in entries if e.rows is not None})},
+            counts=writer.counts,
+            facts=writer.facts,
+            **about,
+        )
+        if damaged := damaged_files(writer.folder, manifest, full=False):
+            raise SnapshotCorrupt(f"written file is not as it was written: {damaged[0]}", where=writer.stage)
+        for folder in sorted({(writer.root / e.name).parent for e in entries} | {writer.root, writer.folder}):
+            _fsync_folder(folder)
+        faults.point(writer.stage, "before-manifest")
+        published = writer.folder / "manifest.json"
+        draft = writer.folder / f"{writer.attempt}.manifest"
+        with draft.open("w") as file:
+            file.write(json.dumps(manifest.model_dump(), indent=1, sort_keys=True))
+            _fsync(file)
+        try:
+            os.link(draft, published)  # fails if it exists: the first commit of a key stands
+        except FileExistsError:
+            self.discard(writer)
+        else:
+            writer.lock.close()
+            (writer.folder / f"{writer.attempt}.lock").unlink(missing_ok=True)
+        draft.unlink()
+        _fsync_folder(writer.folder)
+        shutil.rmtree(writer.folder / "scratch", ignore_errors=True)
+        faults.point(writer.stage, "after-manifest")
+        snapshot = self.find(writer.stage, writer.key)
+        assert snapshot is not None
+        return snapshot
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        for path in sorted(self.root.glob("*/*/manifest.json")):
+            try:
+                manifest = load_manifest(path)
+            except SnapshotCorrupt:
+                continue  # `gc --damaged` lists and removes these
+            yield Snapshot(manifest.stage, manifest.key, manifest.digest, str(path.parent))
+
+    def lineage(self, keys: Iterable[str]) -> set[str]:
+        """These keys and those of everything they were made from."""
+        known = {s.key: s for s in self}
+        closed: set[str] = set()
+        todo = [k for k in keys if k in known]
+        while todo:
+            key = todo.pop()
+            if key not in closed:
+                closed.add(key)
+                todo.extend(i.key for i in known[key].manifest.inputs if i.key in known)
+        return closed
+
+
+def damaged_files(folder: Path, manifest: Manifest, *, full: bool) -> list[str]:
+    """Names of files whose size (or, if `full`, sha256) differs from the manifest's."""
+    damaged = []
+    for entry in manifest.files:
+        path = folder / manifest.attempt / entry.name
+        if not path.is_file() or path.stat().st_size != entry.size or (full and file_sha256(path) != entry.sha256):
+            damaged.append(entry.name)
+    return damaged
+
+
+def orphaned_attempts(folder: Path) -> list[Path]:
+    """Attempt folders at one key that are neither committed nor held by a living process."""
+    manifest = folder / "manifest.json"
+    committed = load_manifest(manifest).attempt if manifest.exists() else None
+    return [
+        path
+        for path in sorted(folder.glob("attempt-*"))
+        if path.is_dir() and path.name != committed and not _is_held(folder / f"{path.name}.lock")
+    ]
+
+
+def remove_attempt(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    for leftover in (path.with_name(f"{path.name}.lock"), path.with_name(f"{path.name}.manifest")):
+        leftover.unlink(missing_ok=True)
+
+
+def _is_held(lock: Path) -> bool:
+    # The lock goes with the process that took it, however that process ended.
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _schema_of(root: Path, entries: Sequence[FileEntry], table: str) -> list[str]:
+    first = next(e for e in entries if e.table == table and e.rows is not None)
+    return [f"{f.name}: {f.type}" for f in pq.read_schema(root / first.name)]
+
+
+def _fsync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,251 @@
+"""The stage contract: a stage is a plain function from snapshots to a snapshot.
+
+    @stage(version=1, retries=2)
+    def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None: ...
+
+`run_stage` gives every stage the same life: key, reuse, run, validate, commit. It knows nothing of Prefect,
+Ray, MLflow or Great Expectations; what those do is passed in.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import lru_cache
+from hashlib import sha256
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from tasks.core import faults
+from tasks.core.digests import digest_of
+from tasks.core.errors import TooManyRejects
+from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotStore, SnapshotWriter
+
+
+class HasDigest(Protocol):
+    """What a stage can be made from: a snapshot, or a set of source files."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+Validate = Callable[["Stage", SnapshotWriter], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage function and what the runner must know of it."""
+
+    name: str
+    function: Callable[..., None]
+    version: int
+    retries: int
+    timeout_s: int
+    libraries: tuple[str, ...]
+    deterministic: bool
+    input_names: tuple[str, ...]
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Identity of the code: source digest, declared version, versions of libraries that decide the output."""
+        versions = {name: metadata.version(name) for name in self.libraries}
+        return {"source": source_digest(self.function.__module__), "version": str(self.version), **versions}
+
+
+def stage(
+    *,
+    version: int,
+    libraries: Sequence[str] = ("pyarrow",),
+    retries: int = 1,
+    timeout_s: int = 6 * 3600,
+    deterministic: bool = True,
+    name: str = "",
+) -> Callable[[Callable[..., None]], Stage]:
+    """Declare a stage. `libraries` are distribution names whose versions belong to the key."""
+
+    def wrap(function: Callable[..., None]) -> Stage:
+        *inputs, config, out = inspect.signature(function).parameters
+        if (config, out) != ("config", "out"):
+            raise TypeError(f"{function.__name__}: a stage takes (inputs..., config, out)")
+        return Stage(
+            name=name or function.__name__.replace("_", "-"),
+            function=function,
+            version=version,
+            retries=retries,
+            timeout_s=timeout_s,
+            libraries=tuple(libraries),
+            deterministic=deterministic,
+            input_names=tuple(inputs),
+        )
+
+    return wrap
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What happened: the snapshot, whether it was reused, and seconds per phase."""
+
+    snapshot: Snapshot
+    reused: bool
+    seconds: Mapping[str, float]
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def stage_key(stage: Stage, inputs: Sequence[HasDigest], config: BaseModel) -> str:
+    """Hex digest (128 bits) of what decides a stage's output: name, code, config section, inputs' digests."""
+    return digest_of(
+        {
+            "format": FORMAT,
+            "stage": stage.name,
+            "code": stage.code,
+            "config": config.model_dump(mode="json"),
+            "inputs": [i.digest for i in inputs],
+        }
+    )[:32]
+
+
+def run_stage(
+    stage: Stage,
+    inputs: Sequence[HasDigest],
+    config: BaseModel,
+    store: SnapshotStore,
+    *,
+    validate: Validate,
+    prepare: Callable[[], None] = lambda: None,
+) -> StageRun:
+    """Return the committed snapshot for these inputs, making it if it is not there.
+
+    `prepare` is called only if the stage has to run (it starts Ray). `validate` raises ValidationFailed.
+    """
+    clock = _Clock()
+    key = stage_key(stage, inputs, config)
+    if found := store.find(stage.name, key):
+        return StageRun(found, reused=True, seconds={"reuse": clock.lap()})
+
+    prepare()
+    out = store.open_attempt(stage.name, key)
+    seconds = {"prepare": clock.lap()}
+    faults.point(stage.name, "before-run")
+    try:
+        stage.function(*inputs, config=config, out=out)
+        out.check_rows()
+        _check_rejects(stage, config, out)
+        faults.point(stage.name, "after-run")
+        seconds["run"] = clock.lap()
+        validation = validate(stage, out)
+        seconds["validate"] = clock.lap()
+        faults.point(stage.name, "after-validate")
+        config_json = config.model_dump(mode="json")
+        snapshot = store.commit(
+            out,
+            inputs=tuple(
+                InputRef(name=n, stage=i.stage, key=i.key, digest=i.digest)
+                for n, i in zip(stage.input_names, inputs, strict=True)
+            ),
+            config=config_json,
+            config_digest=digest_of(config_json),
+            code=stage.code,
+            deterministic=stage.deterministic,
+            seconds=dict(seconds),
+            committed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+    except BaseException:
+        store.discard(out)
+        raise
+    seconds["commit"] = clock.lap()
+    return StageRun(snapshot, reused=False, seconds=seconds, validation=validation, notes=out.notes)
+
+
+def _check_rejects(stage: Stage, config: BaseModel, out: SnapshotWriter) -> None:
+    limit = getattr(config, "max_reject_fraction", None)
+    rows_in, rejected = out.counts.get("rows_in", 0), out.rows("rejects")
+    if limit is not None and rejected > limit * rows_in:
+        raise TooManyRejects(
+            f"{rejected:,} of {rows_in:,} rows cannot be used ({_reasons(out)}); {limit:.0%} are allowed",
+            where=stage.name,
+            fix=f"check the dataset profile, or raise {stage.name.replace('-', '_')}.max_reject_fraction",
+        )
+
+
+def _reasons(out: SnapshotWriter) -> str:
+    from collections import Counter
+
+    from tasks.core.snapshots import read_tables
+
+    reasons = Counter(read_tables(out.files("rejects"), ["reason"])["reason"].to_pylist())
+    return ", ".join(f"{reason}: {n:,}" for reason, n in reasons.most_common(3))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return round(seconds, 4)
+
+
+@lru_cache(maxsize=64)
+def source_digest(module: str) -> str:
+    """Digest of a module and of every `tasks` module it imports, directly or not.
+
+    Comments, docstrings and layout do not count. `tasks.core` does not either: it is the contract,
+    versioned by `snapshots.FORMAT`.
+    """
+    seen: dict[str, str] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        spec = util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue  # `from tasks.x import function`: the function is part of tasks.x
+        tree = ast.parse(Path(spec.origin).read_bytes())
+        seen[name] = sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
+        todo.extend(n for n in _imported(tree) if n.startswith("tasks.") and not n.startswith("tasks.core"))
+    return digest_of(seen)
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+            names.extend(f"{node.module}.{a.name}" for a in node.names if _is_module(node.module, a.name))
+    return names
+
+
+def _is_module(package: str, name: str) -> bool:
+    if not package.startswith("tasks"):
+        return False
+    parent = util.find_spec(package)
+    if parent is None or not parent.submodule_search_locations:
+        return False
+    return any((Path(folder) / f"{name}.py").exists() for folder in parent.submodule_search_locations)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = node.body[1:] or [ast.Pass()]
+    return tree
