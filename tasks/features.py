@@ -1,0 +1,187 @@
+"""Reviews, word counts and tokens in, one row of numbers per review out.
+
+No feature looks ahead. What is known of a user or an item is taken from reviews strictly before the review's own
+timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes from models of
+earlier time blocks (`tasks.text_score`). Word counts are statistics of texts alone, no rating is in them. Votes are
+left out: they are cast after the review.
+
+Out: one file per file of reviews, in the same row order, and `text_score.npz` with the score's models, so that new
+reviews can be scored. `FEATURES` lists the columns and their meaning.
+
+    raymill run --until features
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks import text_score
+from tasks.core.settings import FeaturesConfig
+from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.stage import stage
+from tasks.count_words import words_of
+from tasks.engines import cluster
+from tasks.parallel.exchange import keyed_exchange
+
+# Numbers the model learns from, all float32, NaN or null where unknown.
+FEATURES = {
+    "user_count": "earlier reviews of this user",
+    "user_mean": "mean of their ratings; null if none",
+    "user_std": "standard deviation of their ratings; null if none",
+    "user_days_since_last": "days since the latest of them",
+    "item_count": "earlier reviews of this item",
+    "item_mean": "mean of their ratings; null if none",
+    "item_std": "standard deviation of their ratings; null if none",
+    "item_days_since_last": "days since the latest of them",
+    "n_chars": "characters of the text",
+    "n_tokens": "tokens of title and text",
+    "title_chars": "characters of the title",
+    "exclamations": "exclamation marks per 100 characters",
+    "questions": "question marks per 100 characters",
+    "capitals": "share of capitals among the letters A-Z, a-z",
+    "rare_words": "share of words that fewer than min_documents reviews hold",
+    "verified": "1 verified, 0 not, null unknown",
+    "text_score": "rating expected from the words by a model of earlier blocks; null in the first",
+}
+KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
+DAY_MS = 86_400_000
+
+
+@stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))
+def features(reviews: Snapshot, counts: Snapshot, tokens: Snapshot, config: FeaturesConfig, out: SnapshotWriter) -> None:
+    import ray
+
+    files = list(zip(reviews.files(), tokens.files(), strict=True))
+    known = {kind: known_before([r for r, _ in files], f"{kind}_id", config.buckets) for kind in ("user", "item")}
+    scores = text_score.fit(files, config.text_score) if config.text_score.enabled else None
+    shared = ray.put((counts.files(), config, scores))
+    write = ray.remote(write_part)
+    refs = [
+        write.remote(out.sink, i, pair, shared, *known["user"][i], *known["item"][i]) for i, pair in enumerate(files)
+    ]
+    out.add(cluster.gather(refs))
+    if scores is not None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **vars(scores))
+        out.write_bytes("text_score.npz", buffer.getvalue())
+    out.count(rows_in=reviews.rows())
+    out.fact(features=list(FEATURES))
+
+
+def known_before(files: Sequence[Path], key: str, buckets: int) -> list[list[Any]]:
+    """For each file, references to tables of what was known of `key` before each row, in `buckets` pieces."""
+
+    def split(file: Path, buckets: int) -> list[pa.Table]:
+        return split_by_key(file, key, buckets)
+
+    return keyed_exchange(files, split, answer_past, buckets)
+
+
+def split_by_key(file: Path, key: str, buckets: int) -> list[pa.Table]:
+    """Row number, key, time and rating of a file's reviews, hash-partitioned by key."""
+    reviews = pl.read_parquet(file, columns=[key, "timestamp", "rating"], hive_partitioning=False)
+    rows = reviews.select(
+        row=pl.int_range(pl.len(), dtype=pl.Int64),
+        key=pl.col(key),
+        ms=pl.col("timestamp").dt.epoch("ms"),
+        rating=pl.col("rating").cast(pl.Float64),
+        bucket=pl.col(key).hash(7) % buckets,
+    )
+    return [rows.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+
+
+def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
+    """Per row: count, mean, standard deviation of the key's ratings before its moment, and days since the last."""
+    rows = pl.concat(
+        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
+    )
+    moments = (
+        rows.group_by("key", "ms")
+        .agg(n=pl.len().cast(pl.Int64), total=pl.col("rating").sum(), squares=(pl.col("rating") ** 2).sum())
+        .sort("key", "ms")
+        # Cumulative over the key's moments, shifted by one: a moment sees those before it, never itself.
+        .with_columns(pl.col("n", "total", "squares").cum_sum().shift(1).over("key"), last=pl.col("ms").shift(1).over("key"))
+    )
+    mean = pl.col("total") / pl.col("n")
+    answers = rows.join(moments, on=["key", "ms"], how="left").select(
+        "block",
+        "row",
+        count=pl.col("n").fill_null(0).cast(pl.Float32),
+        mean=mean.cast(pl.Float32),
+        std=(pl.col("squares") / pl.col("n") - mean**2).clip(0).sqrt().cast(pl.Float32),
+        days_since_last=((pl.col("ms") - pl.col("last")) / DAY_MS).cast(pl.Float32),
+    )
+    by_block = answers.partition_by("block", as_dict=True, include_key=False)
+    nothing = answers.clear().drop("block")
+    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+
+
+def write_part(
+    sink: FileSink,
+    index: int,
+    files: text_score.FilePair,
+    shared: tuple[Sequence[Path], FeaturesConfig, text_score.TextScore | None],
+    *known: pa.Table,
+) -> FileEntry:
+    """All features of one file of reviews. `known`: the user pieces, then as many item pieces."""
+    counts, config, scores = shared
+    reviews = pl.read_parquet(files[0], hive_partitioning=False)
+    half = len(known) // 2
+    columns = {
+        **in_row_order("user", known[:half]),
+        **in_row_order("item", known[half:]),
+        **text_shape(reviews, counts, config.min_documents),
+        **token_features(reviews, files[1], config, scores),
+    }
+    table = reviews.select(KEPT).with_columns(**columns).select(*KEPT, pl.col(list(FEATURES)).cast(pl.Float32))
+    return sink.write_table(part_name(index), table.to_arrow())
+
+
+def in_row_order(kind: str, pieces: Sequence[pa.Table]) -> dict[str, pl.Series]:
+    together = pl.concat([pl.DataFrame(pl.from_arrow(p)) for p in pieces]).sort("row").drop("row")
+    return {f"{kind}_{column.name}": column for column in together}
+
+
+def text_shape(reviews: pl.DataFrame, counts: Sequence[Path], min_documents: int) -> dict[str, pl.Series]:
+    text, title = pl.col("text"), pl.col("title")
+    chars = text.str.len_chars()
+    per_100 = 100 / chars.clip(1)
+    letters = text.str.count_matches("[A-Za-z]").clip(1)
+    shape = reviews.select(
+        n_chars=chars,
+        title_chars=title.str.len_chars(),
+        exclamations=text.str.count_matches("!", literal=True) * per_100,
+        questions=text.str.count_matches("?", literal=True) * per_100,
+        capitals=text.str.count_matches("[A-Z]") / letters,
+        verified=pl.col("verified"),
+    )
+    return {**shape.to_dict(), "rare_words": rare_share(reviews, counts, min_documents)}
+
+
+def rare_share(reviews: pl.DataFrame, counts: Sequence[Path], min_documents: int) -> pl.Series:
+    """Share of each review's words that fewer than `min_documents` reviews hold; 0 where there are no words."""
+    common = pl.scan_parquet(list(counts), hive_partitioning=False).filter(pl.col("documents") >= min_documents)
+    vocabulary = common.select("token").collect()["token"]
+    said = (reviews["title"] + "\n" + reviews["text"]).rename("said")
+    words = pl.DataFrame({"row": np.arange(len(said)), "token": words_of(said)}).explode("token")
+    rare = words.group_by("row").agg(share=(~pl.col("token").is_in(vocabulary.implode())).mean()).sort("row")
+    return rare["share"].cast(pl.Float32).fill_null(0)
+
+
+def token_features(
+    reviews: pl.DataFrame, file: Path, config: FeaturesConfig, scores: text_score.TextScore | None
+) -> dict[str, pl.Series]:
+    ids = text_score.read_ids(file)
+    lengths = pl.Series(np.diff(ids.offsets.to_numpy()), dtype=pl.Float32)
+    if scores is None:
+        return {"n_tokens": lengths, "text_score": pl.Series([None] * len(lengths), dtype=pl.Float32)}
+    times = reviews["timestamp"].dt.epoch("ms").to_numpy()
+    score = scores.score(text_score.hash_tokens(ids, config.text_score.dimensions), times)
+    return {"n_tokens": lengths, "text_score": pl.Series(score, dtype=pl.Float32).fill_nan(None)}

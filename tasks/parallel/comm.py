@@ -1,0 +1,122 @@
+"""Point-to-point messages between the ranks of a group, and the two groups we run on.
+
+An algorithm takes a `Comm` and is the same code in both: `run_threads` runs it on threads of one process (the oracle
+of the tests), `run_actors` on Ray actors, whose arrays go through the object store from rank to rank.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+RECV_TIMEOUT_S = 300.0
+
+
+class Comm(Protocol):
+    """One rank's view of its group. Messages from one rank to another arrive in the order they were sent."""
+
+    rank: int
+    world_size: int
+
+    def send(self, to: int, array: Array) -> None: ...
+
+    def recv(self, source: int) -> Array: ...
+
+
+class Mailbox:
+    """A queue per source rank."""
+
+    def __init__(self) -> None:
+        self._queues: defaultdict[int, SimpleQueue[Array]] = defaultdict(SimpleQueue)
+
+    def put(self, source: int, array: Array) -> None:
+        self._queues[source].put(array)
+
+    def get(self, source: int) -> Array:
+        # A timeout, so that a dead peer becomes an error and not a hang.
+        return self._queues[source].get(timeout=RECV_TIMEOUT_S)
+
+
+class ThreadComm:
+    """A rank among threads of one process."""
+
+    def __init__(self, rank: int, mailboxes: Sequence[Mailbox]) -> None:
+        self.rank, self.world_size, self._mailboxes = rank, len(mailboxes), mailboxes
+
+    def send(self, to: int, array: Array) -> None:
+        self._mailboxes[to].put(self.rank, array.copy())
+
+    def recv(self, source: int) -> Array:
+        return self._mailboxes[self.rank].get(source)
+
+
+def run_threads(work: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> list[Any]:
+    """Run `work(comm, *arguments[rank])` on one thread per rank; returns the ranks' results."""
+    mailboxes = [Mailbox() for _ in arguments]
+    results: list[Any] = [None] * len(arguments)
+    errors: list[BaseException] = []
+
+    def body(rank: int) -> None:
+        try:
+            results[rank] = work(ThreadComm(rank, mailboxes), *arguments[rank])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=body, args=(rank,), daemon=True) for rank in range(len(arguments))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+class Rank:
+    """A Ray actor that is one rank. `deliver` runs on a thread beside `work`, so ranks can wait for each other."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._mailbox = Mailbox()
+        self._peers: list[Any] = []
+        self._pending: dict[int, Any] = {}
+
+    def meet(self, peers: Sequence[Any]) -> None:
+        self._peers = list(peers)
+
+    def deliver(self, source: int, array: Array) -> None:
+        self._mailbox.put(source, array)
+
+    def work(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return work(self, *arguments)
+
+    def send(self, to: int, array: Array) -> None:
+        import ray
+
+        if to in self._pending:
+            ray.get(self._pending[to])  # one message under way per peer: order, and errors where they happen
+        self._pending[to] = self._peers[to].deliver.remote(self.rank, array)
+
+    def recv(self, source: int) -> Array:
+        return self._mailbox.get(source)
+
+
+def run_actors(work: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, num_cpus: float = 0.5) -> list[Any]:
+    """Run `work(comm, *arguments[rank])` on one Ray actor per rank; returns the ranks' results."""
+    import ray
+
+    size = len(arguments)
+    actor = ray.remote(Rank).options(num_cpus=num_cpus, max_concurrency=size + 2)
+    ranks = [actor.remote(rank, size) for rank in range(size)]
+    try:
+        ray.get([r.meet.remote(ranks) for r in ranks])
+        return list(ray.get([r.work.remote(work, *given) for r, given in zip(ranks, arguments, strict=True)]))
+    finally:
+        for r in ranks:
+            ray.kill(r)

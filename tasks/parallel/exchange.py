@@ -1,0 +1,58 @@
+"""Keyed exchange: every block asks something of all rows that share its keys, and gets its own answers back.
+
+The two-sided shuffle behind duplicates and past-only aggregates. Each of M blocks is split by key into B buckets;
+each bucket sees its slice of every block and answers each block apart; block i then holds the answers of B buckets.
+M x B pieces go from task to task through the object store, none through the driver. As in MapReduce (Dean and
+Ghemawat, 2004), but the reduced rows return to the block they came from.
+
+An answer depends on the rows alone: not on the number of workers, nor on the order in which tasks end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+Split = Callable[[Any, int], list[pa.Table]]
+Answer = Callable[[list[pa.Table]], list[pa.Table]]
+
+
+def keyed_exchange(blocks: Sequence[Any], split: Split, answer: Answer, buckets: int) -> list[list[Any]]:
+    """Run the exchange on Ray.
+
+    blocks: M references (or small values). split(block, B) gives B tables. answer(slices) gets the M slices of one
+    bucket in block order and gives M tables. Returns M lists of B references.
+    """
+    import ray
+
+    split_task = ray.remote(_split).options(num_returns=buckets)
+    answer_task = ray.remote(_answer).options(num_returns=len(blocks))
+    sliced = [_listed(split_task.remote(split, block, buckets), buckets) for block in blocks]
+    answered = [
+        _listed(answer_task.remote(answer, *(slices[b] for slices in sliced)), len(blocks)) for b in range(buckets)
+    ]
+    return [[answers[i] for answers in answered] for i in range(len(blocks))]
+
+
+def exchange_in_process(blocks: Sequence[Any], split: Split, answer: Answer, buckets: int) -> list[list[pa.Table]]:
+    """The same without Ray: the oracle of the tests."""
+    sliced = [split(block, buckets) for block in blocks]
+    answered = [answer([slices[b] for slices in sliced]) for b in range(buckets)]
+    return [[answers[i] for answers in answered] for i in range(len(blocks))]
+
+
+def _split(split: Split, block: Any, buckets: int) -> Any:
+    pieces = split(block, buckets)
+    return pieces[0] if buckets == 1 else tuple(pieces)
+
+
+def _answer(answer: Answer, *slices: pa.Table) -> Any:
+    answers = answer(list(slices))
+    return answers[0] if len(slices) == 1 else tuple(answers)
+
+
+def _listed(returned: Any, count: int) -> list[Any]:
+    # Ray gives a bare reference, not a list, for one return value.
+    return [returned] if count == 1 else list(returned)

@@ -1,0 +1,80 @@
+"""Clean reviews in, GPT-2 token ids out, through Ray Data.
+
+What is tokenized is the title, a newline and the text, or the text alone where there is no title. Out: one file per
+file of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`.
+
+Ray Data carries the names of files, not their rows: each call of the `map_batches` actors reads one file, encodes it
+and writes one, so nothing is copied from block to block and the output does not depend on block sizes or timing.
+
+    raymill run --until tokenize
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.core.schemas import TOKENS
+from tasks.core.settings import TokenizeConfig
+from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.stage import stage
+from tasks.engines import tokenizer
+
+CHUNK_ROWS = 2_000  # texts handed to the tokenizer at once: bounds the Python lists alive
+
+
+@stage(version=1, libraries=("pyarrow", "tokenizers", "transformers"))
+def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> None:
+    import ray.data
+
+    tokenizer.load(config.tokenizer)  # a wrong name fails here, not in an actor
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    files = [{"index": i, "file": str(f)} for i, f in enumerate(reviews.files())]
+    parts = ray.data.from_items(files, override_num_blocks=len(files)).map_batches(
+        EncodeFiles,
+        fn_constructor_args=(out.sink, config),
+        batch_size=1,
+        # Actors that claim every CPU would leave none for the reads and hang for ever (ray#44687).
+        num_cpus=0.5,
+        compute=ray.data.ActorPoolStrategy(size=min(2, len(files))),
+    )
+    written = parts.take_all()
+    out.add(FileEntry(**{name: row[name] for name in ("name", "size", "rows", "sha256")}) for row in written)
+    out.count(tokens=sum(row["tokens"] for row in written), truncated=sum(row["truncated"] for row in written))
+
+
+class EncodeFiles:
+    """A Ray Data actor: the tokenizer is loaded once, each batch is one file's name."""
+
+    def __init__(self, sink: FileSink, config: TokenizeConfig) -> None:
+        self.sink, self.config = sink, config
+        self.tokenizer = tokenizer.load(config.tokenizer)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        index, file = int(batch["index"][0]), Path(str(batch["file"][0]))
+        tokens, truncated = encode_file(file, self.tokenizer, self.config.max_tokens)
+        entry = self.sink.write_table(part_name(index), tokens, TOKENS)
+        facts = {**entry.model_dump(), "tokens": pc.sum(tokens["n_tokens"]).as_py() or 0, "truncated": truncated}
+        return {name: [value] for name, value in facts.items()}
+
+
+def encode_file(file: Path, loaded: Any, max_tokens: int | None) -> tuple[pa.Table, int]:
+    """One file of reviews as TOKENS, and how many of its reviews were cut to `max_tokens`."""
+    reviews = pq.ParquetFile(file).read(columns=["review_id", "title", "text"])
+    pieces, truncated = [], 0
+    for batch in reviews.to_batches(max_chunksize=CHUNK_ROWS):
+        texts = [f"{title}\n{text}" if title else text for title, text in zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)]
+        ids = tokenizer.encode(loaded, texts)
+        lengths = pc.list_value_length(ids)
+        if max_tokens is not None:
+            truncated += pc.sum(pc.greater(lengths, max_tokens)).as_py() or 0
+            ids = pc.list_slice(ids, 0, max_tokens)
+            lengths = pc.min_element_wise(lengths, max_tokens)
+        pieces.append(pa.table({"review_id": batch["review_id"], "input_ids": ids, "n_tokens": lengths}))
+    return pa.concat_tables(pieces) if pieces else TOKENS.empty_table(), truncated
