@@ -136,7 +136,8 @@ class TuneConfig(Section):
 
 
 class EvaluateConfig(Section):
-    batch_rows: Positive
+    short_chars: Positive
+    categories: Positive
 
 
 class RegistryConfig(Section):
@@ -247,3 +248,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SettingsError("expected a mapping of sections", where=str(path))
     return loaded
+
+
+def masked(uri: str) -> str:
+    """A URI with its password, if any, replaced: safe to print and to record."""
+    import re
+
+    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)

@@ -24,8 +24,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from tasks.core import faults
-from tasks.core.digests import digest_of
+from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import TooManyRejects
+from tasks.core.settings import CONF
 from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotStore, SnapshotWriter
 
 
@@ -55,26 +56,33 @@ class Stage:
     retries: int
     timeout_s: int
     libraries: tuple[str, ...]
+    files: tuple[str, ...]
     deterministic: bool
     input_names: tuple[str, ...]
 
     @property
     def code(self) -> dict[str, str]:
-        """Identity of the code: source digest, declared version, versions of libraries that decide the output."""
+        """Identity of the code: its source, declared version, the libraries and files in conf that decide the output.
+
+        The expectations belong to it: a snapshot that was committed under a laxer suite is not reused under a new one.
+        """
+        suite = f"expectations/{self.name.replace('-', '_')}.yaml"
+        digests = {name: file_sha256(CONF / name) for name in (suite, *self.files) if (CONF / name).exists()}
         versions = {name: metadata.version(name) for name in self.libraries}
-        return {"source": source_digest(self.function.__module__), "version": str(self.version), **versions}
+        return {"source": source_digest(self.function.__module__), "version": str(self.version), **versions, **digests}
 
 
 def stage(
     *,
     version: int,
     libraries: Sequence[str] = ("pyarrow",),
+    files: Sequence[str] = (),
     retries: int = 1,
     timeout_s: int = 6 * 3600,
     deterministic: bool = True,
     name: str = "",
 ) -> Callable[[Callable[..., None]], Stage]:
-    """Declare a stage. `libraries` are distribution names whose versions belong to the key."""
+    """Declare a stage. `libraries` (distributions) and `files` (in conf/) that it reads belong to the key."""
 
     def wrap(function: Callable[..., None]) -> Stage:
         *inputs, config, out = inspect.signature(function).parameters
@@ -87,6 +95,7 @@ def stage(
             retries=retries,
             timeout_s=timeout_s,
             libraries=tuple(libraries),
+            files=tuple(files),
             deterministic=deterministic,
             input_names=tuple(inputs),
         )

@@ -26,6 +26,8 @@ WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
+    # Lost workers reach the user as exceptions; the core's own lines on standard error only frighten.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which it
@@ -38,6 +40,8 @@ def start(config: RayConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     for name, value in {**WORKER_ENV, **({} if address else LOOPBACK_ENV)}.items():
         os.environ.setdefault(name, value)
+    for noisy in ("ray.data", "ray.tune", "ray.train", "modin"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     import ray  # not before the variables are set: Ray reads some of them when it is imported
 
     if ray.is_initialized():

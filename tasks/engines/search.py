@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -39,6 +40,7 @@ def run(
     """Run the trials that are missing after `earlier`; `on_end` gets each ended one."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     data = ray.remote(read).remote(list(train), list(valid), list(features))
     space = {name: _domain(bounds) for name, bounds in config.space.items()}
     searcher = OptunaSearch(
@@ -131,8 +133,7 @@ def read(train: list[Path], valid: list[Path], features: list[str]) -> list[tupl
 
 
 def _domain(bounds: Sequence[Any]) -> Any:
-    import optuna.distributions as d
-
+    d = optuna.distributions
     low, high, log = bounds[0], bounds[1], len(bounds) > 2
     whole = isinstance(low, int) and isinstance(high, int)
     return d.IntDistribution(low, high, log=log) if whole else d.FloatDistribution(float(low), float(high), log=log)

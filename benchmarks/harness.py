@@ -1,0 +1,286 @@
+"""The bench: correct first, then timed, against the best single-process way to do the same work.
+
+A case is a module `benchmarks/NAME.py` with `CASE = Case(...)`. `run_case` prepares its input once, checks that our
+output equals each peer's, runs every side once more as a warm-up while a thread samples memory, then times them in
+turn (ours, peer, ours, peer, ...) with nothing else running. Memory is never sampled while the clock runs: reading
+the page tables of thirty Ray workers takes a tenth of a second.
+
+    raymill bench CASE [--size N] [--workers W] [--runs R] [--input PATH] [--json FILE|-]
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import platform
+import re
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import RunError, UserError
+
+LIBRARIES = ("ray", "modin", "pandas", "polars", "pyarrow", "numpy", "scipy", "scikit-learn", "xgboost", "optuna")
+LIBRARIES += ("tokenizers", "transformers", "mlflow", "great-expectations", "prefect")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a case prepares its input from. `scratch` is an empty folder that goes away when the case is done, and
+    `cleanup` takes what has to be closed by then (`setup.cleanup.callback(ray.shutdown)`)."""
+
+    size: int
+    workers: int
+    scratch: Path
+    input: Path | None = None
+    cleanup: ExitStack = field(default_factory=ExitStack)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One timed run: wall seconds and what the side returned (None unless the case has `details`)."""
+
+    wall_s: float
+    output: Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. `data` below is what `prepare` returned; peers get the same input and the same cores.
+
+    `check(data, ours, peers)` gets one output of each side and returns what it found equal, as text; it raises
+    RunError or AssertionError where they differ. `details(data, runs)` gets the timed runs by side ("ours" and the
+    peers' names) and returns more keys for each side's object.
+    """
+
+    name: str
+    size_of: str  # what --size counts, for example "rows"
+    default_size: int
+    prepare: Callable[[Setup], Any]
+    ours: Callable[[Any], Any]
+    peers: Mapping[str, Callable[[Any], Any]]
+    check: Callable[[Any, Any, Mapping[str, Any]], str]
+    measure_input: Callable[[Any], dict[str, int]] | None = None  # for "size", for example {"rows": …, "bytes": …}
+    details: Callable[[Any, Mapping[str, Sequence[Timed]]], Mapping[str, dict[str, Any]]] | None = None
+    takes_input: bool = False
+    # Sides in processes of their own, minutes long: the checked run is the warm-up too.
+    check_is_warm_up: bool = False
+
+
+def known_cases() -> list[str]:
+    """Names of the cases, sorted: the modules of this package that define `CASE`. Nothing is imported."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(f.stem for f in files if re.search(r"^CASE\b", f.read_text(), re.MULTILINE))
+
+
+def load_case(name: str) -> Case:
+    """The case of that name. Raises UserError for an unknown one."""
+    known = known_cases()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise UserError(f"no bench case {name!r}", fix=hint)
+    case: Case = importlib.import_module(f"benchmarks.{name}").CASE
+    return case
+
+
+def run_case(
+    case: str | Case,
+    *,
+    size: int | None = None,
+    workers: int = 2,
+    runs: int = 3,
+    input: Path | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Check, warm up, time; return the case's JSON object (DESIGN: Measuring). Times in seconds, memory in bytes.
+
+    Raises UserError for an unknown case or an impossible size, RunError where the outputs differ; nothing is timed
+    then.
+    """
+    case = load_case(case) if isinstance(case, str) else case
+    size = case.default_size if size is None else size
+    for option, value in (("size", size), ("workers", workers), ("runs", runs)):
+        if value < 1:
+            raise UserError(f"--{option} must be 1 or more, got {value}", where=f"bench {case.name}")
+    if input is not None and not case.takes_input:
+        raise UserError(
+            "this case makes its own input", where=f"bench {case.name}", fix="leave --input out, use --size"
+        )
+    if input is not None and not input.exists():
+        raise UserError(f"no such file or folder: {input}", where=f"bench {case.name}")
+
+    facts = machine()
+    sides = {"ours": case.ours, **case.peers}
+    with ExitStack() as cleanup:
+        scratch = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix=f"bench-{case.name}-")))
+        log(f"{case.name}: preparing the input")
+        data = case.prepare(Setup(size, workers, scratch, input, cleanup))
+        checked, peaks = _check(case, sides, data, log)
+        if not case.check_is_warm_up:
+            for name, side in sides.items():
+                _, peaks[name] = _sampled(name, side, data)
+        timed = _time(sides, data, runs, keep=case.details is not None, log=log)
+        more = case.details(data, timed) if case.details else {}
+        measured = case.measure_input(data) if case.measure_input else {}
+
+    results = {n: {**_summary(timed[n]), "peak_rss_bytes": peaks[n], **more.get(n, {})} for n in sides}
+    return {
+        "case": case.name,
+        "size": {case.size_of: size, **measured},
+        "workers": workers,
+        "checked": checked,
+        "ours": results.pop("ours"),
+        "peers": results,
+        "ratio": {name: ratio(timed["ours"], timed[name]) for name in case.peers},
+        "memory_counted": "peak of the PSS of all processes together, sampled every 0.2 s in the warm-up run",
+        "machine": facts,
+    }
+
+
+def ratio(ours: Sequence[Timed], peer: Sequence[Timed]) -> float:
+    """Median over pairs of ours over peer, wall time: below 1 is faster. Pairs share what else the machine did."""
+    return round(statistics.median(a.wall_s / b.wall_s for a, b in zip(ours, peer, strict=True)), 4)
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on: processor, cores this process may use, bytes of memory, Python and library versions."""
+    import psutil
+
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": round(os.getloadavg()[0], 2),  # before the first run: above 0.5 the times are not to be trusted
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": versions,
+    }
+
+
+def _check(case: Case, sides: Mapping[str, Any], data: Any, log: Callable[[str], None]) -> tuple[str, dict[str, int]]:
+    outputs, peaks = {}, {}
+    for name, side in sides.items():
+        log(f"{case.name}: one run of {name} to check")
+        outputs[name], peaks[name] = _sampled(name, side, data)
+    try:
+        checked = case.check(data, outputs.pop("ours"), outputs)
+    except AssertionError as error:
+        raise RunError(f"the outputs differ, so nothing was timed: {error}", where=f"bench {case.name}") from error
+    log(f"{case.name}: {checked}")
+    return checked, peaks
+
+
+def _sampled(name: str, side: Callable[[Any], Any], data: Any) -> tuple[Any, int]:
+    # Ray's idle daemons are part of what we cost, and no part of what a peer costs.
+    with PeakMemory(count_earlier_children=name == "ours") as memory:
+        output = side(data)
+    return output, memory.peak_bytes
+
+
+def _time(
+    sides: Mapping[str, Callable[[Any], Any]], data: Any, runs: int, *, keep: bool, log: Callable[[str], None]
+) -> dict[str, list[Timed]]:
+    timed: dict[str, list[Timed]] = {name: [] for name in sides}
+    for index in range(runs):
+        for name, side in sides.items():
+            gc.collect()
+            started = time.perf_counter()
+            output = side(data)
+            wall_s = time.perf_counter() - started
+            timed[name].append(Timed(wall_s, output if keep else None))
+            del output
+            log(f"run {index + 1} of {runs}, {name}: {wall_s:.3f} s")
+    return timed
+
+
+def _summary(runs: Sequence[Timed]) -> dict[str, Any]:
+    walls = [run.wall_s for run in runs]
+    return {
+        "median_s": round(statistics.median(walls), 6),
+        "min_s": round(min(walls), 6),
+        "max_s": round(max(walls), 6),
+        "runs": len(walls),
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+class PeakMemory:
+    """Samples the memory of this process and all below it while the `with` block runs.
+
+    Shared memory (Ray's object store) is mapped by many processes, so the proportional set size (PSS) is summed, in
+    which each page counts once; where the system has none, the resident set size. Children that are older than the
+    block count only with `count_earlier_children`. A process stays counted when its parent is gone.
+    """
+
+    def __init__(self, *, count_earlier_children: bool = True, interval_s: float = 0.2) -> None:
+        import psutil
+
+        self.peak_bytes = 0
+        self._interval_s = interval_s
+        self._psutil = psutil
+        self._me = psutil.Process()
+        self._seen: set[Any] = {self._me}
+        self._ignored = set() if count_earlier_children else set(self._me.children(recursive=True))
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.sample()
+
+    def sample(self) -> int:
+        """Bytes held now by all counted processes together."""
+        below = set(self._me.children(recursive=True))
+        for orphan in self._seen - below - {self._me}:
+            try:
+                below.update([orphan, *orphan.children(recursive=True)])
+            except self._psutil.Error:  # gone
+                continue
+        self._seen = below | {self._me}
+        total = sum(self._bytes(process) for process in self._seen - self._ignored)
+        self.peak_bytes = max(self.peak_bytes, total)
+        return total
+
+    def _watch(self) -> None:
+        cost_s = 0.0
+        # With many processes a sample is not cheap: never take more than a tenth of a core for it.
+        while not self._done.wait(max(self._interval_s, 9 * cost_s)):
+            started = time.perf_counter()
+            self.sample()
+            cost_s = time.perf_counter() - started
+
+    def _bytes(self, process: Any) -> int:
+        try:
+            try:
+                memory = process.memory_full_info()
+            except self._psutil.AccessDenied:
+                memory = process.memory_info()
+        except self._psutil.Error:  # gone, or a zombie
+            return 0
+        return int(getattr(memory, "pss", memory.rss))

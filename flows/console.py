@@ -1,0 +1,68 @@
+"""What `raymill` prints: a line per stage while a run goes on, and the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+
+class ConsoleView:
+    """A spinner for the stage at work, then its line: rows, seconds, made or reused."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._status: Status | None = None
+
+    def started(self, stage: str) -> None:
+        if self.console.is_terminal:
+            self._status = self.console.status(f"{stage} …")
+            self._status.start()
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        self._stop()
+        rows = f"{row['rows']:>10,} rows" if row["rows"] else " " * 15
+        done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
+        lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
+        more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
+        self.console.print(f"[green]✓[/] {row['stage']:<12}{rows}  {done}{more}", highlight=False)
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        self._stop()
+        self.console.print(f"[red]✗[/] {stage}", highlight=False)
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """The tables that end a run."""
+    stages = Table(title=f"Run {summary['run_id']}", title_justify="left")
+    for name in ("stage", "rows in", "rows out", "rejected", "repeated", "seconds", "snapshot"):
+        stages.add_column(name, justify="right" if name not in ("stage", "snapshot") else "left")
+    for row in summary["stages"]:
+        numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
+        seconds = "reused" if row["reused"] else f"{row['wall_s']:.1f}"
+        stages.add_row(row["stage"], *numbers, seconds, row["digest"][:12])
+    console.print(stages)
+    if "metrics" in summary:
+        scores = Table(title="On the untouched test slice", title_justify="left")
+        for name in ("model", "RMSE", "MAE"):
+            scores.add_column(name, justify="left" if name == "model" else "right")
+        for name, label in (("tuned", "tuned"), ("baseline", "untuned"), ("mean", "predict-the-mean")):
+            scores.add_row(label, *(f"{summary['metrics'][m][name]:.4f}" for m in ("rmse", "mae")))
+        console.print(scores)
+    if "decision" in summary:
+        console.print(f"Model {summary['decision']}", highlight=False)
+    for label, name in (("Report", "report"), ("Data Docs", "data_docs"), ("MLflow", "mlflow")):
+        if summary.get(name):
+            console.print(f"{label + ':':<10} {summary[name]}", highlight=False, soft_wrap=True)
+    made = [r["stage"] for r in summary["stages"] if not r["reused"]]
+    if not made:
+        console.print("Nothing has changed: every stage was reused, none ran.", highlight=False)
+    console.print(f"{summary['wall_s']:.1f} s", highlight=False)

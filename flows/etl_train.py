@@ -1,0 +1,144 @@
+"""The flow `etl-train`: raw reviews in, a registered model and a report out.
+
+    raymill run --input PATH --dataset amazon-us        # from the shell
+    prefect deployment run etl-train/default            # on a worker
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.run import Run, open_run, stage_task
+from tasks import clean as _clean
+from tasks import count_words as _count_words
+from tasks import evaluate as _evaluate
+from tasks import features as _features
+from tasks import ingest as _ingest
+from tasks import register as _register
+from tasks import report as _report
+from tasks import split as _split
+from tasks import tokenize as _tokenize
+from tasks import train as _train
+from tasks import tune as _tune
+from tasks.core.settings import Settings, load_settings
+from tasks.core.snapshots import Snapshot
+from tasks.sources import discover
+
+ingest = stage_task(_ingest.ingest)
+clean = stage_task(_clean.clean)
+count_words = stage_task(_count_words.count_words)
+tokenize = stage_task(_tokenize.tokenize)
+features = stage_task(_features.features)
+split = stage_task(_split.split)
+train = stage_task(_train.train)
+tune = stage_task(_tune.tune)
+refit = stage_task(_train.refit)
+evaluate = stage_task(_evaluate.evaluate)
+report = stage_task(_report.report)
+
+
+@flow(name="etl-train", flow_run_name="etl-train {dataset}", persist_result=False, validate_parameters=True)
+def etl_train(
+    input: str | None = None,
+    dataset: str | None = None,
+    overrides: list[str] | None = None,
+    settings: Settings | None = None,
+    until: str | None = None,
+) -> dict[str, Any]:
+    """Clean, count, tokenize, learn, judge and register.
+
+    Args:
+        input: A file or folder with reviews; conf's data.input if not given.
+        dataset: The dataset profile; conf's data.dataset if not given.
+        overrides: Settings as "section.key=value" texts.
+        settings: All settings at once, instead of conf and overrides.
+        until: The last stage to run; all if not given.
+    """
+    settings = settings or load_settings(overrides=overrides or [])
+    source = discover(input or settings.data.input, dataset or settings.data.dataset)
+
+    with open_run(settings) as run, run.until(until):
+        raw = ingest(source, settings.ingest)
+        reviews = clean(raw, settings.clean)
+        counts = count_words(reviews, settings.count_words)
+        tokens = tokenize(reviews, settings.tokenize)
+        table = features(reviews, counts, tokens, settings.features)
+        splits = split(table, settings.split)
+        baseline = train(splits, settings.train)
+        search = tune(splits, settings.tune)
+        model = refit(splits, search, settings.train)
+        scores = evaluate(splits, baseline, model, settings.evaluate)
+        register(run, splits, model, scores)
+        page = report(raw, reviews, counts, splits, baseline, search, model, scores, settings.report)
+        publish(run, page, scores)
+    return run.summary("completed")
+
+
+@task(name="register", task_run_name="register", tags=["raymill"], cache_policy=NO_CACHE, persist_result=False)
+def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> _register.Decision:
+    return run.timed(
+        "register",
+        lambda: _register.register(
+            splits, model, scores, run.settings.registry, run.tracker, [s.key for s in run.snapshots.values()]
+        ),
+    )
+
+
+def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:
+    """Put the model into the registry; the decision goes into the run's facts."""
+    decision = _register_task(run, splits, model, scores)
+    run.facts["decision"] = str(decision)
+    run.facts["metrics"] = {name: scores.facts[name] for name in ("rmse", "mae")}
+
+
+def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
+    """The report and the Data Docs where people find them, MLflow and Prefect told."""
+    docs = run.write_docs()
+    target = run.root / "reports" / run.run_id / "report.html"
+    run.facts |= {"report": str(target), "data_docs": str(docs or ""), "mlflow": run.tracker.uri}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(_report.render(page, [_report_row(r) for r in run.rows], _report_facts(run)))
+    run.track_results(scores, _pngs(page), target)
+    create_table_artifact(key="stages", table=[_artifact_row(r) for r in run.rows], description="What each stage did")
+    create_markdown_artifact(key="result", markdown=_result_markdown(run, scores), description="Scores and promotion")
+    create_link_artifact(key="report", link=target.as_uri(), link_text="Report")
+    if docs:
+        create_link_artifact(key="data-docs", link=docs.as_uri(), link_text="Great Expectations Data Docs")
+
+
+def _report_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "rows_out": row["rows"], "seconds": row["wall_s"]}
+
+
+def _report_facts(run: Run) -> dict[str, Any]:
+    when = f"{run.began:%Y-%m-%d %H:%M} UTC"
+    return {**run.summary("completed"), "when": when, "data_docs": Path(run.facts["data_docs"]).as_uri()}
+
+
+def _pngs(page: Snapshot) -> list[Path]:
+    return [page.path(e.name) for e in page.manifest.files if e.name.endswith(".png")]
+
+
+def _artifact_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "stage": row["stage"],
+        "rows in": row["rows_in"],
+        "rows out": row["rows"],
+        "rejected": row["rejected"],
+        "repeated": row["repeated"],
+        "seconds": row["wall_s"],
+        "snapshot": row["digest"][:12],
+        "": "reused" if row["reused"] else "made",
+    }
+
+
+def _result_markdown(run: Run, scores: Snapshot) -> str:
+    lines = ["| model | RMSE | MAE |", "|---|---|---|"]
+    for name, label in (("tuned", "tuned"), ("baseline", "untuned"), ("mean", "predict-the-mean")):
+        lines.append(f"| {label} | {scores.facts['rmse'][name]:.4f} | {scores.facts['mae'][name]:.4f} |")
+    return "\n".join([*lines, "", f"Model {run.facts['decision']}."])

@@ -1,0 +1,360 @@
+"""A run: what the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else.
+
+`stage_task` makes a Prefect task of a stage: its own retries for transient faults only, a timeout, a readable name.
+Prefect's cache and result store are off: the snapshot store decides what is reused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from tasks.core.digests import digest_of
+from tasks.core.errors import SettingsError, TransientError
+from tasks.core.settings import PROJECT, Settings
+from tasks.core.snapshots import Snapshot, SnapshotStore, SnapshotWriter
+from tasks.core.stage import HasDigest, Stage, StageRun, run_stage
+from tasks.engines import cluster, expectations, tracking
+
+RETRY_DELAYS_S = [5.0, 30.0, 120.0]
+
+
+class View(Protocol):
+    """Where a run shows its progress."""
+
+    def started(self, stage: str) -> None: ...
+
+    def ended(self, row: Mapping[str, Any]) -> None: ...
+
+    def failed(self, stage: str, error: BaseException) -> None: ...
+
+
+class LogView:
+    """Progress as lines in Prefect's log."""
+
+    def started(self, stage: str) -> None:
+        pass
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        from prefect import get_run_logger
+
+        get_run_logger().info(
+            "%s: %s rows, %s, %.1f s", row["stage"], f"{row['rows']:,}", "reused" if row["reused"] else "made", row["wall_s"]
+        )
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        pass
+
+
+class _LastStageDone(Exception):
+    """Raised inside `Run.until` alone."""
+
+
+STAGE_NAMES = (
+    "ingest", "clean", "count-words", "tokenize", "features", "split",
+    "train", "tune", "refit", "evaluate", "register", "report",
+)  # fmt: skip
+VIEW: ContextVar[View] = ContextVar("view")
+_CURRENT: ContextVar[Run] = ContextVar("run")
+
+
+@dataclass
+class Run:
+    """One flow run."""
+
+    settings: Settings
+    run_id: str
+    store: SnapshotStore
+    tracker: tracking.Tracker
+    view: View
+    began: datetime
+    clock: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    validations: dict[str, Any] = field(default_factory=dict)
+    extra_s: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    last: str | None = None
+    _validators: Any = None
+
+    @property
+    def root(self) -> Path:
+        return self.settings.storage.path
+
+    def execute(self, stage: Stage, inputs: Sequence[HasDigest], config: Any) -> Snapshot:
+        """Run or reuse a stage, record it, show it."""
+        self.view.started(stage.name)
+        start = time.perf_counter()
+        try:
+            done = run_stage(stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare)
+        except BaseException as error:
+            self.view.failed(stage.name, error)
+            raise
+        recording = time.perf_counter()
+        self.snapshots[stage.name] = done.snapshot
+        row = _row(stage, done)
+        record_stage(self.tracker, stage, done, inputs)
+        row["seconds"]["record"] = round(time.perf_counter() - recording, 4)
+        row["wall_s"] = round(time.perf_counter() - start, 3)
+        self._ended(row)
+        return done.snapshot
+
+    def timed(self, name: str, decide: Callable[[], Any]) -> Any:
+        """Run a step that leaves no snapshot (the registry is its state), and show it like a stage."""
+        self.view.started(name)
+        start = time.perf_counter()
+        try:
+            decision = decide()
+        except BaseException as error:
+            self.view.failed(name, error)
+            raise
+        seconds = round(time.perf_counter() - start, 3)
+        phase = "reuse" if decision.reused else "record"
+        row = {"stage": name, "rows_in": 0, "rows": 0, "rejected": 0, "repeated": 0, "reused": decision.reused}
+        self._ended({**row, "seconds": {phase: seconds}, "wall_s": seconds, "digest": "", "key": "", "notes": {}})
+        return decision
+
+    @contextmanager
+    def until(self, last: str | None) -> Iterator[None]:
+        """End the block early, in order, once the stage named `last` is done."""
+        if last is not None and last not in STAGE_NAMES:
+            raise SettingsError(f"no stage {last!r}", where="--until", fix=f"stages are {', '.join(STAGE_NAMES)}")
+        self.last = last
+        try:
+            yield
+        except _LastStageDone:
+            pass
+
+    def _ended(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.save("running")
+        self.view.ended(row)
+        if row["stage"] == self.last:
+            raise _LastStageDone
+
+    def track_results(self, scores: Snapshot, pictures: Sequence[Path], page: Path) -> None:
+        """Scores, the decision, plots and the report to the parent run."""
+        start = time.perf_counter()
+        metrics = {f"test_{name}_{model}": v for name in ("rmse", "mae") for model, v in scores.facts[name].items()}
+        self.tracker.log(self.tracker.run_id, metrics=metrics, tags={"raymill.decision": self.facts["decision"]})
+        self.tracker.log_files(self.tracker.run_id, pictures, "plots")
+        self.tracker.log_files(self.tracker.run_id, [page], "report")
+        self.extra_s["tracking_results"] = round(time.perf_counter() - start, 3)
+
+    def prepare(self) -> None:
+        """Start what a stage that really runs needs; the validators load while it computes."""
+        cluster.start(self.settings.ray)
+        if self._validators is None:
+            self._validators = expectations.Validators(self.settings.ray.workers)
+
+    def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
+        suite = expectations.load_suite(stage.name)
+        tables = {name: out.files(name) for name in {e.table for e in out.entries if e.rows is not None} | {""}}
+        validation = self._validators.validate(suite, tables)
+        self.validations[stage.name] = validation
+        if not validation.success:
+            docs = self.write_docs()
+            expectations.raise_on_failure(stage.name, validation, str(docs))
+        return validation.summary()
+
+    def write_docs(self) -> Path | None:
+        """Build the Data Docs from what this run validated; the existing ones where it validated nothing."""
+        folder = self.root / "docs"
+        if not self.validations:
+            index = folder / "index.html"
+            return next(iter(sorted(folder.rglob("index.html"), key=lambda p: len(p.parts))), None) if not index.exists() else index
+        start = time.perf_counter()
+        page = self._validators.write_data_docs(folder, self.validations, self.run_id, self.began)
+        self.extra_s["data_docs"] = round(time.perf_counter() - start, 3)
+        return Path(page)
+
+    def summary(self, state: str) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "state": state,
+            "started": self.began.isoformat(timespec="seconds"),
+            "wall_s": round(time.perf_counter() - self.clock, 2),
+            "rows_in": next((r["rows_in"] for r in self.rows if r["stage"] == "ingest"), 0),
+            "stages": self.rows,
+            "extra_s": self.extra_s,
+            "mlflow_run": self.tracker.run_id,
+            **self.facts,
+        }
+
+    def save(self, state: str) -> None:
+        """Write the run's record: what `gc` and `snapshots` know of it. Replaced whole, never half written."""
+        path = self.root / "runs" / f"{self.run_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(self.summary(state), indent=1))
+        os.replace(draft, path)
+
+    def close(self, state: str) -> None:
+        if self._validators is not None:
+            self._validators.close()
+        self.save(state)
+        self.tracker.end(self.tracker.run_id, {"completed": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED"))
+
+
+def current() -> Run:
+    return _CURRENT.get()
+
+
+@contextmanager
+def open_run(settings: Settings) -> Iterator[Run]:
+    """Everything a flow run needs, closed again however it ends."""
+    began = datetime.now(timezone.utc)
+    run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    tags = {
+        "raymill.run_id": run_id,
+        "raymill.config_digest": digest_of(settings.model_dump(mode="json")),
+        "raymill.dataset": settings.data.dataset,
+        "mlflow.source.name": "raymill etl-train",
+        "mlflow.source.git.commit": git_commit(),
+        "prefect.flow_run_id": str(flow_run.id or ""),
+        "prefect.flow_run_name": str(flow_run.name or ""),
+    }
+    clock = time.perf_counter()
+    tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
+    run = Run(
+        settings=settings,
+        run_id=run_id,
+        store=SnapshotStore(settings.storage.path / "snapshots"),
+        tracker=tracker,
+        view=VIEW.get(LogView()),
+        began=began,
+        clock=clock,
+    )
+    run.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
+    token = _CURRENT.set(run)
+    state = "failed"
+    try:
+        yield run
+        state = "completed"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    finally:
+        _CURRENT.reset(token)
+        run.close(state)
+
+
+def stage_task(stage: Stage) -> Callable[..., Snapshot]:
+    """A Prefect task that runs a stage: call it as stage(inputs..., config)."""
+
+    @task(
+        name=stage.name,
+        task_run_name=stage.name,
+        tags=["raymill"],
+        retries=stage.retries,
+        retry_delay_seconds=RETRY_DELAYS_S[: stage.retries],
+        retry_condition_fn=_worth_a_retry,
+        timeout_seconds=stage.timeout_s,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    def run_stage_task(inputs: tuple[Any, ...], config: Any) -> Snapshot:
+        return current().execute(stage, inputs, config)
+
+    def call(*arguments: Any) -> Snapshot:
+        *inputs, config = arguments
+        return run_stage_task(tuple(inputs), config)
+
+    return call
+
+
+def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
+    """Transient faults alone: a wrong input stays wrong however often it is read."""
+    try:
+        state.result()
+    except (TransientError, ConnectionError, TimeoutError):
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
+    """The stage's facts to MLflow: metrics and tags of the parent run, a child run for a stage that learned."""
+    snapshot = done.snapshot
+    metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
+    metrics[f"{stage.name}/rows"] = _rows_out(snapshot)
+    metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
+    tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
+    tracker.log(tracker.run_id, metrics=metrics, tags=tags)
+    if stage.name == "ingest" or (stage.name in ("train", "tune", "refit") and not done.reused):
+        made_from = [i for i in inputs if isinstance(i, Snapshot)] or [snapshot]
+        child = tracker.run_id if stage.name == "ingest" else _record_learning(tracker, stage, snapshot)
+        tracker.log_inputs(child, made_from)
+
+
+def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot) -> str:
+    facts = snapshot.facts
+    child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, "raymill.key": snapshot.key})
+    if stage.name == "tune":
+        tracker.log(child, params=facts["best_params"], metrics={k: facts[k] for k in ("best_rmse", "best_rounds")})
+        curves: dict[int, list[float]] = {}
+        for point in snapshot.read("curves").to_pylist():
+            curves.setdefault(point["trial"], []).append(point["rmse"])
+        for trial in snapshot.read().to_pylist():
+            grandchild = tracker.child(f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]})
+            tracker.log(
+                grandchild,
+                params=json.loads(trial["params"]),
+                metrics={"best_valid_rmse": trial["valid_rmse"], "best_round": trial["best_round"]},
+                curves={"valid_rmse": curves.get(trial["trial"], [])},
+            )
+            tracker.end(grandchild)
+    else:
+        learned: dict[str, list[float]] = {}
+        for point in snapshot.read().to_pylist():
+            learned.setdefault(f"rmse_{point['split'].replace('+', '_')}", []).append(point["rmse"])
+        tracker.log(child, params={**facts["params"], "rounds": facts["rounds"]}, curves=learned)
+    tracker.end(child)
+    return child
+
+
+def _row(stage: Stage, done: StageRun) -> dict[str, Any]:
+    snapshot, counts = done.snapshot, done.snapshot.manifest.counts
+    return {
+        "stage": stage.name,
+        "rows_in": counts.get("rows_in", 0),
+        "rows": _rows_out(snapshot),
+        "rejected": snapshot.rows("rejects"),
+        "repeated": counts.get("repeated", 0),
+        "reused": done.reused,
+        "seconds": dict(done.seconds),
+        "digest": snapshot.digest,
+        "key": snapshot.key,
+        "validation": dict(done.validation),
+        "notes": dict(done.notes),
+    }
+
+
+def _rows_out(snapshot: Snapshot) -> int:
+    if snapshot.stage == "split":
+        return sum(snapshot.rows(name) for name in ("train", "valid", "test"))
+    return snapshot.rows()
+
+
+def git_commit() -> str:
+    """The commit of the code, with -dirty for local changes; "" outside a git checkout."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

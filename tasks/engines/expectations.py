@@ -1,0 +1,238 @@
+"""Great Expectations over whole tables: suites from YAML, validated in parallel by Ray actors.
+
+In: a stage's suite (conf/expectations/STAGE.yaml) and the parquet files of its tables. Out: a `Validation`, with
+exact counts over all rows and, for what is unexpected, examples with their file and row.
+
+Great Expectations validates pandas frames in one process. So a table is cut into batches of rows, each batch is
+validated by one of a few long-lived actors, and the counts are summed; success is decided from the sums, by
+Great Expectations' own rule. What cannot be summed (uniqueness, row counts, means) is validated once, over
+nothing but the columns it needs. This module imports nothing heavy: great_expectations costs 4 s of CPU to import.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import RaymillError, TransientError, ValidationFailed
+from tasks.engines.suites import ROW_WISE, Expectation, Suite, load_suite, plain
+from tasks.engines.validator import EXAMPLES, Piece, Validator, show_example
+
+__all__ = ["Suite", "Validation", "Validators", "load_suite", "raise_on_failure"]
+
+BATCH_ROWS = 250_000  # 1 to 1.5 s for a dozen expectations, against a fixed cost of 0.1 s per call
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What came out: one JSON-able dictionary per expectation, and the rows of each table.
+
+    Keys: table, type, kwargs, success, element_count, missing_count, unexpected_count, unexpected_percent (of what
+    is not missing), examples (value, file, row counted from 0), observed_value, error.
+    """
+
+    stage: str
+    results: list[dict[str, Any]]
+    rows: dict[str, int]
+
+    @property
+    def success(self) -> bool:
+        return all(result["success"] for result in self.results)
+
+    def failures(self) -> list[dict[str, Any]]:
+        return [result for result in self.results if not result["success"]]
+
+    def summary(self) -> dict[str, int]:
+        return {
+            "expectations": len(self.results),
+            "failed": len(self.failures()),
+            "rows": sum(self.rows.values()),
+            "unexpected": sum(result["unexpected_count"] or 0 for result in self.results),
+        }
+
+
+class Validators:
+    """A few Ray actors with Great Expectations imported. Needs a live Ray session; close it when the run ends."""
+
+    def __init__(self, workers: int = 2) -> None:
+        """Start the actors and return at once; they import on their own, while the first stage runs.
+
+        They hold no logical CPU. They work only while a stage's output waits for them, and half a CPU held for the
+        whole run would keep a training group that wants every CPU waiting for ever.
+        """
+        import ray
+
+        actor = ray.remote(Validator).options(num_cpus=0, max_restarts=1, max_task_retries=1)
+        self._workers = [actor.remote() for _ in range(workers)]
+        self._turn = itertools.count()  # its next() is one step, so threads may share it
+
+    def validate(self, suite: Suite, tables: dict[str, list[Path]]) -> Validation:
+        """Validate whole tables, given as their parquet files in row order. A table with no file has no rows.
+
+        Raises SettingsError for an argument's value that Great Expectations refuses.
+        """
+        jobs: list[tuple[str, tuple[int, ...], Any]] = []
+        rows, errors = {}, {}
+        for table, expectations in suite.tables.items():
+            pieces, columns = _survey(tables.get(table, []))
+            rows[table] = sum(piece.rows for piece in pieces)
+            for number, expectation in enumerate(expectations):
+                missing = [c for c in expectation.columns if pieces and c not in columns]
+                if missing:
+                    errors[table, number] = f"no column {missing[0]!r}; the table has {', '.join(columns)}"
+            checked = {n: e for n, e in enumerate(expectations) if (table, n) not in errors}
+            for numbers, batch in plan(checked, pieces):
+                worker = self._workers[next(self._turn) % len(self._workers)]
+                where = f"expectations of {suite.stage}, table {table!r}"
+                job = worker.check.remote([checked[n] for n in numbers], batch, where)
+                jobs.append((table, numbers, job))
+
+        parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for table, numbers, job in jobs:
+            for number, part in zip(numbers, _get(job), strict=True):
+                parts.setdefault((table, number), []).append(part)
+        results = [
+            _merge(table, expectation, parts.get((table, number), []), errors.get((table, number)))
+            for table, expectations in suite.tables.items()
+            for number, expectation in enumerate(expectations)
+        ]
+        return Validation(suite.stage, results, rows)
+
+    def write_data_docs(
+        self, folder: Path, validations: dict[str, Validation], run_name: str, run_time: datetime
+    ) -> Path:
+        """Add a run to the Data Docs in `folder`, by one actor alone. Returns the path of index.html."""
+        worker = self._workers[next(self._turn) % len(self._workers)]
+        return Path(_get(worker.write_data_docs.remote(str(folder), validations, run_name, run_time)))
+
+    def close(self) -> None:
+        import ray
+
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+
+def _get(job: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(job)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RaymillError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise TransientError(
+            f"a validating process was lost: {error}", fix="run again; it may have run out of memory"
+        ) from None
+
+
+def _survey(files: Sequence[Path]) -> tuple[list[Piece], list[str]]:
+    """One piece per row group, and the names of the columns, from the files' footers alone."""
+    import pyarrow.parquet as pq
+
+    pieces: list[Piece] = []
+    columns: list[str] = []
+    for file in files:
+        footer = pq.read_metadata(file)
+        columns = columns or footer.schema.to_arrow_schema().names
+        first_row = 0
+        for group in range(footer.num_row_groups):
+            rows = footer.row_group(group).num_rows
+            pieces.append(Piece(str(file), (group,), first_row, rows))
+            first_row += rows
+    return pieces, columns
+
+
+def plan(expectations: dict[int, Expectation], pieces: list[Piece]) -> Iterator[tuple[tuple[int, ...], list[Piece]]]:
+    """Which expectations to check together, over which pieces. A small table is one call."""
+    rows = sum(piece.rows for piece in pieces)
+    if pieces and rows <= BATCH_ROWS:
+        if expectations:
+            yield tuple(expectations), pieces
+        return
+    row_wise = tuple(n for n, e in expectations.items() if e.type in ROW_WISE)
+    if row_wise:
+        for batch in _batches(pieces, rows):
+            yield row_wise, batch
+    whole = [n for n in expectations if n not in row_wise]
+    # One column set at a time, to have no more in memory than one expectation needs.
+    for _, numbers in itertools.groupby(
+        sorted(whole, key=lambda n: expectations[n].columns), lambda n: expectations[n].columns
+    ):
+        yield tuple(numbers), pieces
+
+
+def _batches(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
+    """Consecutive pieces, as few batches as BATCH_ROWS asks for, each of about the same number of rows."""
+    count = -(-rows // BATCH_ROWS)
+    starts = itertools.accumulate((piece.rows for piece in pieces), initial=0)
+    placed = [
+        (int((start + piece.rows / 2) * count / rows), piece) for piece, start in zip(pieces, starts, strict=False)
+    ]
+    for _, batch in itertools.groupby(placed, key=lambda p: p[0]):
+        yield [piece for _, piece in batch]
+
+
+def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], error: str | None) -> dict[str, Any]:
+    error = error or next((part["error"] for part in parts if part["error"]), None)
+    counted = [part["result"] for part in parts if part["result"].get("unexpected_count") is not None]
+    counts: dict[str, int | None] = dict.fromkeys(("element_count", "missing_count", "unexpected_count"))
+    percent, observed = 0.0, None
+    if len(counted) == len(parts):
+        counts = {name: sum(result.get(name) or 0 for result in counted) for name in counts}
+        elements, missing, unexpected = counts.values()
+        # Great Expectations' rule, to the letter (_mostly_success): float division, and nothing to judge is success.
+        judged = elements - missing  # type: ignore[operator]
+        success = judged == 0 or (float(judged) - float(unexpected)) / float(judged) >= expectation.kwargs.get(
+            "mostly", 1
+        )
+        percent = 100 * unexpected / judged if judged else 0.0
+    else:
+        success = all(part["success"] for part in parts)
+        observed = plain(parts[0]["result"].get("observed_value"))
+    return {
+        "table": table,
+        "type": expectation.type,
+        "kwargs": plain(expectation.kwargs),
+        "success": success and error is None,
+        **counts,
+        "unexpected_percent": percent,
+        "examples": list(itertools.islice(itertools.chain.from_iterable(p["examples"] for p in parts), EXAMPLES)),
+        "observed_value": observed,
+        "error": error,
+    }
+
+
+def raise_on_failure(stage: str, validation: Validation, docs_link: str) -> None:
+    """Raise ValidationFailed, with what broke, how often, three examples and where to read more."""
+    failures = validation.failures()
+    if failures:
+        lines = [describe(failure) for failure in failures[:5]]
+        if len(failures) > 5:
+            lines.append(f"and {len(failures) - 5} more")
+        raise ValidationFailed(
+            f"{len(failures)} of {len(validation.results)} expectations failed; nothing was committed\n  "
+            + "\n  ".join(lines),
+            where=stage,
+            fix=f"all results: {docs_link}; the expectations: conf/expectations/{stage.replace('-', '_')}.yaml",
+        )
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One line for people: table and column, expectation, how many rows, three examples."""
+    expectation = Expectation(result["type"], result["kwargs"])
+    name = ", ".join(expectation.columns) or "rows"
+    line = f"{result['table']}: {name}" if result["table"] else name
+    line += f": {expectation}"
+    if result["error"]:
+        return f"{line}: {result['error']}"
+    if result["unexpected_count"] is None:
+        return f"{line}: observed {result['observed_value']!r}"
+    examples = ", ".join(show_example(example) for example in result["examples"][:3])
+    return f"{line}: {result['unexpected_count']:,} of {result['element_count']:,} rows, for example {examples}"

@@ -1,0 +1,183 @@
+"""MLflow: one run per flow run, a child per stage that learns, a grandchild per trial, and the model registry.
+
+The driver alone talks to MLflow, through `MlflowClient` and no global state, so nothing depends on MLflow's active run.
+The database and the experiment are made once, before any work: its migrations race, and a registry that cannot be
+reached should be known before an hour of compute.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import RegistryError
+from tasks.core.settings import PROJECT, TrackingConfig
+from tasks.core.snapshots import Snapshot
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """conf, else MLFLOW_TRACKING_URI, else SQLite in mlruns/."""
+    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """A connection to MLflow and this flow run's parent run."""
+
+    client: Any
+    uri: str
+    experiment_id: str
+    run_id: str
+
+    @classmethod
+    def open(cls, config: TrackingConfig, run_name: str, tags: Mapping[str, str]) -> Tracker:
+        """Connect, make the experiment where there is none, start the parent run. Raises RegistryError."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        uri = tracking_uri(config)
+        client = connect(uri)
+        try:
+            found = client.get_experiment_by_name(config.experiment)
+            experiment = found.experiment_id if found else client.create_experiment(config.experiment, _artifacts(uri))
+            run = client.create_run(experiment, run_name=run_name, tags=dict(tags))
+        except Exception as error:
+            raise _unreachable(uri, error) from error
+        return cls(client, uri, experiment, run.info.run_id)
+
+    def child(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+        """Start a run below the parent run (or another); returns its id."""
+        below = {"mlflow.parentRunId": parent or self.run_id, **(tags or {})}
+        return str(self.client.create_run(self.experiment_id, run_name=name, tags=below).info.run_id)
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        curves: Mapping[str, Sequence[float]] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Everything about a run in as few requests as MLflow takes (1,000 metrics, 100 parameters each)."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        points = [Metric(k, float(v), now, 0) for k, v in (metrics or {}).items()]
+        points += [Metric(k, float(v), now, i) for k, vs in (curves or {}).items() for i, v in enumerate(vs)]
+        given = [Param(k, str(v)[:6000]) for k, v in (params or {}).items()]
+        labels = [RunTag(k, str(v)[:5000]) for k, v in (tags or {}).items()]
+        for i in range(0, max(len(points), len(given), len(labels), 1), 900):
+            self.client.log_batch(self.run_id if not run_id else run_id, points[i : i + 900], given[i : i + 90], labels[i : i + 90])
+
+    def log_inputs(self, run_id: str, snapshots: Iterable[Snapshot]) -> None:
+        """Snapshots as MLflow data set inputs: name, digest and where they are."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(name=s.stage, digest=s.digest[:36], source_type="local", source=f'{{"uri": "{s.folder}"}}'),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for s in snapshots
+        ]
+        self.client.log_inputs(run_id, inputs)
+
+    def log_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
+        for file in files:
+            self.client.log_artifact(run_id, str(file), folder)
+
+    def end(self, run_id: str, status: str = "FINISHED") -> None:
+        self.client.set_terminated(run_id, status)
+
+
+def connect(uri: str) -> Any:
+    """A client; makes the folder of a SQLite database. Raises RegistryError."""
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
+def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, metadata: dict[str, str]) -> Any:
+    """Log a booster as UBJ with signature and input example, and register it; returns the model version."""
+    import mlflow
+    import mlflow.xgboost
+    import xgboost
+    from mlflow.models import infer_signature
+
+    mlflow.set_tracking_uri(tracker.uri)
+    mlflow.set_registry_uri(tracker.uri)
+    predicted = booster.predict(xgboost.DMatrix(example))
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.xgboost.log_model(
+            booster,
+            name="model",
+            model_format="ubj",
+            signature=infer_signature(example, predicted),
+            input_example=example,
+            metadata=metadata,
+            # Named, not inferred: inference imports the model in a new process, which takes ten seconds.
+            pip_requirements=[f"xgboost=={xgboost.__version__}"],
+        )
+    try:
+        tracker.client.create_registered_model(name)
+    except Exception as error:
+        if "RESOURCE_ALREADY_EXISTS" not in str(getattr(error, "error_code", "")):
+            raise
+    return tracker.client.create_model_version(name, info.model_uri, run_id=run_id, model_id=info.model_id)
+
+
+def version_with_tag(client: Any, name: str, tag: str, value: str) -> Any | None:
+    """The newest version of a registered model that carries this tag, or None."""
+    found = [v for v in all_versions(client, name) if v.tags.get(tag) == value]
+    return max(found, key=lambda v: int(v.version), default=None)
+
+
+def all_versions(client: Any, name: str) -> list[Any]:
+    return list(client.search_model_versions(f"name='{name}'", max_results=1000))
+
+
+def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException:
+        return None
+
+
+def load_version(uri: str, name: str, version: str) -> Any:
+    """A registered booster, read from UBJ."""
+    import mlflow
+    import mlflow.xgboost
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.xgboost.load_model(f"models:/{name}/{version}")
+
+
+def _artifacts(uri: str) -> str | None:
+    if not uri.startswith("sqlite:///"):
+        return None  # a server knows where its artifacts go
+    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
+
+
+def _unreachable(uri: str, error: Exception) -> RegistryError:
+    from tasks.core.settings import masked
+
+    return RegistryError(
+        f"MLflow cannot be used: {str(error).splitlines()[0]}",
+        where=masked(uri),
+        fix="check tracking.uri or MLFLOW_TRACKING_URI, and that the server is up",
+    )
