@@ -177,6 +177,9 @@ def breakdown(summary: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
         for phase, seconds in stage["seconds"].items():
             cost = COSTS.get(phase, phase)
             costs[cost] = costs.get(cost, 0.0) + seconds
+    for name, seconds in summary.get("extra_s", {}).items():  # what the run does outside its stages
+        cost = "tracking" if name.startswith("tracking") else name
+        costs[cost] = costs.get(cost, 0.0) + seconds
     costs["other"] = wall_s - sum(costs.values())
     rows = max(1, _stage(summary, "clean")["rows"])
     return {

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from flows import environment
-from tasks.core.errors import RaymillError, SettingsError
+from tasks.core.errors import RaymillError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Make review data.")
@@ -22,10 +22,13 @@ app.add_typer(models_app, name="models")
 
 console = Console()
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of conf/base.yaml; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of conf/base.yaml; repeatable."),
 ]
 ProfileOption = Annotated[str | None, typer.Option("--profile", help="A settings profile in conf/profiles.")]
-JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")]
+JsonOption = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
+]
 
 
 @app.callback()
@@ -38,8 +41,12 @@ def _app() -> None:
 
 @app.command()
 def run(
-    input: Annotated[str | None, typer.Option("--input", help="A file or folder with reviews (parquet, CSV, TSV).")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset profile: a name in conf/datasets or a YAML file.")] = None,
+    input: Annotated[
+        str | None, typer.Option("--input", help="A file or folder with reviews (parquet, CSV, TSV).")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset profile: a name in conf/datasets or a YAML file.")
+    ] = None,
     overrides: SetOption = None,
     profile: ProfileOption = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
@@ -59,7 +66,9 @@ def run(
     source = discover(settings.data.input, settings.data.dataset)  # a wrong input fails here, before anything starts
     view_console = Console(stderr=True) if json_file == "-" else console
     size = sum(f.size for f in source.files)
-    view_console.print(f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False)
+    view_console.print(
+        f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False
+    )
 
     from flows.console import ConsoleView, print_summary
     from flows.etl_train import etl_train
@@ -81,7 +90,9 @@ def synth(
     rows: Annotated[int, typer.Option(min=1, help="How many reviews.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 7,
-    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if the folder is there already.")] = False,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing if the folder is there already.")
+    ] = False,
 ) -> None:
     """Make synthetic reviews with the columns and the dirt of the real releases."""
     from tasks.synth import synthesize
@@ -90,6 +101,135 @@ def synth(
         return
     report = synthesize(rows, seed, out)
     console.print(f"{report.rows:,} reviews, {report.bytes / 1e6:,.1f} MB in {out}", highlight=False)
+
+
+@app.command()
+def snapshots(
+    stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """List committed snapshots: rows, size, digest, and what each was made from."""
+    from rich.table import Table
+
+    from flows.maintenance import lineage_text, size_of, store_of
+    from tasks.core.settings import load_settings
+
+    found = [s for s in store_of(load_settings(profile=profile, overrides=overrides or [])) if stage in (None, s.stage)]
+    found.sort(key=lambda s: s.manifest.committed_at)
+    if json_file:
+        _write_json(json_file, [s.manifest.model_dump() for s in found])
+        return
+    table = Table()
+    for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
+        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
+    for s in found:
+        rows = sum(e.rows or 0 for e in s.manifest.files if e.table != "rejects")
+        size = f"{size_of(Path(s.folder)) / 1e6:.1f}"
+        table.add_row(s.stage, s.digest[:12], f"{rows:,}", size, s.manifest.committed_at, lineage_text(s))
+    console.print(table if found else "no snapshots yet: raymill run makes them")
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    damaged: Annotated[bool, typer.Option("--damaged", help="Also check every file's sha256; remove what differs.")] = False,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Remove attempts of dead processes and snapshots that nothing refers to.
+
+    What the last storage.keep_runs runs or any registered model was made from is never removed.
+    """
+    from flows.maintenance import plan_gc, remove
+    from tasks.core.settings import load_settings
+
+    removals = plan_gc(load_settings(profile=profile, overrides=overrides or []), damaged=damaged)
+    for removal in removals:
+        console.print(f"{removal.path}  {removal.size / 1e6:.1f} MB  {removal.why}", highlight=False, soft_wrap=True)
+        if not dry_run:
+            remove(removal)
+    verb = "would be freed" if dry_run else "freed"
+    console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing or odd on this machine, and how to mend it."""
+    from flows.doctor import examine
+
+    signs = {"ok": "[green]✓[/]", "odd": "[yellow]![/]", "bad": "[red]✗[/]"}
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        console.print(f"{signs[finding.level]} {_escaped(finding.what)}", highlight=False, soft_wrap=True)
+        if finding.fix:
+            console.print(f"    → {_escaped(finding.fix)}", highlight=False, soft_wrap=True)
+    if any(f.level == "bad" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    case: Annotated[str, typer.Argument(help="The case, such as pipeline.")],
+    size: Annotated[int | None, typer.Option(help="How big: rows, for pipeline.")] = None,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Timed pairs, after one warm-up.")] = 3,
+    input: Annotated[Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a case against the best single-process way: results compared first, then timed in turn."""
+    from benchmarks.harness import run_case
+
+    log = Console(stderr=True)
+    result = run_case(
+        case, size=size, workers=workers, runs=runs, input=input, log=lambda line: log.print(line, highlight=False)
+    )
+    _write_json(json_file or "-", result)
+
+
+@models_app.command("list")
+def models_list(overrides: SetOption = None, profile: ProfileOption = None) -> None:
+    """Versions of the registered model, with aliases, scores and the decision on each."""
+    from rich.table import Table
+
+    from tasks.core.settings import load_settings
+    from tasks.engines import tracking
+
+    settings = load_settings(profile=profile, overrides=overrides or [])
+    client = tracking.connect(tracking.tracking_uri(settings.tracking))
+    name = settings.registry.model_name
+    aliases = {a: v.version for a in ("champion", "challenger") if (v := tracking.version_by_alias(client, name, a))}
+    table = Table(title=name, title_justify="left")
+    for column in ("version", "alias", "decision"):
+        table.add_column(column)
+    for version in sorted(tracking.all_versions(client, name), key=lambda v: int(v.version)):
+        held = ", ".join(a for a, v in aliases.items() if v == version.version)
+        table.add_row(version.version, held, "; ".join(json.loads(version.tags.get("raymill.decision", "[]"))))
+    console.print(table)
+
+
+@models_app.command("promote")
+def models_promote(
+    version: Annotated[str, typer.Argument(help="The version to make champion.")],
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Make a version the champion by hand, whatever the gates said."""
+    from tasks.core.errors import InputError
+    from tasks.core.settings import load_settings
+    from tasks.engines import tracking
+
+    settings = load_settings(profile=profile, overrides=overrides or [])
+    client = tracking.connect(tracking.tracking_uri(settings.tracking))
+    name = settings.registry.model_name
+    known = [v.version for v in tracking.all_versions(client, name)]
+    if version not in known:
+        raise InputError(f"no version {version} of {name}", fix=f"versions: {', '.join(known) or 'none yet'}")
+    client.set_registered_model_alias(name, "champion", version)
+    client.set_model_version_tag(name, version, "raymill.promoted", "by hand")
+    console.print(f"version {version} of {name} is champion", highlight=False)
 
 
 def _write_json(target: str | None, value: Any) -> None:

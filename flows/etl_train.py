@@ -1,7 +1,7 @@
 """The flow `etl-train`: raw reviews in, a registered model and a report out.
 
-    raymill run --input PATH --dataset amazon-us        # from the shell
-    prefect deployment run etl-train/default            # on a worker
+raymill run --input PATH --dataset amazon-us        # from the shell
+prefect deployment run etl-train/default            # on a worker
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +53,11 @@ class LogView:
         from prefect import get_run_logger
 
         get_run_logger().info(
-            "%s: %s rows, %s, %.1f s", row["stage"], f"{row['rows']:,}", "reused" if row["reused"] else "made", row["wall_s"]
+            "%s: %s rows, %s, %.1f s",
+            row["stage"],
+            f"{row['rows']:,}",
+            "reused" if row["reused"] else "made",
+            row["wall_s"],
         )
 
     def failed(self, stage: str, error: BaseException) -> None:
@@ -176,7 +180,11 @@ class Run:
         folder = self.root / "docs"
         if not self.validations:
             index = folder / "index.html"
-            return next(iter(sorted(folder.rglob("index.html"), key=lambda p: len(p.parts))), None) if not index.exists() else index
+            return (
+                next(iter(sorted(folder.rglob("index.html"), key=lambda p: len(p.parts))), None)
+                if not index.exists()
+                else index
+            )
         start = time.perf_counter()
         page = self._validators.write_data_docs(folder, self.validations, self.run_id, self.began)
         self.extra_s["data_docs"] = round(time.perf_counter() - start, 3)
@@ -217,7 +225,7 @@ def current() -> Run:
 @contextmanager
 def open_run(settings: Settings) -> Iterator[Run]:
     """Everything a flow run needs, closed again however it ends."""
-    began = datetime.now(timezone.utc)
+    began = datetime.now(UTC)
     run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     tags = {
         "raymill.run_id": run_id,
@@ -311,7 +319,9 @@ def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot
         for point in snapshot.read("curves").to_pylist():
             curves.setdefault(point["trial"], []).append(point["rmse"])
         for trial in snapshot.read().to_pylist():
-            grandchild = tracker.child(f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]})
+            grandchild = tracker.child(
+                f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]}
+            )
             tracker.log(
                 grandchild,
                 params=json.loads(trial["params"]),

@@ -92,7 +92,9 @@ def find_repeats(slices: list[pa.Table]) -> list[pa.Table]:
     seen = pl.concat(
         [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
     )
-    repeats = seen.sort("block", "row").filter(~pl.struct("a", "b").is_first_distinct()).partition_by("block", as_dict=True)
+    repeats = (
+        seen.sort("block", "row").filter(~pl.struct("a", "b").is_first_distinct()).partition_by("block", as_dict=True)
+    )
     nothing = pl.DataFrame(schema={"row": pl.Int64})
     return [repeats.get((i,), nothing).select("row").to_arrow() for i in range(len(slices))]
 

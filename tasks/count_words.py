@@ -56,7 +56,9 @@ def add_counts(records: pa.Table) -> pa.Table:
 
 def by_token(records: pa.Table, partitions: int) -> list[pa.Table]:
     """Split by CRC-32 of the token's UTF-8 bytes: the same in every process and version."""
-    home = np.fromiter((crc32(t.encode()) for t in records["token"].to_pylist()), np.uint32, records.num_rows) % partitions
+    home = (
+        np.fromiter((crc32(t.encode()) for t in records["token"].to_pylist()), np.uint32, records.num_rows) % partitions
+    )
     return [records.filter(pa.array(home == p)) for p in range(partitions)]
 
 

@@ -55,7 +55,9 @@ DAY_MS = 86_400_000
 
 
 @stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))
-def features(reviews: Snapshot, counts: Snapshot, tokens: Snapshot, config: FeaturesConfig, out: SnapshotWriter) -> None:
+def features(
+    reviews: Snapshot, counts: Snapshot, tokens: Snapshot, config: FeaturesConfig, out: SnapshotWriter
+) -> None:
     import ray
 
     files = list(zip(reviews.files(), tokens.files(), strict=True))
@@ -107,7 +109,9 @@ def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
         .agg(n=pl.len().cast(pl.Int64), total=pl.col("rating").sum(), squares=(pl.col("rating") ** 2).sum())
         .sort("key", "ms")
         # Cumulative over the key's moments, shifted by one: a moment sees those before it, never itself.
-        .with_columns(pl.col("n", "total", "squares").cum_sum().shift(1).over("key"), last=pl.col("ms").shift(1).over("key"))
+        .with_columns(
+            pl.col("n", "total", "squares").cum_sum().shift(1).over("key"), last=pl.col("ms").shift(1).over("key")
+        )
     )
     mean = pl.col("total") / pl.col("n")
     answers = rows.join(moments, on=["key", "ms"], how="left").select(

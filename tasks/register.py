@@ -58,7 +58,12 @@ def _gate(rival: str, candidate: float, other: float, margin: float) -> tuple[bo
 
 
 def register(
-    splits: Snapshot, model: Snapshot, scores: Snapshot, config: RegistryConfig, tracker: tracking.Tracker, keys: list[str]
+    splits: Snapshot,
+    model: Snapshot,
+    scores: Snapshot,
+    config: RegistryConfig,
+    tracker: tracking.Tracker,
+    keys: list[str],
 ) -> Decision:
     """Register `model` and set the aliases. `keys` are the run's snapshot keys, kept so that `gc` spares them."""
     client, name = tracker.client, config.model_name
@@ -90,7 +95,11 @@ def register(
     # The alias last: whoever loads `champion` finds a version with its records complete.
     if promoted:
         client.set_registered_model_alias(name, "champion", version)
-    gained = {"rmse": rmse["tuned"], "rmse_mean": rmse["mean"], **({"rmse_champion": champion_rmse} if champion_rmse else {})}
+    gained = {
+        "rmse": rmse["tuned"],
+        "rmse_mean": rmse["mean"],
+        **({"rmse_champion": champion_rmse} if champion_rmse else {}),
+    }
     tracker.log(child, metrics=gained, tags=tags)
     tracker.end(child)
     return Decision(version, promoted, reasons)

@@ -113,7 +113,9 @@ def discover(path: str, dataset: str) -> Source:
     if root.is_file():
         files = [root]
     else:
-        files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in FORMATS and p.name[0] not in "._")
+        files = sorted(
+            p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in FORMATS and p.name[0] not in "._"
+        )
     unreadable = f"readable formats: {', '.join(FORMATS.values())}"
     if not files:
         found = sorted({p.suffix or p.name for p in root.rglob("*") if p.is_file()})
@@ -176,9 +178,17 @@ def _check_parquet(path: Path, profile: Profile) -> None:
         with path.open("rb") as file:
             starts_right = file.read(4) == b"PAR1"
         what = "the parquet file is cut off or damaged" if starts_right else "this is not a parquet file"
-        raise InputError(f"{what} ({str(error).splitlines()[0]})", where=str(path), fix="write or copy it again") from None
+        raise InputError(
+            f"{what} ({str(error).splitlines()[0]})", where=str(path), fix="write or copy it again"
+        ) from None
     _check_columns(path, schema.names, profile)
-    scalar = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_dictionary)
+    scalar = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_dictionary,
+    )
     timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
     texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
     for canonical, source in profile.columns.items():
@@ -263,7 +273,9 @@ def _read(unit: Unit, profile: Profile) -> tuple[pl.DataFrame, pa.Table]:
     if file.format == "parquet":
         reader = pq.ParquetFile(file.path)
         try:
-            table = reader.read_row_groups(unit.row_groups, columns=[c for c in wanted if c in reader.schema_arrow.names])
+            table = reader.read_row_groups(
+                unit.row_groups, columns=[c for c in wanted if c in reader.schema_arrow.names]
+            )
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"damaged data: {error}", where=f"{file.path}, row group {unit.row_groups[0]}") from None
         rows = np.arange(unit.first_row, unit.first_row + table.num_rows)
@@ -293,7 +305,9 @@ def _read(unit: Unit, profile: Profile) -> tuple[pl.DataFrame, pa.Table]:
             ),
         )
     except pa.ArrowInvalid as error:
-        raise InputError(f"cannot be parsed: {error}", where=file.path, fix="check quoting in the dataset profile") from None
+        raise InputError(
+            f"cannot be parsed: {error}", where=file.path, fix="check quoting in the dataset profile"
+        ) from None
     first = 2 if file.header else 1  # the parser counts lines from 1, the header's included
     bad_rows = [number - first for number, _, _ in bad]
     rows = np.setdiff1d(np.arange(table.num_rows + len(bad)), bad_rows)
@@ -372,7 +386,9 @@ def _timestamp(raw: pl.DataFrame, column: str, profile: Profile) -> pl.Expr:
     kind = raw.schema[column]
     value = pl.col(column)
     if kind == pl.String:
-        parsed = [value.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in profile.timestamp.formats]
+        parsed = [
+            value.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in profile.timestamp.formats
+        ]
         return pl.coalesce(parsed).alias("timestamp") if parsed else pl.lit(None).alias("timestamp")
     if kind.is_numeric():
         return value.cast(pl.Int64, strict=False).cast(pl.Datetime("ms", "UTC")).alias("timestamp")

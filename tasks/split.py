@@ -8,7 +8,7 @@ latest and is read by evaluation alone.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,9 @@ def split(table: Snapshot, config: SplitConfig, out: SnapshotWriter) -> None:
             fix="give more data over a longer time, or lower split.min_rows",
         )
     out.count(rows_in=table.rows())
-    out.fact(features=table.facts["features"], rows=rows, borders={"train_until": iso(cuts[0]), "valid_until": iso(cuts[1])})
+    out.fact(
+        features=table.facts["features"], rows=rows, borders={"train_until": iso(cuts[0]), "valid_until": iso(cuts[1])}
+    )
 
 
 def write_parts(sink: FileSink, index: int, file: Path, cuts: list[int]) -> list[FileEntry]:
@@ -53,4 +55,4 @@ def write_parts(sink: FileSink, index: int, file: Path, cuts: list[int]) -> list
 
 
 def iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, timezone.utc).isoformat()
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat()

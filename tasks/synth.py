@@ -91,12 +91,12 @@ def synthesize(
     group = min(CHUNK, max(1000, -(-rows // 8)))
     file_groups = min(FILE_GROUPS, -(-rows // (8 * group)))
     kinds = [k for k in SHARES if fmt != "parquet" or k not in TEXT_ONLY]
-    dirt, unusable, writer = dict.fromkeys(kinds, 0), 0, None
+    dirt, unusable = dict.fromkeys(kinds, 0), 0
     with _appearing(out.expanduser().resolve(), overwrite) as folder:
+        writer = _WRITERS[fmt](folder / f"part-00000.{fmt}")
         for index, table in enumerate(_groups(seed, rows, group)):
-            if index % file_groups == 0:
-                if writer:
-                    writer.close()
+            if index and index % file_groups == 0:
+                writer.close()
                 writer = _WRITERS[fmt](folder / f"part-{index // file_groups:05d}.{fmt}")
             writer.write_table(table.select(SCHEMA.names) if fmt == "parquet" else _in_words(table))
             marks = {k: table[k].to_numpy() for k in kinds}
@@ -297,7 +297,7 @@ def _reviews(rng: np.random.Generator, seed: int, facts: _Facts, serial: int, sp
     values = {
         "marketplace": pa.array(np.full(n, "US")),
         "customer_id": pa.array(10_000_000 + facts.user * PRIME % 40_000_000, mask=dirt["no_customer"]),
-        "review_id": _base36("R", np.arange(serial, serial + n).astype(np.uint64) * GOLDEN, 13),
+        "review_id": _base36("R", _hash(np.arange(serial, serial + n), seed, 5), 13),
         "product_id": _base36("B00", (facts.item * PRIME % 36**7).astype(np.uint64), 7),
         "product_parent": pa.array(100_000_000 + facts.item * PRIME % 900_000_000),
         "product_title": title,
@@ -314,12 +314,14 @@ def _reviews(rng: np.random.Generator, seed: int, facts: _Facts, serial: int, sp
     return pa.table(columns, names=[*SCHEMA.names, *dirt])
 
 
-PRIME = 1_000_000_007  # multiplying by it scatters ids and keeps them distinct
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+PRIME = 2_654_435_761  # multiplying by it scatters ids and keeps them distinct
 
 
 def _hash(numbers: np.ndarray, seed: int, salt: int) -> np.ndarray:
-    """SplitMix64 of int64 numbers, as uint64: an item's title is the same in every chunk, and nothing stores it."""
+    """SplitMix64 of int64 numbers, as uint64, never the same for two of them.
+
+    An item's title is the same in every chunk, and nothing has to store it.
+    """
     z = numbers.astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + salt * 0x9E3779B97F4A7C15) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -327,7 +329,7 @@ def _hash(numbers: np.ndarray, seed: int, salt: int) -> np.ndarray:
 
 
 def _normal(hashes: np.ndarray) -> np.ndarray:
-    return ndtri(((hashes >> np.uint64(12)) + 0.5) / 2.0**52)
+    return np.asarray(ndtri(((hashes >> np.uint64(12)) + 0.5) / 2.0**52))
 
 
 def _base36(prefix: str, numbers: np.ndarray, width: int) -> pa.Array:

@@ -11,13 +11,15 @@ and writes one, so nothing is copied from block to block and the output does not
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tasks.core.schemas import TOKENS
 from tasks.core.settings import TokenizeConfig
@@ -25,10 +27,10 @@ from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, 
 from tasks.core.stage import stage
 from tasks.engines import tokenizer
 
-CHUNK_ROWS = 2_000  # texts handed to the tokenizer at once: bounds the Python lists alive
+CHUNK_ROWS = 20_000  # texts encoded at once: bounds the pre-tokens alive
 
 
-@stage(version=1, libraries=("pyarrow", "tokenizers", "transformers"))
+@stage(version=1, libraries=("pyarrow", "polars", "tokenizers", "transformers"))
 def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> None:
     import ray.data
 
@@ -54,27 +56,29 @@ class EncodeFiles:
 
     def __init__(self, sink: FileSink, config: TokenizeConfig) -> None:
         self.sink, self.config = sink, config
-        self.tokenizer = tokenizer.load(config.tokenizer)
+        loaded = tokenizer.load(config.tokenizer)
+        fast = config.tokenizer == "gpt2"
+        self.encode = partial(tokenizer.encode_gpt2 if fast else tokenizer.encode, loaded)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         index, file = int(batch["index"][0]), Path(str(batch["file"][0]))
-        tokens, truncated = encode_file(file, self.tokenizer, self.config.max_tokens)
+        tokens, truncated = encode_file(file, self.encode, self.config.max_tokens)
         entry = self.sink.write_table(part_name(index), tokens, TOKENS)
         facts = {**entry.model_dump(), "tokens": pc.sum(tokens["n_tokens"]).as_py() or 0, "truncated": truncated}
         return {name: [value] for name, value in facts.items()}
 
 
-def encode_file(file: Path, loaded: Any, max_tokens: int | None) -> tuple[pa.Table, int]:
+def encode_file(file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None) -> tuple[pa.Table, int]:
     """One file of reviews as TOKENS, and how many of its reviews were cut to `max_tokens`."""
-    reviews = pq.ParquetFile(file).read(columns=["review_id", "title", "text"])
+    reviews = pl.read_parquet(file, columns=["review_id", "title", "text"], hive_partitioning=False)
+    said = pl.when(pl.col("title") == "").then(pl.col("text")).otherwise(pl.col("title") + "\n" + pl.col("text"))
     pieces, truncated = [], 0
-    for batch in reviews.to_batches(max_chunksize=CHUNK_ROWS):
-        texts = [f"{title}\n{text}" if title else text for title, text in zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)]
-        ids = tokenizer.encode(loaded, texts)
+    for rows in reviews.select("review_id", said=said).iter_slices(CHUNK_ROWS):
+        ids = encode(rows["said"])
         lengths = pc.list_value_length(ids)
         if max_tokens is not None:
             truncated += pc.sum(pc.greater(lengths, max_tokens)).as_py() or 0
             ids = pc.list_slice(ids, 0, max_tokens)
             lengths = pc.min_element_wise(lengths, max_tokens)
-        pieces.append(pa.table({"review_id": batch["review_id"], "input_ids": ids, "n_tokens": lengths}))
+        pieces.append(pa.table({"review_id": rows["review_id"].to_arrow(), "input_ids": ids, "n_tokens": lengths}).cast(TOKENS))
     return pa.concat_tables(pieces) if pieces else TOKENS.empty_table(), truncated

@@ -56,4 +56,6 @@ def fit(
     rows = [(i, named[name], v) for name, curve in curves.items() for i, v in enumerate(curve["rmse"])]
     out.write_bytes("model.ubj", model)
     out.write_table(part_name(0), pa.table(list(map(list, zip(*rows, strict=True))), names=CURVE.names), CURVE)
-    out.fact(params=params, rounds=rounds, features=list(job.features), rmse={n: c["rmse"][-1] for n, c in curves.items()})
+    out.fact(
+        params=params, rounds=rounds, features=list(job.features), rmse={n: c["rmse"][-1] for n, c in curves.items()}
+    )

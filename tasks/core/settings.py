@@ -203,7 +203,9 @@ def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), 
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or "." not in name:
-            raise SettingsError(f"{override!r} is not section.key=value", where="--set", fix="for example --set tune.trials=20")
+            raise SettingsError(
+                f"{override!r} is not section.key=value", where="--set", fix="for example --set tune.trials=20"
+            )
         layer: Any = _parse_value(text, name)
         for part in reversed(name.strip().split(".")):
             layer = {part: layer}
@@ -214,7 +216,9 @@ def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), 
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{key}: {first['msg']} (got {first['input']!r})", where="settings", fix="see conf/base.yaml") from None
+        raise SettingsError(
+            f"{key}: {first['msg']} (got {first['input']!r})", where="settings", fix="see conf/base.yaml"
+        ) from None
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any], *, where: str, path: str = "") -> None:

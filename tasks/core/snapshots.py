@@ -311,7 +311,9 @@ class SnapshotStore:
             digest=digest_of(content),
             attempt=writer.attempt,
             files=entries,
-            schemas={t: _schema_of(writer.root, entries, t) for t in sorted({e.table for e in entries if e.rows is not None})},
+            schemas={
+                t: _schema_of(writer.root, entries, t) for t in sorted({e.table for e in entries if e.rows is not None})
+            },
             counts=writer.counts,
             facts=writer.facts,
             **about,

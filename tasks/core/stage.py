@@ -14,7 +14,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from importlib import metadata, util
@@ -170,7 +170,7 @@ def run_stage(
             code=stage.code,
             deterministic=stage.deterministic,
             seconds=dict(seconds),
-            committed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     except BaseException:
         store.discard(out)
@@ -255,6 +255,10 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree

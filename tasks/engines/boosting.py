@@ -32,7 +32,9 @@ class TrainJob:
     rounds: int
 
 
-def batches(files: Sequence[Path], features: Sequence[str], rank: int = 0, world_size: int = 1) -> Iterator[tuple[Any, Any]]:
+def batches(
+    files: Sequence[Path], features: Sequence[str], rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[Any, Any]]:
     """This rank's rows as ((n, f) float32 with NaN for null, (n,) float32) batches, one per file it touches."""
     counts = [pq.read_metadata(f).num_rows for f in files]
     total = sum(counts)
@@ -100,7 +102,9 @@ def fit(job: TrainJob, workers: int, folder: Path) -> tuple[bytes, dict[str, dic
         result = trainer.fit()
     except TrainingFailedError as error:
         reasons = [str(e).strip().splitlines()[-1] for e in getattr(error, "worker_failures", {}).values()]
-        raise TransientError(f"distributed training failed: {'; '.join(reasons) or error}", where="Ray Train") from error
+        raise TransientError(
+            f"distributed training failed: {'; '.join(reasons) or error}", where="Ray Train"
+        ) from error
     if result.checkpoint is None:
         raise RunError("training ended without a model", where="Ray Train")
     with result.checkpoint.as_directory() as saved:
@@ -118,7 +122,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     dtrain = quantile_matrix(list(batches(job.train, job.features, rank, size)), job.features)
     evals = [(dtrain, "train")]
     if job.valid:
-        evals.append((quantile_matrix(list(batches(job.valid, job.features, rank, size)), job.features, dtrain), "valid"))
+        evals.append(
+            (quantile_matrix(list(batches(job.valid, job.features, rank, size)), job.features, dtrain), "valid")
+        )
     curves: dict[str, dict[str, list[float]]] = {}
     # nthread: Ray sets OMP_NUM_THREADS from the CPUs assigned, XGBoost's own default would not heed it.
     params = {"objective": "reg:squarederror", "tree_method": "hist", "nthread": 1, **job.params}

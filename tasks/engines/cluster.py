@@ -79,4 +79,6 @@ def gather(refs: Iterable[Any]) -> list[Any]:
             raise cause from None
         raise
     except (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError, lost.ObjectLostError) as error:
-        raise TransientError(f"Ray lost a worker: {str(error).splitlines()[0]}", fix="the stage is tried again") from error
+        raise TransientError(
+            f"Ray lost a worker: {str(error).splitlines()[0]}", fix="the stage is tried again"
+        ) from error

@@ -82,5 +82,7 @@ def _apply(function: Callable[..., pa.Table], frame: pd.DataFrame, *arguments: A
     return to_pandas(function(to_arrow(frame), *arguments))
 
 
-def _write(write_part: Callable[..., list[FileEntry]], sink: FileSink, index: int, frame: pd.DataFrame) -> list[FileEntry]:
+def _write(
+    write_part: Callable[..., list[FileEntry]], sink: FileSink, index: int, frame: pd.DataFrame
+) -> list[FileEntry]:
     return write_part(sink, index, to_arrow(frame))

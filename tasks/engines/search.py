@@ -54,7 +54,9 @@ def run(
     steps = -(-config.max_rounds // ROUNDS_PER_STEP)
     grace = min(steps, max(1, config.min_rounds // ROUNDS_PER_STEP))
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, data=[data], features=list(features), settings=config), {"cpu": 1}),
+        tune.with_resources(
+            tune.with_parameters(Trial, data=[data], features=list(features), settings=config), {"cpu": 1}
+        ),
         tune_config=tune.TuneConfig(
             metric="valid_rmse",
             mode="min",
@@ -64,9 +66,7 @@ def run(
             scheduler=AsyncHyperBandScheduler(max_t=steps, grace_period=grace, reduction_factor=3),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(
-            storage_path=str(folder), name="search", verbose=0, callbacks=[OnEnd(on_end)]
-        ),
+        run_config=tune.RunConfig(storage_path=str(folder), name="search", verbose=0, callbacks=[OnEnd(on_end)]),
     )
     results = tuner.fit()
     if results.num_errors:

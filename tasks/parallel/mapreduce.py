@@ -17,7 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-MERGE_AFTER_PIECES = 16  # merge waiting pieces in a reducer now and then, so that memory follows the keys, not the inputs
+MERGE_AFTER_PIECES = (
+    16  # merge waiting pieces in a reducer now and then, so that memory follows the keys, not the inputs
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,7 @@ class Mapper:
         import ray
 
         pieces = self.job.partition(self.job.combine(self.job.map(given)), self.partitions)
-        taken = [
-            self.reducers[p % len(self.reducers)].take.remote(p, index, piece) for p, piece in enumerate(pieces)
-        ]
+        taken = [self.reducers[p % len(self.reducers)].take.remote(p, index, piece) for p, piece in enumerate(pieces)]
         ray.get(taken)  # also the back-pressure: a mapper is never more than one input ahead of the reducers
         return index
 

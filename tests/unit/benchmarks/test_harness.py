@@ -183,6 +183,7 @@ def flow_summary(*, used: int = 90, tuned: float = 0.6) -> dict[str, object]:
     stage = {"rejected": 0, "repeated": 0, "reused": False, "seconds": phases}
     return {
         "startup_s": 3.0,
+        "extra_s": {"tracking_open": 1.5},
         "stages": [
             {**stage, "stage": "ingest", "rows_in": 100, "rows": 95},
             {**stage, "stage": "clean", "rows_in": 95, "rows": used},
@@ -212,7 +213,7 @@ def test_pipeline_says_plainly_when_our_model_is_worse(tmp_path: Path) -> None:
 def test_breakdown_adds_up_to_the_wall_time() -> None:
     parts = pipeline.breakdown(flow_summary(), wall_s=15.0)
     assert parts["costs_s"] == {
-        "startup": 4.0, "compute": 4.0, "validation": 2.0, "commit": 0.5, "tracking": 0.5, "other": 4.0
+        "startup": 4.0, "compute": 4.0, "validation": 2.0, "commit": 0.5, "tracking": 2.0, "other": 2.5
     }  # fmt: skip
     assert sum(parts["shares"].values()) == pytest.approx(1, abs=1e-3)
     assert parts["stages_s"] == {"ingest": 4.0, "clean": 4.0}
