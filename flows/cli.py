@@ -71,8 +71,10 @@ def run(
     )
 
     from flows.console import ConsoleView, print_summary
+    from flows.run import VIEW, warm_up
+
+    warm_up(settings, source)
     from flows.etl_train import etl_train
-    from flows.run import VIEW
 
     VIEW.set(ConsoleView(view_console))
     started = time.perf_counter()
@@ -134,7 +136,9 @@ def snapshots(
 @app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Also check every file's sha256; remove what differs.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Also check every file's sha256; remove what differs.")
+    ] = False,
     overrides: SetOption = None,
     profile: ProfileOption = None,
 ) -> None:
@@ -176,7 +180,9 @@ def bench(
     size: Annotated[int | None, typer.Option(help="How big: rows, for pipeline.")] = None,
     workers: Annotated[int, typer.Option(min=1)] = 2,
     runs: Annotated[int, typer.Option(min=1, help="Timed pairs, after one warm-up.")] = 3,
-    input: Annotated[Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")] = None,
+    input: Annotated[
+        Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure a case against the best single-process way: results compared first, then timed in turn."""

@@ -6,38 +6,46 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 
 
 class ConsoleView:
-    """A spinner for the stage at work, then its line: rows, seconds, made or reused."""
+    """A spinner for the stages at work, then each one's line: rows, seconds, made or reused."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._status: Status | None = None
+        self._at_work: list[str] = []
+        self._status = console.status("")
 
     def started(self, stage: str) -> None:
-        if self.console.is_terminal:
-            self._status = self.console.status(f"{stage} …")
-            self._status.start()
+        self._at_work.append(stage)
+        self._show()
 
     def ended(self, row: Mapping[str, Any]) -> None:
-        self._stop()
         rows = f"{row['rows']:>10,} rows" if row["rows"] else " " * 15
         done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
         lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
         self.console.print(f"[green]✓[/] {row['stage']:<12}{rows}  {done}{more}", highlight=False)
+        self._done(row["stage"])
 
     def failed(self, stage: str, error: BaseException) -> None:
-        self._stop()
         self.console.print(f"[red]✗[/] {stage}", highlight=False)
+        self._done(stage)
 
-    def _stop(self) -> None:
-        if self._status is not None:
+    def _done(self, stage: str) -> None:
+        if stage in self._at_work:
+            self._at_work.remove(stage)
+        self._show()
+
+    def _show(self) -> None:
+        if not self.console.is_terminal:
+            return
+        if self._at_work:
+            self._status.update(f"{', '.join(self._at_work)} …")
+            self._status.start()
+        else:
             self._status.stop()
-            self._status = None
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:

@@ -50,7 +50,9 @@ def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if (3, 11) <= sys.version_info[:2] <= (3, 12):
         return Finding("ok", f"Python {version}")
-    return Finding("bad", f"Python {version} is not supported", "use 3.11 or 3.12: make clean install PYTHON=python3.11")
+    return Finding(
+        "bad", f"Python {version} is not supported", "use 3.11 or 3.12: make clean install PYTHON=python3.11"
+    )
 
 
 def _versions() -> Iterator[Finding]:
@@ -117,7 +119,9 @@ def _ray(settings: Settings) -> Finding:
     current = Path("/tmp/ray/ray_current_cluster")
     if raylets:
         pids = ", ".join(map(str, raylets))
-        return Finding("odd", f"Ray is running already (raylet {pids})", "leave it if a run is going on, else: ray stop")
+        return Finding(
+            "odd", f"Ray is running already (raylet {pids})", "leave it if a run is going on, else: ray stop"
+        )
     if current.exists():
         return Finding("odd", "a Ray session ended without cleaning up", f"rm {current}")
     return Finding("ok", "Ray: no session, a local one will be started on loopback")

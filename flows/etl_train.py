@@ -13,7 +13,7 @@ from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.run import Run, open_run, stage_task
+from flows.run import Run, StageTask, open_run, together
 from tasks import clean as _clean
 from tasks import count_words as _count_words
 from tasks import evaluate as _evaluate
@@ -29,17 +29,17 @@ from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
 from tasks.sources import discover
 
-ingest = stage_task(_ingest.ingest)
-clean = stage_task(_clean.clean)
-count_words = stage_task(_count_words.count_words)
-tokenize = stage_task(_tokenize.tokenize)
-features = stage_task(_features.features)
-split = stage_task(_split.split)
-train = stage_task(_train.train)
-tune = stage_task(_tune.tune)
-refit = stage_task(_train.refit)
-evaluate = stage_task(_evaluate.evaluate)
-report = stage_task(_report.report)
+ingest = StageTask(_ingest.ingest)
+clean = StageTask(_clean.clean)
+count_words = StageTask(_count_words.count_words)
+tokenize = StageTask(_tokenize.tokenize)
+features = StageTask(_features.features)
+split = StageTask(_split.split)
+train = StageTask(_train.train)
+tune = StageTask(_tune.tune)
+refit = StageTask(_train.refit)
+evaluate = StageTask(_evaluate.evaluate)
+report = StageTask(_report.report)
 
 
 @flow(name="etl-train", flow_run_name="etl-train {dataset}", persist_result=False, validate_parameters=True)
@@ -65,12 +65,16 @@ def etl_train(
     with open_run(settings) as run, run.until(until):
         raw = ingest(source, settings.ingest)
         reviews = clean(raw, settings.clean)
-        counts = count_words(reviews, settings.count_words)
-        tokens = tokenize(reviews, settings.tokenize)
+        counts, tokens = together(
+            (count_words, reviews, settings.count_words),
+            (tokenize, reviews, settings.tokenize),
+        )
         table = features(reviews, counts, tokens, settings.features)
         splits = split(table, settings.split)
-        baseline = train(splits, settings.train)
-        search = tune(splits, settings.tune)
+        baseline, search = together(
+            (train, splits, settings.train),
+            (tune, splits, settings.tune),
+        )
         model = refit(splits, search, settings.train)
         scores = evaluate(splits, baseline, model, settings.evaluate)
         register(run, splits, model, scores)
@@ -94,6 +98,7 @@ def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> N
     decision = _register_task(run, splits, model, scores)
     run.facts["decision"] = str(decision)
     run.facts["metrics"] = {name: scores.facts[name] for name in ("rmse", "mae")}
+    run.stop_after("register")
 
 
 def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:

@@ -1,6 +1,6 @@
 """A run: what the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else.
 
-`stage_task` makes a Prefect task of a stage: its own retries for transient faults only, a timeout, a readable name.
+`StageTask` makes a Prefect task of a stage: its own retries for transient faults only, a timeout, a readable name.
 Prefect's cache and result store are off: the snapshot store decides what is reused.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,14 +22,16 @@ from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import wait
 from prefect.runtime import flow_run
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import SettingsError, TransientError
 from tasks.core.settings import PROJECT, Settings
 from tasks.core.snapshots import Snapshot, SnapshotStore, SnapshotWriter
-from tasks.core.stage import HasDigest, Stage, StageRun, run_stage
+from tasks.core.stage import HasDigest, Stage, StageRun, run_stage, stage_key
 from tasks.engines import cluster, expectations, tracking
+from tasks.ingest import ingest
 
 RETRY_DELAYS_S = [5.0, 30.0, 120.0]
 
@@ -93,6 +96,7 @@ class Run:
     extra_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     last: str | None = None
+    lock: Any = field(default_factory=threading.RLock)
     _validators: Any = None
 
     @property
@@ -138,16 +142,19 @@ class Run:
         if last is not None and last not in STAGE_NAMES:
             raise SettingsError(f"no stage {last!r}", where="--until", fix=f"stages are {', '.join(STAGE_NAMES)}")
         self.last = last
-        try:
+        with suppress(_LastStageDone):
             yield
-        except _LastStageDone:
-            pass
 
     def _ended(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self.save("running")
-        self.view.ended(row)
-        if row["stage"] == self.last:
+        with self.lock:  # stages may run side by side
+            self.rows.append(row)
+            self.rows.sort(key=lambda r: STAGE_NAMES.index(r["stage"]))
+            self.save("running")
+            self.view.ended(row)
+
+    def stop_after(self, name: str) -> None:
+        """End the block of `until` if this was the last stage wanted."""
+        if name == self.last:
             raise _LastStageDone
 
     def track_results(self, scores: Snapshot, pictures: Sequence[Path], page: Path) -> None:
@@ -162,8 +169,9 @@ class Run:
     def prepare(self) -> None:
         """Start what a stage that really runs needs; the validators load while it computes."""
         cluster.start(self.settings.ray)
-        if self._validators is None:
-            self._validators = expectations.Validators(self.settings.ray.workers)
+        with self.lock:
+            if self._validators is None:
+                self._validators = expectations.Validators(self.settings.ray.workers)
 
     def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
         suite = expectations.load_suite(stage.name)
@@ -218,6 +226,23 @@ class Run:
         self.tracker.end(self.tracker.run_id, {"completed": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED"))
 
 
+def warm_up(settings: Settings, source: HasDigest) -> None:
+    """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
+    store = SnapshotStore(settings.storage.path / "snapshots")
+
+    def start() -> None:
+        # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
+        with suppress(Exception):
+            if store.find("ingest", stage_key(ingest, [source], settings.ingest)) is None:
+                cluster.start(settings.ray)
+        with suppress(Exception):
+            tracking.connect(tracking.tracking_uri(settings.tracking)).search_experiments(max_results=1)
+        # Ray's processes ask the kernel to die with their parent, and that is the thread that started them.
+        threading.Event().wait()
+
+    threading.Thread(target=start, name="warm-up", daemon=True).start()
+
+
 def current() -> Run:
     return _CURRENT.get()
 
@@ -261,28 +286,46 @@ def open_run(settings: Settings) -> Iterator[Run]:
         run.close(state)
 
 
-def stage_task(stage: Stage) -> Callable[..., Snapshot]:
-    """A Prefect task that runs a stage: call it as stage(inputs..., config)."""
+class StageTask:
+    """A stage as a Prefect task: call it as stage(inputs..., config)."""
 
-    @task(
-        name=stage.name,
-        task_run_name=stage.name,
-        tags=["raymill"],
-        retries=stage.retries,
-        retry_delay_seconds=RETRY_DELAYS_S[: stage.retries],
-        retry_condition_fn=_worth_a_retry,
-        timeout_seconds=stage.timeout_s,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
-    def run_stage_task(inputs: tuple[Any, ...], config: Any) -> Snapshot:
-        return current().execute(stage, inputs, config)
+    def __init__(self, stage: Stage) -> None:
+        @task(
+            name=stage.name,
+            task_run_name=stage.name,
+            tags=["raymill"],
+            retries=stage.retries,
+            retry_delay_seconds=RETRY_DELAYS_S[: stage.retries],
+            retry_condition_fn=_worth_a_retry,
+            timeout_seconds=stage.timeout_s,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        def run_stage_task(inputs: tuple[Any, ...], config: Any) -> Snapshot:
+            return current().execute(stage, inputs, config)
 
-    def call(*arguments: Any) -> Snapshot:
-        *inputs, config = arguments
-        return run_stage_task(tuple(inputs), config)
+        self.name, self.task = stage.name, run_stage_task
 
-    return call
+    def __call__(self, *arguments: Any) -> Snapshot:
+        snapshot = self.task(arguments[:-1], arguments[-1])
+        current().stop_after(self.name)
+        return snapshot
+
+
+def together(*calls: tuple[Any, ...]) -> list[Snapshot]:
+    """Run stages side by side, each given as (stage task, inputs..., config); returns their snapshots.
+
+    When all have ended, the first failure in order is raised. What comes after the last stage wanted is left out.
+    """
+    run = current()
+    names = [call[0].name for call in calls]
+    wanted = calls[: names.index(run.last) + 1] if run.last in names else calls
+    futures = [stage_task.task.submit(tuple(inputs), config) for stage_task, *inputs, config in wanted]
+    wait(futures)
+    snapshots = [future.result() for future in futures]
+    for name in names:
+        run.stop_after(name)
+    return snapshots
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:

@@ -175,8 +175,10 @@ def rare_share(reviews: pl.DataFrame, counts: Sequence[Path], min_documents: int
     vocabulary = common.select("token").collect()["token"]
     said = (reviews["title"] + "\n" + reviews["text"]).rename("said")
     words = pl.DataFrame({"row": np.arange(len(said)), "token": words_of(said)}).explode("token")
-    rare = words.group_by("row").agg(share=(~pl.col("token").is_in(vocabulary.implode())).mean()).sort("row")
-    return rare["share"].cast(pl.Float32).fill_null(0)
+    # Looked up once for all words; inside the aggregation it would be once for each review.
+    rare = ~words["token"].is_in(vocabulary.implode())
+    shares = words.select("row", rare=rare.fill_null(False)).group_by("row").agg(pl.col("rare").mean()).sort("row")
+    return shares["rare"].cast(pl.Float32)
 
 
 def token_features(

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix
 
 from tasks.core.settings import TextScoreConfig
 from tasks.parallel.allreduce import allreduce
@@ -48,7 +48,7 @@ class TextScore:
         for k in range(1, len(self.borders) + 1):
             rows = np.flatnonzero(block == k)
             if len(rows):
-                scores[rows] = weighted(x[rows], self.idf[k - 1]) @ self.weights[k - 1] + self.mean[k - 1]
+                scores[rows] = Weighted(x[rows], self.idf[k - 1]) @ self.weights[k - 1] + self.mean[k - 1]
         return scores
 
 
@@ -63,23 +63,22 @@ def fit(files: Sequence[FilePair], config: TextScoreConfig) -> TextScore:
 def fit_rank(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, cuts: Array) -> TextScore:
     """One rank's part of `fit`; every rank returns the same models."""
     x, y, times = _read_shard(files, config.dimensions)
-    block = np.searchsorted(cuts, times, side="right")
+    order = np.argsort(times, kind="stable")  # earlier rows first: the past of any block is a prefix
+    x, y = x[order], y[order]
+    ends = np.concatenate([[0], np.searchsorted(times[order], cuts, side="left")])
     weights = np.zeros(config.dimensions, dtype=np.float32)
     documents = np.zeros(config.dimensions)
-    rows = rating_sum = 0.0
     models: list[tuple[Array, Array, float]] = []
-    for k in range(1, config.blocks):
-        new = block == k - 1
-        documents += np.bincount(x[new].indices, minlength=config.dimensions)
-        rows, rating_sum = rows + new.sum(), rating_sum + y[new].sum()
-        totals = allreduce(comm, np.concatenate([documents, [rows, rating_sum]]))
-        n, mean = max(totals[-2], 1.0), totals[-1] / max(totals[-2], 1.0)
+    for start, end in pairwise(ends.tolist()):
+        documents += np.bincount(x.indices[x.indptr[start] : x.indptr[end]], minlength=config.dimensions)
+        totals = allreduce(comm, np.concatenate([documents, [end, y[:end].sum()]]))
+        n = max(totals[-2], 1.0)
+        mean = totals[-1] / n
         idf = (np.log((1 + n) / (1 + totals[:-2])) + 1).astype(np.float32)
-        past = np.flatnonzero(block < k)
         weights = fit_ridge(
             comm,
-            weighted(x[past], idf),
-            (y[past] - mean).astype(np.float32),
+            Weighted(_first_rows(x, end), idf),
+            (y[:end] - mean).astype(np.float32),
             l2=config.l2,
             iterations=config.iterations,
             start=weights,
@@ -123,8 +122,31 @@ def hash_tokens(ids: pa.ListArray, dimensions: int) -> csr_matrix:
     return counts
 
 
-def weighted(x: csr_matrix, idf: Array) -> Any:
-    """Rows times idf, then scaled to unit length."""
-    scaled = x.multiply(idf[np.newaxis, :]).tocsr() if x.nnz else x
-    norms = np.sqrt(np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel())
-    return diags((1 / np.maximum(norms, 1e-12)).astype(np.float32)) @ scaled
+class Weighted:
+    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never made."""
+
+    def __init__(self, x: csr_matrix, idf: Array) -> None:
+        self.x, self.idf = x, idf
+        squares = csr_matrix((x.data**2, x.indices, x.indptr), shape=x.shape, copy=False) @ idf**2
+        self.scale = (1 / np.sqrt(np.maximum(squares, 1e-24))).astype(np.float32)
+
+    def __matmul__(self, v: Array) -> Array:
+        return self.scale * (self.x @ (self.idf * v))
+
+    @property
+    def T(self) -> Transposed:  # numpy's name for it
+        return Transposed(self)
+
+
+class Transposed:
+    def __init__(self, weighted: Weighted) -> None:
+        self.of = weighted
+
+    def __matmul__(self, u: Array) -> Array:
+        return self.of.idf * (self.of.x.T @ (self.of.scale * u))
+
+
+def _first_rows(x: csr_matrix, end: int) -> csr_matrix:
+    """The first rows of a matrix, sharing its memory (slicing would copy)."""
+    stop = x.indptr[end]
+    return csr_matrix((x.data[:stop], x.indices[:stop], x.indptr[: end + 1]), shape=(end, x.shape[1]), copy=False)

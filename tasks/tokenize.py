@@ -68,7 +68,9 @@ class EncodeFiles:
         return {name: [value] for name, value in facts.items()}
 
 
-def encode_file(file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None) -> tuple[pa.Table, int]:
+def encode_file(
+    file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
+) -> tuple[pa.Table, int]:
     """One file of reviews as TOKENS, and how many of its reviews were cut to `max_tokens`."""
     reviews = pl.read_parquet(file, columns=["review_id", "title", "text"], hive_partitioning=False)
     said = pl.when(pl.col("title") == "").then(pl.col("text")).otherwise(pl.col("title") + "\n" + pl.col("text"))
@@ -80,5 +82,7 @@ def encode_file(file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tok
             truncated += pc.sum(pc.greater(lengths, max_tokens)).as_py() or 0
             ids = pc.list_slice(ids, 0, max_tokens)
             lengths = pc.min_element_wise(lengths, max_tokens)
-        pieces.append(pa.table({"review_id": rows["review_id"].to_arrow(), "input_ids": ids, "n_tokens": lengths}).cast(TOKENS))
+        pieces.append(
+            pa.table({"review_id": rows["review_id"].to_arrow(), "input_ids": ids, "n_tokens": lengths}).cast(TOKENS)
+        )
     return pa.concat_tables(pieces) if pieces else TOKENS.empty_table(), truncated

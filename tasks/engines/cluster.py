@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,8 +27,8 @@ WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
-    # Lost workers reach the user as exceptions; the core's own lines on standard error only frighten.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Workers started at once. Ray counts cores and warns at four times as many processes; ours are mostly waiting.
+    "RAY_maximum_startup_concurrency": "4",
 }
 
 # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which it
@@ -35,8 +36,16 @@ WORKER_ENV = {
 LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
+_STARTING = threading.Lock()
+
+
 def start(config: RayConfig) -> None:
-    """Connect to Ray unless this process already is connected."""
+    """Connect to Ray unless this process already is connected. Threads that come second wait for the first."""
+    with _STARTING:
+        _start(config)
+
+
+def _start(config: RayConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     for name, value in {**WORKER_ENV, **({} if address else LOOPBACK_ENV)}.items():
         os.environ.setdefault(name, value)

@@ -59,15 +59,17 @@ class Validators:
     """A few Ray actors with Great Expectations imported. Needs a live Ray session; close it when the run ends."""
 
     def __init__(self, workers: int = 2) -> None:
-        """Start the actors and return at once; they import on their own, while the first stage runs.
+        """Start one actor and return at once: it imports on its own, while the first stage runs.
 
-        They hold no logical CPU. They work only while a stage's output waits for them, and half a CPU held for the
-        whole run would keep a training group that wants every CPU waiting for ever.
+        The others follow with the first table of more than one batch: an import is 4 s of CPU. They hold no logical
+        CPU: they work only while a stage's output waits for them, and half a CPU held for the whole run would keep a
+        training group that wants every CPU waiting for ever.
         """
         import ray
 
-        actor = ray.remote(Validator).options(num_cpus=0, max_restarts=1, max_task_retries=1)
-        self._workers = [actor.remote() for _ in range(workers)]
+        self._limit = workers
+        self._actor = ray.remote(Validator).options(num_cpus=0, max_restarts=1, max_task_retries=1)
+        self._workers = [self._actor.remote()]
         self._turn = itertools.count()  # its next() is one step, so threads may share it
 
     def validate(self, suite: Suite, tables: dict[str, list[Path]]) -> Validation:
@@ -80,6 +82,8 @@ class Validators:
         for table, expectations in suite.tables.items():
             pieces, columns = _survey(tables.get(table, []))
             rows[table] = sum(piece.rows for piece in pieces)
+            while rows[table] > BATCH_ROWS and len(self._workers) < self._limit:
+                self._workers.append(self._actor.remote())
             for number, expectation in enumerate(expectations):
                 missing = [c for c in expectation.columns if pieces and c not in columns]
                 if missing:

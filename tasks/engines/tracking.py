@@ -71,7 +71,7 @@ class Tracker:
         labels = [RunTag(k, str(v)[:5000]) for k, v in (tags or {}).items()]
         for i in range(0, max(len(points), len(given), len(labels), 1), 900):
             self.client.log_batch(
-                self.run_id if not run_id else run_id, points[i : i + 900], given[i : i + 90], labels[i : i + 90]
+                run_id if run_id else self.run_id, points[i : i + 900], given[i : i + 90], labels[i : i + 90]
             )
 
     def log_inputs(self, run_id: str, snapshots: Iterable[Snapshot]) -> None:

@@ -7,6 +7,8 @@ order, so the result is bit for bit the same on every rank and in every run.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from tasks.parallel.comm import Array, Comm
@@ -19,7 +21,7 @@ def allreduce(comm: Comm, array: Array) -> Array:
         return total
     flat = total.reshape(-1)
     edges = [len(flat) * i // comm.world_size for i in range(comm.world_size + 1)]
-    chunks = [flat[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [flat[a:b] for a, b in itertools.pairwise(edges)]
     right, left = (comm.rank + 1) % comm.world_size, (comm.rank - 1) % comm.world_size
     for step in range(comm.world_size - 1):
         comm.send(right, chunks[(comm.rank - step) % comm.world_size])

@@ -40,14 +40,10 @@ tables:
 
 
 @pytest.fixture(scope="module")
-def validators() -> Iterator[Validators]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+def validators(ray_session: None) -> Iterator[Validators]:
     started = Validators(workers=2)
     yield started
     started.close()
-    ray.shutdown()
 
 
 @pytest.fixture

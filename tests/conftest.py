@@ -1,0 +1,67 @@
+"""Shared fixtures: a quiet environment of its own, one Ray session, a snapshot store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from flows import environment
+from tasks.core.settings import load_settings
+from tasks.core.snapshots import SnapshotStore
+
+# What a developer may have set for work must not decide whether a test passes.
+OTHERS = ("RAYMILL_", "RAY_ADDRESS", "PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI")
+
+_HELD = pytest.StashKey[tuple[pytest.MonkeyPatch, "TemporaryDirectory[str]"]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before the first test module is imported: Prefect and MLflow read theirs when imported."""
+    home = TemporaryDirectory(prefix="raymill-tests-", ignore_cleanup_errors=True)
+    patch = pytest.MonkeyPatch()
+    for name in [n for n in os.environ if n.startswith(OTHERS)]:
+        patch.delenv(name)
+    patch.setenv("PREFECT_HOME", f"{home.name}/prefect")
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home.name}/mlflow.db")
+    config.stash[_HELD] = patch, home
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if held := config.stash.get(_HELD, None):
+        patch, home = held
+        patch.undo()
+        home.cleanup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet() -> None:
+    """No telemetry, no hub, no log lines of the systems below."""
+    environment.prepare()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """The one local Ray session of the test run."""
+    from tasks.engines import cluster
+
+    cluster.start(load_settings(overrides=["ray.logical_cpus=4", "ray.object_store_mb=256"]).ray)
+    from ray import cloudpickle
+
+    # Workers cannot import test modules, so functions of these travel whole.
+    tests = Path(__file__).parent
+    for module in list(sys.modules.values()):
+        if tests in Path(getattr(module, "__file__", None) or "/").parents:
+            cloudpickle.register_pickle_by_value(module)
+    yield
+    cluster.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SnapshotStore:
+    """An empty snapshot store."""
+    return SnapshotStore(tmp_path / "snapshots")
