@@ -35,7 +35,7 @@ JsonOption = Annotated[
 def _app() -> None:
     """Raw product reviews into a tuned, validated, registered model.
 
-    Start with [bold]raymill data synth[/] and [bold]raymill run[/], or [bold]raymill run --input PATH --dataset amazon-us[/].
+    Start with [bold]raymill run --input PATH --dataset amazon-us[/], or with [bold]make run[/] on synthetic reviews.
     """
 
 

@@ -22,7 +22,7 @@ class ConsoleView:
         self._show()
 
     def ended(self, row: Mapping[str, Any]) -> None:
-        rows = f"{row['rows']:>10,} rows" if row["rows"] else " " * 15
+        rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
         done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
         lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
@@ -51,10 +51,12 @@ class ConsoleView:
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The tables that end a run."""
     stages = Table(title=f"Run {summary['run_id']}", title_justify="left")
-    for name in ("stage", "rows in", "rows out", "rejected", "repeated", "seconds", "snapshot"):
+    for name in ("stage", "rows in", "out", "rejected", "repeated", "seconds", "snapshot"):
         stages.add_column(name, justify="right" if name not in ("stage", "snapshot") else "left")
     for row in summary["stages"]:
         numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
+        if row["unit"] != "rows":
+            numbers[1] += f" {row['unit']}"
         seconds = "reused" if row["reused"] else f"{row['wall_s']:.1f}"
         stages.add_row(row["stage"], *numbers, seconds, row["digest"][:12])
     console.print(stages)

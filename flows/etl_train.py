@@ -117,7 +117,8 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
 
 
 def _report_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "rows_out": row["rows"], "seconds": row["wall_s"]}
+    counted = {name: row[name] or None for name in ("rows_in", "rejected", "repeated")}
+    return {**row, **counted, "rows_out": row["rows"] if row["unit"] == "rows" else None, "seconds": row["wall_s"]}
 
 
 def _report_facts(run: Run) -> dict[str, Any]:

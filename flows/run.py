@@ -132,7 +132,15 @@ class Run:
             raise
         seconds = round(time.perf_counter() - start, 3)
         phase = "reuse" if decision.reused else "record"
-        row = {"stage": name, "rows_in": 0, "rows": 0, "rejected": 0, "repeated": 0, "reused": decision.reused}
+        row = {
+            "stage": name,
+            "rows_in": 0,
+            "rows": 0,
+            "unit": "rows",
+            "rejected": 0,
+            "repeated": 0,
+            "reused": decision.reused,
+        }
         self._ended({**row, "seconds": {phase: seconds}, "wall_s": seconds, "digest": "", "key": "", "notes": {}})
         return decision
 
@@ -387,6 +395,7 @@ def _row(stage: Stage, done: StageRun) -> dict[str, Any]:
         "stage": stage.name,
         "rows_in": counts.get("rows_in", 0),
         "rows": _rows_out(snapshot),
+        "unit": UNITS.get(stage.name, "rows"),
         "rejected": snapshot.rows("rejects"),
         "repeated": counts.get("repeated", 0),
         "reused": done.reused,
@@ -398,10 +407,14 @@ def _row(stage: Stage, done: StageRun) -> dict[str, Any]:
     }
 
 
+UNITS = {"count-words": "words", "train": "rounds", "tune": "trials", "refit": "rounds"}
+
+
 def _rows_out(snapshot: Snapshot) -> int:
+    """What the stage made, counted in its unit: rows, or what UNITS says."""
     if snapshot.stage == "split":
         return sum(snapshot.rows(name) for name in ("train", "valid", "test"))
-    return snapshot.rows()
+    return int(snapshot.facts["rounds"]) if UNITS.get(snapshot.stage) == "rounds" else snapshot.rows()
 
 
 def git_commit() -> str:

@@ -113,7 +113,7 @@ def run_actors(work: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, 
 
     size = len(arguments)
     actor = ray.remote(Rank).options(num_cpus=num_cpus, max_concurrency=size + 2)
-    ranks = [actor.remote(rank, size) for rank in range(size)]
+    ranks: list[Any] = [actor.remote(rank, size) for rank in range(size)]
     try:
         ray.get([r.meet.remote(ranks) for r in ranks])
         return list(ray.get([r.work.remote(work, *given) for r, given in zip(ranks, arguments, strict=True)]))

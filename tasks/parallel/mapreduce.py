@@ -83,11 +83,11 @@ def run(job: Job, inputs: Sequence[Any], *, partitions: int, mappers: int, reduc
     # Reducers only wait and merge: a fraction of a CPU each, so that mappers always find room.
     reducer_actor = ray.remote(Reducer).options(num_cpus=0.1)
     mapper_actor = ray.remote(Mapper).options(num_cpus=0.5)
-    owners = [reducer_actor.remote(job) for _ in range(min(reducers, partitions))]
-    workers = [mapper_actor.remote(job, owners, partitions) for _ in range(min(mappers, len(inputs)))]
+    owners: list[Any] = [reducer_actor.remote(job) for _ in range(min(reducers, partitions))]
+    workers: list[Any] = [mapper_actor.remote(job, owners, partitions) for _ in range(min(mappers, len(inputs)))]
     try:
         todo = list(enumerate(inputs))[::-1]
-        busy = {}
+        busy: dict[Any, Any] = {}
         idle = list(workers)
         while todo or busy:
             while todo and idle:

@@ -19,7 +19,7 @@ from tasks.core.snapshots import SnapshotStore, damaged_files
 pytestmark = pytest.mark.fault
 
 # Two stages: `numbers`, and `squares` made from it, which keeps what it did in its scratch folder to resume from.
-STAGES = '''
+STAGES = """
 import json
 import sys
 from pathlib import Path
@@ -69,7 +69,7 @@ if __name__ == "__main__":
     import toystages
 
     toystages.main(sys.argv[1])
-'''
+"""
 
 
 @pytest.fixture(scope="module")

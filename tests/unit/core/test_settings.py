@@ -30,9 +30,7 @@ def test_later_layers_win(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYMILL__TUNE__MAX_ROUNDS", "202")
     monkeypatch.setenv("RAYMILL__TUNE__MIN_ROUNDS", "203")
     monkeypatch.setenv("RAYMILL__TUNE__SEED", "204")
-    tune = load_settings(
-        profile="night", overrides=["tune.min_rounds=303", "tune.seed=304"], tune={"seed": 404}
-    ).tune
+    tune = load_settings(profile="night", overrides=["tune.min_rounds=303", "tune.seed=304"], tune={"seed": 404}).tune
     assert (tune.trials, tune.max_rounds, tune.min_rounds, tune.seed) == (101, 202, 303, 404)
     assert tune.concurrent == base.tune.concurrent
 

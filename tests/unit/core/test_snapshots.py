@@ -310,7 +310,10 @@ COLUMNS = {
     "count": (pa.int32(), st.integers(-(2**31), 2**31 - 1)),
     "score": (pa.float64(), st.floats(allow_nan=False)),
     "verified": (pa.bool_(), st.booleans()),
-    "when": (pa.timestamp("ms", tz="UTC"), st.datetimes(timezones=st.just(UTC)).map(lambda t: t.replace(microsecond=0))),
+    "when": (
+        pa.timestamp("ms", tz="UTC"),
+        st.datetimes(timezones=st.just(UTC)).map(lambda t: t.replace(microsecond=0)),
+    ),
     "ids": (pa.list_(pa.int32()), st.lists(st.integers(0, 50_256), max_size=3)),
 }
 SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])

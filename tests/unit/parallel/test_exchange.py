@@ -76,7 +76,9 @@ def test_any_number_of_blocks_and_buckets_gives_the_obvious_answer(blocks: Block
 
 
 @pytest.mark.parametrize("buckets", [1, 3])
-@pytest.mark.parametrize("blocks", [[[1, 2, 1]], [[1, 2, 3, 2], [], [2, 1, 5, 5, 2]]], ids=["one block", "three blocks"])
+@pytest.mark.parametrize(
+    "blocks", [[[1, 2, 1]], [[1, 2, 3, 2], [], [2, 1, 5, 5, 2]]], ids=["one block", "three blocks"]
+)
 def test_ray_gives_what_the_oracle_gives(ray_session: None, blocks: Blocks, buckets: int) -> None:
     import ray
 

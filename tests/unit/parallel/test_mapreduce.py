@@ -51,7 +51,9 @@ def merged(results: list[tuple[int, Counts]]) -> Counts:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    texts=st.lists(st.lists(st.sampled_from("a b c dd é 日".split()), max_size=12).map(" ".join), min_size=1, max_size=9),
+    texts=st.lists(
+        st.lists(st.sampled_from("a b c dd é 日".split()), max_size=12).map(" ".join), min_size=1, max_size=9
+    ),
     partitions=st.integers(1, 5),
 )
 def test_word_count_in_process_equals_counter(texts: list[str], partitions: int) -> None:
