@@ -24,7 +24,15 @@ COLUMNS = ("customer_id", "review_id", "product_id", "star_rating", "review_head
 def rows(n: int = 5, **changes: str) -> list[dict[str, str]]:
     made = []
     for i in range(n):
-        values = (f"c{i % 7}", f"R{i}", f"p{i % 3}", str(1 + i % 5), "Head", f"Text {i}", f"2015-{1 + i % 12:02}-{1 + i % 28:02}")
+        values = (
+            f"c{i % 7}",
+            f"R{i}",
+            f"p{i % 3}",
+            str(1 + i % 5),
+            "Head",
+            f"Text {i}",
+            f"2015-{1 + i % 12:02}-{1 + i % 28:02}",
+        )
         made.append({**dict(zip(COLUMNS, values, strict=True)), **changes})
     return made
 
@@ -145,14 +153,20 @@ def lists_as_text(folder: Path) -> Path:
         pytest.param(empty_folder, ["this folder is empty", "nothing"], id="empty folder"),
         pytest.param(folder_of_other_files, ["no review files", ".docx", "parquet, csv, tsv"], id="other files alone"),
         pytest.param(word_document, ["unknown format '.docx'", "reviews.docx"], id="a Word document"),
-        pytest.param(text_file("a.parquet", "customer_id\n1\n"), ["not a parquet file", "a.parquet"], id="text as parquet"),
+        pytest.param(
+            text_file("a.parquet", "customer_id\n1\n"), ["not a parquet file", "a.parquet"], id="text as parquet"
+        ),
         pytest.param(parquet_called_csv, ["this is a parquet file, not CSV", "a.csv"], id="parquet as CSV"),
         pytest.param(parquet_cut_off, ["cut off or damaged", "a.parquet"], id="parquet without its footer"),
         pytest.param(parquet_cut_off_among_good_ones, ["cut off", "b.parquet"], id="one of several is cut off"),
         pytest.param(text_file("a.csv", ""), ["the file is empty", "a.csv"], id="no bytes"),
-        pytest.param(parquet_without("star_rating"), ["star_rating", "missing", "a.parquet"], id="no rating in parquet"),
         pytest.param(
-            text_file("a.csv", as_csv(rows()).replace("review_body", "body")), ["review_body", "a.csv"], id="no text in CSV"
+            parquet_without("star_rating"), ["star_rating", "missing", "a.parquet"], id="no rating in parquet"
+        ),
+        pytest.param(
+            text_file("a.csv", as_csv(rows()).replace("review_body", "body")),
+            ["review_body", "a.csv"],
+            id="no text in CSV",
         ),
         pytest.param(
             text_file("a.tsv", as_csv(rows())), ["first line has 1 fields", "a.tsv", "TSV"], id="commas in a TSV file"
@@ -160,7 +174,9 @@ def lists_as_text(folder: Path) -> Path:
         pytest.param(lists_as_text, ["'review_body'", "list<", "a.parquet"], id="lists where text belongs"),
     ],
 )
-def test_input_that_cannot_be_read(command: Command, tmp_path: Path, make: Callable[[Path], Path], said: list[str]) -> None:
+def test_input_that_cannot_be_read(
+    command: Command, tmp_path: Path, make: Callable[[Path], Path], said: list[str]
+) -> None:
     refused(command.run("--input", str(make(tmp_path)), "--dataset", "amazon-us"), *said)
     assert command.snapshots() == []
 
@@ -221,7 +237,9 @@ class TestFoundOutOnlyByReading:
     @pytest.mark.parametrize(
         ("records", "said"),
         [
-            pytest.param(rows(200, star_rating="9"), ["0 usable rows (200 unusable", "rating outside 1..5"], id="none usable"),
+            pytest.param(
+                rows(200, star_rating="9"), ["0 usable rows (200 unusable", "rating outside 1..5"], id="none usable"
+            ),
             pytest.param(rows(30), ["30 usable rows", "at least 100"], id="too few"),
         ],
     )

@@ -83,7 +83,11 @@ def test_aggregates_are_of_strictly_earlier_reviews(original: tuple[Snapshot, pl
     for (name, column), wanted in zip(found.to_dict().items(), zip(*expected, strict=True), strict=True):
         assert [v is None for v in column] == [v is None for v in wanted], name
         np.testing.assert_allclose(
-            [v for v in column if v is not None], [v for v in wanted if v is not None], rtol=1e-5, atol=1e-3, err_msg=name
+            [v for v in column if v is not None],
+            [v for v in wanted if v is not None],
+            rtol=1e-5,
+            atol=1e-3,
+            err_msg=name,
         )
     assert (original[1][f"{kind}_count"] > 0).sum() > 100
 
@@ -159,7 +163,9 @@ def shuffled_ratings(late: Rows) -> Rows:
 
 def shuffled_authors_and_items(late: Rows) -> Rows:
     order = random.Random(2).sample(range(len(late)), len(late))
-    return [{**r, "user_id": late[j]["user_id"], "item_id": late[j]["item_id"]} for r, j in zip(late, order, strict=True)]
+    return [
+        {**r, "user_id": late[j]["user_id"], "item_id": late[j]["item_id"]} for r, j in zip(late, order, strict=True)
+    ]
 
 
 @pytest.fixture(
@@ -191,6 +197,7 @@ def earlier_rows(
     return before.filter(early), after.filter(early)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", FEATURES)
 def test_no_feature_of_a_review_depends_on_later_ones(
     earlier_rows: tuple[pl.DataFrame, pl.DataFrame], column: str

@@ -15,9 +15,8 @@ from tasks.core.snapshots import Snapshot, SnapshotStore
 from tasks.core.stage import stage_key
 from tasks.engines import boosting
 from tasks.evaluate import evaluate
-from tasks.split import SLICES
 from tasks.train import refit, train
-from tasks.tune import Journal, tune
+from tasks.tune import tune
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["n_chars", "user_count", "item_count", "noise"]
@@ -58,24 +57,24 @@ def matrix(splits: Snapshot, *names: str) -> tuple[np.ndarray, np.ndarray]:
 
 def root_cover(model: bytes) -> float:
     """Rows that the first tree was grown from: with squared error each row weighs one."""
-    trees = json.loads(json.dumps(boosting.load_model(model).get_dump(with_stats=True, dump_format="json")))
+    trees = boosting.load_model(model).get_dump(with_stats=True, dump_format="json")
     return float(json.loads(trees[0])["cover"])
 
 
+@pytest.fixture(scope="module")
+def models(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Models by number of workers, and "again": two workers a second time, in a store of its own."""
+    found = {}
+    for name, workers in (("1", 1), ("2", 2), ("3", 3), ("again", 2)):
+        store = SnapshotStore(tmp_path_factory.mktemp(f"train-{name}"))
+        config = settings("train.rounds=20", f"train.workers={workers}").train
+        done = made(store, train, [put_splits(store)], config).snapshot
+        found[name] = done.path("model.ubj").read_bytes()
+    return found
+
+
+@pytest.mark.slow
 class TestTrain:
-    CONFIG = ("train.rounds=20",)
-
-    @pytest.fixture(scope="class")
-    def models(self, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-        """Models by workers, and "again": two workers a second time, in a store of its own."""
-        found = {}
-        for name, workers in (("1", 1), ("2", 2), ("3", 3), ("again", 2)):
-            store = SnapshotStore(tmp_path_factory.mktemp(f"train-{name}"))
-            config = settings(*self.CONFIG, f"train.workers={workers}").train
-            done = made(store, train, [put_splits(store)], config).snapshot
-            found[name] = done.path("model.ubj").read_bytes()
-        return found
-
     def test_the_number_of_workers_changes_predictions_by_little(
         self, models: dict[str, bytes], store: SnapshotStore
     ) -> None:
@@ -83,11 +82,9 @@ class TestTrain:
         predicted = {k: boosting.predict(boosting.load_model(m), x, FEATURES) for k, m in models.items()}
         rmse = {k: float(np.sqrt(np.mean((p - y) ** 2))) for k, p in predicted.items()}
         assert rmse["1"] < 0.5 * y.std()
-        # Each worker sketches its own quantiles, so candidate cuts differ a little: single predictions may move
-        # by more where a cut does, the fit as a whole may not.
+        # Measured: no difference at all on these 1,601 rows. The tolerance leaves room for another order of sums.
         for workers in ("2", "3"):
-            assert np.mean(np.abs(predicted[workers] - predicted["1"])) < 0.05, rmse
-            assert abs(rmse[workers] - rmse["1"]) < 0.02, rmse
+            np.testing.assert_allclose(predicted[workers], predicted["1"], atol=1e-3, err_msg=workers)
 
     def test_the_same_run_twice_gives_the_same_model_bytes(self, models: dict[str, bytes]) -> None:
         assert models["again"] == models["2"]
@@ -101,13 +98,20 @@ class TestTrain:
         splits = put_splits(store)
         x, y = matrix(splits, "train")
         config = settings().train
-        params = {"objective": "reg:squarederror", "tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params}
+        params = {
+            "objective": "reg:squarederror",
+            "tree_method": "hist",
+            "nthread": 1,
+            "seed": config.seed,
+            **config.params,
+        }
         alone = xgb.train(params, xgb.QuantileDMatrix(x, y, feature_names=FEATURES), 20)
         test, _ = matrix(splits, "test")
         ours = boosting.predict(boosting.load_model(models["1"]), test, FEATURES)
         np.testing.assert_allclose(ours, boosting.predict(alone, test, FEATURES), atol=0.02)
 
 
+@pytest.mark.slow
 def test_refit_learns_from_train_and_valid_with_what_the_search_found(store: SnapshotStore) -> None:
     search = put(store, "tune", {}, facts={"best_params": {"max_depth": 2, "eta": 0.5}, "best_rounds": 7})
     done = made(store, refit, [put_splits(store), search], settings("train.workers=1").train).snapshot
@@ -122,7 +126,14 @@ class TestTune:
     CONFIG = ("tune.trials=4", "tune.concurrent=2", "tune.max_rounds=20", "tune.min_rounds=10")
 
     def ended(self, rmse: float, **params: Any) -> dict[str, Any]:
-        space = {"max_depth": 3, "eta": 0.1, "min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.7, "lambda": 1.0}
+        space = {
+            "max_depth": 3,
+            "eta": 0.1,
+            "min_child_weight": 2.0,
+            "subsample": 0.8,
+            "colsample_bytree": 0.7,
+            "lambda": 1.0,
+        }
         return {
             "params": {**space, **params},
             "status": "complete",
@@ -173,23 +184,6 @@ class TestTune:
         assert (done.snapshot.facts["best_trial"], done.snapshot.facts["best_rmse"]) == (1, 0.7)
 
 
-class TestJournal:
-    def test_what_is_appended_after_a_cut_line_can_be_read(self, tmp_path: Path) -> None:
-        path = tmp_path / "trials.jsonl"
-        path.write_text('{"valid_rmse": 1.0}\n{"valid_rm')
-        journal = Journal(path)
-        assert journal.read() == [{"valid_rmse": 1.0}]
-        journal.append({"valid_rmse": 0.5})
-        assert Journal(path).read() == [{"valid_rmse": 1.0}, {"valid_rmse": 0.5}]
-
-    def test_a_trial_without_a_finite_score_is_left_out(self, tmp_path: Path) -> None:
-        journal = Journal(tmp_path / "trials.jsonl")
-        assert journal.read() == []
-        for rmse in (0.5, float("nan"), float("inf")):
-            journal.append({"valid_rmse": rmse})
-        assert journal.read() == [{"valid_rmse": 0.5}]
-
-
 def test_scores_are_those_of_numpy_on_the_whole_test_slice(store: SnapshotStore) -> None:
     import xgboost as xgb
 
@@ -197,7 +191,8 @@ def test_scores_are_those_of_numpy_on_the_whole_test_slice(store: SnapshotStore)
     x, y = matrix(splits, "train")
     data = xgb.QuantileDMatrix(x, y, feature_names=FEATURES)
     models = {
-        name: bytes(xgb.train({"max_depth": depth}, data, 8).save_raw("ubj")) for name, depth in (("train", 2), ("refit", 4))
+        name: bytes(xgb.train({"max_depth": depth}, data, 8).save_raw("ubj"))
+        for name, depth in (("train", 2), ("refit", 4))
     }
     baseline, tuned = (put(store, name, {}, files={"model.ubj": model}) for name, model in models.items())
     done = made(store, evaluate, [splits, baseline, tuned], settings("evaluate.categories=1").evaluate).snapshot
@@ -219,11 +214,12 @@ def test_scores_are_those_of_numpy_on_the_whole_test_slice(store: SnapshotStore)
     slices = {r["slice"]: r for r in done.read("slices").to_pylist()}
     short = test[:, 0] < 200
     assert slices["text under 200 characters"]["rows"] == int(short.sum())
-    assert slices["text under 200 characters"]["rmse_tuned"] == pytest.approx(np.sqrt(np.mean(errors["tuned"][short] ** 2)))
+    assert slices["text under 200 characters"]["rmse_tuned"] == pytest.approx(
+        np.sqrt(np.mean(errors["tuned"][short] ** 2))
+    )
     assert sum(r["rows"] for n, r in slices.items() if n.startswith("stars")) == ROWS["test"]
     assert [n for n in slices if n.startswith("category")] == ["category Books"]  # ties go by name
     assert slices["new user"]["rows"] + slices["known user"]["rows"] == ROWS["test"]
     gains = done.read("importance").to_pylist()
     assert gains[0]["feature"] in ("n_chars", "user_count")
     assert {g["feature"] for g in gains} == set(FEATURES)
-    assert set(SLICES) == set(ROWS)

@@ -110,7 +110,14 @@ def test_words_of_three_reviews_counted_by_hand(store: SnapshotStore) -> None:
         assert tokens == sorted(tokens)
 
 
-UNICODE = ["Café naïve", "灯がとても明るい。", "👍🏽 ok 👨\u200d👩\u200d👧", "שלום عالم", "it's I'll we've 1234,5", "…—“quoted”"]
+UNICODE = [
+    "Café naïve",
+    "灯がとても明るい。",
+    "👍🏽 ok 👨\u200d👩\u200d👧",
+    "שלום عالم",
+    "it's I'll we've 1234,5",
+    "…—“quoted”",
+]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,9 @@ def ids(encode: Any, gpt2: Any, texts: list[str]) -> list[list[int]]:
     return encode(gpt2, pl.Series(texts, dtype=pl.String)).to_pylist()
 
 
-FRAGMENTS = st.sampled_from(["'s", "'LL", "’t", " ", "  ", "\n", "\t", "\u00a0", "\u3000", "\x1c", "\x85", "don", "12", "½"])
+FRAGMENTS = st.sampled_from(
+    ["'s", "'LL", "’t", " ", "  ", "\n", "\t", "\u00a0", "\u3000", "\x1c", "\x85", "don", "12", "½"]
+)
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=5), max_size=10).map("".join)
 
 

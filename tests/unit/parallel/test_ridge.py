@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def fit(comm: Comm, x: csr_matrix, y: Array, l2: float, iterations: int, start: 
 def spread(x: csr_matrix, y: Array, edges: list[int], **rest: Any) -> list[tuple[Any, ...]]:
     """The rows between edges for each rank; a rank may have none."""
     given_rest = (rest["l2"], rest["iterations"], rest["start"])
-    return [(x[a:b], y[a:b], *given_rest) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(x[a:b], y[a:b], *given_rest) for a, b in pairwise(edges)]
 
 
 @st.composite
