@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from flows import environment
+from flows.temporary_server import start_if_needed
 from tasks.core.errors import RaymillError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -58,9 +59,11 @@ def run(
     started again.
     """
     began = time.perf_counter()
+    from flows.names import check_stage_name
     from tasks.core.settings import load_settings
     from tasks.sources import discover
 
+    check_stage_name(until)
     given = {k: v for k, v in (("input", input), ("dataset", dataset)) if v is not None}
     settings = load_settings(profile=profile, overrides=overrides or [], data=given)
     source = discover(settings.data.input, settings.data.dataset)  # a wrong input fails here, before anything starts
@@ -70,12 +73,15 @@ def run(
         f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False
     )
 
+    server = start_if_needed()
     from flows.console import ConsoleView, print_summary
     from flows.run import VIEW, warm_up
 
     warm_up(settings, source)
     from flows.etl_train import etl_train
 
+    if server is not None:
+        server.wait()
     VIEW.set(ConsoleView(view_console))
     started = time.perf_counter()
     summary: dict[str, Any] = etl_train(settings.data.input, settings.data.dataset, settings=settings, until=until)

@@ -25,8 +25,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.runtime import flow_run
 
+from flows.names import STAGE_NAMES, check_stage_name
 from tasks.core.digests import digest_of
-from tasks.core.errors import SettingsError, TransientError
+from tasks.core.errors import TransientError
 from tasks.core.settings import PROJECT, Settings
 from tasks.core.snapshots import Snapshot, SnapshotStore, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, StageRun, run_stage, stage_key
@@ -71,10 +72,6 @@ class _LastStageDone(Exception):
     """Raised inside `Run.until` alone."""
 
 
-STAGE_NAMES = (
-    "ingest", "clean", "count-words", "tokenize", "features", "split",
-    "train", "tune", "refit", "evaluate", "register", "report",
-)  # fmt: skip
 VIEW: ContextVar[View] = ContextVar("view")
 _CURRENT: ContextVar[Run] = ContextVar("run")
 
@@ -147,8 +144,7 @@ class Run:
     @contextmanager
     def until(self, last: str | None) -> Iterator[None]:
         """End the block early, in order, once the stage named `last` is done."""
-        if last is not None and last not in STAGE_NAMES:
-            raise SettingsError(f"no stage {last!r}", where="--until", fix=f"stages are {', '.join(STAGE_NAMES)}")
+        check_stage_name(last)
         self.last = last
         with suppress(_LastStageDone):
             yield
@@ -245,8 +241,6 @@ def warm_up(settings: Settings, source: HasDigest) -> None:
                 cluster.start(settings.ray)
         with suppress(Exception):
             tracking.connect(tracking.tracking_uri(settings.tracking)).search_experiments(max_results=1)
-        # Ray's processes ask the kernel to die with their parent, and that is the thread that started them.
-        threading.Event().wait()
 
     threading.Thread(target=start, name="warm-up", daemon=True).start()
 
@@ -342,8 +336,8 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
         state.result()
     except (TransientError, ConnectionError, TimeoutError):
         return True
-    except BaseException:
-        return False
+    except BaseException as error:
+        return cluster.is_lost(error)
     return False
 
 

@@ -11,7 +11,6 @@ Rows keep their order. rows in = rows out + repeated.
 from __future__ import annotations
 
 import html
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +53,20 @@ def tidy_text(texts: pl.Series, config: CleanConfig) -> pl.Series:
     if config.decode_entities:
         # Only a fifth of real reviews hold an entity; the others never become Python strings.
         coded = texts.str.contains("&", literal=True)
-        decoded = [decode_entities(t) for t in texts.filter(coded)]
-        texts = texts.scatter(coded.arg_true(), pl.Series(decoded, dtype=pl.String)) if decoded else texts
+        texts = texts.scatter(coded.arg_true(), decode_entities(texts.filter(coded))) if coded.any() else texts
     patterns = [TAG] * config.remove_html + [URL] * config.remove_urls + [BLANKS]
     return texts.str.replace_all("|".join(patterns), " ").str.replace_all(" {2,}", " ").str.strip_chars()
 
 
-def decode_entities(text: str) -> str:
+def decode_entities(texts: pl.Series) -> pl.Series:
     """Decode HTML entities until none is left: "&amp;lt;" is "<". Decoding and NFC can each enable the other."""
-    while (decoded := unicodedata.normalize("NFC", html.unescape(text))) != text:
-        text = decoded
-    return text
+    while True:
+        unescaped = pl.Series(texts.name, [html.unescape(t) for t in texts], dtype=pl.String)
+        # Polars' Unicode tables, not Python's: two versions of NFC in turn would not be idempotent.
+        decoded = unescaped.str.normalize("NFC")
+        if decoded.equals(texts):
+            return decoded
+        texts = decoded
 
 
 def split_keys(reviews: object, buckets: int) -> list[pa.Table]:

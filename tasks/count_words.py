@@ -1,8 +1,8 @@
 """Clean reviews in, word counts out: an actor MapReduce.
 
 A word is a run of letters, digits and underscores, with inner apostrophes ("don't"), lower-cased; titles count with
-texts. Out: one file per reducer partition with `token`, `count` and `documents` (reviews that hold the word), sorted
-by token within the file; which file a token is in depends on the token alone.
+texts. Out: one file per reducer partition with `token`, `count`, `documents` (reviews that hold the word) and
+`first_seen` (the time of the earliest of them), sorted by token within the file. A token alone decides its file.
 
     raymill run --until count-words
 """
@@ -36,11 +36,14 @@ def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter
 
 def count_file(file: Path) -> pa.Table:
     """Words of one file of reviews, counted: WORD_COUNTS columns, one row a word."""
-    reviews = pl.read_parquet(file, columns=["title", "text"], hive_partitioning=False)
+    reviews = pl.read_parquet(file, columns=["title", "text", "timestamp"], hive_partitioning=False)
     said = (reviews["title"] + "\n" + reviews["text"]).rename("said")
-    words = pl.DataFrame({"token": words_of(said), "row": np.arange(len(said), dtype=np.int32)}).explode("token")
-    per_review = words.drop_nulls("token").group_by("row", "token").len("count")
-    counted = per_review.group_by("token").agg(pl.col("count").sum().cast(pl.Int64), documents=pl.len().cast(pl.Int64))
+    words = pl.DataFrame({"token": words_of(said), "row": np.arange(len(said), dtype=np.int32)})
+    words = words.with_columns(first_seen=reviews["timestamp"]).explode("token").drop_nulls("token")
+    per_review = words.group_by("row", "token").agg(pl.len().alias("count"), pl.col("first_seen").first())
+    counted = per_review.group_by("token").agg(
+        pl.col("count").sum().cast(pl.Int64), documents=pl.len().cast(pl.Int64), first_seen=pl.col("first_seen").min()
+    )
     return counted.to_arrow().cast(WORD_COUNTS)
 
 
@@ -50,7 +53,11 @@ def words_of(texts: pl.Series) -> pl.Series:
 
 
 def add_counts(records: pa.Table) -> pa.Table:
-    merged = pl.DataFrame(pl.from_arrow(records)).group_by("token").agg(pl.col("count", "documents").sum())
+    merged = (
+        pl.DataFrame(pl.from_arrow(records))
+        .group_by("token")
+        .agg(pl.col("count", "documents").sum(), pl.col("first_seen").min())
+    )
     return merged.to_arrow().cast(WORD_COUNTS)
 
 

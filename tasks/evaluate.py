@@ -10,7 +10,7 @@ Errors are added up per file in Ray tasks; the driver sees sums.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, 
 from tasks.core.stage import stage
 from tasks.engines import boosting, cluster
 
+TASK_ROWS = 100_000
 MODELS = ("mean", "baseline", "tuned")
 SLICES = pa.schema([("slice", pa.string()), ("rows", pa.int64()), *((f"rmse_{m}", pa.float64()) for m in MODELS)])
 Sums = dict[str, Counter[str]]  # slice: {"rows", "se_MODEL" sum of squared errors, "ae_MODEL" sum of absolute ones}
@@ -37,10 +38,11 @@ def evaluate(
     names = splits.facts["features"]
     mean = mean_rating([*splits.files("train"), *splits.files("valid")])
     models = ray.put({"baseline": model_bytes(baseline), "tuned": model_bytes(model)})
-    score = ray.remote(score_file)
-    scored = cluster.gather(
-        score.remote(out.sink, i, file, models, names, mean, config) for i, file in enumerate(splits.files("test"))
+    score = ray.remote(score_files)
+    batches = cluster.gather(
+        score.remote(out.sink, files, models, names, mean, config) for files in batched(splits.entries("test"), splits)
     )
+    scored = [one for batch in batches for one in batch]
     sums = add_up(s for _, s in scored)
     out.add(entry for entry, _ in scored)
     write_slices(sums, config, out)
@@ -70,6 +72,24 @@ def mean_rating(files: Sequence[Path]) -> float:
 def _rating_sum(file: Path) -> tuple[float, int]:
     ratings = pl.read_parquet(file, columns=["rating"], hive_partitioning=False)["rating"].cast(pl.Float64)
     return float(ratings.sum()), len(ratings)
+
+
+def batched(entries: Sequence[FileEntry], splits: Snapshot) -> Iterator[list[tuple[int, Path]]]:
+    """Numbered files in runs of about TASK_ROWS rows: XGBoost's import costs a task more than small files do."""
+    batch: list[tuple[int, Path]] = []
+    rows = 0
+    for index, entry in enumerate(entries):
+        batch.append((index, splits.root / entry.name))
+        rows += entry.rows or 0
+        if rows >= TASK_ROWS:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch
+
+
+def score_files(sink: FileSink, files: list[tuple[int, Path]], *arguments: Any) -> list[tuple[FileEntry, Sums]]:
+    return [score_file(sink, index, file, *arguments) for index, file in files]
 
 
 def score_file(

@@ -2,8 +2,8 @@
 
 No feature looks ahead. What is known of a user or an item is taken from reviews strictly before the review's own
 timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes from models of
-earlier time blocks (`tasks.text_score`). Word counts are statistics of texts alone, no rating is in them. Votes are
-left out: they are cast after the review.
+earlier time blocks (`tasks.text_score`), and a word is new or not by when it was first seen. Votes are left out: they
+are cast after the review.
 
 Out: one file per file of reviews, in the same row order, and `text_score.npz` with the score's models, so that new
 reviews can be scored. `FEATURES` lists the columns and their meaning.
@@ -46,7 +46,7 @@ FEATURES = {
     "exclamations": "exclamation marks per 100 characters",
     "questions": "question marks per 100 characters",
     "capitals": "share of capitals among the letters A-Z, a-z",
-    "rare_words": "share of words that fewer than min_documents reviews hold",
+    "new_words": "share of words that no earlier review holds",
     "verified": "1 verified, 0 not, null unknown",
     "text_score": "rating expected from the words by a model of earlier blocks; null in the first",
 }
@@ -141,7 +141,7 @@ def write_part(
     columns = {
         **in_row_order("user", known[:half]),
         **in_row_order("item", known[half:]),
-        **text_shape(reviews, counts, config.min_documents),
+        **text_shape(reviews, counts),
         **token_features(reviews, files[1], config, scores),
     }
     table = reviews.select(KEPT).with_columns(**columns).select(*KEPT, pl.col(list(FEATURES)).cast(pl.Float32))
@@ -153,7 +153,7 @@ def in_row_order(kind: str, pieces: Sequence[pa.Table]) -> dict[str, pl.Series]:
     return {f"{kind}_{column.name}": column for column in together}
 
 
-def text_shape(reviews: pl.DataFrame, counts: Sequence[Path], min_documents: int) -> dict[str, pl.Series]:
+def text_shape(reviews: pl.DataFrame, counts: Sequence[Path]) -> dict[str, pl.Series]:
     text, title = pl.col("text"), pl.col("title")
     chars = text.str.len_chars()
     per_100 = 100 / chars.clip(1)
@@ -166,19 +166,21 @@ def text_shape(reviews: pl.DataFrame, counts: Sequence[Path], min_documents: int
         capitals=text.str.count_matches("[A-Z]") / letters,
         verified=pl.col("verified"),
     )
-    return {**shape.to_dict(), "rare_words": rare_share(reviews, counts, min_documents)}
+    return {**shape.to_dict(), "new_words": new_share(reviews, counts)}
 
 
-def rare_share(reviews: pl.DataFrame, counts: Sequence[Path], min_documents: int) -> pl.Series:
-    """Share of each review's words that fewer than `min_documents` reviews hold; 0 where there are no words."""
-    common = pl.scan_parquet(list(counts), hive_partitioning=False).filter(pl.col("documents") >= min_documents)
-    vocabulary = common.select("token").collect()["token"]
+def new_share(reviews: pl.DataFrame, counts: Sequence[Path]) -> pl.Series:
+    """Share of each review's words that no review before its moment holds; 0 where there are no words."""
     said = (reviews["title"] + "\n" + reviews["text"]).rename("said")
-    words = pl.DataFrame({"row": np.arange(len(said)), "token": words_of(said)}).explode("token")
+    words = pl.DataFrame({"row": np.arange(len(said)), "token": words_of(said), "now": reviews["timestamp"]})
+    words = words.explode("token", empty_as_null=True)
+    vocabulary = pl.concat(
+        [pl.read_parquet(f, columns=["token", "first_seen"], hive_partitioning=False) for f in counts]
+    )
     # Looked up once for all words; inside the aggregation it would be once for each review.
-    rare = ~words["token"].is_in(vocabulary.implode())
-    shares = words.select("row", rare=rare.fill_null(False)).group_by("row").agg(pl.col("rare").mean()).sort("row")
-    return shares["rare"].cast(pl.Float32)
+    known = words.join(vocabulary, on="token", how="left").select("row", new=pl.col("first_seen") >= pl.col("now"))
+    shares = known.group_by("row").agg(pl.col("new").fill_null(False).mean()).sort("row")
+    return shares["new"].cast(pl.Float32)
 
 
 def token_features(

@@ -66,9 +66,11 @@ def load_profile(name: str) -> Profile:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; or give a path to a YAML file"
         raise ProfileError(f"no dataset profile {name!r}", fix=hint)
     try:
-        profile = Profile.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise ProfileError(f"malformed: {error}", where=str(path), fix="compare conf/datasets/amazon-us.yaml") from None
+        profile = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
+        raise ProfileError(f"malformed: {what}", where=str(path), fix="compare conf/datasets/amazon-us.yaml") from None
     unknown = sorted(set(profile.columns) - set(REVIEWS.names))
     missing = sorted(set(MANDATORY) - set(profile.columns))
     if unknown or missing:
@@ -158,7 +160,7 @@ def _check_file(path: Path, fmt: str, profile: Profile) -> bool:
     first = start.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").rstrip("\r")
     delimiter = "," if fmt == "csv" else "\t"
     names = [n.strip().strip('"') for n in first.split(delimiter)]
-    if profile.columns["rating"] in names:
+    if profile.columns["rating"] in names or 2 * len(set(names) & set(profile.header)) >= len(names):
         _check_columns(path, names, profile)
         return True
     if profile.header and len(names) == len(profile.header):
@@ -279,7 +281,9 @@ def _read(unit: Unit, profile: Profile) -> tuple[pl.DataFrame, pa.Table]:
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"damaged data: {error}", where=f"{file.path}, row group {unit.row_groups[0]}") from None
         rows = np.arange(unit.first_row, unit.first_row + table.num_rows)
-        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(_row=rows)
+        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(
+            pl.col(pl.Categorical, pl.Enum).cast(pl.String), _row=rows
+        )
         return frame, REJECTS.empty_table()
     quote = (profile.csv if file.format == "csv" else profile.tsv).quote
     bad: list[tuple[int, str, int]] = []
@@ -310,6 +314,12 @@ def _read(unit: Unit, profile: Profile) -> tuple[pl.DataFrame, pa.Table]:
         ) from None
     first = 2 if file.header else 1  # the parser counts lines from 1, the header's included
     bad_rows = [number - first for number, _, _ in bad]
+    if quote and bad and bad_rows[-1] == table.num_rows + len(bad) - 1 and bad[-1][1].count(quote) % 2:
+        raise InputError(
+            "a quote that is opened here is never closed, and would swallow the rest of the file",
+            where=f"{file.path}, row {bad_rows[-1]}",
+            fix="mend that row, or set the quote in the dataset profile (null: quotes are data)",
+        )
     rows = np.setdiff1d(np.arange(table.num_rows + len(bad)), bad_rows)
     decoded = {c: _decode(table[c]) for c in wanted}
     frame = pl.DataFrame(decoded).with_columns(_row=rows)

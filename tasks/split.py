@@ -36,7 +36,7 @@ def split(table: Snapshot, config: SplitConfig, out: SnapshotWriter) -> None:
     rows = {name: out.rows(name) for name in SLICES}
     if small := [f"{name} has {rows[name]:,}" for name in SLICES if rows[name] < config.min_rows]:
         raise InputError(
-            f"too few reviews to split by time: {', '.join(small)} of {table.rows():,} rows, each needs {config.min_rows}",
+            f"too few reviews to split by time: {', '.join(small)} of {table.rows():,}, each needs {config.min_rows}",
             where="split",
             fix="give more data over a longer time, or lower split.min_rows",
         )

@@ -34,7 +34,8 @@ CHUNK_ROWS = 20_000  # texts encoded at once: bounds the pre-tokens alive
 def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> None:
     import ray.data
 
-    tokenizer.load(config.tokenizer)  # a wrong name fails here, not in an actor
+    if config.tokenizer != tokenizer.GPT2:
+        tokenizer.load(config.tokenizer)  # a wrong folder fails here, not in an actor
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     files = [{"index": i, "file": str(f)} for i, f in enumerate(reviews.files())]
@@ -44,6 +45,7 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
         batch_size=1,
         # Actors that claim every CPU would leave none for the reads and hang for ever (ray#44687).
         num_cpus=0.5,
+        max_restarts=0,  # a lost actor fails the stage, which is tried again whole; Ray Data warns of its own restarts
         compute=ray.data.ActorPoolStrategy(size=min(2, len(files))),
     )
     written = parts.take_all()
@@ -57,7 +59,7 @@ class EncodeFiles:
     def __init__(self, sink: FileSink, config: TokenizeConfig) -> None:
         self.sink, self.config = sink, config
         loaded = tokenizer.load(config.tokenizer)
-        fast = config.tokenizer == "gpt2"
+        fast = config.tokenizer == tokenizer.GPT2
         self.encode = partial(tokenizer.encode_gpt2 if fast else tokenizer.encode, loaded)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:

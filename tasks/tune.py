@@ -22,6 +22,7 @@ import pyarrow as pa
 from tasks.core.settings import TuneConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
+from tasks.engines import cluster
 
 TRIALS = pa.schema(
     [
@@ -38,7 +39,8 @@ CURVES = pa.schema([("trial", pa.int32()), ("round", pa.int32()), ("rmse", pa.fl
 
 @stage(version=1, libraries=("xgboost", "optuna", "ray"), deterministic=False)
 def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
-    from tasks.engines import search  # Ray Tune takes a second to import
+    with cluster.IMPORTING:
+        from tasks.engines import search  # not at the top: Ray Tune takes a second to import
 
     journal = Journal(out.scratch / "trials.jsonl")
     earlier = journal.read()[: config.trials]
@@ -82,9 +84,11 @@ class Journal:
         self.path = path
 
     def append(self, trial: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(trial) + "\n")
-            file.flush()
+        whole = self.path.read_bytes().rpartition(b"\n") if self.path.exists() else (b"", b"", b"")
+        with self.path.open("r+b" if self.path.exists() else "wb") as file:
+            file.truncate(len(whole[0] + whole[1]))  # a line that a kill cut off would spoil the next one
+            file.seek(0, 2)
+            file.write(json.dumps(trial).encode() + b"\n")
 
     def read(self) -> list[dict[str, Any]]:
         if not self.path.exists():

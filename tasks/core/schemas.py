@@ -35,6 +35,7 @@ WORD_COUNTS = pa.schema(
         pa.field("token", pa.string(), nullable=False),
         pa.field("count", pa.int64(), nullable=False),
         pa.field("documents", pa.int64(), nullable=False),
+        pa.field("first_seen", pa.timestamp("ms", tz="UTC"), nullable=False),  # of the earliest review that holds it
     ]
 )
 

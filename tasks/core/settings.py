@@ -6,18 +6,20 @@ Later wins: conf/base.yaml, conf/profiles/NAME.yaml, RAYMILL__SECTION__KEY varia
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tasks.core.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONF = PROJECT / "conf"
+ENV_PREFIX = "RAYMILL__"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -93,7 +95,6 @@ class TextScoreConfig(Section):
 
 class FeaturesConfig(Section):
     buckets: Positive
-    min_documents: Positive
     text_score: TextScoreConfig
 
 
@@ -153,9 +154,7 @@ class ReportConfig(Section):
 class Settings(BaseSettings):
     """All settings of a run. Build it with `load_settings`."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="RAYMILL__", env_nested_delimiter="__", validate_default=False
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     data: DataConfig
     storage: StorageConfig
@@ -199,16 +198,16 @@ def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), 
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
             raise SettingsError(f"no profile {profile!r}", where=str(path.parent), fix=f"known profiles: {known}")
         _merge(merged, _read_yaml(path), where=str(path))
-    _merge(merged, EnvSettingsSource(Settings)(), where="RAYMILL__… variables")
+    for name in sorted(n for n in os.environ if n.startswith(ENV_PREFIX)):
+        parts = name.removeprefix(ENV_PREFIX).lower().split("__")
+        _merge(merged, _layer(parts, _parse_value(os.environ[name], name)), where=name)
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or "." not in name:
             raise SettingsError(
                 f"{override!r} is not section.key=value", where="--set", fix="for example --set tune.trials=20"
             )
-        layer: Any = _parse_value(text, name)
-        for part in reversed(name.strip().split(".")):
-            layer = {part: layer}
+        layer = _layer(name.strip().split("."), _parse_value(text, f"--set {name}"))
         _merge(merged, layer, where=f"--set {name}")
     _merge(merged, given, where="parameters")
     try:
@@ -237,11 +236,22 @@ def _merge(below: dict[str, Any], above: dict[str, Any], *, where: str, path: st
             below[key] = value
 
 
-def _parse_value(text: str, name: str) -> Any:
+def _layer(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for part in reversed(path[1:]):
+        value = {part: value}
+    return {path[0]: value}
+
+
+def _parse_value(text: str, where: str) -> Any:
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
+        return float(text)  # YAML 1.1 takes 1e-3 for a word
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"cannot read the value {text!r}: {error}", where=f"--set {name}") from None
+        reason = " ".join(str(error).split())
+        raise SettingsError(
+            f"cannot read the value {text!r}: {reason}", where=where, fix="quote it as YAML would"
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -256,6 +266,4 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def masked(uri: str) -> str:
     """A URI with its password, if any, replaced: safe to print and to record."""
-    import re
-
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(://[^/:@]*):.*@", r"\1:***@", uri)

@@ -289,9 +289,11 @@ class SnapshotStore:
         return SnapshotWriter(stage=stage, key=key, folder=folder, attempt=attempt, lock=lock)
 
     def discard(self, writer: SnapshotWriter) -> None:
-        """Remove an attempt that will not be committed."""
-        remove_attempt(writer.root)
+        """Remove an attempt, unless its manifest is published already: an interrupt may come right after that."""
         writer.lock.close()
+        manifest = writer.folder / "manifest.json"
+        if not manifest.exists() or load_manifest(manifest).attempt != writer.attempt:
+            remove_attempt(writer.root)
 
     def commit(self, writer: SnapshotWriter, **about: Any) -> Snapshot:
         """Verify the files, then publish the manifest create-if-absent.
@@ -335,7 +337,7 @@ class SnapshotStore:
         else:
             writer.lock.close()
             (writer.folder / f"{writer.attempt}.lock").unlink(missing_ok=True)
-        draft.unlink()
+        draft.unlink(missing_ok=True)
         _fsync_folder(writer.folder)
         shutil.rmtree(writer.folder / "scratch", ignore_errors=True)
         faults.point(writer.stage, "after-manifest")

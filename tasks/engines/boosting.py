@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import RunError, TransientError
+from tasks.engines import cluster
 
 LABEL = "rating"
 
@@ -86,14 +87,16 @@ def fit(job: TrainJob, workers: int, folder: Path) -> tuple[bytes, dict[str, dic
 
     `folder` takes Ray Train's own files and is left to the caller.
     """
-    from ray import train
-    from ray.train.v2.api.exceptions import TrainingFailedError
-    from ray.train.xgboost import XGBoostTrainer
+    with cluster.IMPORTING:
+        from ray import train
+        from ray.exceptions import RayError
+        from ray.train.v2.api.exceptions import TrainingFailedError
+        from ray.train.xgboost import XGBoostTrainer
 
     trainer = XGBoostTrainer(
         train_loop_per_worker,
         train_loop_config={"job": job},
-        scaling_config=train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        scaling_config=train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5}),
         run_config=train.RunConfig(
             name="train", storage_path=str(folder), failure_config=train.FailureConfig(max_failures=2)
         ),
@@ -101,10 +104,11 @@ def fit(job: TrainJob, workers: int, folder: Path) -> tuple[bytes, dict[str, dic
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        reasons = [str(e).strip().splitlines()[-1] for e in getattr(error, "worker_failures", {}).values()]
-        raise TransientError(
-            f"distributed training failed: {'; '.join(reasons) or error}", where="Ray Train"
-        ) from error
+        failures = list(getattr(error, "worker_failures", {}).values())
+        reasons = "; ".join(sorted({str(e).strip().splitlines()[-1] for e in failures})) or str(error)
+        # What our own code or XGBoost raised will be raised again; a lost worker will not.
+        kind = TransientError if any(isinstance(e, RayError) for e in failures) else RunError
+        raise kind(f"distributed training failed: {reasons}", where="Ray Train", fix="check train.params") from error
     if result.checkpoint is None:
         raise RunError("training ended without a model", where="Ray Train")
     with result.checkpoint.as_directory() as saved:

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError
@@ -27,8 +28,10 @@ WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
-    # Workers started at once. Ray counts cores and warns at four times as many processes; ours are mostly waiting.
+    # Workers started at once. Ray expects one per core and warns at four times as many; ours are mostly waiting.
     "RAY_maximum_startup_concurrency": "4",
+    # Idle workers kept for the next stage: starting one costs 0.8 s of CPU. Ray's own limit is a worker per core.
+    "RAY_num_workers_soft_limit": "6",
 }
 
 # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which it
@@ -37,30 +40,54 @@ LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 _STARTING = threading.Lock()
+# Held while Ray's libraries are imported for the first time: two threads at once meet half-made modules.
+IMPORTING = threading.Lock()
 
 
 def start(config: RayConfig) -> None:
     """Connect to Ray unless this process already is connected. Threads that come second wait for the first."""
     with _STARTING:
-        _start(config)
+        _set_environment(config)
+        import ray  # not before the variables are set: Ray reads some of them when it is imported
+
+        if ray.is_initialized():
+            return
+        outcome: Future[None] = Future()
+
+        def keep() -> None:
+            try:
+                _start(config)
+                outcome.set_result(None)
+            except BaseException as error:
+                outcome.set_exception(error)
+            # Ray's processes ask the kernel to die with their parent, and that means the thread that started them.
+            threading.Event().wait()
+
+        threading.Thread(target=keep, name="ray-parent", daemon=True).start()
+        outcome.result()
 
 
-def _start(config: RayConfig) -> None:
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    for name, value in {**WORKER_ENV, **({} if address else LOOPBACK_ENV)}.items():
+def _address(config: RayConfig) -> str | None:
+    return config.address or os.environ.get("RAY_ADDRESS")
+
+
+def _set_environment(config: RayConfig) -> None:
+    for name, value in {**WORKER_ENV, **({} if _address(config) else LOOPBACK_ENV)}.items():
         os.environ.setdefault(name, value)
     for noisy in ("ray.data", "ray.tune", "ray.train", "modin"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    import ray  # not before the variables are set: Ray reads some of them when it is imported
 
-    if ray.is_initialized():
-        return
+
+def _start(config: RayConfig) -> None:
+    import ray
+
+    address = _address(config)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if address:
         ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, **common)
     else:
         ray.init(
-            num_cpus=config.logical_cpus or 2 * (os.cpu_count() or 1),
+            num_cpus=config.logical_cpus or max(2, os.cpu_count() or 1),
             object_store_memory=config.object_store_mb << 20,
             include_dashboard=False,
             **common,
@@ -82,12 +109,19 @@ def gather(refs: Iterable[Any]) -> list[Any]:
 
     try:
         return ray.get(list(refs))
-    except lost.RayTaskError as error:
-        cause = error.cause
+    except lost.RayError as error:
+        cause = error.cause if isinstance(error, lost.RayTaskError) else error
         if isinstance(cause, RaymillError):
             raise cause from None
+        if is_lost(error):
+            reason = str(cause).splitlines()[0]
+            raise TransientError(f"Ray lost a worker: {reason}", fix="the stage is tried again") from error
         raise
-    except (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError, lost.ObjectLostError) as error:
-        raise TransientError(
-            f"Ray lost a worker: {str(error).splitlines()[0]}", fix="the stage is tried again"
-        ) from error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether this is Ray saying that a worker, an actor, a node or an object is gone, however deep it was wrapped."""
+    from ray import exceptions as lost
+
+    kinds = (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError, lost.ObjectLostError)
+    return isinstance(error, kinds) or isinstance(getattr(error, "cause", None), kinds)

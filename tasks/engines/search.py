@@ -41,7 +41,8 @@ def run(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    data = ray.remote(read).remote(list(train), list(valid), list(features))
+    # No CPU claimed: trials that hold them all wait for this task.
+    data = ray.remote(read).options(num_cpus=0).remote(list(train), list(valid), list(features))
     space = {name: _domain(bounds) for name, bounds in config.space.items()}
     searcher = OptunaSearch(
         space,
@@ -55,7 +56,7 @@ def run(
     grace = min(steps, max(1, config.min_rounds // ROUNDS_PER_STEP))
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(Trial, data=[data], features=list(features), settings=config), {"cpu": 1}
+            tune.with_parameters(Trial, data=[data], features=list(features), settings=config), {"cpu": 0.5}
         ),
         tune_config=tune.TuneConfig(
             metric="valid_rmse",

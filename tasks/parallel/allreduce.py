@@ -16,7 +16,7 @@ from tasks.parallel.comm import Array, Comm
 
 def allreduce(comm: Comm, array: Array) -> Array:
     """Sum over ranks of equally shaped arrays. The input is not changed."""
-    total: Array = np.array(array, copy=True)
+    total: Array = np.array(array, copy=True, order="C")  # so that reshape below is a view
     if comm.world_size == 1:
         return total
     flat = total.reshape(-1)

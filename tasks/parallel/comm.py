@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from tasks.engines.cluster import gather
+
 Array = npt.NDArray[Any]
 RECV_TIMEOUT_S = 300.0
 
@@ -115,8 +117,8 @@ def run_actors(work: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, 
     actor = ray.remote(Rank).options(num_cpus=num_cpus, max_concurrency=size + 2)
     ranks: list[Any] = [actor.remote(rank, size) for rank in range(size)]
     try:
-        ray.get([r.meet.remote(ranks) for r in ranks])
-        return list(ray.get([r.work.remote(work, *given) for r, given in zip(ranks, arguments, strict=True)]))
+        gather(r.meet.remote(ranks) for r in ranks)
+        return gather(r.work.remote(work, *given) for r, given in zip(ranks, arguments, strict=True))
     finally:
         for r in ranks:
             ray.kill(r)

@@ -17,6 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.engines.cluster import gather
+
 MERGE_AFTER_PIECES = (
     16  # merge waiting pieces in a reducer now and then, so that memory follows the keys, not the inputs
 )
@@ -44,11 +46,9 @@ class Mapper:
 
     def run(self, index: int, given: Any) -> int:
         """Map one input; returns its index when every reducer has taken its piece."""
-        import ray
-
         pieces = self.job.partition(self.job.combine(self.job.map(given)), self.partitions)
         taken = [self.reducers[p % len(self.reducers)].take.remote(p, index, piece) for p, piece in enumerate(pieces)]
-        ray.get(taken)  # also the back-pressure: a mapper is never more than one input ahead of the reducers
+        gather(taken)  # also the back-pressure: a mapper is never more than one input ahead of the reducers
         return index
 
 
@@ -95,9 +95,9 @@ def run(job: Job, inputs: Sequence[Any], *, partitions: int, mappers: int, reduc
                 busy[worker.run.remote(*todo.pop())] = worker
             done, _ = ray.wait(list(busy))
             for ref in done:
-                ray.get(ref)
+                gather([ref])
                 idle.append(busy.pop(ref))
-        return list(ray.get([owners[p % len(owners)].finish.remote(p) for p in range(partitions)]))
+        return gather(owners[p % len(owners)].finish.remote(p) for p in range(partitions))
     finally:
         for actor in (*workers, *owners):
             ray.kill(actor)

@@ -20,7 +20,6 @@ from tasks.tokenize import tokenize
 pytestmark = pytest.mark.usefixtures("ray_session")
 BLOCKS = 4
 SETTINGS = settings(
-    "features.min_documents=4",
     f"features.text_score.blocks={BLOCKS}",
     "features.text_score.dimensions=1024",
     "count_words.reducers=2",
@@ -112,7 +111,7 @@ def test_the_shape_of_a_text_by_hand(store: SnapshotStore) -> None:
         {"timestamp": DAY, "title": "", "text": "", "verified": False},
         {"timestamp": DAY, "title": "", "text": "très bon 灯", "verified": None},
     ]
-    config = settings("features.text_score.enabled=false", "features.min_documents=1")
+    config = settings("features.text_score.enabled=false")
     _, table = feature_table(store, rows, config)
     assert table["n_chars"].to_list() == [23, 0, 10]
     assert table["title_chars"].to_list() == [3, 0, 0]
@@ -120,7 +119,7 @@ def test_the_shape_of_a_text_by_hand(store: SnapshotStore) -> None:
     assert table["exclamations"].to_list() == pytest.approx([200 / 23, 0, 0])
     assert table["questions"].to_list() == pytest.approx([100 / 23, 0, 0])
     assert table["capitals"].to_list() == pytest.approx([6 / 12, 0, 0])
-    assert table["rare_words"].to_list() == [0, 0, 0]  # one review is enough here
+    assert table["new_words"].to_list() == [1, 0, 1]  # all of one day: none has seen the others' words
     assert table["verified"].to_list() == [1, 0, None]
     assert table.columns == ["review_id", "user_id", "item_id", "category", "rating", "timestamp", *FEATURES]
 

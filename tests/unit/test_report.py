@@ -57,7 +57,7 @@ class Inputs:
         ]
         self.rejects = [{"reason": "bad rating", "source": "a.csv", "row": i, "record": "{}"} for i in range(3)]
         self.words: list[dict[str, Any]] = [
-            {"token": word, "count": 9 * n_reviews // i, "documents": int(0.9 * n_reviews / i**0.5)}
+            {"token": word, "count": 9 * n_reviews // i, "documents": int(0.9 * n_reviews / i**0.5), "first_seen": 0}
             for i, word in enumerate(["the", "and", "to", "great", "not", "my"], start=1)
         ]
         self.trials: list[dict[str, Any]] = []

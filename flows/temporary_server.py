@@ -1,0 +1,87 @@
+"""A Prefect server for one command, where none is configured: started at once, gone with the command.
+
+Prefect starts one by itself, but only when the flow does, after importing the whole server into the flow's process too,
+and a killed flow leaves it running. Started here, it loads beside everything else, and the kernel ends it with us.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from tasks.core.errors import RunError
+
+START_TIMEOUT_S = 120.0  # the first start on a new machine migrates the database
+STOP_TIMEOUT_S = 3.0
+# 1 is PR_SET_PDEATHSIG: end with the process that started us, even if that is killed. Linux has it.
+SERVE = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() == 1:
+        sys.exit(0)
+import uvicorn
+uvicorn.main()
+"""
+
+
+class TemporaryServer:
+    """A server process on a free port of the loopback interface."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        arguments = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, *arguments, "--log-level", "error"],
+            # The settings that Prefect gives its own temporary server.
+            env={
+                **os.environ,
+                "PREFECT_UI_ENABLED": "0",
+                "PREFECT__SERVER_EPHEMERAL": "1",
+                "PREFECT__SERVER_FINAL": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        atexit.register(self.stop)
+
+    def wait(self) -> None:
+        """Return when the server answers. Raises RunError if it ends or takes too long."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with suppress(URLError, OSError), urlopen(f"{self.api_url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.05)
+        raise RunError(
+            "the temporary Prefect server did not start",
+            where=self.api_url,
+            fix="see what `prefect server start` says, or set PREFECT_API_URL to a server that runs",
+        )
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def start_if_needed() -> TemporaryServer | None:
+    """Start a server and point Prefect at it, unless PREFECT_API_URL is set. To be called before Prefect is imported."""
+    if os.environ.get("PREFECT_API_URL"):
+        return None
+    server = TemporaryServer()
+    os.environ["PREFECT_API_URL"] = server.api_url
+    return server
