@@ -218,7 +218,7 @@ def models_list(overrides: SetOption = None, profile: ProfileOption = None) -> N
         table.add_column(column)
     for version in sorted(tracking.all_versions(client, name), key=lambda v: int(v.version)):
         held = ", ".join(a for a, v in aliases.items() if v == version.version)
-        table.add_row(version.version, held, "; ".join(json.loads(version.tags.get("raymill.decision", "[]"))))
+        table.add_row(str(version.version), held, "; ".join(json.loads(version.tags.get("raymill.decision", "[]"))))
     console.print(table)
 
 
@@ -236,7 +236,7 @@ def models_promote(
     settings = load_settings(profile=profile, overrides=overrides or [])
     client = tracking.connect(tracking.tracking_uri(settings.tracking))
     name = settings.registry.model_name
-    known = [v.version for v in tracking.all_versions(client, name)]
+    known = [str(v.version) for v in tracking.all_versions(client, name)]
     if version not in known:
         raise InputError(f"no version {version} of {name}", fix=f"versions: {', '.join(known) or 'none yet'}")
     client.set_registered_model_alias(name, "champion", version)

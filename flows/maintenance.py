@@ -10,14 +10,8 @@ from typing import Any
 
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.settings import Settings
-from tasks.core.snapshots import (
-    Snapshot,
-    SnapshotStore,
-    damaged_files,
-    load_manifest,
-    orphaned_attempts,
-    remove_attempt,
-)
+from tasks.core.snapshots import Snapshot, load_manifest
+from tasks.core.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class TemporaryServer:
 
 
 def start_if_needed() -> TemporaryServer | None:
-    """Start a server and point Prefect at it, unless PREFECT_API_URL is set. To be called before Prefect is imported."""
+    """Start a server and point Prefect at it, unless PREFECT_API_URL is set. Call it before importing Prefect."""
     if os.environ.get("PREFECT_API_URL"):
         return None
     server = TemporaryServer()

@@ -71,7 +71,7 @@ def register(
         champion = tracking.version_by_alias(client, name, "champion")
         promoted = champion is not None and champion.version == found.version
         reasons = tuple(json.loads(found.tags.get("raymill.decision", "[]")))
-        return Decision(found.version, promoted, reasons, reused=True)
+        return Decision(str(found.version), promoted, reasons, reused=True)
 
     features = list(model.facts["features"])
     child = tracker.child("register", tags={DIGEST_TAG: model.digest})
@@ -102,7 +102,7 @@ def register(
     }
     tracker.log(child, metrics=gained, tags=tags)
     tracker.end(child)
-    return Decision(version, promoted, reasons)
+    return Decision(str(version), promoted, reasons)
 
 
 def champion_score(splits: Snapshot, config: RegistryConfig, tracker: tracking.Tracker) -> tuple[float | None, str]:

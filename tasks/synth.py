@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 from scipy.special import ndtri
 
 from tasks.core.errors import InputError
+from tasks.synth_language import CAPITAL, SPELLINGS, language, seeded
 
 Format = Literal["parquet", "csv", "tsv"]
 
@@ -203,7 +203,7 @@ def _groups(seed: int, rows: int, size: int) -> Iterator[pa.Table]:
 def _chunk(seed: int, index: int) -> pa.Table:
     """CHUNK rows with the columns of SCHEMA and a bool column for each kind of dirt."""
     _, head = _head(seed, index)
-    rng = _rng(seed, index, 1)
+    rng = seeded(seed, index, 1)
     # What is repeated comes from any chunk up to this one, so deduplication has to look across files.
     old_facts, old = _head(seed, int(rng.integers(index + 1)))
     twins = old.take(rng.choice(HEAD, round(CHUNK * SHARES["exact_duplicate"]), replace=False))
@@ -222,13 +222,9 @@ def _chunk(seed: int, index: int) -> pa.Table:
 
 def _head(seed: int, index: int) -> tuple[_Facts, pa.Table]:
     """The first rows of a chunk, all of them usable."""
-    rng = _rng(seed, index, 0)
+    rng = seeded(seed, index, 0)
     facts = _Facts.draw(rng, HEAD)
     return facts, _reviews(rng, seed, facts, serial=index * CHUNK, spare=np.ones(HEAD, dtype=bool))
-
-
-def _rng(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 @dataclass(frozen=True)
@@ -250,7 +246,7 @@ class _Facts:
 
 def _reviews(rng: np.random.Generator, seed: int, facts: _Facts, serial: int, spare: np.ndarray) -> pa.Table:
     """Reviews of these facts, numbered from `serial`, with dirt; rows in `spare` stay usable."""
-    n, words = len(facts.user), _language()
+    n, words = len(facts.user), language()
     user, item = _hash(facts.user, seed, 1), _hash(facts.item, seed, 2)
     age = (facts.day - FIRST_DAY) / (LAST_DAY - FIRST_DAY)
     # The variances sum to one, so that the cuts give the wanted shares of stars.
@@ -339,101 +335,3 @@ def _base36(prefix: str, numbers: np.ndarray, width: int) -> pa.Array:
     head = np.broadcast_to(np.frombuffer(prefix.encode(), dtype=np.uint8), (len(numbers), len(prefix)))
     ids = np.ascontiguousarray(np.hstack([head, body]))
     return pa.array(ids.view(f"S{ids.shape[1]}").ravel(), pa.binary()).cast(pa.string())
-
-
-# In order of frequency; made-up words follow.
-COMMON_WORDS = """
-the and I a it to of is this for in that was with my as on you but have are so they one be at had if
-or very from when all just can were has would we an me use which more will about out what there get up after than by
-time only because them too he she your even do much their its don't also no been other how didn't some first two who
-into could over any these then our got people still am before way did his her every being while through where book
-product since most few down now item again price story box order box little package gift always I'm I've isn't year
-days month week thing lot husband wife daughter son house kitchen hair battery screen sound song machine water hand
-part side store brand seller service shipping character author chapter reader music toy kids game cable phone light
-door button plastic metal bottle cream smell taste heat money quality picture video room bag case model set
-"""
-# What reviews of one to five stars say; neighbours borrow from each other.
-PHRASES = (
-    "terrible,awful,horrible,the worst,garbage,waste of money,total waste,broken,useless,refund,returned it,do not buy,"
-    "never again,hate it,junk,defective,fell apart,stopped working,avoid,not good at all,ruined,zero stars,rip off",
-    "disappointed,disappointing,poor,cheap,not good,not worth it,weak,bad,not great,did not work,not happy,annoying,"
-    "boring,too small,too thin,not recommended,not as described,flimsy,expected better,unfortunately,does not fit",
-    "okay,decent,average,not bad,mediocre,so so,fair,acceptable,could be better,nothing special,it works,fine,"
-    "mixed feelings,on the other hand,not perfect,somewhat,hard to say,as expected",
-    "good,nice,works well,solid,useful,pleased,happy,like it,comfortable,no complaints,recommend,enjoyable,well made,"
-    "handy,not disappointed,good value,pretty good,helpful,easy to use,fun,liked it,satisfied",
-    "great,excellent,perfect,love it,amazing,wonderful,the best,fantastic,highly recommend,awesome,beautiful,favorite,"
-    "superb,works perfectly,worth every penny,brilliant,loved it,could not be happier,exactly what I wanted",
-)
-# Words that are dirt. Accents are decomposed (NFD), as in part of the release.
-SPECIAL = {
-    "line_break": ("<br />", "<br /><br />"),
-    "entity": ("&#34;so called&#34;", "&amp;", "&quot;new&quot;", "&lt;3"),
-    "quote": ('"new"', '"as is"', '5"'),
-    "blank_run": ("   ", " \n\n ", "     ", "\n \n \n"),
-    "tag": ("<b>really</b>", "<i>very</i>", "<b>not</b>"),
-    "accent": ("cafe\u0301", "nai\u0308ve", "cliche\u0301", "sen\u0303or", "de\u0301ja\u0300"),
-    "url": ("http://www.example.com/dp/a1?ref=x&b=2", "https://example.org/review", "www.example.net"),
-    "emoji": ("\U0001f600", "\U0001f44d\U0001f3fd", "\u2764\ufe0f"),
-    "control": ("\x01", "\x07", "\x1b", "\x7f"),
-    "cjk_body": ("很好", "质量", "不错", "とても", "良い", "買いました", "배송", "좋아요"),
-}
-VOCABULARY, SPELLINGS, CAPITAL = 30_000, 8, 4
-MARKS = ("", ",", ".", "!")  # a token is word * SPELLINGS + CAPITAL (or 0) + mark
-
-
-@dataclass(frozen=True)
-class _Language:
-    """All spellings of all words. `said` and `phrases` (a row for each tone) hold words as often as they are said."""
-
-    spellings: pa.Array
-    said: np.ndarray
-    phrases: np.ndarray
-    marks: np.ndarray
-    special: dict[str, np.ndarray]
-
-    def write(
-        self, rng: np.random.Generator, lengths: np.ndarray, tone: np.ndarray, opinions: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of texts of these lengths (1 or more) and tones (0..4), end to end, and where each text starts."""
-        total, ends = int(lengths.sum()), np.cumsum(lengths)
-        word = self.said[rng.integers(0, self.said.size, total, dtype=np.int32)]
-        at = np.flatnonzero(rng.random(total, dtype=np.float32) < opinions)
-        tones = tone[np.searchsorted(ends, at, side="right")]
-        word[at] = self.phrases[tones, rng.integers(0, self.phrases.shape[1], len(at))]
-        mark = self.marks[rng.integers(0, len(self.marks), total, dtype=np.uint8)]
-        begins = np.concatenate([[True], mark[:-1] >= MARKS.index(".")])
-        begins[(ends - lengths)] = True
-        return word * SPELLINGS + begins * CAPITAL + mark, ends - lengths
-
-    def join(self, tokens: np.ndarray, starts: np.ndarray) -> pa.Array:
-        offsets = np.append(starts, len(tokens)).astype(np.int32)
-        return pc.binary_join(pa.ListArray.from_arrays(offsets, self.spellings.take(pa.array(tokens))), " ")
-
-
-@lru_cache(maxsize=1)
-def _language() -> _Language:
-    """The same for all seeds, so that a model of one sample is of use on another."""
-    rng = _rng(36)
-    onsets, codas = (*"bcdfgklmnprstv", "bl", "ch", "dr", "gr", "pr", "st", "tr"), ("", *"nrsl")
-    syllables = np.array([a + v + z for a in onsets for v in "aeiou" for z in codas])
-    parts = rng.choice(syllables, (4, 2 * VOCABULARY))
-    parts[2:, : VOCABULARY // 4] = ""  # the words that are said most are short
-    parts[3, rng.random(2 * VOCABULARY) < 0.7] = ""
-    opinions = [p.split(",") for p in PHRASES]
-    made = dict.fromkeys([*COMMON_WORDS.split(), *map("".join, parts.T.tolist())])
-    meaningful = {word for level_phrases in opinions for phrase in level_phrases for word in phrase.split()}
-    words = [w for w in made if w not in meaningful or w in COMMON_WORDS.split()][:VOCABULARY]
-    often = 1 / (np.arange(VOCABULARY) + 5.0)
-    said = np.searchsorted(np.cumsum(often) / often.sum(), (np.arange(2**20) + 0.5) / 2**20)
-    level = np.repeat(np.arange(5), [len(p) for p in opinions])
-    fits = np.exp(-(((np.arange(5)[:, None] - level) / 1.1) ** 2) / 2) + 0.02
-    phrases = np.array([rng.choice(len(level), 2**12, p=f / f.sum()) for f in fits]) + VOCABULARY
-    words += [phrase for level_phrases in opinions for phrase in level_phrases]
-    spelled = [form + mark for word in words for form in (word, word[0].upper() + word[1:]) for mark in MARKS]
-    special = {}
-    for kind, forms in SPECIAL.items():
-        special[kind] = np.arange(len(spelled), len(spelled) + len(forms))
-        spelled += forms
-    marks = np.repeat(np.arange(4, dtype=np.int32), [222, 12, 19, 3])
-    return _Language(pa.array(spelled), said.astype(np.int32), phrases.astype(np.int32), marks, special)

@@ -11,6 +11,7 @@ and writes one, so nothing is copied from block to block and the output does not
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
 
     if config.tokenizer != tokenizer.GPT2:
         tokenizer.load(config.tokenizer)  # a wrong folder fails here, not in an actor
+    # `max_restarts` has no named parameter yet (Ray 2.60), only a warning that it will get one.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     files = [{"index": i, "file": str(f)} for i, f in enumerate(reviews.files())]

@@ -12,7 +12,7 @@ import pytest
 
 from flows import environment
 from tasks.core.settings import load_settings
-from tasks.core.snapshots import SnapshotStore
+from tasks.core.store import SnapshotStore
 
 # What a developer may have set for work must not decide whether a test passes.
 OTHERS = ("RAYMILL_", "RAY_ADDRESS", "PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI")

@@ -27,7 +27,8 @@ from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import TooManyRejects
 from tasks.core.settings import CONF
-from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotStore, SnapshotWriter
+from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
+from tasks.core.store import SnapshotStore
 
 
 class HasDigest(Protocol):

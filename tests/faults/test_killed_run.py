@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tasks.core.settings import PROJECT
-from tasks.core.snapshots import SnapshotStore, damaged_files
+from tasks.core.store import SnapshotStore, damaged_files
 from tasks.synth import synthesize
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.core import faults
 from tasks.core.settings import PROJECT
-from tasks.core.snapshots import SnapshotStore, damaged_files
+from tasks.core.store import SnapshotStore, damaged_files
 
 pytestmark = pytest.mark.fault
 
@@ -27,7 +27,8 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel
 
-from tasks.core.snapshots import SnapshotStore, part_name
+from tasks.core.snapshots import part_name
+from tasks.core.store import SnapshotStore
 from tasks.core.stage import run_stage, stage
 
 

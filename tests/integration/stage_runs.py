@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from tasks.core.schemas import REVIEWS
 from tasks.core.settings import Settings, load_settings
-from tasks.core.snapshots import Snapshot, SnapshotStore, part_name
+from tasks.core.snapshots import Snapshot, part_name
 from tasks.core.stage import Stage, StageRun, run_stage
+from tasks.core.store import SnapshotStore
 
 NOTHING_KNOWN: dict[str, Any] = {
     "inputs": (),

@@ -12,7 +12,8 @@ import pytest
 from stage_runs import made, put_reviews, settings
 
 from tasks import timeline
-from tasks.core.snapshots import Snapshot, SnapshotStore
+from tasks.core.snapshots import Snapshot
+from tasks.core.store import SnapshotStore
 from tasks.count_words import count_words
 from tasks.features import FEATURES, features
 from tasks.tokenize import tokenize

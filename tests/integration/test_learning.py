@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from stage_runs import made, put, settings
 
-from tasks.core.snapshots import Snapshot, SnapshotStore
+from tasks.core.snapshots import Snapshot
 from tasks.core.stage import stage_key
+from tasks.core.store import SnapshotStore
 from tasks.engines import boosting
 from tasks.evaluate import evaluate
 from tasks.train import refit, train

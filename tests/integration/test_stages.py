@@ -16,7 +16,7 @@ from stage_runs import made, put, put_reviews, settings
 from tasks import sources, timeline
 from tasks.clean import clean
 from tasks.core.errors import InputError, TooManyRejects
-from tasks.core.snapshots import SnapshotStore
+from tasks.core.store import SnapshotStore
 from tasks.count_words import count_words
 from tasks.engines import tokenizer
 from tasks.ingest import ingest

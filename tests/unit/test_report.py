@@ -18,7 +18,8 @@ import pytest
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.schemas import REJECTS, REVIEWS, WORD_COUNTS
 from tasks.core.settings import ReportConfig
-from tasks.core.snapshots import Snapshot, SnapshotStore, part_name
+from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.store import SnapshotStore
 from tasks.report import RUN_MARK, prediction_histograms, render, report, review_histograms
 
 HOSTILE = "<script>alert(1)</script>"

@@ -16,15 +16,8 @@ import pytest
 from tasks.core import faults
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.settings import PROJECT
-from tasks.core.snapshots import (
-    Snapshot,
-    SnapshotStore,
-    SnapshotWriter,
-    damaged_files,
-    orphaned_attempts,
-    part_name,
-    remove_attempt,
-)
+from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
 
 ABOUT: dict[str, Any] = {
     "inputs": (),
@@ -62,7 +55,7 @@ def left(folder: Path) -> set[str]:
 def another_process(root: Path, stage: str, key: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has an open attempt at the key, for as long as the block lasts."""
     code = (
-        "import sys; from pathlib import Path; from tasks.core.snapshots import SnapshotStore\n"
+        "import sys; from pathlib import Path; from tasks.core.store import SnapshotStore\n"
         f"writer = SnapshotStore(Path({str(root)!r})).open_attempt({stage!r}, {key!r})\n"
         "writer.write_bytes('half', b'half'); print(writer.attempt, flush=True); sys.stdin.read()"
     )

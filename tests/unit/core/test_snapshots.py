@@ -13,13 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import RowsLost, SnapshotCorrupt
-from tasks.core.snapshots import (
-    InputRef,
-    Snapshot,
-    SnapshotStore,
-    SnapshotWriter,
-    part_name,
-)
+from tasks.core.snapshots import InputRef, Snapshot, SnapshotWriter, part_name
+from tasks.core.store import SnapshotStore
 
 ABOUT: dict[str, Any] = {
     "inputs": (),

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from tasks.core import stage as subject
 from tasks.core.errors import RowsLost, TooManyRejects, ValidationFailed
-from tasks.core.snapshots import Snapshot, SnapshotStore, SnapshotWriter, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import Stage, StageRun, run_stage, stage
+from tasks.core.store import SnapshotStore
 
 
 class Config(BaseModel):
