@@ -37,6 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once; about 2 minutes ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@PREFECT_HOME=$(CURDIR)/data/prefect $(BIN)/prefect server database upgrade --yes > /dev/null
 	@touch $(STAMP)
 
 clean:  ## Remove the environment and everything that runs have written

@@ -52,13 +52,13 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The tables that end a run."""
     stages = Table(title=f"Run {summary['run_id']}", title_justify="left")
     for name in ("stage", "rows in", "out", "rejected", "repeated", "seconds", "snapshot"):
-        stages.add_column(name, justify="right" if name not in ("stage", "snapshot") else "left")
+        stages.add_column(name, justify="right" if name not in ("stage", "snapshot") else "left", no_wrap=True)
     for row in summary["stages"]:
         numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
         if row["unit"] != "rows":
             numbers[1] += f" {row['unit']}"
         seconds = "reused" if row["reused"] else f"{row['wall_s']:.1f}"
-        stages.add_row(row["stage"], *numbers, seconds, row["digest"][:12])
+        stages.add_row(row["stage"], *numbers, seconds, row["digest"][:8])
     console.print(stages)
     if "metrics" in summary:
         scores = Table(title="On the untouched test slice", title_justify="left")
