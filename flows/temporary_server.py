@@ -19,7 +19,7 @@ from urllib.request import urlopen
 from tasks.core.errors import RunError
 
 START_TIMEOUT_S = 120.0  # the first start on a new machine migrates the database
-STOP_TIMEOUT_S = 3.0
+STOP_TIMEOUT_S = 1.0  # its database takes no harm from a kill
 # 1 is PR_SET_PDEATHSIG: end with the process that started us, even if that is killed. Linux has it.
 SERVE = """
 import ctypes, os, signal, sys

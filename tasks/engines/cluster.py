@@ -28,10 +28,10 @@ WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
-    # Workers started at once. Ray expects one per core and warns at four times as many; ours are mostly waiting.
-    "RAY_maximum_startup_concurrency": "4",
-    # Idle workers kept for the next stage: starting one costs 0.8 s of CPU. Ray's own limit is a worker per core.
-    "RAY_num_workers_soft_limit": "6",
+    # Ray warns on standard output at four times this many processes; ours are mostly waiting.
+    "RAY_worker_maximum_startup_concurrency": "4",
+    # Idle workers kept for the next stage: starting one costs 0.8 s of CPU. Ray's own limit is a worker per CPU.
+    "RAY_num_workers_soft_limit": "4",
 }
 
 # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which it

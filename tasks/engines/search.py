@@ -24,7 +24,7 @@ from tasks.core.settings import TuneConfig
 from tasks.engines import boosting
 
 PATIENCE = 30  # rounds without a better one after which a trial ends by itself
-ROUNDS_PER_STEP = 10  # a report is a round trip to the driver: one every ten rounds
+ROUNDS_PER_STEP = 20  # a report is a round trip to the driver: one every twenty rounds
 
 
 def run(
