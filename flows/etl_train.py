@@ -13,6 +13,7 @@ from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows import environment
 from flows.run import Run, StageTask, open_run, together
 from tasks import clean as _clean
 from tasks import count_words as _count_words
@@ -59,6 +60,7 @@ def etl_train(
         settings: All settings at once, instead of conf and overrides.
         until: The last stage to run; all if not given.
     """
+    environment.prepare()  # a worker starts this without the `raymill` command
     settings = settings or load_settings(overrides=overrides or [])
     source = discover(input or settings.data.input, dataset or settings.data.dataset)
 
