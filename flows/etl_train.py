@@ -125,7 +125,8 @@ def _report_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _report_facts(run: Run) -> dict[str, Any]:
     when = f"{run.began:%Y-%m-%d %H:%M} UTC"
-    return {**run.summary("completed"), "when": when, "data_docs": Path(run.facts["data_docs"]).as_uri()}
+    docs = run.facts["data_docs"]
+    return {**run.summary("completed"), "when": when, "data_docs": Path(docs).as_uri() if docs else None}
 
 
 def _pngs(page: Snapshot) -> list[Path]:

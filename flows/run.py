@@ -193,12 +193,7 @@ class Run:
         """Build the Data Docs from what this run validated; the existing ones where it validated nothing."""
         folder = self.root / "docs"
         if not self.validations:
-            index = folder / "index.html"
-            return (
-                next(iter(sorted(folder.rglob("index.html"), key=lambda p: len(p.parts))), None)
-                if not index.exists()
-                else index
-            )
+            return min(folder.rglob("index.html"), key=lambda page: len(page.parts), default=None)
         start = time.perf_counter()
         page = self._validators.write_data_docs(folder, self.validations, self.run_id, self.began)
         self.extra_s["data_docs"] = round(time.perf_counter() - start, 3)

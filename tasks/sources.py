@@ -24,7 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.digests import digest_of, file_sha256
-from tasks.core.errors import InputError, ProfileError
+from tasks.core.errors import InputError, ProfileError, RowsLost
 from tasks.core.schemas import REJECTS, REVIEWS
 from tasks.core.settings import CONF
 
@@ -264,9 +264,24 @@ def load(part: Part, profile: Profile) -> tuple[pa.Table, pa.Table]:
     for unit in part:
         raw, unparsed = _read(unit, profile)
         kept, rejected = to_canonical(raw, profile, unit.file.name)
+        check_nothing_lost(unit, kept.num_rows + rejected.num_rows, unparsed.num_rows, raw.height)
         good.append(kept)
         bad += [rejected, unparsed]
     return pa.concat_tables(good), pa.concat_tables(bad).sort_by([("source", "ascending"), ("row", "ascending")])
+
+
+def check_nothing_lost(unit: Unit, mapped: int, unparsed: int, parsed: int) -> None:
+    """Raise RowsLost unless each row read is usable or rejected, and a parquet footer's rows were all read."""
+    there = parsed + unparsed
+    if unit.file.format == "parquet":
+        footer = pq.read_metadata(unit.file.path)
+        there = sum(footer.row_group(group).num_rows for group in unit.row_groups)
+    if mapped + unparsed != there:
+        raise RowsLost(
+            f"{there} rows, but {mapped + unparsed} usable or rejected",
+            where=f"{unit.file.name}, from row {unit.first_row}",
+            fix="this is a defect of ingest; please report it with the file",
+        )
 
 
 def _read(unit: Unit, profile: Profile) -> tuple[pl.DataFrame, pa.Table]:

@@ -69,9 +69,12 @@ class Tracker:
         points += [Metric(k, float(v), now, i) for k, vs in (curves or {}).items() for i, v in enumerate(vs)]
         given = [Param(k, str(v)[:6000]) for k, v in (params or {}).items()]
         labels = [RunTag(k, str(v)[:5000]) for k, v in (tags or {}).items()]
-        for i in range(0, max(len(points), len(given), len(labels), 1), 900):
+        for i in range(max(-(-len(points) // 900), -(-len(given) // 90), -(-len(labels) // 90))):
             self.client.log_batch(
-                run_id if run_id else self.run_id, points[i : i + 900], given[i : i + 90], labels[i : i + 90]
+                run_id,
+                points[900 * i : 900 * (i + 1)],
+                given[90 * i : 90 * (i + 1)],
+                labels[90 * i : 90 * (i + 1)],
             )
 
     def log_inputs(self, run_id: str, snapshots: Iterable[Snapshot]) -> None:
