@@ -54,6 +54,14 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class SelfTimed:
+    """What a side returns that took its own wall seconds, since it started a process that has to import first."""
+
+    wall_s: float
+    output: Any
+
+
+@dataclass(frozen=True)
 class Case:
     """One comparison. `data` below is what `prepare` returned; peers get the same input and the same cores.
 
@@ -74,6 +82,8 @@ class Case:
     takes_input: bool = False
     # Sides in processes of their own, minutes long: the checked run is the warm-up too.
     check_is_warm_up: bool = False
+    # size -> the peers that cannot run at it, each with the reason.
+    skip: Callable[[int], Mapping[str, str]] | None = None
 
 
 def known_cases() -> list[str]:
@@ -120,7 +130,8 @@ def run_case(
         raise UserError(f"no such file or folder: {input}", where=f"bench {case.name}")
 
     facts = machine()
-    sides = {"ours": case.ours, **case.peers}
+    skipped = dict(case.skip(size)) if case.skip else {}
+    sides = {"ours": case.ours, **{name: peer for name, peer in case.peers.items() if name not in skipped}}
     with ExitStack() as cleanup:
         scratch = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix=f"bench-{case.name}-")))
         log(f"{case.name}: preparing the input")
@@ -141,7 +152,8 @@ def run_case(
         "checked": checked,
         "ours": results.pop("ours"),
         "peers": results,
-        "ratio": {name: ratio(timed["ours"], timed[name]) for name in case.peers},
+        "skipped": skipped,
+        "ratio": {name: ratio(timed["ours"], timed[name]) for name in sides if name != "ours"},
         "memory_counted": "peak of the PSS of all processes together, sampled every 0.2 s in the warm-up run",
         "machine": facts,
     }
@@ -190,7 +202,7 @@ def _sampled(name: str, side: Callable[[Any], Any], data: Any) -> tuple[Any, int
     # Ray's idle daemons are part of what we cost, and no part of what a peer costs.
     with PeakMemory(count_earlier_children=name == "ours") as memory:
         output = side(data)
-    return output, memory.peak_bytes
+    return output.output if isinstance(output, SelfTimed) else output, memory.peak_bytes
 
 
 def _time(
@@ -203,6 +215,8 @@ def _time(
             started = time.perf_counter()
             output = side(data)
             wall_s = time.perf_counter() - started
+            if isinstance(output, SelfTimed):
+                wall_s, output = output.wall_s, output.output
             timed[name].append(Timed(wall_s, output if keep else None))
             del output
             log(f"run {index + 1} of {runs}, {name}: {wall_s:.3f} s")

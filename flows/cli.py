@@ -27,6 +27,14 @@ SetOption = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of conf/base.yaml; repeatable."),
 ]
 ProfileOption = Annotated[str | None, typer.Option("--profile", help="A settings profile in conf/profiles.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="A file, folder or glob with reviews: parquet, JSON, CSV, TSV, each also packed; local, s3:// or gs://. "
+        "Repeatable.",
+    ),
+]
 JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
 ]
@@ -42,11 +50,12 @@ def _app() -> None:
 
 @app.command()
 def run(
-    input: Annotated[
-        str | None, typer.Option("--input", help="A file or folder with reviews (parquet, CSV, TSV).")
-    ] = None,
+    input: InputOption = None,
     dataset: Annotated[
         str | None, typer.Option(help="Dataset profile: a name in conf/datasets or a YAML file.")
+    ] = None,
+    items: Annotated[
+        list[str] | None, typer.Option("--items", help="Product metadata, given as the input is; repeatable.")
     ] = None,
     overrides: SetOption = None,
     profile: ProfileOption = None,
@@ -64,14 +73,17 @@ def run(
     from tasks.sources import discover
 
     check_stage_name(until)
-    given = {k: v for k, v in (("input", input), ("dataset", dataset)) if v is not None}
+    given = {k: v for k, v in (("input", input), ("dataset", dataset), ("items", items)) if v}
     settings = load_settings(profile=profile, overrides=overrides or [], data=given)
-    source = discover(settings.data.input, settings.data.dataset)  # a wrong input fails here, before anything starts
+    # A wrong input fails here, before anything starts.
+    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     view_console = Console(stderr=True) if json_file == "-" else console
     size = sum(f.size for f in source.files)
     view_console.print(
         f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False
     )
+    for wrong in source.quarantined:
+        view_console.print(f"[yellow]not read:[/] {_escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
 
     server = start_if_needed()
     from flows.console import ConsoleView, print_summary

@@ -25,8 +25,11 @@ class ConsoleView:
         rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
         done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
         lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
+        lost += [f"{row['quarantined']:,} file(s) quarantined"] if row["quarantined"] else []
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
-        self.console.print(f"[green]✓[/] {row['stage']:<12}{rows}  {done}{more}", highlight=False)
+        if taken := row["notes"].get("parts_taken_over"):
+            more += f"  [dim]{taken:,} of {row['notes']['parts']:,} parts as before[/]"
+        self.console.print(f"[green]✓[/] {row['stage']:<16}{rows}  {done}{more}", highlight=False)
         self._done(row["stage"])
 
     def failed(self, stage: str, error: BaseException) -> None:

@@ -17,21 +17,30 @@ from flows import environment
 from flows.run import Run, StageTask, open_run, together
 from tasks import clean as _clean
 from tasks import count_words as _count_words
+from tasks import describe as _describe
 from tasks import evaluate as _evaluate
 from tasks import features as _features
 from tasks import ingest as _ingest
+from tasks import ingest_items as _ingest_items
+from tasks import items as _items
+from tasks import near_duplicates as _near_duplicates
 from tasks import register as _register
 from tasks import report as _report
 from tasks import split as _split
 from tasks import tokenize as _tokenize
 from tasks import train as _train
 from tasks import tune as _tune
+from tasks.core.errors import InputError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
-from tasks.sources import discover
+from tasks.sources import Source, discover
 
 ingest = StageTask(_ingest.ingest)
+ingest_items = StageTask(_ingest_items.ingest_items)
+items = StageTask(_items.items)
 clean = StageTask(_clean.clean)
+describe = StageTask(_describe.describe)
+near_duplicates = StageTask(_near_duplicates.near_duplicates)
 count_words = StageTask(_count_words.count_words)
 tokenize = StageTask(_tokenize.tokenize)
 features = StageTask(_features.features)
@@ -45,7 +54,7 @@ report = StageTask(_report.report)
 
 @flow(name="etl-train", flow_run_name="etl-train {dataset}", persist_result=False, validate_parameters=True)
 def etl_train(
-    input: str | None = None,
+    input: str | list[str] | None = None,
     dataset: str | None = None,
     overrides: list[str] | None = None,
     settings: Settings | None = None,
@@ -54,7 +63,7 @@ def etl_train(
     """Clean, count, tokenize, learn, judge and register.
 
     Args:
-        input: A file or folder with reviews; conf's data.input if not given.
+        input: Files, folders or globs with reviews; conf's data.input if not given.
         dataset: The dataset profile; conf's data.dataset if not given.
         overrides: Settings as "section.key=value" texts.
         settings: All settings at once, instead of conf and overrides.
@@ -62,17 +71,24 @@ def etl_train(
     """
     environment.prepare()  # a worker starts this without the `raymill` command
     settings = settings or load_settings(overrides=overrides or [])
-    source = discover(input or settings.data.input, dataset or settings.data.dataset)
+    dataset = dataset or settings.data.dataset
+    source = discover(input or settings.data.input, dataset, settings.ingest)
+    metadata = _metadata(settings, dataset, until)
 
     with open_run(settings) as run, run.until(until):
         raw = ingest(source, settings.ingest)
+        if metadata:
+            catalogue = ingest_items(metadata, settings.ingest_items)
+            items(catalogue, settings.items)
         reviews = clean(raw, settings.clean)
-        counts, tokens = together(
+        described, alike, counts, tokens = together(
+            (describe, reviews, settings.describe),
+            (near_duplicates, reviews, settings.near_duplicates),
             (count_words, reviews, settings.count_words),
             (tokenize, reviews, settings.tokenize),
         )
         table = features(reviews, counts, tokens, settings.features)
-        splits = split(table, settings.split)
+        splits = split(table, alike, settings.split)
         baseline, search = together(
             (train, splits, settings.train),
             (tune, splits, settings.tune),
@@ -80,9 +96,20 @@ def etl_train(
         model = refit(splits, search, settings.train)
         scores = evaluate(splits, baseline, model, settings.evaluate)
         register(run, splits, model, scores)
-        page = report(raw, reviews, counts, splits, baseline, search, model, scores, settings.report)
+        page = report(raw, reviews, counts, described, splits, baseline, search, model, scores, settings.report)
         publish(run, page, scores)
     return run.summary("completed")
+
+
+def _metadata(settings: Settings, dataset: str, until: str | None) -> Source | None:
+    """The product metadata, where there is some."""
+    if settings.data.items:
+        return discover(settings.data.items, dataset, settings.ingest_items, "items")
+    if until in ("ingest-items", "items"):
+        raise InputError(
+            f"there is no stage {until} without product metadata", where="--until", fix="give --items PATH"
+        )
+    return None
 
 
 @task(name="register", task_run_name="register", tags=["raymill"], cache_policy=NO_CACHE, persist_result=False)

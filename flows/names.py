@@ -5,7 +5,8 @@ from __future__ import annotations
 from tasks.core.errors import SettingsError
 
 STAGE_NAMES = (
-    "ingest", "clean", "count-words", "tokenize", "features", "split",
+    "ingest", "ingest-items", "items", "clean", "describe", "near-duplicates", "count-words", "tokenize",
+    "features", "split",
     "train", "tune", "refit", "evaluate", "register", "report",
 )  # fmt: skip
 

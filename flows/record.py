@@ -62,6 +62,7 @@ def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
         "unit": UNITS.get(stage.name, "rows"),
         "rejected": snapshot.rows("rejects"),
         "repeated": counts.get("repeated", 0),
+        "quarantined": snapshot.facts.get("quarantined", 0),
         "reused": done.reused,
         "seconds": dict(done.seconds),
         "digest": snapshot.digest,
@@ -71,7 +72,15 @@ def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
     }
 
 
-UNITS = {"count-words": "words", "train": "rounds", "tune": "trials", "refit": "rounds"}
+UNITS = {
+    "ingest-items": "items",
+    "items": "items",
+    "describe": "people",
+    "count-words": "words",
+    "train": "rounds",
+    "tune": "trials",
+    "refit": "rounds",
+}
 
 
 def rows_out(snapshot: Snapshot) -> int:

@@ -138,6 +138,7 @@ class Run:
             "unit": "rows",
             "rejected": 0,
             "repeated": 0,
+            "quarantined": 0,
             "reused": decision.reused,
         }
         self._ended({**row, "seconds": {phase: seconds}, "wall_s": seconds, "digest": "", "key": "", "notes": {}})

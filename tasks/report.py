@@ -1,6 +1,6 @@
 """Report: the whole run on one page that opens offline.
 
-In: the snapshots of clean, count-words, split, train, tune, refit and evaluate.
+In: the snapshots of ingest, clean, count-words, describe, split, train, tune, refit and evaluate.
 Out: `report.html`, one file with its plots and style inside, and the plots again as `plots/NAME.png`.
 
 Reviews and predictions are read in batches, only the columns needed, into histograms of fixed size, so the memory
@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tasks import plots
+from tasks import report_data as data
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.settings import CONF, ReportConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -39,12 +35,10 @@ if TYPE_CHECKING:
 TEMPLATE = CONF / "report.html.j2"
 RUN_MARK = "<!-- raymill:run -->"  # no data can forge it: all data is escaped
 
-MAX_LENGTH = 100_000  # characters; longer texts count as this long
 # Half octaves, but whole ones below 8 characters, where half ones would hold no whole number.
 LENGTH_EDGES = np.unique(np.rint(2.0 ** np.r_[0:3, 3:17.5:0.5])).astype(np.int64)
-DAY_MS = 86_400_000
 HIGH_ERROR = 1.25  # a slice is marked where its RMSE is above this many times the overall one
-LIMITS = {"words": 20, "reasons": 20, "features": 20, "trials": 100, "slices": 200}  # rows shown at most
+LIMITS = {"words": 20, "reasons": 20, "files": 50, "features": 20, "trials": 100, "slices": 200}  # rows shown at most
 STAR_EDGES = np.linspace(0, 6, 61)
 RESIDUAL_EDGES = np.linspace(-5, 5, 101)
 
@@ -54,6 +48,7 @@ def report(
     raw: Snapshot,
     reviews: Snapshot,
     counts: Snapshot,
+    described: Snapshot,
     splits: Snapshot,
     baseline: Snapshot,
     search: Snapshot,
@@ -63,11 +58,13 @@ def report(
     out: SnapshotWriter,
 ) -> None:
     """Write `report.html` and `plots/*.png`."""
-    inputs = dict(zip(report.input_names, (raw, reviews, counts, splits, baseline, search, model, scores), strict=True))
-    seen = review_histograms(reviews)
+    given = (raw, reviews, counts, described, splits, baseline, search, model, scores)
+    inputs = dict(zip(report.input_names, given, strict=True))
+    repeated, repeats = data.repeats(reviews)
+    seen = data.review_histograms(reviews)
     predicted = prediction_histograms(scores)
     trials = trial_rows(search)
-    gains = _rows(scores, "importance", ["feature", "gain"])
+    gains = data.read_rows(scores, "importance", ["feature", "gain"])
     pictures = {
         **_data_plots(seen, splits.facts["borders"]),
         **_model_plots(baseline, search, model, trials),
@@ -87,12 +84,18 @@ def report(
         plots={name: b64encode(png).decode() for name, png in pictures.items()},
         inputs=inputs,
         seen=seen,
-        rejects=_reject_reasons(raw),
-        words=_top_words(counts),
+        rejects=data.reject_reasons(raw),
+        quarantined=data.quarantined(raw),
+        repeated=repeated,
+        repeats=repeats,
+        ratings=data.read_rows(described, "ratings"),
+        activity=data.activity(described),
+        alike=splits.facts.get("near_duplicates"),
+        words=data.top_words(counts, LIMITS["words"]),
         gains=gains,
         trials=trials,
         param_names=sorted({name for trial in trials for name in trial["params"]}),
-        slices=_rows(scores, "slices"),
+        slices=data.read_rows(scores, "slices"),
     )
     for name, png in pictures.items():
         out.write_bytes(f"plots/{name}.png", png)
@@ -113,39 +116,6 @@ def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapp
     return before + _template().render(part="run", rows=run_table, run=run) + after[0]
 
 
-@dataclass
-class ReviewHistograms:
-    """Rows by half star (1, 1.5 … 5), by text length in characters (0 … MAX_LENGTH) and by day since 1970."""
-
-    rows: int = 0
-    half_stars: np.ndarray = field(default_factory=lambda: np.zeros(9, np.int64))
-    lengths: np.ndarray = field(default_factory=lambda: np.zeros(MAX_LENGTH + 1, np.int64))
-    days: Counter[int] = field(default_factory=Counter)
-
-    def length_quantile(self, q: float) -> int:
-        return int(np.searchsorted(self.lengths.cumsum(), q * self.rows)) if self.rows else 0
-
-    @property
-    def stars(self) -> tuple[np.ndarray, np.ndarray]:
-        """Star values and rows of each; half stars only where the data has any."""
-        step = 1 if self.half_stars[1::2].any() else 2
-        return np.arange(1, 5.5, 0.5)[::step], self.half_stars[::step]
-
-
-def review_histograms(reviews: Snapshot) -> ReviewHistograms:
-    """One pass over ratings, texts and timestamps."""
-    seen = ReviewHistograms()
-    for batch in _batches(reviews, ["rating", "text", "timestamp"]):
-        seen.rows += batch.num_rows
-        halves = np.rint(batch["rating"].to_numpy(zero_copy_only=False) * 2).astype(np.int64) - 2
-        seen.half_stars += np.bincount(halves.clip(0, 8), minlength=9)
-        lengths = pc.utf8_length(batch["text"]).to_numpy(zero_copy_only=False)
-        seen.lengths += np.bincount(np.minimum(lengths, MAX_LENGTH), minlength=MAX_LENGTH + 1)
-        values, rows = np.unique(batch["timestamp"].cast(pa.int64()).to_numpy() // DAY_MS, return_counts=True)
-        seen.days.update(dict(zip(values.tolist(), rows.tolist(), strict=True)))
-    return seen
-
-
 def prediction_histograms(scores: Snapshot) -> dict[str, np.ndarray]:
     """Test rows by predicted minus true rating ("baseline", "tuned") and by true star × prediction ("by_star").
 
@@ -153,7 +123,7 @@ def prediction_histograms(scores: Snapshot) -> dict[str, np.ndarray]:
     """
     found = {name: np.zeros(len(RESIDUAL_EDGES) - 1, np.int64) for name in ("baseline", "tuned")}
     found["by_star"] = np.zeros((5, len(STAR_EDGES) - 1), np.int64)
-    for batch in _batches(scores, ["rating", "baseline", "tuned"]):
+    for batch in data.batches(scores, ["rating", "baseline", "tuned"]):
         rating, baseline, tuned = (batch[name].to_numpy() for name in ("rating", "baseline", "tuned"))
         for name, predicted in (("baseline", baseline), ("tuned", tuned)):
             found[name] += np.histogram((predicted - rating).clip(-4.99, 4.99), RESIDUAL_EDGES)[0]
@@ -166,7 +136,7 @@ def prediction_histograms(scores: Snapshot) -> dict[str, np.ndarray]:
 
 def trial_rows(search: Snapshot) -> list[dict[str, Any]]:
     """Trials in order, their parameters parsed; a trial that never reported has None for its RMSE."""
-    trials = _rows(search, columns=["trial", "status", "rounds", "best_round", "valid_rmse", "params"])
+    trials = data.read_rows(search, columns=["trial", "status", "rounds", "best_round", "valid_rmse", "params"])
     for trial in trials:
         trial["params"] = json.loads(trial["params"])
         if trial["valid_rmse"] is not None and not np.isfinite(trial["valid_rmse"]):
@@ -174,27 +144,16 @@ def trial_rows(search: Snapshot) -> list[dict[str, Any]]:
     return sorted(trials, key=lambda trial: trial["trial"])
 
 
-def _data_plots(seen: ReviewHistograms, borders: Mapping[str, str]) -> dict[str, bytes]:
+def _data_plots(seen: data.ReviewHistograms, borders: Mapping[str, str]) -> dict[str, bytes]:
     if not seen.rows:
         return {}
     cuts = [datetime.fromisoformat(borders[name]) for name in ("train_until", "valid_until")]
-    below = seen.lengths.cumsum()[np.minimum(LENGTH_EDGES - 1, MAX_LENGTH)]
+    below = seen.lengths.cumsum()[np.minimum(LENGTH_EDGES - 1, data.MAX_LENGTH)]
     return {
         "ratings": plots.ratings(*seen.stars),
         "lengths": plots.text_lengths(LENGTH_EDGES, np.diff(below), seen.length_quantile(0.5)),
-        "over_time": plots.over_time(*_calendar(seen.days), cuts),
+        "over_time": plots.over_time(*data.calendar(seen.days), cuts),
     }
-
-
-def _calendar(by_day: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
-    """Edges (datetime64[D]), rows and the unit's name: days, weeks or months, so that a plot has 20 to 300 bins."""
-    days = np.array(sorted(by_day))
-    rows = np.array([by_day[day] for day in days.tolist()])
-    span = days[-1] - days[0]
-    code, unit = ("D", "day") if span < 120 else ("W", "week") if span < 1500 else ("M", "month")
-    starts = days.astype("datetime64[D]").astype(f"datetime64[{code}]")
-    edges = np.arange(starts[0], starts[-1] + 2)
-    return edges.astype("datetime64[D]"), np.bincount((starts - starts[0]).astype(int), weights=rows), unit
 
 
 def _model_plots(
@@ -225,42 +184,11 @@ def _model_plots(
 
 def _curves(snapshot: Snapshot, by: str, table: str = "") -> list[tuple[Any, tuple[np.ndarray, np.ndarray]]]:
     """Rounds and RMSE of each trial or split, in its order."""
-    rows = sorted(_rows(snapshot, table, [by, "round", "rmse"]), key=lambda row: (row[by], row["round"]))
+    rows = sorted(data.read_rows(snapshot, table, [by, "round", "rmse"]), key=lambda row: (row[by], row["round"]))
     return [
         (name, (np.array([row["round"] for row in group]), np.array([row["rmse"] for row in group])))
         for name, group in ((name, list(group)) for name, group in groupby(rows, key=lambda row: row[by]))
     ]
-
-
-def _reject_reasons(raw: Snapshot) -> list[tuple[str, int]]:
-    reasons: Counter[str] = Counter()
-    for batch in _batches(raw, ["reason"], "rejects"):
-        reasons.update({v["values"]: v["counts"] for v in pc.value_counts(batch["reason"]).to_pylist()})
-    return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _top_words(counts: Snapshot) -> dict[str, Any]:
-    """The most frequent tokens, and how many there are: distinct, and in all."""
-    top: list[dict[str, Any]] = []
-    total = 0
-    for file in counts.files():
-        table = pq.ParquetFile(file).read(columns=["token", "count", "documents"])
-        if not table.num_rows:
-            continue  # pyarrow 25 selects nothing from nothing with a ValueError
-        total += pc.sum(table["count"]).as_py() or 0
-        order = pc.select_k_unstable(table, LIMITS["words"], [("count", "descending"), ("token", "ascending")])
-        top = sorted(top + table.take(order).to_pylist(), key=lambda word: (-word["count"], word["token"]))
-    return {"top": top[: LIMITS["words"]], "total": total, "distinct": counts.rows()}
-
-
-def _rows(snapshot: Snapshot, table: str = "", columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """A small table as dictionaries; no rows where the snapshot has no such table."""
-    return snapshot.read(table, columns).to_pylist() if snapshot.files(table) else []
-
-
-def _batches(snapshot: Snapshot, columns: Sequence[str], table: str = "") -> Iterator[pa.RecordBatch]:
-    for file in snapshot.files(table):
-        yield from pq.ParquetFile(file).iter_batches(columns=list(columns))
 
 
 def _template() -> Template:

@@ -30,6 +30,28 @@ REJECTS = pa.schema(
     ]
 )
 
+# A file that could not be read, or not to its end: why, and how many of its rows went to the reviews or the rejects.
+QUARANTINE = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),  # file, relative to the input
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("brand", pa.string()),
+        pa.field("price", pa.float64()),  # null where unknown; 0 is a price
+        pa.field("category", pa.string()),  # the first of the first path
+        pa.field("sales_category", pa.string()),
+        pa.field("sales_rank", pa.int64()),
+        pa.field("also_viewed", pa.list_(pa.string())),
+    ]
+)
+
 WORD_COUNTS = pa.schema(
     [
         pa.field("token", pa.string(), nullable=False),

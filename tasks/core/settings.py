@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,8 +33,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which reviews to read."""
 
-    input: str = Field(description="A file or a folder with reviews")
+    input: str | list[str] = Field(description="Files, folders or globs with reviews; local, s3:// or gs://")
     dataset: str = Field(description="A dataset profile: a name in conf/datasets, or a path to a YAML file")
+    items: str | list[str] | None = Field(description="Product metadata, the same way; null: there is none")
 
 
 class StorageConfig(Section):
@@ -63,16 +65,51 @@ class TrackingConfig(Section):
     experiment: str
 
 
-class IngestConfig(Section):
-    min_rows: Positive
+class ReadConfig(Section):
+    """How far a source is trusted."""
+
+    damaged_files: Literal["quarantine", "refuse"]
     max_reject_fraction: Fraction
+    max_record_mb: Positive
+    max_unpacked_gb: Positive
+    max_unpacked_ratio: Positive
+    max_columns: Positive
+
+
+class IngestConfig(ReadConfig):
+    min_rows: Positive
+    earliest: date
+    latest: date | None = Field(description="The last day a review can be from; null: the day after ingest runs")
+
+
+class IngestItemsConfig(ReadConfig):
+    pass
+
+
+class ItemsConfig(Section):
+    buckets: Positive
 
 
 class CleanConfig(Section):
+    normalize_unicode: bool
     decode_entities: bool
     remove_html: bool
     remove_urls: bool
-    max_reject_fraction: Fraction
+    remove_control: bool
+    collapse_spaces: bool
+    drop_duplicates: bool
+    drop_repeated_pairs: bool
+
+
+class DescribeConfig(Section):
+    buckets: Positive
+
+
+class NearDuplicatesConfig(Section):
+    enabled: bool
+    min_words: Positive
+    similarity: Fraction
+    buckets: Positive
 
 
 class CountWordsConfig(Section):
@@ -161,7 +198,11 @@ class Settings(BaseSettings):
     ray: RayConfig
     tracking: TrackingConfig
     ingest: IngestConfig
+    ingest_items: IngestItemsConfig
+    items: ItemsConfig
     clean: CleanConfig
+    describe: DescribeConfig
+    near_duplicates: NearDuplicatesConfig
     count_words: CountWordsConfig
     tokenize: TokenizeConfig
     features: FeaturesConfig

@@ -14,7 +14,9 @@ renamed, so the protocol carries over to object storage.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.digests import file_sha256
 from tasks.core.errors import RowsLost, SnapshotCorrupt
@@ -57,6 +59,16 @@ class InputRef(_Record):
     digest: str
 
 
+class PartRecord(_Record):
+    """What a stage made from one part of its input: the names of its files, and small JSON values about it.
+
+    A later snapshot of the same stage that has the same part takes the files over (`SnapshotWriter.carry`).
+    """
+
+    files: tuple[str, ...]
+    about: Any = None
+
+
 class Manifest(_Record):
     """All that is known of a snapshot. `digest` covers `files`, `counts`, `facts` and `stage` alone."""
 
@@ -67,6 +79,7 @@ class Manifest(_Record):
     attempt: str
     files: tuple[FileEntry, ...]
     schemas: dict[str, list[str]]
+    parts: dict[str, PartRecord] = Field(default_factory=dict)
     counts: dict[str, int]
     facts: dict[str, Any]
     inputs: tuple[InputRef, ...]
@@ -148,14 +161,22 @@ class FileSink:
 
     root: str
 
-    def write_table(self, name: str, table: pa.Table, schema: pa.Schema | None = None) -> FileEntry:
-        """Write one parquet file with fixed writer settings, fsync it, read its bytes back for the sha256."""
+    def write_table(
+        self, name: str, table: pa.Table, schema: pa.Schema | None = None, *, packed: bool = True
+    ) -> FileEntry:
+        """Write one parquet file with fixed writer settings, fsync it, read its bytes back for the sha256.
+
+        `packed=False` is for hashes and the like, which no compression makes smaller.
+        """
         if schema is not None:
             table = table.select(schema.names).cast(schema)
         table = table.replace_schema_metadata(None)
         path = self._path(name)
         with path.open("wb") as file:
-            pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", compression_level=1)
+            if packed:
+                pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", compression_level=1)
+            else:
+                pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="none", use_dictionary=False)
             fsync(file)
         return FileEntry(name=name, size=path.stat().st_size, rows=table.num_rows, sha256=file_sha256(path))
 
@@ -173,9 +194,30 @@ class FileSink:
         return path
 
 
-def part_name(index: int, table: str = "") -> str:
-    """The file name of the index-th part of a table; names sort in row order."""
-    return f"{table}/part-{index:05d}.parquet" if table else f"part-{index:05d}.parquet"
+def part_name(index: int, table: str = "", block: int | None = None) -> str:
+    """The file name of the index-th part of a table, or of one of the part's blocks; names sort in row order."""
+    name = f"part-{index:05d}" + ("" if block is None else f"-{block:04d}")
+    return f"{table}/{name}.parquet" if table else f"{name}.parquet"
+
+
+@dataclass(frozen=True)
+class EarlierPart:
+    """A part of a committed snapshot: where its files lie."""
+
+    root: Path
+    entries: tuple[FileEntry, ...]
+    about: Any
+
+
+def _linked(source: Path, target: Path, size: int) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        return False
+    except OSError:  # another device, or a file system without links
+        shutil.copyfile(source, target)
+    return target.stat().st_size == size
 
 
 @dataclass
@@ -191,6 +233,9 @@ class SnapshotWriter:
     counts: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, PartRecord] = field(default_factory=dict)
+    aside: set[str] = field(default_factory=lambda: {"rejects"})
+    earlier: Callable[[str], EarlierPart | None] = lambda _: None
 
     @property
     def root(self) -> Path:
@@ -210,6 +255,31 @@ class SnapshotWriter:
     def add(self, entries: Iterable[FileEntry | None]) -> None:
         """Take up files that workers wrote through `sink`. None is skipped."""
         self.entries.extend(e for e in entries if e is not None)
+
+    def part(self, identity: str, entries: Sequence[FileEntry], about: Any = None) -> None:
+        """Take up the files of one part of the input, which a later snapshot with the same part may take over."""
+        self.add(entries)
+        self.parts[identity] = PartRecord(files=tuple(e.name for e in entries), about=about)
+
+    def carry(self, identity: str, index: int) -> PartRecord | None:
+        """Take over what an earlier snapshot of this stage made from the same part, as the index-th part of this one.
+
+        Returns None if there is none. The files are linked, not copied, where the file system can.
+        """
+        if (found := self.earlier(identity)) is None:
+            return None
+        taken = []
+        for entry in found.entries:
+            name = re.sub(r"part-\d{5}", f"part-{index:05d}", entry.name)
+            if not _linked(found.root / entry.name, self.root / name, entry.size):
+                return None
+            taken.append(entry.model_copy(update={"name": name}))
+        self.part(identity, taken, found.about)
+        return self.parts[identity]
+
+    def beside(self, *tables: str) -> None:
+        """Say that these tables hold no rows of the input: they do not count in `check_rows`."""
+        self.aside.update(tables)
 
     def write_table(self, name: str, table: pa.Table, schema: pa.Schema | None = None) -> None:
         self.add([self.sink.write_table(name, table, schema)])
@@ -239,7 +309,7 @@ class SnapshotWriter:
         """Raise RowsLost unless rows in = rows out + rejects + duplicates (where the stage counted rows in)."""
         if "rows_in" not in self.counts:
             return
-        tables = {e.table for e in self.entries if e.rows is not None} - {"rejects"}
+        tables = {e.table for e in self.entries if e.rows is not None} - self.aside
         rows_in, rows_out = self.counts["rows_in"], sum(self.rows(t) for t in tables)
         rejects, repeated = self.rows("rejects"), self.counts.get("repeated", 0)
         if rows_in != rows_out + rejects + repeated:

@@ -20,7 +20,16 @@ import pyarrow.parquet as pq
 from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
-from tasks.core.snapshots import FileEntry, Manifest, Snapshot, SnapshotWriter, fsync, fsync_folder, load_manifest
+from tasks.core.snapshots import (
+    EarlierPart,
+    FileEntry,
+    Manifest,
+    Snapshot,
+    SnapshotWriter,
+    fsync,
+    fsync_folder,
+    load_manifest,
+)
 
 
 class SnapshotStore:
@@ -54,7 +63,9 @@ class SnapshotStore:
         lock = (folder / f"{attempt}.lock").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
         (folder / attempt).mkdir()
-        return SnapshotWriter(stage=stage, key=key, folder=folder, attempt=attempt, lock=lock)
+        return SnapshotWriter(
+            stage=stage, key=key, folder=folder, attempt=attempt, lock=lock, earlier=_EarlierParts(self.root / stage)
+        )
 
     def discard(self, writer: SnapshotWriter) -> None:
         """Remove an attempt, unless its manifest is published already: an interrupt may come right after that."""
@@ -84,6 +95,7 @@ class SnapshotStore:
             schemas={
                 t: _schema_of(writer.root, entries, t) for t in sorted({e.table for e in entries if e.rows is not None})
             },
+            parts=writer.parts,
             counts=writer.counts,
             facts=writer.facts,
             **about,
@@ -132,6 +144,27 @@ class SnapshotStore:
                 closed.add(key)
                 todo.extend(i.key for i in known[key].manifest.inputs if i.key in known)
         return closed
+
+
+class _EarlierParts:
+    """Looks up a part in the committed snapshots of one stage; they are listed on the first call."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, EarlierPart] | None = None
+
+    def __call__(self, identity: str) -> EarlierPart | None:
+        if self._known is None:
+            self._known = {}
+            for path in self._folder.glob("*/manifest.json"):
+                try:
+                    manifest = load_manifest(path)
+                except (SnapshotCorrupt, OSError):
+                    continue
+                root, entries = path.parent / manifest.attempt, {e.name: e for e in manifest.files}
+                for part, record in manifest.parts.items():
+                    self._known[part] = EarlierPart(root, tuple(entries[f] for f in record.files), record.about)
+        return self._known.get(identity)
 
 
 def damaged_files(folder: Path, manifest: Manifest, *, full: bool) -> list[str]:

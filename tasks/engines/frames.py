@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from tasks.core.snapshots import FileEntry, FileSink, part_name
 from tasks.engines import cluster
 
 Frame = Any  # modin.pandas.DataFrame, which must not be imported before Ray is up
@@ -33,36 +32,17 @@ def partitions(frame: Frame) -> list[Any]:
     return list(unwrap_partitions(frame, axis=0))
 
 
-def from_partitions(refs: Sequence[Any]) -> Frame:
-    """A Modin frame from references to row partitions."""
-    from modin.distributed.dataframe.pandas import from_partitions as modin_from_partitions
+def collect(frame: Frame, function: Callable[..., Any], *per_partition: Sequence[Any], **kwargs: Any) -> list[Any]:
+    """Call `function(table, *given, **kwargs)` on each partition in a Ray task, `given` taken partition by partition.
 
-    return modin_from_partitions(list(refs), axis=0)
-
-
-def map_partitions(frame: Frame, function: Callable[..., pa.Table], *per_partition: Sequence[Any]) -> Frame:
-    """Apply `function(table, *arguments)` to each partition; the arguments are taken partition by partition."""
+    Returns what the calls returned, in row order: small things only, for they come to the driver.
+    """
     import ray
 
-    apply = ray.remote(_apply)
+    call = ray.remote(_call)
     refs = partitions(frame)
-    arguments = zip(*per_partition, strict=True) if per_partition else [()] * len(refs)
-    return from_partitions([apply.remote(function, ref, *given) for ref, given in zip(refs, arguments, strict=True)])
-
-
-def write(
-    frame: Frame, sink: FileSink, write_part: Callable[[FileSink, int, pa.Table], list[FileEntry]] | None = None
-) -> list[FileEntry]:
-    """Write each partition in a Ray task; returns the entries of all files, in row order."""
-    import ray
-
-    task = ray.remote(_write)
-    refs = [task.remote(write_part or write_main_part, sink, i, ref) for i, ref in enumerate(partitions(frame))]
-    return [entry for entries in cluster.gather(refs) for entry in entries]
-
-
-def write_main_part(sink: FileSink, index: int, table: pa.Table) -> list[FileEntry]:
-    return [sink.write_table(part_name(index), table)] if table.num_rows else []
+    given = zip(*per_partition, strict=True) if per_partition else [()] * len(refs)
+    return cluster.gather(call.remote(function, kwargs, ref, *g) for ref, g in zip(refs, given, strict=True))
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
@@ -78,11 +58,5 @@ def _load(part: Any, load: Callable[..., pa.Table], kwargs: dict[str, Any]) -> p
     return to_pandas(load(part, **kwargs))
 
 
-def _apply(function: Callable[..., pa.Table], frame: pd.DataFrame, *arguments: Any) -> pd.DataFrame:
-    return to_pandas(function(to_arrow(frame), *arguments))
-
-
-def _write(
-    write_part: Callable[..., list[FileEntry]], sink: FileSink, index: int, frame: pd.DataFrame
-) -> list[FileEntry]:
-    return write_part(sink, index, to_arrow(frame))
+def _call(function: Callable[..., Any], kwargs: dict[str, Any], frame: pd.DataFrame, *given: Any) -> Any:
+    return function(to_arrow(frame), *given, **kwargs)

@@ -17,6 +17,8 @@ import pyarrow as pa
 
 Split = Callable[[Any, int], list[pa.Table]]
 Answer = Callable[[list[pa.Table]], list[pa.Table]]
+Partition = Callable[[Any, int], list[Any]]
+Reduce = Callable[[int, list[Any]], Any]
 
 
 def keyed_exchange(blocks: Sequence[Any], split: Split, answer: Answer, buckets: int) -> list[list[Any]]:
@@ -43,7 +45,27 @@ def exchange_in_process(blocks: Sequence[Any], split: Split, answer: Answer, buc
     return [[answers[i] for answers in answered] for i in range(len(blocks))]
 
 
-def _split(split: Split, block: Any, buckets: int) -> Any:
+def shuffle(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: int) -> list[Any]:
+    """The one-sided half, on Ray: every bucket keeps what it makes of its slices.
+
+    blocks: M references (or small values). split(block, B) gives B values that pickle, Arrow tables at best.
+    reduce(bucket, slices) gets the M slices of one bucket in block order. Returns B references, in bucket order.
+    """
+    import ray
+
+    split_task = ray.remote(_split).options(num_returns=buckets)
+    reduce_task = ray.remote(_reduce)
+    sliced = [_listed(split_task.remote(split, block, buckets), buckets) for block in blocks]
+    return [reduce_task.remote(reduce, b, *(slices[b] for slices in sliced)) for b in range(buckets)]
+
+
+def shuffle_in_process(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: int) -> list[Any]:
+    """The same without Ray: the oracle of the tests."""
+    sliced = [split(block, buckets) for block in blocks]
+    return [reduce(b, [slices[b] for slices in sliced]) for b in range(buckets)]
+
+
+def _split(split: Partition, block: Any, buckets: int) -> Any:
     pieces = split(block, buckets)
     return pieces[0] if buckets == 1 else tuple(pieces)
 
@@ -51,6 +73,10 @@ def _split(split: Split, block: Any, buckets: int) -> Any:
 def _answer(answer: Answer, *slices: pa.Table) -> Any:
     answers = answer(list(slices))
     return answers[0] if len(slices) == 1 else tuple(answers)
+
+
+def _reduce(reduce: Reduce, bucket: int, *slices: Any) -> Any:
+    return reduce(bucket, list(slices))
 
 
 def _listed(returned: Any, count: int) -> list[Any]:

@@ -27,8 +27,10 @@ UPSTREAM = {
     "clean": {"ingest"},
     "count-words": {"ingest", "clean"},
     "tokenize": {"ingest", "clean"},
+    "describe": {"ingest", "clean"},
+    "near-duplicates": {"ingest", "clean"},
     "features": {"ingest", "clean", "count-words", "tokenize"},
-    "split": {"ingest", "clean", "count-words", "tokenize", "features"},
+    "split": {"ingest", "clean", "count-words", "tokenize", "features", "near-duplicates"},
 }
 UPSTREAM["train"] = UPSTREAM["tune"] = {*UPSTREAM["split"], "split"}
 UPSTREAM["refit"] = {*UPSTREAM["tune"], "tune"}

@@ -13,6 +13,7 @@ from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot, part_name
 from tasks.core.stage import Stage, StageRun, run_stage
 from tasks.core.store import SnapshotStore
+from tasks.near_duplicates import NEAR_DUPLICATES
 
 NOTHING_KNOWN: dict[str, Any] = {
     "inputs": (),
@@ -53,6 +54,11 @@ def put_reviews(store: SnapshotStore, *parts: Sequence[Mapping[str, Any]]) -> Sn
         number += len(rows)
         tables.append(pa.Table.from_pylist(rows, schema=REVIEWS))
     return put(store, "clean", {"": tables})
+
+
+def nothing_alike(store: SnapshotStore) -> Snapshot:
+    """The snapshot of near-duplicates where there are none."""
+    return put(store, "near-duplicates", {"": [NEAR_DUPLICATES.empty_table()]})
 
 
 def made(store: SnapshotStore, stage: Stage, inputs: Sequence[Any], config: BaseModel) -> StageRun:

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
-from stage_runs import made, put, put_reviews, settings
+from stage_runs import made, nothing_alike, put, put_reviews, settings
 
 from tasks import sources, timeline
 from tasks.clean import clean
 from tasks.core.errors import InputError, TooManyRejects
+from tasks.core.stage import StageRun
 from tasks.core.store import SnapshotStore
 from tasks.count_words import count_words
 from tasks.engines import tokenizer
@@ -52,7 +53,7 @@ def raw_rows(n: int) -> list[dict[str, Any]]:
 class TestIngestAndClean:
     @pytest.fixture
     def source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sources.Source:
-        monkeypatch.setattr(sources, "PART_MIN_BYTES", 1)
+        monkeypatch.setattr("tasks.sources.parts.PART_MIN_BYTES", 1)
         folder = tmp_path / "input"
         folder.mkdir()
         table = pa.Table.from_pylist(raw_rows(60))
@@ -65,12 +66,45 @@ class TestIngestAndClean:
         raw = made(store, ingest, [source], config.ingest).snapshot
         assert (raw.manifest.counts["rows_in"], raw.rows(), raw.rows("rejects")) == (60, 54, 6)
         assert [r["row"] for r in raw.read("rejects").to_pylist()] == [9, 19, 4, 14, 24, 34]
-        tidy = made(store, clean, [raw], config.clean).snapshot
-        kept = [i for i in range(60) if i % 10 != 9 and not (i % 7 == 6 and (i - 1) % 10 != 9)]
-        assert tidy.read()["review_id"].to_pylist() == [f"R{i}" for i in kept]
-        assert tidy.manifest.counts == {"rows_in": 54, "repeated": 54 - len(kept)}
+        tidy = made(store, clean, [raw], settings("clean.drop_repeated_pairs=false").clean).snapshot
+        usable = [i for i in range(60) if i % 10 != 9]
+        again = [i for i in usable if i % 7 == 6 and i - 1 in usable]
+        kept = [int(r.removeprefix("R")) for r in tidy.read()["review_id"].to_pylist()]
+        assert kept == sorted(kept)
+        # Of two that say the same one stays, whichever.
+        assert sorted(i - (i in again) for i in kept) == [i for i in usable if i not in again]
+        counts = {"repeated_ids": 0, "duplicates": len(again), "repeated_pairs": 0}
+        assert tidy.manifest.counts == {"rows_in": 54, "repeated": len(again), **counts}
         assert set(tidy.read()["title"].to_pylist()) == {"Head & line"}
         assert tidy.read()["text"].to_pylist()[0] == "Number 0 of many"
+
+    def test_a_folder_that_has_grown_gives_what_it_would_from_scratch_and_old_parts_are_taken_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tasks.sources.parts.PART_MIN_BYTES", 1)
+        folder = tmp_path / "input"
+        folder.mkdir()
+        table = pa.Table.from_pylist(raw_rows(90))
+        config = settings("ingest.min_rows=10", "ingest.max_reject_fraction=1")
+
+        def run(store: SnapshotStore) -> list[StageRun]:
+            ingested = made(store, ingest, [sources.discover(str(folder), "amazon-us")], config.ingest)
+            return [ingested, made(store, clean, [ingested.snapshot], config.clean)]
+
+        grown = SnapshotStore(tmp_path / "grown")
+        last: list[StageRun] = []
+        # The file added last sorts in the middle and holds later reviews of users and items seen before.
+        for name, first in (("a.parquet", 0), ("d.csv", 30), ("b.csv", 60)):
+            if name.endswith("csv"):
+                pa_csv.write_csv(table.slice(first, 30), folder / name)
+            else:
+                pa.parquet.write_table(table.slice(first, 30), folder / name, row_group_size=10)
+            before, last = last, run(grown)
+        fresh = run(SnapshotStore(tmp_path / "fresh"))
+        assert [r.snapshot.digest for r in last] == [r.snapshot.digest for r in fresh]
+        assert [r.notes["parts_taken_over"] for r in fresh] == [0, 0]
+        assert last[0].notes["parts_taken_over"] == before[0].notes["parts"] > 3
+        assert 0 < last[1].notes["parts_taken_over"] < last[1].notes["parts"]
 
     def test_too_many_unusable_rows_fail_the_stage_and_name_the_reason(
         self, source: sources.Source, store: SnapshotStore
@@ -159,7 +193,7 @@ class TestSplit:
 
     def test_slices_are_strictly_later_and_hold_every_row_once(self, store: SnapshotStore) -> None:
         days = np.random.default_rng(3).permutation(np.repeat(np.arange(60), 7)).tolist()
-        done = made(store, split, [self.table(store, days)], settings().split).snapshot
+        done = made(store, split, [self.table(store, days), nothing_alike(store)], settings().split).snapshot
         times = {name: [t.timestamp() for t in done.read(name)["timestamp"].to_pylist()] for name in SLICES}
         assert max(times["train"]) < min(times["valid"])
         assert max(times["valid"]) < min(times["test"])
@@ -174,7 +208,7 @@ class TestSplit:
 
     def test_a_moment_with_most_of_the_rows_stays_whole(self, store: SnapshotStore) -> None:
         days = [0] * 300 + [1] * 30 + [2] * 30
-        done = made(store, split, [self.table(store, days)], settings().split).snapshot
+        done = made(store, split, [self.table(store, days), nothing_alike(store)], settings().split).snapshot
         assert done.facts["rows"] == {"train": 300, "valid": 30, "test": 30}
 
     @pytest.mark.parametrize("days", [[5] * 400, list(range(40)), [0] * 390 + [1] * 10])
@@ -183,8 +217,8 @@ class TestSplit:
     ) -> None:
         table = self.table(store, days)
         with pytest.raises(InputError, match=r"too few reviews to split by time.*each needs 20"):
-            made(store, split, [table], settings().split)
-        assert [s.stage for s in store] == ["features"]
+            made(store, split, [table, nothing_alike(store)], settings().split)
+        assert [s.stage for s in store] == ["features", "near-duplicates"]
         assert not list((store.root / "split").glob("*/attempt-*"))
 
     def test_a_border_has_the_share_below_it(self, store: SnapshotStore) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tasks import sources
 from tasks.core.schemas import REJECTS, REVIEWS
+from tasks.core.settings import load_settings
 
 HEADER = sources.load_profile("amazon-us").header
 BASE = {
@@ -55,10 +56,28 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], **options: Any) -> Pat
 
 
 def read(path: Path, dataset: str = "amazon-us") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(usable rows, rejects) of everything below `path`, in plan order."""
-    source = sources.discover(str(path), dataset)
-    loaded = [sources.load(part, source.profile) for part in sources.plan(source)]
-    for kept, rejected in loaded:
-        assert kept.schema.equals(REVIEWS)
-        assert rejected.schema.equals(REJECTS)
-    return [r for kept, _ in loaded for r in kept.to_pylist()], [r for _, bad in loaded for r in bad.to_pylist()]
+    """(usable rows, rejects) of everything below `path`, in plan order; nothing in it is damaged."""
+    kept, rejected, damage = read_with_damage(path, dataset)
+    assert damage == []
+    return kept, rejected
+
+
+def read_with_damage(
+    path: Path, dataset: str = "amazon-us", *overrides: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """(usable rows, rejects, what ended files early) of everything below `path`, in plan order."""
+    config = load_settings(overrides=overrides).ingest
+    source = sources.discover(str(path), dataset, config)
+    period = sources.Period.of(config.earliest, config.latest)
+    recipe = sources.Recipe("reviews", source.profile, config, period)
+    kept, rejected, damage = [], [], [q.reason for q in source.quarantined]
+    for part in sources.plan(source):
+        loaded = sources.Loaded(part, recipe)
+        blocks = [REVIEWS.empty_table(), *loaded.blocks()]
+        assert all(block.schema.equals(REVIEWS) for block in blocks)
+        kept += [row for block in blocks for row in block.to_pylist()]
+        tables = [table for account in loaded.accounts for table in account.rejects]
+        assert all(table.schema.equals(REJECTS) for table in tables)
+        rejected += sources.sorted_rejects(tables).to_pylist()
+        damage += [account.damage for account in loaded.accounts if account.damage]
+    return kept, rejected, damage

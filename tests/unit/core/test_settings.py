@@ -113,7 +113,7 @@ def test_an_unknown_section_is_refused(monkeypatch: pytest.MonkeyPatch, layer: s
         ("tune=3", "tune=3"),
         ("tune.space.eta=[0.3, 0.1]", "low must be below high"),
         ("tune.space.eta=[0.1]", "expected"),
-        ("clean.max_reject_fraction=1.5", "clean.max_reject_fraction"),
+        ("ingest.max_reject_fraction=1.5", "ingest.max_reject_fraction"),
         ("split.train=0.95", "train . valid"),
         ("ray.object_store_mb=", "ray.object_store_mb"),
         ("tune.trials", "section.key=value"),

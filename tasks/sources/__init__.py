@@ -1,0 +1,33 @@
+"""Raw reviews as found: which files, in which format, and how a dataset profile maps them to the canonical table.
+
+places → discovery → parts → readers → canonical
+find     look at     cut     parse     map, accept or reject
+"""
+
+from __future__ import annotations
+
+from tasks.sources.canonical import Period, to_canonical
+from tasks.sources.discovery import Quarantined, Source, SourceFile, discover
+from tasks.sources.loading import Account, Loaded, Recipe, sorted_rejects
+from tasks.sources.parts import Part, Unit, identity, plan
+from tasks.sources.profiles import Profile, known_profiles, load_profile
+
+__all__ = [
+    "Account",
+    "Loaded",
+    "Part",
+    "Period",
+    "Profile",
+    "Quarantined",
+    "Recipe",
+    "Source",
+    "SourceFile",
+    "Unit",
+    "discover",
+    "identity",
+    "known_profiles",
+    "load_profile",
+    "plan",
+    "sorted_rejects",
+    "to_canonical",
+]

@@ -1,0 +1,245 @@
+"""Source columns to canonical ones: `to_canonical` gives each row to the reviews or to the rejects, with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks.core.schemas import REJECTS, REVIEWS
+from tasks.sources.json_records import BadRecord
+from tasks.sources.profiles import Profile, Scalar
+
+UTC_MS = pl.Datetime("ms", "UTC")
+PER_UNIT = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+ANONYMOUS = "anonymous:"
+RECORD_CHARS = 20_000
+
+
+@dataclass(frozen=True)
+class Period:
+    """The days that a review can be from, both included."""
+
+    earliest: date
+    latest: date
+
+    @classmethod
+    def of(cls, earliest: date, latest: date | None) -> Period:
+        # A day of grace: "today" is not the same day everywhere.
+        return cls(earliest, latest or datetime.now(UTC).date() + timedelta(days=1))
+
+
+def to_canonical(
+    raw: pl.DataFrame, numbers: np.ndarray, profile: Profile, source: str, period: Period
+) -> tuple[pa.Table, pa.Table]:
+    """Map a frame of source columns to (REVIEWS, REJECTS). Every row goes to one of them, in its order."""
+    if not len(numbers):
+        return REVIEWS.empty_table(), REJECTS.empty_table()
+    mapped = raw.select(
+        *(_canonical(raw, name, profile).alias(name) for name in REVIEWS.names),
+        _given_rating=_given(raw, "rating", profile),
+        _given_time=_given(raw, "timestamp", profile),
+    ).with_columns(_reason(period, profile))
+    usable = mapped["_reason"].is_null()
+    if usable.all():
+        kept, rejected = mapped, REJECTS.empty_table()
+    else:
+        kept = mapped.filter(usable)
+        rejected = _rejects(raw.filter(~usable), mapped.filter(~usable)["_reason"], numbers[~usable.to_numpy()], source)
+    kept = _with_ids(kept.select(REVIEWS.names), profile)
+    return kept.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(REVIEWS), rejected
+
+
+def unparsed(bad: Sequence[BadRecord], source: str) -> pa.Table:
+    """Records that could not be parsed, as REJECTS."""
+    return pa.table(
+        {
+            "reason": [b.reason for b in bad],
+            "source": [source] * len(bad),
+            "row": [b.number for b in bad],
+            "record": [json.dumps(b.text, ensure_ascii=False) for b in bad],
+        },
+        schema=REJECTS,
+    )
+
+
+def _canonical(raw: pl.DataFrame, name: str, profile: Profile) -> pl.Expr:
+    """One canonical column, of its type; null where the source says nothing that can be understood."""
+    kind = _POLARS_TYPES[name]
+    if name in profile.constants:
+        return _literal(profile.constants[name], name, profile)
+    pair = profile.votes and {"helpful_votes": 0, "total_votes": 1}.get(name)
+    if profile.votes and pair is not None:
+        value = _votes_of_pair(raw, profile.votes.pair, pair)
+    elif (column := profile.columns.get(name)) not in raw.columns:
+        value = pl.lit(None, dtype=kind)
+    else:
+        value = _typed(raw, name, str(column), profile)
+    if name in profile.defaults:
+        value = pl.coalesce(value, _literal(profile.defaults[name], name, profile))
+    return value.fill_null("") if name in ("title", "text") else value
+
+
+def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Expr:
+    kind, value = raw.schema[column], pl.col(column)
+    if kind == pl.String and profile.nulls:
+        value = pl.when(value.is_in(list(profile.nulls))).then(None).otherwise(value)
+    if kind == pl.Null:
+        return pl.lit(None, dtype=_POLARS_TYPES[name])
+    if name == "timestamp":
+        return _timestamp(kind, value, profile)
+    if name == "verified":
+        return _flag(kind, value, profile)
+    if name == "rating":
+        return value.cast(pl.Float32, strict=False)
+    if name in ("helpful_votes", "total_votes"):
+        return _count(kind, value)
+    text = value if kind == pl.String else value.cast(pl.String, strict=False)
+    if name in ("title", "text"):
+        return text
+    stripped = text.str.strip_chars()
+    return stripped if name == "review_id" else pl.when(stripped != "").then(stripped)
+
+
+def _count(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
+    """Votes: numbers, or texts of them with thousands separators."""
+    if kind == pl.String:
+        value = value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0+$", "")
+    return value.cast(pl.Int32, strict=False)
+
+
+def _votes_of_pair(raw: pl.DataFrame, column: str, index: int) -> pl.Expr:
+    if column not in raw.columns or raw.schema[column] == pl.Null:
+        return pl.lit(None, dtype=pl.Int32)
+    value = pl.col(column)
+    if raw.schema[column] == pl.String:  # "[2, 3]"
+        value = value.str.extract_all(r"\d+")
+    return pl.when(value.list.len() == 2).then(value.list.get(index, null_on_oob=True)).cast(pl.Int32, strict=False)
+
+
+def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
+    rule = profile.timestamp
+    if kind == pl.String:
+        ways = [value.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in rule.formats]
+        if rule.unit:
+            ways.append(_moment(value.cast(pl.Float64, strict=False), rule.unit))
+        return pl.coalesce(ways) if ways else pl.lit(None, dtype=UTC_MS)
+    if kind.is_numeric():
+        return _moment(value.cast(pl.Float64, strict=False), rule.unit or "ms")
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        return value.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
+    return value.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+
+
+def _moment(number: pl.Expr, unit: str) -> pl.Expr:
+    # Float64 is exact to the millisecond for 285,000 years.
+    return (number * PER_UNIT[unit]).floor().cast(pl.Int64, strict=False).cast(UTC_MS)
+
+
+def _flag(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
+    if kind == pl.Boolean:
+        return value
+    word = value.cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
+    yes, no = profile.flags.get("true", ["true"]), profile.flags.get("false", ["false"])
+    return pl.when(word.is_in(yes)).then(True).when(word.is_in(no)).then(False)
+
+
+def _literal(value: Scalar, name: str, profile: Profile) -> pl.Expr:
+    """A constant, understood as the same text in a file would be."""
+    frame = pl.DataFrame({name: [value if isinstance(value, (bool, int, float)) else str(value)]})
+    understood = frame.select(_typed(frame, name, name, profile)).item()
+    return pl.lit(understood, dtype=_POLARS_TYPES[name])
+
+
+def _given(raw: pl.DataFrame, name: str, profile: Profile) -> pl.Expr:
+    column = profile.columns.get(name)
+    if name in profile.constants or name in profile.defaults:
+        return pl.lit(True)
+    return pl.col(column).is_not_null() if column in raw.columns else pl.lit(False)
+
+
+def _reason(period: Period, profile: Profile) -> pl.Expr:
+    """Why a row cannot be used; null where it can."""
+    earliest = datetime.combine(period.earliest, time(), UTC)
+    after = datetime.combine(period.latest, time(), UTC) + timedelta(days=1)
+    rating, moment = pl.col("rating"), pl.col("timestamp")
+    checks = [
+        (pl.col("user_id").is_null() & (profile.missing_user == "reject"), "no user_id"),
+        (pl.col("item_id").is_null(), "no item_id"),
+        (~pl.col("_given_rating"), "no rating"),
+        (rating.is_null() | rating.is_nan(), "rating is not a number"),
+        (~rating.is_between(1, 5), "rating outside 1..5"),
+        (~pl.col("_given_time"), "no timestamp"),
+        (moment.is_null(), "timestamp not understood"),
+        (moment < earliest, f"timestamp before {period.earliest}"),
+        (moment >= after, "timestamp in the future"),
+    ]
+    chain: Any = pl
+    for wrong, reason in checks:
+        chain = chain.when(wrong).then(pl.lit(reason))
+    return chain.otherwise(None).alias("_reason")
+
+
+def _rejects(raw: pl.DataFrame, reasons: pl.Series, numbers: np.ndarray, source: str) -> pa.Table:
+    records = [json.dumps(r, ensure_ascii=False, default=str) for r in raw.to_dicts()]
+    return pa.table(
+        {
+            "reason": reasons.to_list(),
+            "source": [source] * len(records),
+            "row": numbers,
+            "record": [r if len(r) <= RECORD_CHARS else json.dumps(r[:RECORD_CHARS]) for r in records],
+        },
+        schema=REJECTS,
+    )
+
+
+def _with_ids(kept: pl.DataFrame, profile: Profile) -> pl.DataFrame:
+    """Give rows without a review_id one, 96 bits of sha256 over what identifies a review, stable everywhere; then
+    reviewers who are not known one each, which says so."""
+    lacking = kept["review_id"].is_null() | (kept["review_id"] == "")
+    if lacking.any():
+        said = kept.filter(lacking).select(
+            pl.concat_list(
+                pl.concat_str(_as_text(c), pl.lit("\x1f")) for c in profile.identity if c != "review_id"
+            ).list.join("")
+        )
+        made = [sha256(text.encode()).hexdigest()[:24] for text in said.to_series()]
+        if len(made) == len(kept):
+            kept = kept.with_columns(review_id=pl.Series(made, dtype=pl.String))
+        else:
+            ids = kept["review_id"].to_numpy().copy()
+            ids[lacking.to_numpy()] = made
+            kept = kept.with_columns(review_id=pl.Series(ids, dtype=pl.String))
+    if profile.missing_user == "anonymous":
+        kept = kept.with_columns(pl.col("user_id").fill_null(ANONYMOUS + pl.col("review_id")))
+    return kept
+
+
+def _as_text(column: str) -> pl.Expr:
+    value = pl.col(column)
+    if column == "timestamp":
+        value = value.cast(pl.Int64)
+    # A missing value differs from the empty text.
+    return value.cast(pl.String).fill_null("\x00")
+
+
+_POLARS_TYPES: dict[str, Any] = {
+    "review_id": pl.String,
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "rating": pl.Float32,
+    "title": pl.String,
+    "text": pl.String,
+    "timestamp": UTC_MS,
+    "helpful_votes": pl.Int32,
+    "total_votes": pl.Int32,
+    "verified": pl.Boolean,
+    "category": pl.String,
+}

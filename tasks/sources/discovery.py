@@ -1,0 +1,342 @@
+"""Which raw files there are, and what each one is: told by its first bytes, not by its name.
+
+`discover` looks at names, headers and types alone. A file that cannot be what the profile reads is quarantined with
+the reason; where no file is left, or `damaged_files: refuse` is set, it raises InputError before any work is done.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.digests import digest_of
+from tasks.core.errors import InputError
+from tasks.core.schemas import REVIEWS
+from tasks.core.settings import ReadConfig, load_settings, masked
+from tasks.item_records import parse_literal
+from tasks.sources import places, streams
+from tasks.sources.json_records import parse_json
+from tasks.sources.profiles import Profile, Quoting, load_profile
+
+Format = Literal["parquet", "json-lines", "json-array", "delimited"]
+Kind = Literal["reviews", "items"]
+HEAD_BYTES = 1 << 16
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One raw file, or one member of a zip. `name` is relative to the input; `header` is the first row of a
+    delimited file, or None where the profile's header stands in for it."""
+
+    path: str
+    name: str
+    size: int
+    sha256: str
+    format: Format
+    packing: str | None = None
+    member: streams.Member | None = None
+    quoting: Quoting | None = None
+    header: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file that is not read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The raw input of a run: files and the profile that reads them. Stands where a snapshot stands."""
+
+    files: tuple[SourceFile, ...]
+    profile: Profile
+    quarantined: tuple[Quarantined, ...] = ()
+    kind: Kind = "reviews"
+    stage: str = "source"
+    key: str = ""
+
+    @property
+    def digest(self) -> str:
+        files = [(f.name, f.sha256) for f in self.files]
+        wrong = [(q.name, q.reason) for q in self.quarantined]
+        profile = self.profile.model_dump(mode="json")
+        return digest_of({"files": files, "quarantined": wrong, "profile": profile, "kind": self.kind})
+
+
+class Unreadable(Exception):
+    """This one file cannot be read: what, and what to do."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+def discover(
+    inputs: str | Sequence[str], dataset: str, config: ReadConfig | None = None, kind: Kind = "reviews"
+) -> Source:
+    """Find the files, look at each one's first bytes, and hash them. Raises InputError or ProfileError."""
+    profile = load_profile(dataset)
+    config = config or load_settings().ingest
+    given = [inputs] if isinstance(inputs, str) else list(inputs)
+    if kind == "items" and profile.items is None:
+        raise InputError(
+            f"the dataset profile {dataset!r} does not say how to read product metadata",
+            where=", ".join(given),
+            fix="add an `items:` section to it; conf/datasets/amazon-2014.yaml has one",
+        )
+    found: list[SourceFile] = []
+    wrong: list[tuple[str, str, Unreadable]] = []
+    for file in places.find(given):
+        if file.problem:
+            wrong.append((file.name, file.path, Unreadable(file.problem, "name the file itself, if it is meant")))
+            continue
+        try:
+            for entry in _look(file, profile, config, kind):
+                if isinstance(entry, SourceFile):
+                    found.append(entry)
+                else:
+                    wrong.append((entry.name, file.path, Unreadable(entry.reason, "write the archive again")))
+        except Unreadable as problem:
+            wrong.append((file.name, file.path, problem))
+    if wrong and (not found or config.damaged_files == "refuse"):
+        _, path, problem = wrong[0]
+        others = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
+        raise InputError(f"{problem.what}{others}", where=masked(path), fix=problem.fix)
+    return Source(
+        files=_hashed(found),
+        profile=profile,
+        quarantined=tuple(Quarantined(name, problem.what) for name, _, problem in wrong),
+        kind=kind,
+    )
+
+
+def _hashed(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
+    paths = list(dict.fromkeys(f.path for f in files))
+    with ThreadPoolExecutor(4) as pool:  # hashlib releases the interpreter's lock
+        shas = dict(zip(paths, pool.map(_sha256, paths), strict=True))
+    return tuple(SourceFile(**{**f.__dict__, "sha256": shas[f.path]}) for f in files)
+
+
+def _sha256(path: str) -> str:
+    sha = hashlib.sha256()
+    with places.open_raw(path) as raw:
+        for chunk in places.chunks(raw):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _look(file: places.RawFile, profile: Profile, config: ReadConfig, kind: Kind) -> list[SourceFile | Quarantined]:
+    if file.size == 0:
+        raise Unreadable("the file is empty", "remove it or write it again")
+    with places.open_raw(file.path) as raw:
+        start = raw.read(16)
+        raw.seek(0)
+        packing = streams.packing(start)
+        if packing != "zip":
+            return [_look_inside(file, raw, packing, None, profile, config, kind)]
+        try:
+            members = streams.members(raw)
+        except ValueError as error:
+            raise Unreadable(str(error), "write or copy it again") from None
+        known = [m for m in members if places.ending(m.name) in places.ENDINGS or m.problem]
+        if not known:
+            inside = ", ".join(sorted({places.ending(m.name) or m.name for m in members})[:5]) or "nothing"
+            raise Unreadable(
+                f"a zip file with no review files in it, only {inside}",
+                f"readable endings: {', '.join(places.ENDINGS)}",
+            )
+        looked: list[SourceFile | Quarantined] = []
+        for member in known:
+            name = f"{file.name}/{member.name}"
+            try:
+                if member.problem:
+                    raise Unreadable(member.problem, "write the archive again")
+                if member.size == 0:
+                    raise Unreadable("the file is empty", "remove it or write it again")
+                looked.append(_look_inside(file, raw, packing, member, profile, config, kind))
+            except Unreadable as problem:
+                if len(known) == 1:
+                    raise
+                looked.append(Quarantined(name, problem.what))
+        return looked
+
+
+def limits(config: ReadConfig) -> streams.Limits:
+    return streams.Limits(max_bytes=config.max_unpacked_gb << 30, max_ratio=config.max_unpacked_ratio)
+
+
+def _look_inside(
+    file: places.RawFile,
+    raw: places.BinaryIO,
+    packing: str | None,
+    member: streams.Member | None,
+    profile: Profile,
+    config: ReadConfig,
+    kind: Kind,
+) -> SourceFile:
+    unpacked = streams.Unpacked(raw, packing, limits(config), member)
+    start = unpacked.read(HEAD_BYTES) or b""
+    if not start:
+        raise Unreadable(unpacked.damage or "nothing in it", "write or copy it again")
+    name = f"{file.name}/{member.name}" if member else file.name
+    fmt, quoting, header = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, profile, kind)
+    if fmt == "parquet":
+        if packing:
+            raise Unreadable(f"a parquet file inside {packing}", "unpack it; parquet is packed already")
+        _check_parquet(file.path, profile, config, kind)
+    if header is not None and len(header) > config.max_columns:
+        raise Unreadable(
+            f"{len(header):,} columns; the limit is {config.max_columns:,}",
+            "raise ingest.max_columns if they are meant",
+        )
+    return SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
+
+
+def sniff(
+    start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind
+) -> tuple[Format, Quoting | None, tuple[str, ...] | None]:
+    """Format, quoting and header of a file by its first (unpacked) bytes. Raises Unreadable."""
+    ending = places.ending(name)
+    if start[:4] == b"PAR1":
+        if ending not in (".parquet", ""):
+            raise Unreadable(f"this is a parquet file, not {ending[1:].upper()} text", "give it the right ending")
+        return "parquet", None, None
+    if ending == ".parquet":
+        raise Unreadable("this is not a parquet file", "write or copy it again")
+    text = start.removeprefix(BOM).lstrip()
+    if not text:
+        raise Unreadable("nothing but white space in it", "remove it or write it again")
+    if start.count(0) > len(start) // 8 or start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        wide = " (UTF-16?)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise Unreadable(
+            f"this is not text in UTF-8 or like it{wide}", f"readable endings: {', '.join(places.ENDINGS)}"
+        )
+    if text[:1] == b"{" and ending not in (".csv", ".tsv"):
+        _check_json_lines(text, profile, kind)
+        return "json-lines", None, None
+    if text[:1] == b"[" and ending not in (".csv", ".tsv"):
+        return "json-array", None, None
+    if ending in (".json", ".jsonl", ".ndjson"):
+        raise Unreadable("the first line is no JSON object", "JSON lines, or one array of objects, can be read")
+    if b"\n" not in start:
+        start += more()
+    return "delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind)
+
+
+def _check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
+    """Raise Unreadable where whole records are there and none has what every usable row needs: another kind of file."""
+    parse = parse_literal if kind == "items" else parse_json
+    keys: set[str] = set()
+    records = 0
+    for line in start.split(b"\n")[:-1]:  # the last one may be cut
+        try:
+            record = parse(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records += 1
+            keys |= record.keys()
+    if records:
+        check_columns(sorted(keys), profile, kind)
+
+
+def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
+    choices = {".csv": [profile.csv], ".tsv": [profile.tsv]}.get(ending, [profile.tsv, profile.csv])
+    failures = []
+    for quoting in choices:
+        first = first_record(start, quoting, profile.encoding)
+        wanted = set(profile.mandatory) if kind == "reviews" else {_item_id(profile)}
+        if wanted <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
+            check_columns(first, profile, kind)
+            return quoting, tuple(first)
+        if wanted & set(first):
+            failures.insert(0, first)
+        elif profile.header and len(first) == len(profile.header):
+            return quoting, None
+        else:
+            failures.append(first)
+    if wanted & set(failures[0]):
+        check_columns(failures[0], profile, kind)
+    needed = ", ".join(sorted(wanted))
+    raise Unreadable(
+        f"the first line has {len(failures[0])} fields and is not the header that the profile expects",
+        f"the columns {needed} are needed; is this the right dataset profile, and the file really "
+        f"{ending[1:].upper() or 'CSV'}? `raymill data inspect` proposes a profile",
+    )
+
+
+def first_record(start: bytes, quoting: Quoting, encoding: str) -> list[str]:
+    text = start.decode(encoding, errors="replace")
+    if quoting.quote is None:
+        return [n.strip() for n in text.split("\n", 1)[0].rstrip("\r").split(quoting.delimiter)]
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
+    return [n.strip() for n in next(reader, [])]
+
+
+def _item_id(profile: Profile) -> str:
+    assert profile.items is not None
+    return profile.items.item_id
+
+
+def _check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -> None:
+    try:
+        with places.open_raw(path) as raw:
+            schema = pq.read_schema(raw)
+    except (pa.ArrowException, OSError) as error:
+        what = f"the parquet file is cut off or damaged ({str(error).splitlines()[0]})"
+        raise Unreadable(what, "write or copy it again") from None
+    if len(schema) > config.max_columns:
+        raise Unreadable(
+            f"{len(schema):,} columns; the limit is {config.max_columns:,}",
+            "raise ingest.max_columns if they are meant",
+        )
+    check_columns(schema.names, profile, kind)
+    if kind == "items":
+        return
+    scalar = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_dictionary,
+    )
+    timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
+    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
+    for canonical, source in profile.columns.items():
+        if source not in schema.names:
+            continue
+        kind_of = schema.field(source).type
+        allowed = {"timestamp": timely, "text": texty, "title": texty, "verified": (*scalar, pa.types.is_boolean)}
+        if not (pa.types.is_null(kind_of) or any(is_kind(kind_of) for is_kind in allowed.get(canonical, scalar))):
+            raise Unreadable(
+                f"column {source!r} has type {kind_of}, which cannot become {canonical} "
+                f"({REVIEWS.field(canonical).type})",
+                "map another column in the dataset profile, or write the file with a plain type",
+            )
+
+
+def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:
+    """Raise Unreadable unless the columns that no row can do without are there."""
+    wanted = profile.mandatory if kind == "reviews" else [_item_id(profile)]
+    missing = [column for column in wanted if column not in names]
+    if missing:
+        near = {m: get_close_matches(m, names, n=1) for m in missing}
+        hints = [f"{m} (did you mean {found[0]}?)" if found else m for m, found in near.items()]
+        raise Unreadable(
+            f"mandatory column(s) missing: {', '.join(hints)}",
+            f"choose or write the dataset profile for these columns: {', '.join(names[:20])}",
+        )

@@ -1,0 +1,358 @@
+"""JSON lines, and JSON arrays of any size, as blocks of dictionaries in bounded memory.
+
+Nothing is lost in silence: a record that cannot be read is a BadRecord, with its number, the reason and its text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import orjson
+
+from tasks.sources.streams import in_words
+
+TEXT_CHARS = 2000
+MAX_DEPTH = 100  # deeper than any record of a shop; json and polars give up on 1,000 levels
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DECODER = json.JSONDecoder(strict=False)  # not strict: control characters inside strings stay
+_SPACE = re.compile(r"[ \t\r\n]*")
+_IN_STRING, _OUTSIDE = re.compile(r'["\\]'), re.compile(r'["{}\[\],]')
+_ARRAY_PIECE = 4 << 20  # as text, one emoji makes this 16 MiB
+_NEAR = 32  # an error this near to the end of the buffer may be gone once more is read
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A record that cannot be read: its 0-based number in the stream, why, and its first 2,000 characters."""
+
+    number: int
+    reason: str
+    text: str
+
+
+@dataclass
+class Block:
+    """Some records: `numbers[i]` is that of `rows[i]`. `broken` says why nothing after this block can be read."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    bad: list[BadRecord] = field(default_factory=list)
+    broken: str | None = None
+
+
+def parse_json(line: bytes) -> Any:
+    """One JSON value. NaN and Infinity are numbers; bytes that are not UTF-8 and halves of surrogate pairs are U+FFFD.
+
+    Raises ValueError with the reason.
+    """
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = _parse_tolerantly(line)
+        _has_huge_float(value)
+        return value
+    # orjson rounds integers beyond 64 bits; one user's number must not become another's.
+    return _parse_tolerantly(line) if _has_huge_float(value) else value
+
+
+def _parse_tolerantly(line: bytes) -> Any:
+    text = line.decode("utf-8", errors="replace").strip("\ufeff \t\r\n")
+    try:
+        value = _DECODER.decode(text)
+        return _mend(value) if "\\u" in text else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} (character {error.pos + 1:,})") from None
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    except ValueError as error:  # an integer of more than 4,300 digits
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _mend(value: Any) -> Any:
+    """The value with U+FFFD for each half of a surrogate pair, in keys, too."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_mend(v) for v in value]
+    if isinstance(value, dict):
+        return {_mend(k): _mend(v) for k, v in value.items()}
+    return value
+
+
+def _has_huge_float(value: Any) -> bool:
+    """Whether a float is in it that may have been an integer beyond 64 bits. Raises ValueError if it is too deep."""
+    huge = False
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        inside: list[Any] = []
+        for container in level:
+            for v in container.values() if type(container) is dict else container:
+                kind = type(v)
+                if kind is float:
+                    huge = huge or not -9e18 < v < 9e18
+                elif kind is dict or kind is list:
+                    inside.append(v)
+        if not inside:
+            return huge
+        level = inside
+    raise ValueError(TOO_DEEP)
+
+
+def blocks(
+    stream: BinaryIO,
+    *,
+    array: bool,
+    block_bytes: int = 32 << 20,
+    max_record_bytes: int,
+    parse_line: Callable[[bytes], Any] = parse_json,
+) -> Iterator[Block]:
+    """The records of a stream of JSON lines, or of one JSON array, in order.
+
+    A record is numbered whether it is bad or not; a blank line is none. No more is held than about a block and the
+    longest record allowed. `parse_line` (lines alone) raises ValueError with the reason. The last line needs no line
+    break; whether it was cut off, the stream's owner knows. For arrays the limit counts characters, and after a syntax
+    error the rest is one bad record and `Block.broken` tells.
+    """
+    if array:
+        yield from _Array(stream, block_bytes, max_record_bytes).blocks()
+        return
+    number = 0
+    for lines in _lines(stream, block_bytes, max_record_bytes):
+        block = Block()
+        for line in lines:
+            if isinstance(line, _TooLong):
+                block.bad.append(BadRecord(number, _over(line.size, max_record_bytes), line.text))
+                number += 1
+                continue
+            try:
+                value = parse_line(line)
+            except (ValueError, RecursionError) as error:
+                if not line.strip():
+                    continue
+                reason = TOO_DEEP if isinstance(error, RecursionError) else str(error)
+                block.bad.append(BadRecord(number, reason, _text(line)))
+            else:
+                if type(value) is dict:
+                    block.rows.append(value)
+                    block.numbers.append(number)
+                else:
+                    block.bad.append(BadRecord(number, _no_object(value), _text(line)))
+            number += 1
+        yield block
+
+
+def _no_object(value: Any) -> str:
+    kinds = {list: "array", str: "string", int: "number", float: "number", bool: "boolean"}
+    kind = f"a JSON {kinds.get(type(value), type(value).__name__)}"
+    return f"{'JSON null' if value is None else kind}, not an object"
+
+
+def _text(line: bytes) -> str:
+    return line[: 4 * TEXT_CHARS].decode("utf-8", errors="replace")[:TEXT_CHARS].rstrip("\r")
+
+
+def _over(size: int, limit: int) -> str:
+    return f"record of {in_words(size)}; the limit is {in_words(limit)}"
+
+
+@dataclass(frozen=True)
+class _TooLong:
+    """A line over the limit: how long it is, and how it begins."""
+
+    size: int
+    text: str
+
+
+def _lines(stream: BinaryIO, block_bytes: int, limit: int) -> Iterator[list[bytes | _TooLong]]:
+    """The lines of one block after the other, cut at line feeds alone; one over the limit is dropped as it is read."""
+    rest: list[bytes] = []  # pieces of the line that is not at its end yet; of a long one its start
+    size = 0  # the length of that line so far
+
+    def keep(piece: bytes) -> None:
+        nonlocal rest, size
+        size += len(piece)
+        rest.append(piece)
+        if size > limit:
+            rest = [b"".join(rest)[: 4 * TEXT_CHARS]]
+
+    def line() -> bytes | _TooLong:
+        whole = b"".join(rest)
+        return _TooLong(size, _text(whole)) if size > limit else whole
+
+    for data in _chunks(stream, block_bytes):
+        first, *others = data.split(b"\n") if b"\n" in data else [data]
+        keep(first)
+        if not others:
+            continue
+        ready = [line()]
+        rest, size = [], 0
+        keep(others.pop())
+        if len(data) > limit:
+            ready += [_TooLong(len(other), _text(other)) if len(other) > limit else other for other in others]
+        else:
+            ready += others
+        yield ready
+    if size:
+        yield [line()]
+
+
+def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """All bytes of a stream but a byte order mark in front."""
+    start = b""
+    while len(start) < 3 and (more := stream.read(3 - len(start))):
+        start += more
+    if start and start != codecs.BOM_UTF8:
+        yield start
+    while data := stream.read(size):
+        yield data
+
+
+class _Broken(Exception):
+    """Nothing after this can be read. `text` is the rest from there on where it is no longer in the buffer."""
+
+    def __init__(self, reason: str, text: str = "") -> None:
+        super().__init__(reason)
+        self.text = text
+
+
+class _OverLimit(Exception):
+    """An element is longer than allowed; how long, `_skip` finds."""
+
+
+class _Array:
+    """Reads one JSON array. `_buffer[_at:]` is the text that is read but not parsed."""
+
+    def __init__(self, stream: BinaryIO, block_bytes: int, limit: int) -> None:
+        self._stream_chunks = _chunks(stream, min(block_bytes, _ARRAY_PIECE))
+        self._block_chars, self._limit = block_bytes, limit
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._buffer, self._at, self._number = "", 0, 0
+
+    def blocks(self) -> Iterator[Block]:
+        block, taken = Block(), 0
+        try:
+            if self._peek() != "[":
+                raise _Broken("no array begins here")
+            self._at += 1
+            while self._peek() != "]":
+                taken += self._element(block)
+                if self._peek() == ",":
+                    self._at += 1
+                elif self._peek() != "]":
+                    raise _Broken("no comma after an element" if self._peek() else "the array is not closed")
+                if taken >= self._block_chars:
+                    yield block
+                    block, taken = Block(), 0
+            self._at += 1
+            if self._peek():
+                raise _Broken("more text after the end of the array")
+        except _Broken as error:
+            block.broken = f"not JSON from here on: {error}"
+            if text := error.text or self._ahead(TEXT_CHARS):
+                block.bad.append(BadRecord(self._number, block.broken, text))
+        yield block
+
+    def _element(self, block: Block) -> int:
+        """Take the element at `_at` into `block`; returns how many characters it has."""
+        try:
+            value, size = self._parse()
+        except (_OverLimit, RecursionError, ValueError) as error:
+            size, text = self._skip()
+            reason = TOO_DEEP if isinstance(error, RecursionError) else str(error) or _over(size, self._limit)
+            block.bad.append(BadRecord(self._number, reason, text))
+        else:
+            if isinstance(value, dict):
+                block.rows.append(value)
+                block.numbers.append(self._number)
+            else:
+                text = self._buffer[self._at : self._at + min(size, TEXT_CHARS)]
+                block.bad.append(BadRecord(self._number, _no_object(value), text))
+            self._at += size
+        self._number += 1
+        return size
+
+    def _parse(self) -> tuple[Any, int]:
+        """The element at `_at` and its length. Raises _Broken; what else it raises costs this element alone."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                held, at_error = len(self._buffer) - self._at, error.pos - self._at
+                unfinished = error.msg.startswith("Unterminated") or at_error + _NEAR >= held
+                if unfinished and held <= self._limit + _NEAR and self._read_on():
+                    continue
+                if held > self._limit and (unfinished or at_error > self._limit):
+                    raise _OverLimit from None
+                raise _Broken(error.msg) from None
+            except RecursionError:
+                raise
+            except ValueError as error:  # an integer of more than 4,300 digits
+                raise ValueError(f"not JSON: {error}") from None
+            size = end - self._at
+            # 12 may be the start of 123 or of 12.5e3.
+            enough = end + (_NEAR if isinstance(value, (int, float)) else 0) < len(self._buffer)
+            if enough or not self._read_on():
+                break
+        start, end = self._at, self._at + size
+        if size > self._limit:
+            raise _OverLimit
+        if self._buffer.count("{", start, end) + self._buffer.count("[", start, end) > MAX_DEPTH:
+            _has_huge_float(value)  # raises if it is too deep
+        return _mend(value) if self._buffer.find("\\u", start, end) >= 0 else value, size
+
+    def _skip(self) -> tuple[int, str]:
+        """Step over the element at `_at` by its quotes and brackets alone; returns its length and start."""
+        text = self._ahead(TEXT_CHARS)
+        size, depth, in_string = 0, 0, False
+        while True:
+            sign = (_IN_STRING if in_string else _OUTSIDE).search(self._buffer, self._at)
+            if sign is None or (sign[0] == "\\" and sign.end() == len(self._buffer)):
+                upto = sign.start() if sign else len(self._buffer)
+                size, self._at = size + upto - self._at, upto
+                if not self._read_on():
+                    raise _Broken("the array is not closed", text)
+                continue
+            if depth == 0 and not in_string and sign[0] in ",]}":
+                size, self._at = size + sign.start() - self._at, sign.start()
+                return size, text[:size].rstrip()
+            upto = sign.end() + (sign[0] == "\\")
+            size, self._at = size + upto - self._at, upto
+            if sign[0] == '"':
+                in_string = not in_string
+            elif not in_string:
+                depth += 1 if sign[0] in "{[" else -1 if sign[0] in "}]" else 0
+
+    def _peek(self) -> str:
+        """The next character that is no white space, which `_at` then points to; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._read_on():
+                return ""
+
+    def _ahead(self, chars: int) -> str:
+        while len(self._buffer) - self._at < chars and self._read_on():
+            pass
+        return self._buffer[self._at : self._at + chars]
+
+    def _read_on(self) -> bool:
+        """Drop what is parsed and read as much again as is left, for a long element is parsed anew each time."""
+        left = self._buffer[self._at :]
+        pieces, got = [left], 0
+        for data in self._stream_chunks:
+            pieces.append(self._decoder.decode(data))
+            got += len(pieces[-1])
+            if got >= max(len(left), 1):  # a chunk may end within a character and give none
+                break
+        else:
+            pieces.append(self._decoder.decode(b"", final=True))
+        self._buffer, self._at = "".join(pieces), 0
+        return len(self._buffer) > len(left)

@@ -1,0 +1,113 @@
+"""One part of the raw input as canonical tables, in blocks of bounded size, and the account of what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.errors import RowsLost
+from tasks.core.schemas import ITEMS, REJECTS, REVIEWS
+from tasks.core.settings import ReadConfig
+from tasks.item_records import to_items
+from tasks.sources import places
+from tasks.sources.canonical import Period, to_canonical, unparsed
+from tasks.sources.discovery import Kind
+from tasks.sources.json_records import BadRecord
+from tasks.sources.parts import PART_MAX_BYTES, Part, Unit
+from tasks.sources.profiles import Profile
+from tasks.sources.readers import Batch, Reading
+
+
+@dataclass
+class Account:
+    """What became of one unit: its rows as counted by its reader, its rejects (`row` counts from the unit's first),
+    and what ended it early."""
+
+    unit: Unit
+    rows: int = 0
+    rejects: list[pa.Table] = field(default_factory=list)
+    damage: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a source's records become canonical rows: of REVIEWS, or, for product metadata, of ITEMS."""
+
+    kind: Kind
+    profile: Profile
+    config: ReadConfig
+    period: Period | None = None  # of reviews
+
+    @property
+    def schema(self) -> pa.Schema:
+        return REVIEWS if self.kind == "reviews" else ITEMS
+
+    def rows(self, batch: Batch, source: str) -> tuple[pa.Table, pa.Table]:
+        """(canonical rows, REJECTS) of a batch. Every row goes to one of them."""
+        if self.kind == "reviews":
+            assert self.period is not None
+            return to_canonical(batch.frame, batch.numbers, self.profile, source, self.period)
+        assert self.profile.items is not None
+        records = batch.frame.to_dicts() if batch.records is None else batch.records
+        kept, wrong = to_items(records, self.profile.items)
+        # repr: a Python literal may hold what JSON cannot say, and half a surrogate pair is no text.
+        bad = [BadRecord(int(batch.numbers[i]), reason, ascii(records[i])[:2000]) for i, reason in wrong]
+        return kept, unparsed(bad, source)
+
+
+@dataclass
+class Loaded:
+    """A part being read: iterate over `blocks()` for its canonical tables, then look at `accounts`."""
+
+    part: Part
+    recipe: Recipe
+    accounts: list[Account] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[pa.Table]:
+        held: list[pa.Table] = []
+        for unit in self.part:
+            account = Account(unit)
+            self.accounts.append(account)
+            for kept in self._unit(unit, account):
+                held.append(kept)
+                if sum(t.nbytes for t in held) >= PART_MAX_BYTES:
+                    yield pa.concat_tables(held)
+                    held = []
+        if sum(t.num_rows for t in held):
+            yield pa.concat_tables(held)
+
+    def _unit(self, unit: Unit, account: Account) -> Iterator[pa.Table]:
+        reading = Reading(unit, self.recipe.profile, self.recipe.config, self.recipe.kind)
+        kept_rows = 0
+        for batch in reading:
+            kept, rejected = self.recipe.rows(batch, unit.file.name)
+            account.rows += len(batch.numbers) + len(batch.bad)
+            account.rejects += [t for t in (rejected, unparsed(batch.bad, unit.file.name)) if t.num_rows]
+            kept_rows += kept.num_rows
+            if kept.num_rows:
+                yield kept
+        account.damage = reading.damage
+        check_nothing_lost(account, kept_rows)
+
+
+def sorted_rejects(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables([REJECTS.empty_table(), *tables]).sort_by([("source", "ascending"), ("row", "ascending")])
+
+
+def check_nothing_lost(account: Account, kept: int) -> None:
+    """Raise RowsLost unless each row read is usable or rejected, and an undamaged parquet file gave all of its rows."""
+    unit, found = account.unit, kept + sum(t.num_rows for t in account.rejects)
+    there = account.rows
+    if unit.file.format == "parquet" and not account.damage:
+        with places.open_raw(unit.file.path) as raw:
+            footer = pq.read_metadata(raw)
+        there = sum(footer.row_group(group).num_rows for group in unit.row_groups)
+    if not there == account.rows == found:
+        raise RowsLost(
+            f"{there} rows, but {found} usable or rejected",
+            where=f"{unit.file.name}, from row {unit.first_row}",
+            fix="this is a defect of ingest; please report it with the file",
+        )

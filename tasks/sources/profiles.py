@@ -1,0 +1,127 @@
+"""Dataset profiles: how a source's columns become the canonical ones. Ten lines of YAML in conf/datasets.
+
+Every key is described in docs/data.md, with a profile of one's own as the example.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.errors import ProfileError
+from tasks.core.schemas import REVIEWS
+from tasks.core.settings import CONF
+from tasks.item_records import ItemColumns
+
+MANDATORY = ("user_id", "item_id", "rating", "text", "timestamp")
+Scalar = str | int | float | bool
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TimestampRule(_Model):
+    """`unit` of times written as numbers; `formats` (strptime) of those written as text, tried in turn."""
+
+    unit: Literal["s", "ms", "us", "ns"] | None = None
+    formats: tuple[str, ...] = ()
+
+
+class VotesRule(_Model):
+    """Where votes come as [helpful, total]: the column that holds the pair, as a list or as its text."""
+
+    pair: str
+
+
+class Quoting(_Model):
+    """`quote: null` says that quotes are data, and that no field holds a line break."""
+
+    quote: str | None = Field(min_length=1, max_length=1)
+    delimiter: str = Field(min_length=1, max_length=1)
+
+
+class Csv(Quoting):
+    quote: str | None = Field(default='"', min_length=1, max_length=1)
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+
+
+class Tsv(Quoting):
+    quote: str | None = Field(default=None, min_length=1, max_length=1)
+    delimiter: str = Field(default="\t", min_length=1, max_length=1)
+
+
+class Profile(_Model):
+    """How a source's columns become canonical ones."""
+
+    description: str
+    columns: dict[str, str]  # canonical: source
+    constants: dict[str, Scalar] = Field(default_factory=dict)  # for every row
+    defaults: dict[str, Scalar] = Field(default_factory=dict)  # where the source says nothing
+    nulls: tuple[str, ...] = ()  # texts that say nothing, besides the empty one
+    timestamp: TimestampRule = TimestampRule()
+    votes: VotesRule | None = None
+    flags: dict[str, list[str]] = Field(default_factory=dict)
+    identity: tuple[str, ...] = ("user_id", "item_id", "timestamp", "rating", "title", "text")
+    missing_user: Literal["reject", "anonymous"] = "reject"
+    encoding: str = "utf-8"
+    csv: Csv = Csv()
+    tsv: Tsv = Tsv()
+    header: tuple[str, ...] = ()  # of delimited files that have no header row
+    items: ItemColumns | None = None
+
+    @property
+    def wanted(self) -> list[str]:
+        """The source columns that are read."""
+        pair = [self.votes.pair] if self.votes else []
+        return list(dict.fromkeys([*self.columns.values(), *pair]))
+
+    @property
+    def mandatory(self) -> list[str]:
+        """The source columns without which no row can be used."""
+        optional = {*self.constants, *self.defaults, *(["user_id"] if self.missing_user == "anonymous" else [])}
+        return [self.columns[c] for c in MANDATORY if c in self.columns and c not in optional]
+
+
+def known_profiles() -> list[str]:
+    return sorted(p.stem for p in (CONF / "datasets").glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """A profile by its name in conf/datasets or by path. Raises ProfileError."""
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else CONF / "datasets" / f"{name}.yaml"
+    if not path.exists():
+        known = known_profiles()
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; or give a path to a YAML file"
+        raise ProfileError(f"no dataset profile {name!r}", fix=hint)
+    try:
+        profile = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        b"".decode(profile.encoding)
+    except LookupError:
+        raise ProfileError("unknown encoding", where=str(path), fix="for example utf-8 or windows-1252") from None
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
+        raise ProfileError(f"malformed: {what}", where=str(path), fix="compare conf/datasets/amazon-us.yaml") from None
+    if problem := _problem(profile):
+        raise ProfileError(problem, where=str(path), fix=f"canonical columns are {', '.join(REVIEWS.names)}")
+    return profile
+
+
+def _problem(profile: Profile) -> str | None:
+    given = {*profile.columns, *profile.constants}
+    if unknown := sorted({*given, *profile.defaults, *profile.identity} - set(REVIEWS.names)):
+        return f"unknown canonical columns: {unknown}"
+    anonymous = {"user_id"} if profile.missing_user == "anonymous" else set()
+    if missing := sorted(set(MANDATORY) - given - set(profile.defaults) - anonymous):
+        return f"mandatory columns not mapped: {missing}"
+    if both := sorted(set(profile.columns) & set(profile.constants)):
+        return f"both mapped and constant: {both}"
+    if profile.votes and {"helpful_votes", "total_votes"} & given:
+        return "votes.pair gives helpful_votes and total_votes; map them one way only"
+    return None

@@ -1,0 +1,379 @@
+"""Raw files as plain bytes, whatever they are packed in.
+
+`Unpacked` reads gzip, bzip2, zstd and members of a zip in memory of a few MiB (zstd: and the window its frames ask
+for, at most 128 MiB). Damage is no error here: every byte that can be unpacked comes out, then the end of the file,
+and `damage` says why it came early. Errors of the raw file itself (a lost connection) are raised as they are.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+Packing = Literal["gzip", "bzip2", "zstd", "zip"]
+
+PACKED_PIECE, UNPACKED_PIECE = 64 << 10, 256 << 10
+RATIO_COUNTS_FROM = 64 << 20  # small files may repeat themselves as they like
+_BZIP2_NEXT = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")  # the first block, or the end of an empty one
+
+
+def packing(start: bytes) -> Packing | None:
+    """What a file is packed in, by its first ten bytes or more; None: it is not, or not in a known way."""
+    if start[:2] == b"\x1f\x8b":
+        return "gzip"
+    if re.match(rb"BZh[1-9]", start) and any(magic.startswith(start[4:10]) for magic in _BZIP2_NEXT):
+        return "bzip2"
+    if start[:4] == b"\x28\xb5\x2f\xfd" or re.match(rb"[\x50-\x5f]\x2a\x4d\x18", start):  # or a skippable frame first
+        return "zstd"
+    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
+        return "zip"
+    return None
+
+
+def in_words(size: int) -> str:
+    """A number of bytes for a reader: "104.3 MB", "64 GB" (powers of 1,024), "900 bytes"."""
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size:,} bytes"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a packed file may grow: bytes in all, and bytes per packed byte (once 64 MiB are unpacked)."""
+
+    max_bytes: int
+    max_ratio: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a zip, as the directory tells. `problem` says why it cannot or must not be read, where it must not."""
+
+    name: str
+    size: int
+    packed: int
+    offset: int
+    method: int
+    crc: int
+    problem: str | None = None
+
+
+_Stream = Generator[bytes, None, bytes]  # yields what it unpacks and returns what it took beyond its end
+
+
+class _Damaged(Exception):
+    """Why nothing more can be unpacked, in words that follow "gzip data"."""
+
+
+class Unpacked(io.RawIOBase):
+    """The plain bytes of `raw`, which starts where it stands now and stays open when this is closed.
+
+    A read returns as many bytes as were asked for unless the end is near. What comes out, the point at which a limit
+    strikes included, does not depend on the sizes of the reads. `packing` None passes `raw` through without limits.
+    A zip needs a seekable `raw` and the member: its name, or (much faster in a large zip) one of `members`.
+    """
+
+    def __init__(self, raw: BinaryIO, packing: str | None, limits: Limits, member: str | Member | None = None) -> None:
+        super().__init__()
+        self.damage: str | None = None
+        self.unpacked_bytes = 0
+        self._feed = _Feed(raw)
+        self._rest = memoryview(b"")
+        self._failure: Exception | None = None
+        if packing is None:
+            self._pieces = iter(self._feed.take, b"")
+        else:
+            self._pieces = self._limited(_unpack(self._feed, packing, member), packing, limits)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        if self.closed:
+            raise ValueError("read of a closed file")
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(view):
+            if not self._rest:
+                if (piece := self._next_piece()) is None:
+                    break
+                self._rest = memoryview(piece)
+            n = min(len(view) - filled, len(self._rest))
+            view[filled : filled + n] = self._rest[:n]
+            self._rest = self._rest[n:]
+            filled += n
+        return filled
+
+    def _next_piece(self) -> bytes | None:
+        if self._failure is not None:
+            raise self._failure  # a generator that raised is at its end: a second try must not look like one
+        try:
+            return next(self._pieces, None)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _limited(self, pieces: Iterator[bytes], name: str, limits: Limits) -> Iterator[bytes]:
+        """`pieces` up to the damage or a limit, which go to `damage`."""
+        try:
+            for piece in pieces:
+                room = limits.max_bytes - self.unpacked_bytes
+                self.unpacked_bytes += min(len(piece), room)
+                yield piece[:room]
+                if len(piece) > room:
+                    self.damage = f"unpacks to more than {in_words(limits.max_bytes)} (limit max_unpacked_gb)"
+                    return
+                if self.unpacked_bytes > max(RATIO_COUNTS_FROM, limits.max_ratio * self._feed.taken):
+                    self.damage = f"grows more than {limits.max_ratio}-fold when unpacked (limit max_unpacked_ratio)"
+                    return
+            if not self._feed.taken and name != "zip":
+                raise _Damaged("cut off")
+        except _Damaged as damage:
+            self.damage = f"{name} data {damage} after {self.unpacked_bytes:,} unpacked bytes"
+
+
+def _unpack(feed: _Feed, packing: str, member: str | Member | None) -> Iterator[bytes]:
+    if packing == "gzip":
+        return _one_after_another(feed, b"\x1f\x8b", _inflate)
+    if packing == "bzip2":
+        return _one_after_another(feed, b"BZh", _bunzip2)
+    if packing == "zstd":
+        return _unzstd(feed)
+    if packing == "zip" and member is not None:
+        return _unzip(feed, member)
+    raise ValueError(f"cannot unpack {packing!r}" + (" without a member's name" if packing == "zip" else ""))
+
+
+class _Feed:
+    """Packed bytes in full pieces, and how many were taken."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw = raw
+        self.taken = 0
+
+    def take(self, size: int = PACKED_PIECE) -> bytes:
+        """The next `size` bytes, fewer only at the end: where a limit strikes must not hang on short reads."""
+        data = self.raw.read(size) or b""
+        while 0 < len(data) < size and (more := self.raw.read(size - len(data))):
+            data += more
+        self.taken += len(data)
+        return data
+
+
+def _one_after_another(feed: _Feed, magic: bytes, unpack: Callable[[_Feed, bytes], _Stream]) -> Iterator[bytes]:
+    """Streams as `cat a.gz b.gz`, bgzip and pbzip2 write them, and zeros to the end of a tape's block."""
+    data = feed.take()
+    while data:
+        data = (yield from unpack(feed, data)).lstrip(b"\0")
+        while not data and (more := feed.take()):
+            data = more.lstrip(b"\0")
+        if not magic.startswith(data[: len(magic)]):
+            raise _Damaged("followed by something else")
+
+
+def _inflate(feed: _Feed, data: bytes, wbits: int = 31) -> _Stream:
+    """One gzip (wbits 31) or deflate (-15) stream that starts with `data`."""
+    unpacker = zlib.decompressobj(wbits)
+    while not unpacker.eof:
+        data = data or feed.take()
+        spare = unpacker.copy()  # 40 KB: cheap beside the piece
+        try:
+            piece = unpacker.decompress(data, UNPACKED_PIECE)
+        except zlib.error as error:
+            yield from _up_to_error(spare, data)
+            wrong_sum = "data check" in str(error) or "length check" in str(error)
+            raise _Damaged("has a bad checksum" if wrong_sum else "damaged") from None
+        if piece:
+            yield piece
+        elif not data and not unpacker.eof:  # output may be pending after the last byte went in
+            raise _Damaged("cut off")
+        data = unpacker.unconsumed_tail
+    return unpacker.unused_data
+
+
+def _up_to_error(unpacker: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+    """The good bytes of a piece whose unpacking failed: zlib throws them away with the error."""
+    out = bytearray()
+    try:
+        for i in range(len(data)):
+            out += unpacker.decompress(data[i : i + 1])
+    except zlib.error:
+        pass
+    yield bytes(out)
+
+
+def _bunzip2(feed: _Feed, data: bytes | None) -> _Stream:
+    """One bzip2 stream that starts with `data`."""
+    unpacker = bz2.BZ2Decompressor()
+    while not unpacker.eof:
+        if data is None and unpacker.needs_input:
+            data = feed.take()
+        try:
+            # Small steps: an error takes the output of its step with it.
+            piece = unpacker.decompress(data or b"", 4096)
+        except OSError:
+            raise _Damaged("damaged or with a bad checksum") from None
+        if piece:
+            yield piece
+        elif data == b"" and not unpacker.eof:
+            raise _Damaged("cut off")
+        data = None
+    return unpacker.unused_data
+
+
+class _PiecesForArrow:
+    """A feed as the file that Arrow reads from.
+
+    Arrow loses what a failing step has unpacked, so that steps are small and the last four bytes, which may be a
+    checksum, come alone. An error of the raw file is kept: Arrow's own errors have the same type.
+    """
+
+    closed = False
+
+    def __init__(self, feed: _Feed) -> None:
+        self._feed = feed
+        self._held = b""
+        self.error: Exception | None = None
+
+    def read(self, _: int) -> bytes:
+        try:
+            while new := self._feed.take(8 << 10):
+                data = self._held + new
+                self._held = data[-4:]
+                if len(data) > 4:
+                    return data[:-4]
+        except Exception as error:
+            self.error = error
+            raise
+        data, self._held = self._held, b""
+        return data
+
+    def close(self) -> None:
+        pass
+
+
+def _unzstd(feed: _Feed) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    source = _PiecesForArrow(feed)
+    stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), "zstd")
+    # A read that fails has filled the buffer up to the damage and does not say how far. 0xFF is in no UTF-8 text.
+    unfilled = b"\xff" * UNPACKED_PIECE
+    buffer = bytearray(UNPACKED_PIECE)
+    while True:
+        buffer[:] = unfilled
+        try:
+            n = stream.readinto(buffer)
+        except (OSError, pa.ArrowException) as error:
+            if source.error is not None:
+                raise source.error from None
+            yield bytes(buffer.rstrip(b"\xff"))
+            words = str(error)
+            for sign, what in (("Truncated", "cut off"), ("checksum", "has a bad checksum")):
+                if sign in words:
+                    raise _Damaged(what) from None
+            raise _Damaged("needs too much memory" if "memory" in words else "damaged") from None
+        if not n:
+            return
+        yield bytes(buffer[:n])
+
+
+def _unzip(feed: _Feed, wanted: str | Member) -> Iterator[bytes]:
+    """A member of the zip. zipfile would unpack bzip2 without bounds, and drop the last piece of a bad checksum."""
+    member = _find(feed.raw, wanted) if isinstance(wanted, str) else wanted
+    if member.problem:
+        raise _Damaged(f"cannot be read ({member.problem})")
+    feed.raw.seek(member.offset)
+    header = _Feed(feed.raw).take(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise _Damaged("damaged (the directory points to no member)")
+    start = member.offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+    feed.raw = cast(BinaryIO, Slice(feed.raw, start, start + member.packed))
+    if member.method == zipfile.ZIP_STORED:
+        pieces: Iterator[bytes] = iter(feed.take, b"")
+    elif member.method == zipfile.ZIP_DEFLATED:
+        pieces = _inflate(feed, b"", wbits=-15)
+    else:
+        pieces = _bunzip2(feed, None)
+    size, crc = 0, 0
+    for piece in pieces:
+        size, crc = size + len(piece), zlib.crc32(piece, crc)
+        yield piece
+    if size < member.size:
+        raise _Damaged("cut off")
+    if (size, crc) != (member.size, member.crc):
+        raise _Damaged("has a bad checksum")
+
+
+def _find(raw: BinaryIO, name: str) -> Member:
+    try:
+        found = [m for m in members(raw) if m.name == name]
+    except ValueError as error:
+        raise _Damaged(f"cannot be read ({error})") from None
+    if not found:
+        raise _Damaged(f"cannot be read (no member {name!r})")
+    return found[-1]
+
+
+def members(raw: BinaryIO) -> list[Member]:
+    """The files in a zip, without folders, dot files and what macOS adds; raises ValueError if it has no directory."""
+    try:
+        infos = zipfile.ZipFile(raw).infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
+        raise ValueError(f"this zip file has no readable directory ({error}): it may be cut off") from None
+    infos.sort(key=lambda info: info.header_offset)
+    found: dict[str, Member] = {}
+    end = 0
+    for info in infos:
+        overlaps, end = info.header_offset < end, max(end, info.header_offset + 30 + info.compress_size)
+        parts = re.split(r"[/\\]", info.filename)
+        if info.is_dir() or "__MACOSX" in parts or any(p.startswith(".") and p.strip(".") for p in parts):
+            continue
+        problem = "it lies over another member: a zip bomb" if overlaps else _problem(info, parts)
+        found[info.filename] = Member(
+            info.filename, info.file_size, info.compress_size, info.header_offset, info.compress_type, info.CRC, problem
+        )
+    return sorted(found.values(), key=lambda member: member.name)
+
+
+def _problem(info: zipfile.ZipInfo, parts: list[str]) -> str | None:
+    if info.flag_bits & 0x1:
+        return "it is encrypted"
+    if not parts[0] or ":" in parts[0] or ".." in parts:
+        return "its name leads out of the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "it is a symbolic link"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+        return f"it is packed in a way that cannot be read (method {info.compress_type})"
+    return None
+
+
+class Slice(io.RawIOBase):
+    """The bytes [start, end) of a seekable binary file as a file; several may share one file in one thread."""
+
+    def __init__(self, raw: BinaryIO, start: int, end: int) -> None:
+        super().__init__()
+        self._raw, self._start, self._end, self._at = raw, start, end, start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        self._raw.seek(self._at)
+        data = self._raw.read(max(0, min(len(view), self._end - self._at))) or b""
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -1,0 +1,105 @@
+"""Near-duplicates on a real Ray session, validated as in a run, and what the split tells of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from stage_runs import made, put, put_reviews, settings
+
+from tasks.core.snapshots import Snapshot
+from tasks.core.store import SnapshotStore
+from tasks.near_duplicates import NEAR_DUPLICATES, near_duplicates
+from tasks.split import SLICES, split
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
+
+
+def said(seed: int, words: int = 40) -> str:
+    rng = random.Random(seed)
+    return " ".join(f"w{rng.randrange(500)}" for _ in range(words))
+
+
+def rows(count: int = 400) -> list[dict[str, Any]]:
+    """A review a day. Days 10 and 390 say the same; so, nearly, do 20, 330 and 395; and 391 and 399."""
+    texts = {i: said(i) for i in range(count)}
+    texts[390] = texts[10]
+    texts[330], texts[395] = f"{texts[20]} indeed", f"well {texts[20]}"
+    texts[399] = texts[391].upper()
+    texts[100] = texts[200] = "too short to tell"
+    return [{"timestamp": DAY + dt.timedelta(days=i), "text": t} for i, t in texts.items()]
+
+
+GROUPS = {"R10": ["R10", "R390"], "R20": ["R20", "R330", "R395"], "R391": ["R391", "R399"]}
+
+
+def groups_of(snapshot: Snapshot) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for row in snapshot.read().to_pylist():
+        groups.setdefault(row["group"], []).append(row["review_id"])
+    return groups
+
+
+def test_groups_across_files_are_found_with_their_times(store: SnapshotStore) -> None:
+    told = rows()
+    reviews = put_reviews(store, told[:15], told[15:16], told[16:300], told[300:])
+    done = made(store, near_duplicates, [reviews], settings().near_duplicates).snapshot
+    assert groups_of(done) == GROUPS
+    found = done.read()
+    assert found.schema.names == NEAR_DUPLICATES.names
+    for row in found.to_pylist():
+        assert row["timestamp"] == told[int(row["review_id"][1:])]["timestamp"]
+    one = put(store, "clean-in-one", {"": [reviews.read()]})
+    again = made(store, near_duplicates, [one], settings("near_duplicates.buckets=1").near_duplicates).snapshot
+    assert again.digest == done.digest
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_no_near_duplicate_is_a_valid_and_committed_answer(store: SnapshotStore, enabled: str) -> None:
+    from tasks.core.stage import run_stage
+    from tasks.engines import expectations, suites
+
+    texts = [said(1), said(2 if enabled == "true" else 1)]
+    reviews = put_reviews(store, [{"timestamp": DAY, "text": t} for t in texts])
+    validators = expectations.Validators(workers=1)
+
+    def validate(stage: Any, out: Any) -> dict[str, Any]:
+        suite = suites.load_suite(stage.name)
+        results = validators.validate(suite, {table: out.files(table) for table in suite.tables})
+        assert results.success, results.failures()
+        return {}
+
+    try:
+        config = settings(f"near_duplicates.enabled={enabled}").near_duplicates
+        done = run_stage(near_duplicates, [reviews], config, store, validate=validate).snapshot
+        assert done.rows() == 0
+        assert done.read().schema.names == NEAR_DUPLICATES.names
+        stamps = pa.array([DAY + dt.timedelta(days=i) for i in range(400)], pa.timestamp("ms", tz="UTC"))
+        table = pa.table({"review_id": [f"R{i}" for i in range(400)], "timestamp": stamps, "rating": [3.0] * 400})
+        features = put(store, "features", {"": [table]}, facts={"features": []})
+        cut = run_stage(split, [features, done], settings().split, store, validate=validate).snapshot
+    finally:
+        validators.close()
+    assert cut.rows("near_duplicates") == 0
+    assert cut.facts["near_duplicates"] == {"groups": 0, "valid": 0, "test": 0}
+
+
+def test_split_names_what_repeats_an_earlier_slice_and_moves_nothing(store: SnapshotStore) -> None:
+    told = rows()
+    reviews = put_reviews(store, told)
+    alike = made(store, near_duplicates, [reviews], settings().near_duplicates).snapshot
+    columns = reviews.read(columns=["review_id", "timestamp"])
+    table = put(store, "features", {"": [columns.slice(0, 250), columns.slice(250)]}, facts={"features": ["a"]})
+    done = made(store, split, [table, alike], settings().split).snapshot
+    ids = [i for name in SLICES for i in done.read(name)["review_id"].to_pylist()]
+    assert ids == [f"R{i}" for i in range(400)]
+    assert [(r["review_id"], r["slice"], r["group"]) for r in done.read("near_duplicates").to_pylist()] == [
+        ("R390", "test", "R10"),
+        ("R330", "valid", "R20"),
+        ("R395", "test", "R20"),
+    ]
+    assert done.facts["near_duplicates"] == {"groups": 3, "valid": 1, "test": 2}
