@@ -268,8 +268,7 @@ def prepare(name: str, threads: int) -> None:
         from tasks.core.settings import load_settings
         from tasks.engines import cluster
 
-        # Modin in the pandas way needs a CPU's worth of room for each core, and nothing else of our settings.
-        cluster.start(load_settings(overrides=[f"ray.logical_cpus={max(2, threads)}"]).ray)
+        cluster.start(load_settings(overrides=[f"ray.logical_cpus={threads}"]).ray)
         import modin.pandas as modin_pandas
 
         modin_pandas.DataFrame({"warm": range(1000)}).sum()

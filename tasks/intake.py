@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tasks import sources
 from tasks.core.digests import digest_of
@@ -21,15 +21,13 @@ from tasks.core.errors import InputError
 from tasks.core.schemas import QUARANTINE, REJECTS
 from tasks.core.snapshots import FileEntry, FileSink, PartRecord, SnapshotWriter, part_name, read_tables
 from tasks.core.stage import Stage
-from tasks.engines import frames
+from tasks.engines import cluster, frames
 
-# What the task that reads a part tells of it: a row for each file that it wrote, each unit that it read (`row`: the
-# unit's first byte, `rows`: how many it has, `reason`: what ended it early) and each record that it rejected (`unit`:
-# which unit of the part; `row` counts from that unit's first).
+# What the task that reads a part tells of it: a row for each file that it wrote, and for each unit that it read (`row`:
+# the unit's first byte, `rows`: how many it has, `reason`: what ended it early).
 OUTCOME = pa.schema(
-    [("kind", pa.string()), ("unit", pa.int64())]
-    + [(f.name, f.type) for f in REJECTS]
-    + [("name", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("sha256", pa.string())]
+    {"kind": pa.string(), "source": pa.string(), "row": pa.int64(), "reason": pa.string()}
+    | {"name": pa.string(), "size": pa.int64(), "rows": pa.int64(), "sha256": pa.string()}
 )
 Extras = Callable[[pa.Table], dict[str, pa.Table]]  # tables beside a block's rows, by name; uncompressed
 
@@ -71,16 +69,24 @@ def _read_parts(
     out: SnapshotWriter,
     done: dict[int, PartRecord],
 ) -> None:
+    import ray
+
     numbered = [(i, parts[i]) for i in new]
     outcomes = frames.from_map(load_part, numbered, recipe=recipe, extras=extras, sink=out.sink)
-    told = [table.to_pylist() for table in frames.collect(outcomes, without_rejects)]
-    units = {i: [r for r in rows if r["kind"] == "unit"] for i, rows in zip(new, told, strict=True)}
+    told = dict(zip(new, (outcome.to_pylist() for outcome in frames.to_driver(outcomes)), strict=True))
+    units = {i: [r for r in told[i] if r["kind"] == "unit"] for i in new}
+    files = {
+        i: [FileEntry(**{k: r[k] for k in FileEntry.model_fields}) for r in told[i] if r["kind"] == "file"] for i in new
+    }
     firsts = first_rows({**units, **{i: record.about for i, record in done.items()}})
-    rejects = frames.collect(outcomes, write_rejects, [(i, firsts[i]) for i in new], sink=out.sink)
-    for i, rows, rejected in zip(new, told, rejects, strict=True):
-        files = [FileEntry(**{k: r[k] for k in FileEntry.model_fields}) for r in rows if r["kind"] == "file"]
-        about = [{k: unit[k] for k in ("source", "row", "rows", "reason")} for unit in units[i]]
-        out.part(identities[i], [*files, *rejected], about)
+    renumber = ray.remote(renumber_rejects)
+    moved = [i for i in new if any(firsts[i]) and any(e.table == "rejects" for e in files[i])]
+    renumbered = dict(zip(moved, cluster.gather(renumber.remote(out.sink, i, firsts[i]) for i in moved), strict=True))
+    for i in new:
+        entries = [renumbered[i] if i in renumbered and e.table == "rejects" else e for e in files[i]]
+        out.part(
+            identities[i], entries, [{k: unit[k] for k in ("source", "row", "rows", "reason")} for unit in units[i]]
+        )
         done[i] = out.parts[identities[i]]
 
 
@@ -95,21 +101,21 @@ def load_part(
         files.append(sink.write_table(part_name(index, block=block), rows, recipe.schema))
         for name, table in (extras(rows) if extras else {}).items():
             files.append(sink.write_table(part_name(index, name, block), table, packed=False))
-    told: list[dict[str, Any]] = [{"kind": "file", **entry.model_dump()} for entry in files]
+    told: list[dict[str, Any]] = []
     rejects = []
     for number, account in enumerate(loaded.accounts):
         unit = account.unit
         about = {"source": unit.file.name, "row": unit.start, "rows": account.rows, "reason": account.damage}
-        told.append({"kind": "unit", "unit": number, **about})
-        for table in account.rejects:
-            columns = {"kind": pa.repeat("reject", table.num_rows), "unit": pa.repeat(number, table.num_rows)}
-            rejects.append(pa.table({**columns, **{c: table[c] for c in REJECTS.names}}))
-    tables = [pa.Table.from_pylist(told, schema=OUTCOME), *rejects]
-    return pa.concat_tables(tables, promote_options="permissive").cast(OUTCOME)
-
-
-def without_rejects(outcome: pa.Table) -> pa.Table:
-    return outcome.filter(pc.not_equal(outcome["kind"], "reject"))
+        told.append({"kind": "unit", **about})
+        rejects += [table.append_column("unit", pa.repeat(number, table.num_rows)) for table in account.rejects]
+    if rejects:
+        ordered = pa.concat_tables(rejects).sort_by([("unit", "ascending"), ("row", "ascending")])
+        if any(account.unit.start for account in loaded.accounts):
+            # Rows are counted from the units' first bytes; `renumber_rejects` knows how many came before.
+            sink.write_table(part_name(index, "renumber"), ordered)
+        files.append(sink.write_table(part_name(index, "rejects", 0), ordered, REJECTS))
+    told += [{"kind": "file", **entry.model_dump()} for entry in files]
+    return pa.Table.from_pylist(told, schema=OUTCOME)
 
 
 def first_rows(units: dict[int, list[dict[str, Any]]]) -> dict[int, list[int]]:
@@ -125,15 +131,14 @@ def first_rows(units: dict[int, list[dict[str, Any]]]) -> dict[int, list[int]]:
     return firsts
 
 
-def write_rejects(outcome: pa.Table, numbered: tuple[int, list[int]], sink: FileSink) -> list[FileEntry]:
-    """The rejects of one part, with the row numbers that they have in their files."""
-    index, firsts = numbered
-    rejects = pl.DataFrame(pl.from_arrow(outcome.filter(pc.equal(outcome["kind"], "reject"))))
-    if not len(rejects):
-        return []
+def renumber_rejects(sink: FileSink, index: int, firsts: list[int]) -> FileEntry:
+    """Write the rejects of one part again, with the row numbers that they have in their files."""
+    counted = Path(sink.root) / part_name(index, "renumber")
+    rejects = pl.read_parquet(counted, hive_partitioning=False)
     first = pl.Series(firsts, dtype=pl.Int64).gather(rejects["unit"])
-    ordered = rejects.with_columns(row=rejects["row"] + first).sort("unit", "row", maintain_order=True)
-    return [sink.write_table(part_name(index, "rejects", 0), ordered.select(REJECTS.names).to_arrow(), REJECTS)]
+    table = rejects.with_columns(row=rejects["row"] + first).select(REJECTS.names).to_arrow()
+    counted.unlink()
+    return sink.write_table(part_name(index, "rejects", 0), table, REJECTS)
 
 
 def _quarantine(

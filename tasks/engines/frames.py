@@ -45,6 +45,11 @@ def collect(frame: Frame, function: Callable[..., Any], *per_partition: Sequence
     return cluster.gather(call.remote(function, kwargs, ref, *g) for ref, g in zip(refs, given, strict=True))
 
 
+def to_driver(frame: Frame) -> list[pa.Table]:
+    """The partitions themselves, in row order: of a frame whose partitions are small, such as accounts of work done."""
+    return [to_arrow(partition) for partition in cluster.gather(partitions(frame))]
+
+
 def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas columns, sharing the table's buffers."""
     return table.to_pandas(types_mapper=pd.ArrowDtype)

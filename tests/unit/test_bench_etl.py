@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import aggregate, etl, etl_peers
 from benchmarks.etl import Output, skip
+from benchmarks.harness import Case, SelfTimed, run_case
 
 PLAIN = {
     "customer_id": "u1",
@@ -199,6 +200,25 @@ def compare(raw: Path, ours: Output, theirs: Output) -> str:
 def test_pandas_is_left_out_where_memory_would_not_do() -> None:
     assert skip(2_000_000) == {}
     assert set(skip(2_000_001)) == {"pandas", "modin_naive"}
+
+
+def test_a_side_that_times_itself_and_one_that_is_left_out_are_told_in_the_result() -> None:
+    case = Case(
+        name="sum",
+        size_of="integers",
+        default_size=10,
+        prepare=lambda setup: list(range(setup.size)),
+        ours=sum,
+        peers={"far": lambda data: SelfTimed(1000.0, sum(data)), "greedy": sum},
+        check=lambda _data, ours, peers: f"{ours} is {peers}",
+        skip=lambda size: {"greedy": "too big"} if size > 5 else {},
+    )
+    result = run_case(case, runs=1)
+    assert result["checked"] == "45 is {'far': 45}"
+    assert result["peers"]["far"]["median_s"] == 1000
+    assert (set(result["peers"]), set(result["ratio"])) == ({"far"}, {"far"})
+    assert result["skipped"] == {"greedy": "too big"}
+    assert set(run_case(case, size=5, runs=1)["peers"]) == {"far", "greedy"}
 
 
 def test_ratings_file_is_cut_anywhere_without_losing_a_row(tmp_path: Path) -> None:

@@ -159,15 +159,16 @@ def unique(
     parts = [folder / f"{i}.parquet" for i in range(len(tables))]
     for part, table in zip(parts, tables, strict=True):
         pq.write_table(row_keys.of(table), part)
-    gone = [list(g) for g in exchange_in_process(parts, clean.split_ids, clean.repeated_ids, buckets)]
+    blocks_of_parts = [[(i, part)] for i, part in enumerate(parts)]
+    gone = [list(g) for g in exchange_in_process(blocks_of_parts, clean.split_ids, clean.repeated_ids, buckets)]
     if rule := clean.pair_rule(configured(**switches)):
-        left = [clean.without_rows(part, *g) for part, g in zip(parts, gone, strict=True)]
+        left = [clean.without_rows(block, *g) for block, g in zip(blocks_of_parts, gone, strict=True)]
         again = exchange_in_process(left, clean.split_pairs, rule, buckets)
         gone = [[*a, *b] for a, b in zip(gone, again, strict=True)]
     kept = []
-    for table, g in zip(tables, gone, strict=True):
-        described = clean.describe_repeats(*g)
-        rows = table.filter(clean.kept_rows(table.num_rows, g).to_arrow()).to_pylist()
+    for i, (table, g) in enumerate(zip(tables, gone, strict=True)):
+        (described,) = clean.describe(blocks_of_parts[i], *g)
+        rows = table.filter(clean.kept_rows(i, table.num_rows, g).to_arrow()).to_pylist()
         assert len(rows) + sum(described["kinds"].values()) == table.num_rows
         kept += rows
     return kept
