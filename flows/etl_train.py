@@ -81,9 +81,9 @@ def etl_train(
             catalogue = ingest_items(metadata, settings.ingest_items)
             items(catalogue, settings.items)
         reviews = clean(raw, settings.clean)
-        described, alike, counts, tokens = together(
-            (describe, reviews, settings.describe),
-            (near_duplicates, reviews, settings.near_duplicates),
+        described = describe(reviews, settings.describe)
+        alike = near_duplicates(reviews, settings.near_duplicates)
+        counts, tokens = together(
             (count_words, reviews, settings.count_words),
             (tokenize, reviews, settings.tokenize),
         )

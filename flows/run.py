@@ -181,7 +181,8 @@ class Run:
                 self._validators = expectations.Validators(self.settings.ray.workers)
 
     def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
-        suite = expectations.load_suite(stage.name)
+        config = getattr(self.settings, stage.name.replace("-", "_"), None)
+        suite = expectations.load_suite(stage.name).under(config)
         tables = {name: out.files(name) for name in {e.table for e in out.entries if e.rows is not None} | {""}}
         validation = self._validators.validate(suite, tables)
         self.validations[stage.name] = validation

@@ -8,7 +8,8 @@
           min_value: 1
           max_value: 5
 
-An entry is a Great Expectations type in snake case and its arguments. Nothing here imports great_expectations.
+An entry is a Great Expectations type in snake case and its arguments; `only_if: remove_html` beside them says that it is
+expected only where the stage's section of the settings has this switch on. Nothing here imports great_expectations.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Expectation:
 
     type: str
     kwargs: dict[str, Any]
+    only_if: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -93,6 +95,23 @@ class Suite:
 
     stage: str
     tables: dict[str, tuple[Expectation, ...]]
+
+    def under(self, config: object) -> Suite:
+        """What is expected with these settings of the stage. Raises SettingsError for a switch that they do not have."""
+        wanted = {e.only_if for entries in self.tables.values() for e in entries if e.only_if}
+        if unknown := sorted(name for name in wanted if not isinstance(getattr(config, name, None), bool)):
+            raise SettingsError(
+                f"only_if: {unknown[0]!r} is no switch of the stage {self.stage!r}",
+                where="conf/expectations",
+                fix="see the stage's section in conf/base.yaml",
+            )
+        return Suite(
+            self.stage,
+            {
+                table: tuple(e for e in entries if e.only_if is None or getattr(config, e.only_if))
+                for table, entries in self.tables.items()
+            },
+        )
 
 
 def load_suite(stage: str, folder: Path = CONF / "expectations") -> Suite:
@@ -135,7 +154,7 @@ def _parse(entry: Any, *, where: str) -> Expectation:
 
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
         raise SettingsError(f"expected a mapping with a `type`, got {entry!r}", where=where)
-    kind, kwargs = entry["type"], {key: value for key, value in entry.items() if key != "type"}
+    kind, kwargs = entry["type"], {key: value for key, value in entry.items() if key not in ("type", "only_if")}
     known = _argument_schemas()
     if kind not in known:
         near = get_close_matches(kind, known, n=1)
@@ -147,7 +166,7 @@ def _parse(entry: Any, *, where: str) -> Expectation:
         raise SettingsError(f"{kind} takes no {key!r}", where=where, fix=fix)
     for key in sorted(required - set(kwargs)):
         raise SettingsError(f"{kind} needs {key!r}", where=where)
-    return Expectation(kind, kwargs)
+    return Expectation(kind, kwargs, entry.get("only_if"))
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ import pytest
 
 from tasks.core.errors import SettingsError, ValidationFailed
 from tasks.core.schemas import REVIEWS
-from tasks.core.settings import CONF
+from tasks.core.settings import CONF, load_settings
 from tasks.engines import data_docs
 from tasks.engines import expectations as subject
 from tasks.engines.expectations import Validation, Validators, load_suite, raise_on_failure
@@ -294,3 +294,24 @@ def test_data_docs_show_markup_in_the_data_as_text(tmp_path: Path) -> None:
     (page,) = index.parent.glob("validations/clean/*/*/*.html")
     assert "$5 ${x}" in page.read_text()
     assert "<script>alert" not in page.read_text()
+
+
+def test_an_entry_is_expected_only_where_its_switch_is_on(tmp_path: Path) -> None:
+    text = """
+tables:
+  "":
+    - {type: expect_column_values_to_not_be_null, column: text}
+    - {type: expect_column_values_to_not_match_regex, only_if: remove_html, column: text, regex: "<b>"}
+"""
+    suite = load_suite("s", write_suite(tmp_path, text, "s"))
+    for on in (True, False):
+        config = load_settings(overrides=[f"clean.remove_html={on}"]).clean
+        assert len(suite.under(config).tables[""]) == 1 + on
+    with pytest.raises(SettingsError, match="remove_html"):
+        suite.under(None)
+
+
+def test_the_shipped_suites_name_switches_that_there_are() -> None:
+    settings = load_settings()
+    for path in (CONF / "expectations").glob("*.yaml"):
+        load_suite(path.stem).under(getattr(settings, path.stem, None))
