@@ -8,8 +8,9 @@
           min_value: 1
           max_value: 5
 
-An entry is a Great Expectations type in snake case and its arguments; `only_if: remove_html` beside them says that it is
-expected only where the stage's section of the settings has this switch on. Nothing here imports great_expectations.
+An entry is a Great Expectations type in snake case and its arguments; `only_if: remove_html` beside them says that
+it is expected only where the stage's section of the settings has this switch on. Nothing here imports
+great_expectations.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Suite:
     tables: dict[str, tuple[Expectation, ...]]
 
     def under(self, config: object) -> Suite:
-        """What is expected with these settings of the stage. Raises SettingsError for a switch that they do not have."""
+        """What is expected with these settings of the stage. Raises SettingsError for a switch that they lack."""
         wanted = {e.only_if for entries in self.tables.values() for e in entries if e.only_if}
         if unknown := sorted(name for name in wanted if not isinstance(getattr(config, name, None), bool)):
             raise SettingsError(
