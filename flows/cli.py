@@ -16,7 +16,7 @@ from flows.temporary_server import start_if_needed
 from tasks.core.errors import RaymillError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-data_app = typer.Typer(no_args_is_help=True, help="Make review data.")
+data_app = typer.Typer(no_args_is_help=True, help="Make review data; look at yours.")
 models_app = typer.Typer(no_args_is_help=True, help="List and promote registered models.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
@@ -121,6 +121,27 @@ def synth(
         return
     report = synthesize(rows, seed, out)
     console.print(f"{report.rows:,} reviews, {report.bytes / 1e6:,.1f} MB in {out}", highlight=False)
+
+
+@data_app.command()
+def inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or globs, as for --input.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Judge with this dataset profile instead of looking for the best.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to look at.")] = 20_000,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the proposed profile here; no file is overwritten.")
+    ] = None,
+) -> None:
+    """Say what raw files hold, and which dataset profile fits them; propose one where none does."""
+    from flows.inspect_view import check_target, print_inspection, save
+    from tasks.sources.inspection import inspect
+
+    check_target(write, dataset)
+    found = inspect(paths, dataset, rows)
+    print_inspection(console, found, paths, write)
+    save(found, write)
 
 
 @app.command()

@@ -21,6 +21,7 @@ UTC_MS = pl.Datetime("ms", "UTC")
 PER_UNIT = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 ANONYMOUS = "anonymous:"
 RECORD_CHARS = 20_000
+VOTES_PAIR = r"^\s*\[\s*(-?[0-9]+)\s*,\s*(-?[0-9]+)\s*\]\s*$"
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,18 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
         value = pl.when(value.is_in(list(profile.nulls))).then(None).otherwise(value)
     if kind == pl.Null:
         return pl.lit(None, dtype=_POLARS_TYPES[name])
-    if name == "timestamp":
-        return _timestamp(kind, value, profile)
     if name == "verified":
         return _flag(kind, value, profile)
+    if kind == pl.Boolean:
+        kind, value = pl.String(), value.cast(pl.String)  # true is no number
+    if name == "timestamp":
+        return _timestamp(kind, value, profile)
     if name == "rating":
-        return value.cast(pl.Float32, strict=False)
+        return (value.str.strip_chars() if kind == pl.String else value).cast(pl.Float32, strict=False)
     if name in ("helpful_votes", "total_votes"):
         return _count(kind, value)
+    if kind.is_float():
+        value = pl.when(value.is_finite()).then(value)
     text = value if kind == pl.String else value.cast(pl.String, strict=False)
     if name in ("title", "text"):
         return text
@@ -112,6 +117,8 @@ def _count(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
     """Votes: numbers, or texts of them with thousands separators."""
     if kind == pl.String:
         value = value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0+$", "")
+    elif kind.is_float():
+        value = pl.when(value == value.floor()).then(value)
     return value.cast(pl.Int32, strict=False)
 
 
@@ -119,18 +126,20 @@ def _votes_of_pair(raw: pl.DataFrame, column: str, index: int) -> pl.Expr:
     if column not in raw.columns or raw.schema[column] == pl.Null:
         return pl.lit(None, dtype=pl.Int32)
     value = pl.col(column)
-    if raw.schema[column] == pl.String:  # "[2, 3]"
-        value = value.str.extract_all(r"\d+")
-    return pl.when(value.list.len() == 2).then(value.list.get(index, null_on_oob=True)).cast(pl.Int32, strict=False)
+    if isinstance(raw.schema[column], pl.List):
+        return pl.when(value.list.len() == 2).then(value.list.get(index, null_on_oob=True)).cast(pl.Int32, strict=False)
+    return value.cast(pl.String).str.extract(VOTES_PAIR, index + 1).cast(pl.Int32, strict=False)
 
 
 def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
     rule = profile.timestamp
     if kind == pl.String:
+        value = value.str.strip_chars()
         ways = [value.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in rule.formats]
-        if rule.unit:
-            ways.append(_moment(value.cast(pl.Float64, strict=False), rule.unit))
-        return pl.coalesce(ways) if ways else pl.lit(None, dtype=UTC_MS)
+        # Where no unit is given, as many digits as milliseconds have are taken for them, and no others.
+        number = value if rule.unit else pl.when(value.str.contains("^[0-9]{12,14}$")).then(value)
+        ways.append(_moment(number.cast(pl.Float64, strict=False), rule.unit or "ms"))
+        return pl.coalesce(ways)
     if kind.is_numeric():
         return _moment(value.cast(pl.Float64, strict=False), rule.unit or "ms")
     if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
@@ -147,7 +156,7 @@ def _flag(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
     if kind == pl.Boolean:
         return value
     word = value.cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
-    yes, no = profile.flags.get("true", ["true"]), profile.flags.get("false", ["false"])
+    yes, no = ["true", *profile.flags.get("true", ())], ["false", *profile.flags.get("false", ())]
     return pl.when(word.is_in(yes)).then(True).when(word.is_in(no)).then(False)
 
 

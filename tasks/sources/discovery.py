@@ -11,9 +11,10 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.schemas import REVIEWS
 from tasks.core.settings import ReadConfig, load_settings, masked
-from tasks.item_records import parse_literal
+from tasks.item_records import parse_literal, steps_of
 from tasks.sources import places, streams
 from tasks.sources.json_records import parse_json
 from tasks.sources.profiles import Profile, Quoting, load_profile
@@ -121,6 +122,20 @@ def discover(
         quarantined=tuple(Quarantined(name, problem.what) for name, _, problem in wrong),
         kind=kind,
     )
+
+
+def look(
+    file: places.RawFile, profile: Profile, config: ReadConfig, kind: Kind = "reviews"
+) -> tuple[list[SourceFile], list[Quarantined]]:
+    """What `discover` would make of one file: what is read of it, not hashed, and what is not."""
+    if file.problem:
+        return [], [Quarantined(file.name, file.problem)]
+    try:
+        entries = _look(file, profile, config, kind)
+    except Unreadable as problem:
+        return [], [Quarantined(file.name, problem.what)]
+    wrong = [e for e in entries if isinstance(e, Quarantined)]
+    return [e for e in entries if isinstance(e, SourceFile)], wrong
 
 
 def _hashed(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
@@ -238,19 +253,22 @@ def sniff(
 
 def _check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
     """Raise Unreadable where whole records are there and none has what every usable row needs: another kind of file."""
-    parse = parse_literal if kind == "items" else parse_json
-    keys: set[str] = set()
-    records = 0
-    for line in start.split(b"\n")[:-1]:  # the last one may be cut
-        try:
-            record = parse(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records += 1
-            keys |= record.keys()
-    if records:
-        check_columns(sorted(keys), profile, kind)
+    lines = start.split(b"\n")[:-1]  # the last one may be cut
+    if records := _objects(lines, parse_literal if kind == "items" else parse_json):
+        check_columns(sorted(set().union(*records)), profile, kind)
+    elif profile.mandatory and _objects(lines, parse_literal):
+        raise Unreadable(
+            "lines of Python literals, as product metadata have them, not of JSON", "give product metadata as --items"
+        )
+
+
+def _objects(lines: Sequence[bytes], parse: Callable[[bytes], Any]) -> list[dict[str, Any]]:
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            if isinstance(record := parse(line), dict):
+                found.append(record)
+    return found
 
 
 def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
@@ -305,17 +323,21 @@ def _check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) 
             "raise ingest.max_columns if they are meant",
         )
     check_columns(schema.names, profile, kind)
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise Unreadable(f"several columns have the name {twice[0]!r}", "write the file with a name for each")
     if kind == "items":
         return
     scalar = (
         pa.types.is_string,
         pa.types.is_large_string,
+        pa.types.is_string_view,
         pa.types.is_integer,
         pa.types.is_floating,
+        pa.types.is_decimal,
         pa.types.is_dictionary,
     )
     timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
-    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
+    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
     for canonical, source in profile.columns.items():
         if source not in schema.names:
             continue
@@ -326,6 +348,15 @@ def _check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) 
                 f"column {source!r} has type {kind_of}, which cannot become {canonical} "
                 f"({REVIEWS.field(canonical).type})",
                 "map another column in the dataset profile, or write the file with a plain type",
+            )
+    if profile.votes and profile.votes.pair in schema.names:
+        kind_of = schema.field(profile.votes.pair).type
+        listed = pa.types.is_list(kind_of) or pa.types.is_large_list(kind_of)
+        whole = listed and (pa.types.is_integer(kind_of.value_type) or pa.types.is_null(kind_of.value_type))
+        if not (whole or any(is_kind(kind_of) for is_kind in (pa.types.is_null, *texty))):
+            raise Unreadable(
+                f"column {profile.votes.pair!r} has type {kind_of}, not a list of two whole numbers",
+                "leave votes.pair out of the dataset profile, or write the file with a plain type",
             )
 
 
@@ -340,3 +371,7 @@ def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:
             f"mandatory column(s) missing: {', '.join(hints)}",
             f"choose or write the dataset profile for these columns: {', '.join(names[:20])}",
         )
+    if kind == "items" and profile.items is not None:
+        about = {p: steps_of(p)[0] for c, p in profile.items.model_dump(exclude_none=True).items() if c != "item_id"}
+        if about and not {*about, *about.values()} & set(names):
+            raise Unreadable("it says nothing of the products but their ids", "give reviews as --input")

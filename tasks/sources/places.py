@@ -6,6 +6,7 @@ Names are relative to what was given, with forward slashes, and decide the order
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -36,7 +37,7 @@ def ending(name: str) -> str:
     """The ending that tells the format: that of a packed file is the one before .gz and the like."""
     path = PurePosixPath(name.lower())
     while path.suffix in PACKED:
-        if path.suffix == ".zip" and not PurePosixPath(path.stem).suffix:
+        if path.suffix == ".zip" and PurePosixPath(path.stem).suffix not in (*ENDINGS, *PACKED):
             return ".zip"
         path = path.with_suffix("")
     return path.suffix
@@ -55,22 +56,26 @@ def find(inputs: Sequence[str]) -> list[RawFile]:
     if len(found) == 1:
         return found[0]
     several = [
-        RawFile(file.path, f"{_label(given)}/{file.name}", file.size, file.problem)
+        RawFile(file.path, f"{_label(given, files)}/{file.name}", file.size, file.problem)
         for given, files in zip(inputs, found, strict=True)
         for file in files
     ]
     once = {file.path: file for file in several}  # named twice, read once
-    names = [file.name for file in once.values()]
+    names = Counter(file.name for file in once.values())
     return [
-        file if names.count(file.name) == 1 else RawFile(file.path, f"{n:03d}/{file.name}", file.size, file.problem)
+        file if names[file.name] == 1 else RawFile(file.path, f"{n:03d}/{file.name}", file.size, file.problem)
         for n, file in enumerate(once.values())
     ]
 
 
-def _label(given: str) -> str:
-    path = PurePosixPath(urlsplit(given).path if is_remote(given) else Path(given).absolute().as_posix())
+def _label(given: str, files: Sequence[RawFile]) -> str:
+    """The folder that an input is, or that it lies in."""
+    path = PurePosixPath(urlsplit(given).path if is_remote(given) else Path(given).expanduser().absolute().as_posix())
     fixed = [p for p in path.parts if not any(c in p for c in WILD)]
-    return PurePosixPath(*fixed).name if len(fixed) < len(path.parts) else (path.parent.name or path.name)
+    if len(fixed) < len(path.parts):
+        return PurePosixPath(*fixed).name
+    itself = len(files) == 1 and files[0].name == path.name
+    return (itself and path.parent.name) or path.name
 
 
 def _local(given: str) -> list[RawFile]:
@@ -106,6 +111,8 @@ def _walk(root: Path) -> list[Path]:
 
 def _checked(path: Path, root: Path) -> RawFile:
     name = path.relative_to(root).as_posix()
+    if not path.is_file():
+        return RawFile(str(path.absolute()), name, 0, "a link to nothing, or no regular file")
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
         return RawFile(str(path.absolute()), name, 0, "a symbolic link out of the folder; not followed")
     return RawFile(str(path.resolve()), name, path.stat().st_size)
@@ -121,7 +128,7 @@ def _remote(given: str) -> list[RawFile]:
         # Credentials and options of the URL given belong to each file's as well.
         user = f"{split.netloc.rpartition('@')[0]}@" if "@" in split.netloc else ""
         bucket, _, rest = of.partition("/")
-        return urlunsplit((split.scheme, user + bucket, "/" + rest, split.query, ""))
+        return f"{split.scheme}://{user}{bucket}/{rest}{'?' if split.query else ''}{split.query}"
 
     try:
         wild = any(c in path for c in "*[")  # a question mark begins a URL's options

@@ -6,10 +6,9 @@ a unit early (a file cut off, damaged data) is no exception here: it is `Reading
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,8 +19,8 @@ import pyarrow.parquet as pq
 
 from tasks.core.settings import ReadConfig
 from tasks.item_records import parse_literal
-from tasks.sources import places, streams
-from tasks.sources.discovery import BOM, Kind, limits
+from tasks.sources import delimited, places, streams
+from tasks.sources.discovery import Kind, limits
 from tasks.sources.json_records import BadRecord, Block, blocks, parse_json
 from tasks.sources.parts import PART_MAX_BYTES, Unit
 from tasks.sources.profiles import Profile
@@ -29,6 +28,7 @@ from tasks.sources.profiles import Profile
 BLOCK_BYTES = 16 << 20
 ROWS_AT_ONCE = 131_072
 CUT_OFF = "cut off: the file ends within this record"
+UNCLOSED = "a quote that opens here is never closed"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Batch:
     numbers: np.ndarray
     bad: list[BadRecord] = field(default_factory=list)
     records: list[dict[str, Any]] | None = None
+
+    def with_last_bad(self, reason: str, mark: str) -> Batch:
+        """The same with its last record, good or bad as it is, among the bad ones; without the mark in its text."""
+        last = int(self.numbers[-1]) if len(self.numbers) else -1
+        if self.bad and self.bad[-1].number > last:
+            worst = self.bad[-1]
+            return replace(self, bad=[*self.bad[:-1], BadRecord(worst.number, reason, worst.text)])
+        if last < 0:
+            return self
+        text = ",".join(str(v or "") for v in self.frame.row(-1)).replace(mark, "")[:2000]
+        return Batch(self.frame[:-1], self.numbers[:-1], [*self.bad, BadRecord(last, reason, text)])
 
 
 @dataclass
@@ -89,16 +100,20 @@ class Reading:
             names = reader.schema_arrow.names
             columns = [c for c in self.profile.wanted if c in names] if self.kind == "reviews" else None
             first = unit.first_row
+            lost: dict[int, int] = {}  # rows by row group
             for group in unit.row_groups:
                 rows = reader.metadata.row_group(group).num_rows
-                read = 0
+                read, reason = 0, "fewer rows than announced"
                 try:
                     for table in reader.iter_batches(ROWS_AT_ONCE, [group], columns, use_threads=False):
                         yield _parquet_batch(pa.Table.from_batches([table]), first + read)
                         read += table.num_rows
                 except (pa.ArrowException, OSError) as error:
                     reason = " ".join(str(error).split())[:200]
-                    self.damage = f"damaged data: {rows - read:,} rows of row group {group} cannot be read ({reason})"
+                if read < rows:
+                    lost[group] = rows - read
+                    groups = f"row group{'s' if len(lost) > 1 else ''} {', '.join(map(str, [*lost][:10]))}"
+                    self.damage = f"damaged data: {sum(lost.values()):,} rows of {groups} cannot be read ({reason})"
                 first += rows
 
     def _parquet_at_once(self) -> pl.DataFrame | None:
@@ -119,58 +134,67 @@ class Reading:
     def _delimited(self, stream: Any) -> Iterator[Batch]:
         file, wanted = self.unit.file, self.profile.wanted
         assert file.quoting is not None
+        columns = file.header or self.profile.header
         if self.kind == "items":
-            wanted = list(file.header or ())
-        columns_given = file.header if self.unit.start else None
-        if file.header is None:
-            columns_given = self.profile.header
-        quote = file.quoting.quote
+            wanted = list(dict.fromkeys(columns))
+        heads = file.header is not None and not self.unit.start  # the first record is the header
         bad: list[BadRecord] = []
-        first = 1 if columns_given else 2  # the parser counts records from 1, the header's included
+        parsed, ended = True, False
 
         def keep_bad(row: pa_csv.InvalidRow) -> str:
-            bad.append(BadRecord(row.number - first, f"{row.actual_columns} fields in the line", row.text[:2000]))
+            nonlocal ended
+            if row.text.startswith(text.mark):
+                ended = True
+            else:
+                # The parser counts records from 1, the header's included.
+                reason = f"{row.actual_columns} fields in the line"
+                bad.append(BadRecord(row.number - 1 - heads, reason, row.text.replace(text.mark, "")[:2000]))
             return "skip"
 
-        size = min(BLOCK_BYTES, self.config.max_record_mb << 20)
+        size = self.config.max_record_mb << 20
         if self.unit.end is not None:
-            size = max(1 << 16, min(size, self.unit.end - self.unit.start + 1))
-        text = _Text(stream)
+            size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # a byte may become three
+        text = delimited.Text(stream, self.profile.encoding, file.quoting.delimiter, len(columns))
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far
-        held = 0  # bad ones given so far
+        given = 0  # bad ones given so far
+        last = Batch(pl.DataFrame(), np.empty(0, np.int64))  # held back: it may end in a record that was cut
         try:
             reader = pa_csv.open_csv(
                 pa.PythonFile(text, mode="r"),
                 read_options=pa_csv.ReadOptions(
-                    column_names=list(columns_given) if columns_given else None, use_threads=False, block_size=size
+                    column_names=list(columns), skip_rows_after_names=int(heads), use_threads=False, block_size=size
                 ),
                 parse_options=pa_csv.ParseOptions(
                     delimiter=file.quoting.delimiter,
-                    quote_char=quote or False,
-                    newlines_in_values=quote is not None,
+                    quote_char=file.quoting.quote or False,
+                    newlines_in_values=file.quoting.quote is not None,
                     invalid_row_handler=keep_bad,
                 ),
-                # Bytes, not text: one value that is not UTF-8 must not cost the file.
                 convert_options=pa_csv.ConvertOptions(
-                    include_columns=wanted, include_missing_columns=True, column_types={c: pa.binary() for c in wanted}
+                    include_columns=wanted, include_missing_columns=True, column_types={c: pa.string() for c in wanted}
                 ),
             )
             for batch in reader:
-                numbers = _numbers(done, batch.num_rows, [b.number for b in bad[held:]])
-                upto = held + sum(b.number < numbers[-1] for b in bad[held:]) if len(numbers) else held
-                decoded = {c: _decode(batch[c], self.profile) for c in wanted}
-                yield Batch(pl.DataFrame(decoded), numbers, bad[held:upto])
-                held, done = upto, int(numbers[-1]) + 1 if len(numbers) else done
+                if not batch.num_rows:
+                    continue
+                if len(last.numbers):
+                    yield last
+                numbers = delimited.numbers(done, batch.num_rows, [b.number for b in bad[given:]])
+                upto = given + sum(b.number < numbers[-1] for b in bad[given:])
+                frame = pl.DataFrame({c: delimited.texts(batch[c]) for c in wanted})
+                last = Batch(frame, numbers, bad[given:upto])
+                given, done = upto, int(numbers[-1]) + 1
         except pa.ArrowInvalid as error:
-            self.damage = _csv_problem(error, size)
-        if quote and bad[held:] and bad[-1].text.count(quote) % 2 and not stream_damage(stream):
-            self.damage = f"a quote that opens in row {bad[-1].number} is never closed"
-        elif bad[held:] and stream_damage(stream):
-            bad[-1] = BadRecord(bad[-1].number, CUT_OFF, bad[-1].text)
-        if bad[held:]:
-            yield Batch(pl.DataFrame(), np.empty(0, np.int64), bad[held:])
+            self.damage, parsed = delimited.problem(error, size), False
+        last = Batch(last.frame, last.numbers, [*last.bad, *bad[given:]])
+        cut = stream_damage(stream)
+        if parsed and (not ended or (cut and text.unfinished)):
+            last = last.with_last_bad(CUT_OFF if cut else UNCLOSED, text.mark)
+            if not cut and last.bad:
+                self.damage = f"a quote that opens in row {last.bad[-1].number} is never closed"
+        yield last
 
     def _json(self, stream: Any) -> Iterator[Batch]:
         parse = parse_literal if self.kind == "items" else parse_json
@@ -197,7 +221,9 @@ class Reading:
         numbers = np.array(block.numbers, dtype=np.int64)
         if self.kind == "items":
             return Batch(pl.DataFrame(), numbers, block.bad, block.rows)
-        return Batch(_json_frame(block.rows, self.profile.wanted), numbers, block.bad)
+        pair = self.profile.votes.pair if self.profile.votes else None
+        columns = {c: _json_series([row.get(c) for row in block.rows], c == pair) for c in self.profile.wanted}
+        return Batch(pl.DataFrame(columns), numbers, block.bad)
 
 
 def stream_damage(stream: Any) -> str | None:
@@ -218,65 +244,20 @@ def _next_line(raw: BinaryIO, offset: int) -> int:
     return position
 
 
-class _Text(io.RawIOBase):
-    """A stream as pyarrow's CSV reader needs it: without a byte order mark."""
+def _json_series(values: list[Any], pairs: bool) -> pl.Series:
+    """Values of one type as they are; of several types, or of one that no column is made from, as their text.
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__()
-        self._stream = stream
-        self._head = (stream.read(1 << 16) or b"").removeprefix(BOM)
-        self.empty = not self._head
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self._head:
-            head, self._head = self._head[:size] if size >= 0 else self._head, b"" if size < 0 else self._head[size:]
-            return head
-        return self._stream.read(size) or b""
-
-
-def _csv_problem(error: pa.ArrowInvalid, size: int) -> str:
-    said = " ".join(str(error).split())
-    if "straddl" in said:
-        return f"from here on not read: a record longer than {size >> 20} MB, or a quote that is never closed"
-    return f"from here on not read: cannot be parsed ({said[:200]})"
-
-
-def _numbers(first: int, rows: int, bad: list[int]) -> np.ndarray:
-    """The numbers of `rows` good records from `first` on, stepping over those of bad ones."""
-    room = np.arange(first, first + rows + len(bad), dtype=np.int64)
-    return np.setdiff1d(room, bad, assume_unique=True)[:rows]
-
-
-def _decode(column: pa.Array, profile: Profile) -> pl.Series:
-    """Bytes to text; what says nothing is null, bytes that are not of the encoding become U+FFFD."""
-    if column.type == pa.null():
-        return pl.Series(values=[None] * len(column), dtype=pl.String)
-    try:
-        if profile.encoding.lower() not in ("utf-8", "utf8"):
-            raise pa.ArrowInvalid("not UTF-8")
-        texts = pl.Series(values=pl.from_arrow(column.cast(pa.string())))
-    except pa.ArrowInvalid:
-        decoded = [b.decode(profile.encoding, errors="replace") for b in column.to_pylist()]
-        texts = pl.Series(values=decoded, dtype=pl.String)
-    return texts.set(texts == "", None)
-
-
-def _json_frame(rows: list[dict[str, Any]], wanted: list[str]) -> pl.DataFrame:
-    return pl.DataFrame({column: _json_series([row.get(column) for row in rows]) for column in wanted})
-
-
-def _json_series(values: list[Any]) -> pl.Series:
-    """Values of one type as they are; of several types, or of one that no column is made from, as their text."""
-    try:
-        series = pl.Series(values=values, strict=True)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
-        series = pl.Series(values=[_text(v) for v in values], dtype=pl.String)
-    if series.dtype in (pl.Object, pl.Struct) or isinstance(series.dtype, pl.Struct):
-        series = pl.Series(values=[_text(v) for v in values], dtype=pl.String)
-    return series
+    What a value becomes does not depend on the values beside it."""
+    kinds = set(map(type, values)) - {type(None)}
+    if len(kinds) <= 1 and kinds <= {str, int, float, bool, *([list] if pairs else [])}:
+        try:
+            series = pl.Series(values=values, strict=True)
+        except (TypeError, OverflowError, pl.exceptions.PolarsError):
+            pass
+        else:
+            if kinds != {list} or (isinstance(series.dtype, pl.List) and series.dtype.inner.is_integer()):
+                return series
+    return pl.Series(values=[_text(v) for v in values], dtype=pl.String)
 
 
 def _text(value: Any) -> str | None:
@@ -286,5 +267,15 @@ def _text(value: Any) -> str | None:
 
 
 def _parquet_batch(table: pa.Table, first_row: int) -> Batch:
-    frame = pl.DataFrame(pl.from_arrow(table)).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-    return Batch(frame, np.arange(first_row, first_row + table.num_rows))
+    """Raises ArrowInvalid where the data are damaged."""
+    for index, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type):
+            table = table.set_column(index, column.name, table.column(index).cast(column.type.value_type))
+        try:
+            table.column(index).validate(full=True)
+        except pa.ArrowInvalid:
+            # pyarrow reads texts as they are. Polars takes it for granted that they are UTF-8.
+            values = table.column(index).cast(pa.binary()).to_pylist()
+            texts = [None if v is None else v.decode(errors="replace") for v in values]
+            table = table.set_column(index, column.name, pa.array(texts, pa.large_string()))
+    return Batch(pl.DataFrame(pl.from_arrow(table)), np.arange(first_row, first_row + table.num_rows))

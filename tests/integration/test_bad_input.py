@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import gzip
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from wrong_inputs import (
+    COLUMNS,
+    as_csv,
+    as_parquet,
+    empty_folder,
+    folder_of_other_files,
+    lists_as_text,
+    only_a_link_out,
+    parquet_called_csv,
+    parquet_cut_off,
+    parquet_cut_off_among_good_ones,
+    parquet_in_gzip,
+    parquet_without,
+    rows,
+    text_file,
+    word_document,
+    zip_cut_off,
+    zip_of,
+    zip_that_leads_out,
+)
 
 from tasks.core.settings import PROJECT
-
-COLUMNS = ("customer_id", "review_id", "product_id", "star_rating", "review_headline", "review_body", "review_date")
-
-
-def rows(n: int = 5, **changes: str) -> list[dict[str, str]]:
-    made = []
-    for i in range(n):
-        values = (
-            f"c{i % 7}",
-            f"R{i}",
-            f"p{i % 3}",
-            str(1 + i % 5),
-            "Head",
-            f"Text {i}",
-            f"2015-{1 + i % 12:02}-{1 + i % 28:02}",
-        )
-        made.append({**dict(zip(COLUMNS, values, strict=True)), **changes})
-    return made
-
-
-def as_csv(records: list[dict[str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, records[0].keys())
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
-
-
-def as_parquet(path: Path, records: list[dict[str, str]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(records), path)
-    return path
 
 
 class Command:
@@ -90,75 +77,26 @@ def refused(done: subprocess.CompletedProcess[str], *said: str, status: int = 2)
         assert words in message, message
 
 
-def text_file(name: str, text: str) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        (folder / name).write_text(text)
-        return folder / name
-
-    return make
-
-
-def empty_folder(folder: Path) -> Path:
-    (folder / "nothing").mkdir()
-    return folder / "nothing"
-
-
-def folder_of_other_files(folder: Path) -> Path:
-    (folder / "other").mkdir()
-    (folder / "other" / "notes.docx").write_text("x")
-    return folder / "other"
-
-
-def word_document(folder: Path) -> Path:
-    with ZipFile(folder / "reviews.docx", "w") as file:
-        file.writestr("word/document.xml", "<w:document/>")
-    return folder / "reviews.docx"
-
-
-def parquet_called_csv(folder: Path) -> Path:
-    return as_parquet(folder / "a.parquet", rows()).rename(folder / "a.csv")
-
-
-def parquet_cut_off(folder: Path) -> Path:
-    path = as_parquet(folder / "a.parquet", rows(500))
-    path.write_bytes(path.read_bytes()[:-100])
-    return path
-
-
-def parquet_cut_off_among_good_ones(folder: Path) -> Path:
-    (folder / "several").mkdir()
-    as_parquet(folder / "several" / "a.parquet", rows())
-    parquet_cut_off(folder / "several").rename(folder / "several" / "b.parquet")
-    as_parquet(folder / "several" / "a.parquet", rows())
-    return folder / "several"
-
-
-def parquet_without(column: str) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        return as_parquet(folder / "a.parquet", [{k: v for k, v in r.items() if k != column} for r in rows()])
-
-    return make
-
-
-def lists_as_text(folder: Path) -> Path:
-    table = pa.Table.from_pylist(rows()).drop_columns("review_body")
-    pq.write_table(table.append_column("review_body", pa.array([["a", "b"]] * 5)), folder / "a.parquet")
-    return folder / "a.parquet"
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         pytest.param(lambda f: f / "not-there", ["no such file or folder", "not-there"], id="no such path"),
         pytest.param(empty_folder, ["this folder is empty", "nothing"], id="empty folder"),
-        pytest.param(folder_of_other_files, ["no review files", ".docx", "parquet, csv, tsv"], id="other files alone"),
-        pytest.param(word_document, ["unknown format '.docx'", "reviews.docx"], id="a Word document"),
+        pytest.param(lambda f: f"{f}/*.csv", ["no file matches", "*.csv"], id="a glob that matches nothing"),
+        pytest.param(
+            folder_of_other_files, ["no review files", ".docx", ".parquet, .csv, .tsv"], id="other files alone"
+        ),
+        pytest.param(word_document, ["a zip file with no review files", ".xml", "reviews.docx"], id="a Word document"),
+        pytest.param(zip_of(readme_md="x"), ["a zip file with no review files", ".md", "a.zip"], id="a zip of others"),
+        pytest.param(zip_that_leads_out, ["its name leads out of the archive", "a.zip"], id="a zip that leads out"),
+        pytest.param(zip_cut_off, ["no readable directory", "cut off", "a.zip"], id="a zip cut off"),
+        pytest.param(parquet_in_gzip, ["a parquet file inside gzip", "unpack it"], id="parquet packed again"),
+        pytest.param(only_a_link_out, ["a symbolic link out of the folder"], id="a link out of the folder"),
         pytest.param(
             text_file("a.parquet", "customer_id\n1\n"), ["not a parquet file", "a.parquet"], id="text as parquet"
         ),
         pytest.param(parquet_called_csv, ["this is a parquet file, not CSV", "a.csv"], id="parquet as CSV"),
         pytest.param(parquet_cut_off, ["cut off or damaged", "a.parquet"], id="parquet without its footer"),
-        pytest.param(parquet_cut_off_among_good_ones, ["cut off", "b.parquet"], id="one of several is cut off"),
         pytest.param(text_file("a.csv", ""), ["the file is empty", "a.csv"], id="no bytes"),
         pytest.param(
             parquet_without("star_rating"), ["star_rating", "missing", "a.parquet"], id="no rating in parquet"
@@ -171,6 +109,10 @@ def lists_as_text(folder: Path) -> Path:
         pytest.param(
             text_file("a.tsv", as_csv(rows())), ["first line has 1 fields", "a.tsv", "TSV"], id="commas in a TSV file"
         ),
+        pytest.param(
+            text_file("a.json", '{"user": 1, "stars": 5}\n'), ["missing: customer_id", "a.json"], id="other JSON lines"
+        ),
+        pytest.param(text_file("a.jsonl", "stars: 5\n"), ["the first line is no JSON object"], id="no JSON at all"),
         pytest.param(lists_as_text, ["'review_body'", "list<", "a.parquet"], id="lists where text belongs"),
     ],
 )
@@ -178,6 +120,12 @@ def test_input_that_cannot_be_read(
     command: Command, tmp_path: Path, make: Callable[[Path], Path], said: list[str]
 ) -> None:
     refused(command.run("--input", str(make(tmp_path)), "--dataset", "amazon-us"), *said)
+    assert command.snapshots() == []
+
+
+def test_one_of_several_that_cannot_be_read_is_refused_if_so_set(command: Command, tmp_path: Path) -> None:
+    path = parquet_cut_off_among_good_ones(tmp_path)
+    refused(command.run("--input", str(path), "--set", "ingest.damaged_files=refuse"), "cut off", "b.parquet")
     assert command.snapshots() == []
 
 
@@ -248,6 +196,35 @@ class TestFoundOutOnlyByReading:
     ) -> None:
         path = text_file("a.csv", as_csv(records))(tmp_path)
         refused(command.run("--input", str(path), timeout=300), "a.csv", *said)
+        assert command.snapshots() == []
+
+    def test_a_file_that_is_damaged_is_refused_if_so_set(self, command: Command, tmp_path: Path) -> None:
+        packed = gzip.compress(as_csv(rows(300)).encode())
+        (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
+        done = command.run("--input", str(tmp_path / "a.csv.gz"), "--set", "ingest.damaged_files=refuse", timeout=300)
+        refused(done, "gzip data cut off", "a.csv.gz")
+        assert command.snapshots() == []
+
+    def test_what_is_readable_among_damaged_files_is_used_and_they_are_listed(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        folder = parquet_cut_off_among_good_ones(tmp_path)
+        as_parquet(folder / "a.parquet", rows(200))
+        packed = gzip.compress(as_csv(rows(300)).encode())
+        (folder / "c.csv.gz").write_bytes(packed[: len(packed) // 2])
+        done = command.run("--input", str(folder), "--until", "ingest", timeout=300)
+        assert done.returncode == 0, done.stderr
+        (listed,) = (command.storage / "snapshots" / "ingest").rglob("quarantine/files.parquet")
+        entries = {entry["source"]: entry for entry in pq.read_table(listed).to_pylist()}
+        assert list(entries) == ["b.parquet", "c.csv.gz"]
+        assert "cut off or damaged" in entries["b.parquet"]["reason"]
+        assert "gzip data cut off" in entries["c.csv.gz"]["reason"]
+        manifest = json.loads((listed.parents[2] / "manifest.json").read_text())
+        assert manifest["counts"]["rows_in"] == 200 + entries["c.csv.gz"]["rows"]
+
+    def test_a_profile_without_items_reads_no_product_metadata(self, command: Command, tmp_path: Path) -> None:
+        path = text_file("a.csv", as_csv(rows()))(tmp_path)
+        refused(command.run("--input", str(path), "--items", str(path), timeout=300), "product metadata", "items:")
         assert command.snapshots() == []
 
     @pytest.mark.parametrize("ending", ["csv", "parquet"])

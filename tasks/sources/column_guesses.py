@@ -1,0 +1,220 @@
+"""What a column of a raw file holds, guessed from some of its values: a type in words, times, ratings, pairs of votes.
+
+Guesses are for people to check: `raymill data inspect` prints them, and a run never depends on one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+import polars as pl
+
+LOOKED_AT = 2_000  # values of a column; more would hardly change a guess
+MOST = 0.9  # a share of values that makes a rule: the others are dirt
+NULL_WORDS = ("NULL", "null", "None", "NaN", "nan", "N/A", "n/a", "NA", "\\N")
+YES, NO = ("y", "yes", "t", "true", "1"), ("n", "no", "f", "false", "0")
+
+_DATES = ["%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%m-%d-%Y", "%d-%m-%Y"]
+_DATES += ["%d.%m.%Y", "%d.%m.%y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y", "%m %d, %Y"]
+_CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M %p", " %I:%M:%S %p")
+FORMATS = (
+    *(date + clock for clock in _CLOCKS for date in _DATES),
+    "%Y-%m-%dT%H:%M:%S%.fZ",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%:z",
+    "%Y-%m-%d %H:%M:%S%:z",
+)
+Unit = Literal["s", "ms", "us", "ns"]
+_PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Times:
+    """How a column's values become times: the `unit` of numbers, or `formats` of texts (strptime), or typed as such.
+
+    `share` of the values are understood so. `ambiguous`: no day above 12 tells the day from the month."""
+
+    share: float
+    unit: Unit | None = None
+    formats: tuple[str, ...] = ()
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A source column: `values` are some of those that say something, as text or as typed by the file."""
+
+    name: str
+    values: pl.Series
+    null_share: float
+    null_words: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, series: pl.Series) -> Column:
+        said = series.drop_nulls()
+        words: list[str] = []
+        if series.dtype == pl.String:
+            said = said.filter(said.str.strip_chars() != "")
+            counted = said.value_counts(name="n").filter(pl.col(series.name).is_in(NULL_WORDS))
+            words = sorted(counted[series.name].to_list())
+            said = said.filter(~said.is_in(list(NULL_WORDS)))
+        share = 1 - len(said) / len(series) if len(series) else 1.0
+        step = max(1, len(said) // LOOKED_AT)
+        return cls(name, said.gather_every(step).head(LOOKED_AT), share, tuple(words))
+
+    @cached_property
+    def texts(self) -> pl.Series:
+        return self.values.cast(pl.String, strict=False).str.strip_chars()
+
+    @cached_property
+    def numbers(self) -> pl.Series:
+        """The values as Float64, null where one is no number. Thousands separators are none of ours here."""
+        if self.values.dtype == pl.Boolean or self.values.dtype.is_temporal():
+            return pl.Series([None] * len(self.values), dtype=pl.Float64)
+        return self.values.cast(pl.Float64, strict=False) if self.values.dtype.is_numeric() else _numbers(self.texts)
+
+    @property
+    def numeric(self) -> bool:
+        return _share(self.numbers.is_not_null() & self.numbers.is_finite()) >= MOST
+
+    @property
+    def counts(self) -> bool:
+        """Whole numbers from 0 up, "1,234" included."""
+        plain = _numbers(self.texts.str.replace_all(",", "", literal=True))
+        return self.values.dtype != pl.Boolean and _share((plain >= 0) & (plain == plain.floor())) >= MOST
+
+    @property
+    def rating(self) -> bool:
+        return _share(self.numbers.is_between(1, 5)) >= MOST
+
+    @property
+    def pairs(self) -> bool:
+        """[helpful, total], as a list or as its text."""
+        if self.values.dtype == pl.Boolean or self.values.dtype.is_temporal():
+            return False
+        return _share(self.texts.str.contains(r"^\[\s*\d+\s*,\s*\d+\s*\]$")) >= MOST
+
+    @property
+    def flag(self) -> bool:
+        return self.values.dtype == pl.Boolean or (
+            len(self.values) > 0 and self.texts.str.to_lowercase().is_in([*YES, *NO]).all()
+        )
+
+    @property
+    def nested(self) -> bool:
+        return self.values.dtype == pl.String and _share(self.texts.str.contains(r"^[\[{].*[\]}]$")) >= MOST
+
+    @cached_property
+    def times(self) -> Times | None:
+        """How to read the values as times of 1990 to now, where most of them can be."""
+        if isinstance(self.values.dtype, (pl.Date, pl.Datetime)):
+            return Times(1.0)
+        if self.numeric:
+            now = datetime.now(UTC).timestamp() + 86_400
+            for unit, per_second in _PER_SECOND.items():
+                seconds = self.numbers / per_second
+                share = _share(seconds.is_between(_EARLIEST.timestamp(), now))
+                if share >= MOST:
+                    return Times(share, unit=unit)
+        return _times_of_text(self.texts) if self.values.dtype == pl.String else None
+
+    @property
+    def kind(self) -> str:
+        """The type in words."""
+        if not len(self.values):
+            return "empty"
+        if self.values.dtype == pl.Boolean:
+            return "true/false"
+        if self.times is not None:
+            ways = self.times.formats[:1] or ([self.times.unit] if self.times.unit else [])
+            return f"time ({ways[0]})" if ways else "time"
+        if self.pairs:
+            return "pair of numbers"
+        if self.nested:
+            return "list" if self.texts[0].startswith("[") else "object"
+        if self.numeric or self.counts:
+            return "whole number" if self.counts else "number"
+        return "yes/no" if self.flag else "text"
+
+    @property
+    def distinct_share(self) -> float:
+        return self.values.n_unique() / len(self.values) if len(self.values) else 0.0
+
+    @property
+    def mean_chars(self) -> float:
+        return float(self.texts.str.len_chars().mean() or 0)  # type: ignore[arg-type]
+
+    @property
+    def id_like(self) -> bool:
+        """Short, of one word with a digit in it, and more than one of them; numbers long enough not to be counts."""
+        one_word = self.texts.str.contains(r"^[^\s\[{]{2,40}$") & self.texts.str.contains(r"\d")
+        long_enough = not self.numeric or self.mean_chars >= 4
+        return _share(one_word) >= MOST and long_enough and self.values.n_unique() > 1 and not self.flag
+
+    @property
+    def example(self) -> str:
+        """A short value among the first, as text: control characters and all."""
+        texts = self.texts.head(50).drop_nulls().to_list()
+        return next((t for t in texts if len(t) <= 40), min(texts, key=len, default=""))
+
+
+def series_of(name: str, values: Sequence[Any]) -> pl.Series:
+    """JSON values as a Series: typed where they are all of one plain type, else as their JSON text."""
+    try:
+        series = pl.Series(name, values, strict=True)
+        if not (series.dtype.is_nested() or series.dtype == pl.Object):
+            return series
+    except (TypeError, OverflowError, ValueError, pl.exceptions.PolarsError):
+        pass
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+    clean = [t.encode("utf-8", "replace").decode() if isinstance(t, str) else None for t in texts]
+    return pl.Series(name, clean, dtype=pl.String)
+
+
+def _numbers(texts: pl.Series) -> pl.Series:
+    return texts.cast(pl.Float64, strict=False)
+
+
+def _share(holds: pl.Series) -> float:
+    return float(holds.fill_null(False).mean() or 0) if len(holds) else 0.0  # type: ignore[arg-type]
+
+
+def _times_of_text(texts: pl.Series) -> Times | None:
+    """Formats that together understand most texts: the one that understands the most first."""
+    if _share(texts.str.contains(r"\d.*\d")) < MOST or _share(texts.str.len_chars() <= 40) < MOST:
+        return None
+    understood = {f: _understood(texts, f) for f in FORMATS}
+    covered = pl.Series([False] * len(texts))
+    chosen: list[str] = []
+    for _ in range(3):
+        best = max(FORMATS, key=lambda f: int((understood[f] & ~covered).sum()))
+        if (understood[best] & ~covered).mean() < 0.005:  # type: ignore[operator]
+            break
+        chosen.append(best)
+        covered = covered | understood[best]
+    share = _share(covered)
+    if share < MOST:
+        return None
+    first = chosen[0]
+    swapped = re.sub("%[md]", lambda m: "%d" if m[0] == "%m" else "%m", first)
+    day_next_to_month = re.search("%m[^%]%d|%d[^%]%m", first) is not None and not first.startswith("%Y")
+    same = day_next_to_month and swapped in understood and bool((understood[first] == understood[swapped]).all())
+    return Times(share, formats=tuple(chosen), ambiguous=same)
+
+
+def _understood(texts: pl.Series, fmt: str) -> pl.Series:
+    """Whether each text is, in this format, a time of 1990 to now. A year of two digits read as four is none."""
+    try:
+        moments = texts.str.to_datetime(fmt, strict=False, time_unit="ms", time_zone="UTC")
+    except pl.exceptions.PolarsError:
+        return pl.Series([False] * len(texts))
+    latest = datetime.now(UTC).replace(microsecond=0)
+    return moments.is_between(_EARLIEST, latest).fill_null(False)

@@ -1,0 +1,217 @@
+"""What raw files hold, before any run: which shipped dataset profile fits them, or a proposal of one.
+
+    raymill data inspect PATH [--dataset NAME] [--rows 20000] [--write mine.yaml]
+
+Every file's first bytes are looked at, and the first rows of the first files are read, as `ingest` would read them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tasks.core.errors import InputError
+from tasks.core.schemas import REVIEWS
+from tasks.core.settings import CONF, IngestConfig, load_settings
+from tasks.item_records import to_items
+from tasks.sources import places
+from tasks.sources.canonical import ANONYMOUS, Period
+from tasks.sources.discovery import Quarantined, SourceFile, look
+from tasks.sources.layouts import ANY, Layout, layouts_of, read_columns, sample
+from tasks.sources.loading import Recipe
+from tasks.sources.profiles import Profile, known_profiles, load_profile
+from tasks.sources.proposals import Proposal, propose
+
+TRIED_FILES = 3  # of each layout, by every profile; the one that is chosen looks at all
+
+
+@dataclass
+class Judgement:
+    """What a profile makes of the sample: `nulls` are shares of the usable rows, by canonical column."""
+
+    name: str
+    profile: Profile
+    files: int = 0
+    rows: int = 0
+    usable: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    lost_values: int = 0  # of optional columns: said, and not understood
+    nulls: dict[str, float] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    damage: list[Quarantined] = field(default_factory=list)
+
+    @property
+    def rejected_share(self) -> float:
+        return 1 - self.usable / self.rows if self.rows else 1.0
+
+    @property
+    def mapped(self) -> int:
+        """Canonical columns that have values."""
+        return sum(share < 1 for share in self.nulls.values())
+
+
+@dataclass
+class Inspection:
+    """`items` are files with product metadata and the shipped profile that reads each; they are not judged as reviews.
+
+    `chosen` is the profile that was given, the shipped one that fits best, or (`proposed`) one made for these columns,
+    with its `yaml`. Where there can be none, `why_none` tells."""
+
+    layouts: list[Layout]
+    unreadable: list[Quarantined]
+    items: dict[str, str]
+    review_paths: list[str]
+    item_paths: list[str]
+    chosen: Judgement | None = None
+    yaml: str | None = None
+    proposed: bool = False
+    why_none: str = ""
+
+
+def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_000) -> Inspection:
+    """Look at these files, folders or globs. Raises InputError where nothing can be read, and ProfileError."""
+    config = load_settings().ingest
+    given = load_profile(dataset) if dataset else None
+    found = places.find(inputs)
+    readable, unreadable = _looked(found, ANY, config)
+    if not readable:
+        more = f" (and {len(unreadable) - 1} more files)" if len(unreadable) > 1 else ""
+        fix = f"readable endings: {', '.join(places.ENDINGS)}, each also packed"
+        raise InputError(f"{unreadable[0].reason}{more}", where=unreadable[0].name, fix=fix)
+    layouts = layouts_of(readable, config)
+    for layout in layouts:
+        read_columns(layout, config, rows)
+    items = _items(layouts)
+    metadata = {f.path for f in readable} - {f.path for f in readable if f.name not in items}
+    reviews = [f for f in found if f.path not in metadata]
+    inspection = Inspection(layouts, unreadable, items, [f.path for f in reviews], sorted(metadata))
+    if dataset and given:
+        inspection.chosen = judge(dataset, given, reviews, config, rows)
+        if not inspection.chosen.files:
+            inspection.why_none = f"the dataset profile {dataset!r} reads none of these files"
+    else:
+        _choose(inspection, reviews, config, rows)
+    return inspection
+
+
+def _choose(inspection: Inspection, found: Sequence[places.RawFile], config: IngestConfig, rows: int) -> None:
+    """The shipped profile that fits best, or a proposal made from the largest layout that allows one."""
+    trial = _trial(found, inspection.layouts)
+    tried = [judge(name, load_profile(name), trial, config, rows) for name in known_profiles()]
+    fitting = [t for t in tried if t.usable and t.rejected_share <= config.max_reject_fraction]
+    if fitting:
+        best = min(fitting, key=lambda t: (-t.files, t.rejected_share, t.lost_values, -t.mapped))
+        inspection.chosen = judge(best.name, best.profile, found, config, rows)
+        inspection.yaml = (CONF / "datasets" / f"{best.name}.yaml").read_text(encoding="utf-8")
+        return
+    inspection.why_none = "only product metadata"
+    for layout in sorted(inspection.layouts, key=lambda one: -sum(f.size for f in one.files)):
+        if all(f.name in inspection.items for f in layout.files):
+            continue
+        proposal = _proposal(layout)
+        if isinstance(proposal, Proposal):
+            inspection.chosen = judge("proposed", proposal.profile, found, config, rows)
+            inspection.yaml, inspection.proposed, inspection.why_none = proposal.text, True, ""
+            return
+        inspection.why_none = proposal
+
+
+def judge(name: str, profile: Profile, found: Sequence[places.RawFile], config: IngestConfig, rows: int) -> Judgement:
+    """What `ingest` would make of the first rows of the first of these files with this profile."""
+    judged = Judgement(name, profile)
+    files, judged.quarantined = _looked(found, profile, config)
+    judged.files = len(files)
+    period = Period.of(config.earliest, config.latest)
+    recipe = Recipe("reviews", profile, config, period)
+    nulls: Counter[str] = Counter()
+    for batch, file in sample(files, profile, config, rows, "reviews", judged.damage):
+        judged.rows += len(batch.numbers) + len(batch.bad)
+        try:
+            kept, rejected = recipe.rows(batch, file.name)
+        except pl.exceptions.PolarsError as error:
+            judged.reasons[f"cannot be mapped: {str(error).splitlines()[0][:100]}"] += len(batch.numbers)
+            continue
+        judged.usable += kept.num_rows
+        # What a reason says of one record alone ("character 1,234") would make each reason unlike the others.
+        judged.reasons.update(re.sub(r" \(.*", "", r) for r in rejected["reason"].to_pylist())
+        judged.reasons.update(re.sub(r" \(.*", "", b.reason) for b in batch.bad)
+        table = pl.DataFrame(pl.from_arrow(kept))
+        nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
+        usable = batch.frame.filter(~np.isin(batch.numbers, rejected["row"].to_numpy()))
+        judged.lost_values += _lost(usable, table, profile)
+        judged.examples += table.head(3 - len(judged.examples)).to_dicts()
+    if judged.usable:
+        judged.nulls = {c: nulls[c] / judged.usable for c in REVIEWS.names}
+    if "review_id" not in {*profile.columns, *profile.constants} and judged.nulls:
+        judged.nulls["review_id"] = 1.0  # made from the others
+    return judged
+
+
+def _empty(column: pl.Series) -> int:
+    empty = column.is_null()
+    if column.dtype == pl.String:
+        empty = empty | (column == "") | column.str.starts_with(ANONYMOUS)
+    return int(empty.sum())
+
+
+def _lost(raw: pl.DataFrame, table: pl.DataFrame, profile: Profile) -> int:
+    """Values of optional columns that were there and came out as nothing."""
+    lost = 0
+    for canonical, source in profile.columns.items():
+        if source in raw.columns:
+            said = raw[source].drop_nulls()
+            said = said.filter((said != "") & ~said.is_in(list(profile.nulls))) if said.dtype == pl.String else said
+            lost += max(0, len(said) - (len(table) - _empty(table[canonical])))
+    return lost
+
+
+def _looked(
+    found: Sequence[places.RawFile], profile: Profile, config: IngestConfig
+) -> tuple[list[SourceFile], list[Quarantined]]:
+    looked = [look(file, profile, config) for file in found]
+    return [f for files, _ in looked for f in files], [q for _, wrong in looked for q in wrong]
+
+
+def _trial(found: Sequence[places.RawFile], layouts: Sequence[Layout]) -> list[places.RawFile]:
+    """The first files of each layout: enough to try a profile on."""
+    paths = {file.path for layout in layouts for file in layout.files[:TRIED_FILES]}
+    return [file for file in found if file.path in paths]
+
+
+def _items(layouts: Sequence[Layout]) -> dict[str, str]:
+    """Files that are product metadata: the item columns of a shipped profile are filled, and no column holds stars."""
+    items: dict[str, str] = {}
+    profiles = [(name, profile.items) for name in known_profiles() if (profile := load_profile(name)).items]
+    for layout in layouts:
+        if not layout.records or isinstance(_proposal(layout), Proposal):
+            continue
+        best, most = "", 2  # an id and a title are not enough: reviews have both
+        for name, mapping in profiles:
+            assert mapping is not None
+            kept, rejected = to_items(layout.records, mapping)
+            filled = sum(column.null_count < 0.95 * len(column) for column in kept.columns)
+            if 2 * len(rejected) < len(layout.records) and filled > most:
+                best, most = name, filled
+        if best:
+            items |= {file.name: best for file in layout.files}
+    return items
+
+
+def _proposal(layout: Layout) -> Proposal | str:
+    delimited = layout.first.format == "delimited"
+    name = layout.first.name if len(layout.files) == 1 else f"{layout.first.name} and {len(layout.files) - 1} more"
+    return propose(
+        layout.columns,
+        description=f"Reviews as in {name}",
+        header=layout.header,
+        quoting=layout.first.quoting if delimited else None,
+        ending=places.ending(layout.first.name),
+        encoding=layout.encoding,
+    )

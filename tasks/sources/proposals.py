@@ -1,0 +1,259 @@
+"""A dataset profile for columns that no shipped one knows: mapped by their names first, and by what they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from tasks.core.schemas import REVIEWS
+from tasks.sources.column_guesses import NO, YES, Column
+from tasks.sources.profiles import MANDATORY, Profile, Quoting
+
+MADE_UP_DAY = "2000-01-01"
+
+# What each canonical column is called elsewhere: in small letters without spaces, the surest first.
+_SYNONYMS = """
+review_id      reviewid id commentid uuid
+user_id        userid reviewerid customerid authorid memberid buyerid profileid user reviewer customer author username
+               reviewername authorname customername profilename
+item_id        itemid productid parentasin asin sku gtin ean isbn bookid movieid appid businessid asins item product
+               productname itemname producttitle itemtitle model
+rating         rating starrating stars star overall score overallrating ratingvalue rate
+title          title summary headline subject
+text           text body content comment comments review message feedback opinion
+timestamp      timestamp unixreviewtime date datetime time createdat created postedat posted publishedat submissiontime
+               submittedat dateadded updatedat
+helpful_votes  helpfulvotes helpfulvote helpful helpfulcount helpfulnessnumerator numhelpful vote votes upvotes likes
+               thumbsup
+total_votes    totalvotes totalvote helpfulnessdenominator votestotal totalvotecount
+verified       verifiedpurchase verified isverified verifiedbuyer didpurchase
+category       category productcategory maincategory department genre
+"""
+SYNONYMS = {canonical: names.split() for canonical, names in re.findall(r"^(\w+)((?: .*\n)+)", _SYNONYMS, flags=re.M)}
+_OF_THE_ITEM = {"product", "item"}
+
+# What a column must hold to become each canonical one.
+_CAN_BE: dict[str, Callable[[Column], bool]] = {
+    "review_id": lambda c: not c.nested and c.distinct_share > 0.999 and c.null_share < 0.01,
+    "user_id": lambda c: not c.nested and not c.flag and c.mean_chars < 60,
+    "item_id": lambda c: not c.nested and not c.flag and c.mean_chars < 300,
+    "rating": lambda c: c.rating,
+    "title": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
+    "text": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
+    "timestamp": lambda c: c.times is not None,
+    "helpful_votes": lambda c: c.counts,
+    "total_votes": lambda c: c.counts,
+    "verified": lambda c: c.flag,
+    "category": lambda c: not c.nested and not c.times and not c.numeric and c.distinct_share < 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """`text` is the YAML; `profile` what `load_profile` makes of it."""
+
+    text: str
+    profile: Profile
+
+
+def propose(
+    columns: Sequence[Column],
+    *,
+    description: str,
+    header: Sequence[str] = (),
+    quoting: Quoting | None = None,
+    ending: str = "",
+    encoding: str = "utf-8",
+) -> Proposal | str:
+    """A profile for these columns, or why there can be none. `header` names them where files have no header row."""
+    said = [c for c in columns if len(c.values)]
+    pair = next((c for c in said if c.pairs), None)
+    mapped = _mapped(said, nameless=bool(header) and _is_made_up(header))
+    if pair is not None:
+        mapped = {k: c for k, c in mapped.items() if k not in ("helpful_votes", "total_votes") and c is not pair}
+    if "rating" not in mapped:
+        near = [c.name for c in said if _by_name("rating", c.name) and c.numeric]
+        held = f"; {near[0]!r} is not within 1 to 5" if near else ""
+        return f"no column holds ratings from 1 to 5{held}"
+    if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
+        mapped["text"] = mapped.pop("title")
+    text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
+    return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
+
+
+def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
+    """Canonical columns and the source column that fits each best; no source column serves twice."""
+    scored = []
+    for canonical in SYNONYMS:
+        for column in columns:
+            score = _by_name(canonical, column.name)
+            if score and _CAN_BE[canonical](column):
+                scored.append((score - 30 * column.null_share, canonical, column))
+    mapped: dict[str, Column] = {}
+    for _, canonical, column in sorted(scored, key=lambda s: -s[0]):
+        if canonical not in mapped and all(column is not c for c in mapped.values()):
+            mapped[canonical] = column
+    for canonical, by_content in _BY_CONTENT.items():
+        if canonical in mapped or (canonical == "title" and not nameless):
+            continue
+        free = [c for c in columns if all(c is not m for m in mapped.values()) and not _is_known(c.name)]
+        if canonical == "user_id" and "item_id" not in mapped:
+            free = _without_one(free)
+        if found := by_content(free):
+            mapped[canonical] = found
+    return {name: mapped[name] for name in REVIEWS.names if name in mapped}
+
+
+def _rating_among(free: list[Column]) -> Column | None:
+    found = [c for c in free if c.rating and 2 <= c.values.n_unique() <= 41 and not c.times]
+    return max(found, key=lambda c: c.values.n_unique(), default=None)
+
+
+def _time_among(free: list[Column]) -> Column | None:
+    return next((c for c in free if c.times is not None), None)
+
+
+def _text_among(free: list[Column]) -> Column | None:
+    found = [c for c in free if _CAN_BE["text"](c) and c.mean_chars >= 30 and not c.id_like]
+    return max(found, key=lambda c: c.mean_chars, default=None)
+
+
+def _title_among(free: list[Column]) -> Column | None:
+    found = [c for c in free if _CAN_BE["title"](c) and 5 <= c.mean_chars <= 150 and not c.id_like]
+    found = [c for c in found if c.texts.str.contains(" ").mean() > 0.3]  # type: ignore[operator]
+    return max(found, key=lambda c: c.distinct_share, default=None)
+
+
+def _ids_among(free: list[Column]) -> list[Column]:
+    """Columns of ids, the one with the most different values first."""
+    found = [c for c in free if c.id_like and not c.times]
+    return sorted(found, key=lambda c: -c.distinct_share)
+
+
+def _without_one(free: list[Column]) -> list[Column]:
+    """Keep one kind of ids for the items. The more varied are the reviewers': an item has many reviews."""
+    ids = _ids_among(free)
+    return [c for c in free if not ids or c is not ids[-1]]
+
+
+def _first_among(free: list[Column]) -> Column | None:
+    return next(iter(_ids_among(free)), None)
+
+
+def _unique_among(free: list[Column]) -> Column | None:
+    # Not a number: one that counts the rows of a file is another review's in the next file.
+    ids = [c for c in _ids_among(free) if len(c.values) > 20 and not c.numeric]
+    return next((c for c in ids if _CAN_BE["review_id"](c)), None)
+
+
+_BY_CONTENT: dict[str, Callable[[list[Column]], Column | None]] = {
+    "timestamp": _time_among,
+    "rating": _rating_among,
+    "text": _text_among,
+    "title": _title_among,
+    "review_id": _unique_among,
+    "user_id": _first_among,
+    "item_id": _first_among,
+}
+
+
+def _words(name: str) -> list[str]:
+    """ "unixReviewTime" is unix, review, time."""
+    return [w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+|\d+", name)]
+
+
+def _by_name(canonical: str, name: str) -> int:
+    """How surely a column of this name is the canonical one: 0 (not) to 100."""
+    words = _words(name)
+    known = SYNONYMS[canonical]
+    for prefix in ([], ["review"], ["reviews"], ["customer", "review"]):
+        if words[: len(prefix)] == prefix and (key := "".join(words[len(prefix) :])) in known:
+            return 100 - known.index(key) - len(prefix)
+    if words and words[-1] in known and canonical != "review_id" and not _OF_THE_ITEM & set(words):
+        return 50 - known.index(words[-1])  # the last word is the thing: "date" of "first posted date"
+    return 0
+
+
+def _is_known(name: str) -> bool:
+    return any(_by_name(canonical, name) for canonical in SYNONYMS)
+
+
+def _is_made_up(header: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"column_\d+", name) for name in header)
+
+
+def _lines(
+    mapped: dict[str, Column],
+    pair: Column | None,
+    description: str,
+    header: Sequence[str],
+    quoting: Quoting | None,
+    ending: str,
+    encoding: str,
+) -> list[str]:
+    lines = [f"description: {_scalar(description)}", "columns:"]
+    lines += [f"  {canonical}: {_scalar(column.name)}" for canonical, column in mapped.items()]
+    constants, defaults = [], []
+    if "item_id" not in mapped:
+        constants.append('  item_id: "unknown"            # no column names the item: all are taken for one')
+    if "timestamp" not in mapped:
+        constants.append(f'  timestamp: "{MADE_UP_DAY}"       # no column holds dates: a split by time cannot work')
+    if "text" not in mapped:
+        defaults.append('  text: ""                      # no column holds texts')
+    elif mapped["text"].null_share:
+        defaults.append('  text: ""                      # a review may have stars alone')
+    lines += ["constants:", *constants] if constants else []
+    lines += ["defaults:", *defaults] if defaults else []
+    if "user_id" not in mapped:
+        lines.append("missing_user: anonymous         # no column names the reviewer: each review is by another")
+    elif mapped["user_id"].null_share > 0.01:
+        lines.append("missing_user: anonymous         # each review without a name is by another")
+    if words := sorted({w for name, c in mapped.items() if name in MANDATORY for w in c.null_words}):
+        lines.append(f"nulls: {_flow(words)}")
+    times = mapped["timestamp"].times if "timestamp" in mapped else None
+    if "timestamp" not in mapped:
+        lines.append('timestamp: {formats: ["%Y-%m-%d"]}')
+    elif times and times.unit:
+        lines.append(f"timestamp: {{unit: {times.unit}}}")
+    elif times and times.formats:
+        doubt = "   # or is the day first? no value tells" if times.ambiguous else ""
+        lines.append(f"timestamp: {{formats: {_flow(times.formats)}}}{doubt}")
+    if pair is not None:
+        lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
+    if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
+        lines.append(f'flags: {{"true": {json.dumps(YES)}, "false": {json.dumps(NO)}}}')
+    if encoding != "utf-8":
+        lines.append(f"encoding: {encoding}")
+    if quoting is not None:
+        lines += _quoting_lines(quoting, ending)
+    if header:
+        lines.append(f"header: {_flow(header)}")
+    return lines
+
+
+def _quoting_lines(quoting: Quoting, ending: str) -> list[str]:
+    """The `csv` or `tsv` section, by which of the two reads files of this ending; none where the default does."""
+    section = {".csv": "csv", ".tsv": "tsv"}.get(ending, "tsv" if quoting.delimiter == "\t" else "csv")
+    default = getattr(Profile(description="", columns={}), section)
+    changed = {k: v for k, v in quoting.model_dump().items() if v != getattr(default, k)}
+    if not changed:
+        return []
+    inside = ", ".join(f"{k}: {'null' if v is None else _scalar(v)}" for k, v in sorted(changed.items()))
+    return [f"{section}: {{{inside}}}"]
+
+
+def _flow(values: Sequence[str]) -> str:
+    return f"[{', '.join(_scalar(v) for v in values)}]"
+
+
+def _scalar(value: str) -> str:
+    """A text as YAML writes it on one line, whatever is in it."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and yaml.safe_load(value) == value:
+        return value
+    dumped: Any = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=1 << 30)
+    return str(dumped).strip()
