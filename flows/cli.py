@@ -78,6 +78,8 @@ def run(
     # A wrong input fails here, before anything starts.
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     view_console = Console(stderr=True) if json_file == "-" else console
+    if settings.data.items:
+        discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
     size = sum(f.size for f in source.files)
     view_console.print(
         f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False

@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from tasks.clean_text import tidy_text
 from tasks.core.digests import digest_of
-from tasks.core.schemas import REVIEWS
+from tasks.core.schemas import FEW_VALUES, REVIEWS
 from tasks.core.settings import CleanConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
@@ -186,7 +186,11 @@ def clean_part(part: tuple[int, Path, list[Any]], config: CleanConfig, sink: Fil
     kept = reviews.filter(kept_rows(index, len(reviews), ray.get(refs)))
     tidied = kept.with_columns(tidy_text(kept[column], config) for column in ("title", "text"))
     table = tidied.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(REVIEWS)
-    entries = [sink.write_table(part_name(index), table, REVIEWS).model_dump()] if table.num_rows else []
+    entries = (
+        [sink.write_table(part_name(index), table, REVIEWS, dictionary=FEW_VALUES).model_dump()]
+        if table.num_rows
+        else []
+    )
     return pa.Table.from_pylist(entries, schema=ENTRY)
 
 

@@ -77,28 +77,25 @@ def _replaced(texts: pl.Series, patterns: list[str], config: CleanConfig) -> pl.
 
 def _needs(texts: pl.Series, config: CleanConfig) -> pl.Series:
     """Which texts a pattern may match: all that do, and few that do not."""
-    # Of white space and control characters beyond ASCII each is more than one byte long.
-    needs = ~_ascii(texts)
+    needs = _beyond_printable_ascii(texts)
     if config.remove_html:
         needs |= texts.str.contains("<", literal=True)
     if config.remove_urls:
         needs |= texts.str.contains("://", literal=True) | texts.str.contains(r"(?i)www\.")
     if config.collapse_spaces:
         needs |= texts.str.contains("  ", literal=True)
-    if config.collapse_spaces or config.remove_control:
-        needs |= _has_control(texts)
     return needs
 
 
-def _has_control(texts: pl.Series) -> pl.Series:
-    """Which texts hold an ASCII control character, white space other than the space being some of them."""
+def _beyond_printable_ascii(texts: pl.Series) -> pl.Series:
+    """Which texts hold a byte outside 32..126: white space other than the space and control characters all have one."""
     column = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
     starts = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset : column.offset + len(column) + 1]
     data = column.buffers()[2]
     found = np.zeros(len(column), dtype=bool)
     if data is not None and len(column):
         text = np.frombuffer(data, dtype=np.uint8)[: starts[-1]]
-        positions = np.flatnonzero((text < 32) | (text == 127))
+        positions = np.flatnonzero(text - np.uint8(32) > 94)  # unsigned: what is below 32 wraps to the top
         positions = positions[positions >= starts[0]]
         found[np.searchsorted(starts, positions, side="right") - 1] = True
     return pl.Series(found)

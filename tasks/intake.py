@@ -18,7 +18,7 @@ import pyarrow as pa
 from tasks import sources
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
-from tasks.core.schemas import QUARANTINE, REJECTS
+from tasks.core.schemas import FEW_VALUES, QUARANTINE, REJECTS
 from tasks.core.snapshots import FileEntry, FileSink, PartRecord, SnapshotWriter, part_name, read_tables
 from tasks.core.stage import Stage
 from tasks.engines import cluster, frames
@@ -98,7 +98,7 @@ def load_part(
     loaded = sources.Loaded(part, recipe)
     files: list[FileEntry] = []
     for block, rows in enumerate(loaded.blocks()):
-        files.append(sink.write_table(part_name(index, block=block), rows, recipe.schema))
+        files.append(sink.write_table(part_name(index, block=block), rows, recipe.schema, dictionary=FEW_VALUES))
         for name, table in (extras(rows) if extras else {}).items():
             files.append(sink.write_table(part_name(index, name, block), table, packed=False))
     told: list[dict[str, Any]] = []

@@ -20,6 +20,8 @@ REVIEWS = pa.schema(
     ]
 )
 
+FEW_VALUES = ("category",)  # of all columns of REVIEWS and ITEMS alone in this: worth a dictionary in parquet
+
 # A row that cannot be used: why, where it came from, and what it said, as JSON text.
 REJECTS = pa.schema(
     [

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import raw_files
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
-from tasks import sources
 from tasks.core.errors import InputError
 from tasks.synth import CHUNK, SCHEMA, SHARES, TEXT_ONLY, Format, SynthReport, synthesize
 
@@ -138,10 +138,8 @@ def test_a_smaller_sample_is_the_beginning_of_a_bigger_one(sample: tuple[Path, S
 @pytest.mark.parametrize("fmt", ["parquet", "csv", "tsv"])
 def test_unusable_rows_are_few_and_just_those_that_ingest_rejects(tmp_path: Path, fmt: Format) -> None:
     report = synthesize(ROWS, 3, tmp_path / "out", fmt=fmt)
-    source = sources.discover(str(tmp_path / "out"), "amazon-us")
-    loaded = [sources.load(part, source.profile) for part in sources.plan(source)]
-    assert sum(bad.num_rows for _, bad in loaded) == report.unusable
-    assert sum(good.num_rows for good, _ in loaded) == ROWS - report.unusable
+    kept, rejected = raw_files.read(tmp_path / "out")
+    assert (len(kept), len(rejected)) == (ROWS - report.unusable, report.unusable)
     assert 0 < report.unusable < 0.01 * ROWS
 
 
