@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows import environment
 from tasks.core.settings import load_settings
@@ -22,6 +23,9 @@ _HELD = pytest.StashKey[tuple[pytest.MonkeyPatch, "TemporaryDirectory[str]"]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before the first test module is imported: Prefect and MLflow read theirs when imported."""
+    # How fast a busy machine makes up examples must not decide whether a test passes.
+    settings.register_profile("raymill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("raymill")
     home = TemporaryDirectory(prefix="raymill-tests-", ignore_cleanup_errors=True)
     patch = pytest.MonkeyPatch()
     for name in [n for n in os.environ if n.startswith(OTHERS)]:

@@ -252,7 +252,9 @@ def content(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return sorted(tuple(map(str, r.values())) for r in rows)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(rows=ROWS, seed=st.integers(0, 9), pairs=st.booleans())
 def test_what_is_kept_depends_neither_on_order_nor_on_partitioning(
     tmp_path: Path, rows: list[dict[str, Any]], seed: int, pairs: bool
@@ -266,7 +268,9 @@ def test_what_is_kept_depends_neither_on_order_nor_on_partitioning(
         assert content(unique(tmp_path, cut, buckets, drop_repeated_pairs=pairs)) == expected
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(rows=ROWS)
 def test_the_latest_are_kept_as_a_plain_loop_keeps_them(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     # Two rows of one id at one time may differ in their pair: then the plain loop cannot know which one wins.
