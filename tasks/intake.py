@@ -1,7 +1,7 @@
 """Raw files into canonical tables on Modin over Ray: what ingest and ingest-items have in common.
 
 Each part is read, mapped and written in one Ray task, a block at a time, so that no more than a block of it is ever in
-memory. What the task hands back, as a partition of a Modin frame, is the account of what it did and the rejects.
+memory. What the task hands back, as a partition of a Modin frame, is the account of what it did.
 A part that an earlier snapshot has is taken over from it: of a folder that has grown, only the new files are read.
 """
 

@@ -286,9 +286,12 @@ class SnapshotWriter:
         taken = []
         for entry in found.entries:
             name = re.sub(r"part-\d{5}", f"part-{index:05d}", entry.name)
-            if not _linked(found.root / entry.name, self.root / name, entry.size):
-                return None
             taken.append(entry.model_copy(update={"name": name}))
+            if not _linked(found.root / entry.name, self.root / name, entry.size):
+                # The part is made again, under these names: writing to a link would write to the committed file.
+                for link in taken:
+                    (self.root / link.name).unlink(missing_ok=True)
+                return None
         self.part(identity, taken, found.about)
         return self.parts[identity]
 
