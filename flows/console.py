@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from flows.progress import LOG_EVERY_S, Lines
+from tasks.core.progress import Progress
+
+DRAW_EVERY_S = 0.2
+SPINNER = 2  # columns
 
 
 class ConsoleView:
-    """A spinner for the stages at work, then each one's line: rows, seconds, made or reused."""
+    """A spinner for the stages at work and how far they are, then each one's line: rows, seconds, made or reused.
+
+    Where nobody looks on (a pipe, a file), long stages say how far they are in plain lines, LOG_EVERY_S apart.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._at_work: list[str] = []
+        self._at_work: dict[str, str] = {}  # stage: how far it is, "" where it has not said so
+        self._lock = threading.RLock()  # stages may run side by side
         self._status = console.status("")
+        self._live = console.is_terminal and not console.is_dumb_terminal
+        self._lines = Lines(DRAW_EVERY_S) if self._live else Lines(LOG_EVERY_S, first_s=LOG_EVERY_S, last=False)
 
     def started(self, stage: str) -> None:
-        self._at_work.append(stage)
-        self._show()
+        with self._lock:
+            self._lines.forget(stage)
+            self._at_work[stage] = ""
+            self._show()
+
+    def progressed(self, progress: Progress) -> None:
+        with self._lock:
+            line = self._lines.next(progress, self.console.width - SPINNER if self._live else None)
+            if line is None:
+                return
+            if self._live:
+                self._at_work[progress.stage] = line
+                self._show()
+            else:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, row: Mapping[str, Any]) -> None:
         rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
@@ -37,15 +64,18 @@ class ConsoleView:
         self._done(stage)
 
     def _done(self, stage: str) -> None:
-        if stage in self._at_work:
-            self._at_work.remove(stage)
-        self._show()
+        with self._lock:
+            self._at_work.pop(stage, None)
+            self._show()
 
     def _show(self) -> None:
         if not self.console.is_terminal:
             return
         if self._at_work:
-            self._status.update(f"{', '.join(self._at_work)} …")
+            silent = ", ".join(stage for stage, line in self._at_work.items() if not line)
+            lines = [line for line in self._at_work.values() if line]
+            lines += [f"{silent} …"] if silent else []
+            self._status.update(Text(f"\n{' ' * SPINNER}".join(lines)))
             self._status.start()
         else:
             self._status.stop()

@@ -12,13 +12,13 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -26,9 +26,11 @@ from prefect.futures import wait
 from prefect.runtime import flow_run
 
 from flows.names import STAGE_NAMES, check_stage_name
+from flows.progress import Artifacts, LogView, View
 from flows.record import record_stage, row_of
 from tasks.core.digests import digest_of
 from tasks.core.errors import TransientError
+from tasks.core.progress import Progress
 from tasks.core.settings import PROJECT, Settings
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
@@ -37,37 +39,6 @@ from tasks.engines import cluster, expectations, tracking
 from tasks.ingest import ingest
 
 RETRY_DELAYS_S = [5.0, 30.0, 120.0]
-
-
-class View(Protocol):
-    """Where a run shows its progress."""
-
-    def started(self, stage: str) -> None: ...
-
-    def ended(self, row: Mapping[str, Any]) -> None: ...
-
-    def failed(self, stage: str, error: BaseException) -> None: ...
-
-
-class LogView:
-    """Progress as lines in Prefect's log."""
-
-    def started(self, stage: str) -> None:
-        pass
-
-    def ended(self, row: Mapping[str, Any]) -> None:
-        from prefect import get_run_logger
-
-        get_run_logger().info(
-            "%s: %s rows, %s, %.1f s",
-            row["stage"],
-            f"{row['rows']:,}",
-            "reused" if row["reused"] else "made",
-            row["wall_s"],
-        )
-
-    def failed(self, stage: str, error: BaseException) -> None:
-        pass
 
 
 class _LastStageDone(Exception):
@@ -95,6 +66,7 @@ class Run:
     extra_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     last: str | None = None
+    artifacts: Artifacts = field(default_factory=Artifacts)
     lock: Any = field(default_factory=threading.RLock)
     _validators: Any = None
 
@@ -107,7 +79,15 @@ class Run:
         self.view.started(stage.name)
         start = time.perf_counter()
         try:
-            done = run_stage(stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare)
+            with self.artifacts.of(stage.name) as to_prefect:
+
+                def progress(report: Progress) -> None:
+                    self.view.progressed(report)
+                    to_prefect(report)
+
+                done = run_stage(
+                    stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
+                )
         except BaseException as error:
             self.view.failed(stage.name, error)
             raise
@@ -225,6 +205,7 @@ class Run:
     def close(self, state: str) -> None:
         if self._validators is not None:
             self._validators.close()
+        self.artifacts.finish()
         self.save(state)
         self.tracker.end(self.tracker.run_id, {"completed": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED"))
 

@@ -1,8 +1,11 @@
 """Named points at which a test may kill the process, so that faults are deterministic.
 
     RAYMILL_KILL_AT=clean:before-manifest raymill run …
+    RAYMILL_KILL_AT=mapreduce:mapped:3 RAYMILL_KILL_ONCE=/tmp/killed raymill run …
 
-With the variable unset, `point` costs one dictionary look-up and does nothing.
+Actors have points too, with the number of the input they are at. The second variable names a file that must not be
+there: whoever dies makes it, so that a replacement comes through. With RAYMILL_KILL_AT unset, `point` costs one
+dictionary look-up and does nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ import signal
 POINTS = ("before-run", "after-run", "after-validate", "before-manifest", "after-manifest")
 
 
-def point(stage: str, name: str) -> None:
-    """Die by SIGKILL here if RAYMILL_KILL_AT names this stage and point."""
-    if os.environ.get("RAYMILL_KILL_AT") == f"{stage}:{name}":
-        os.kill(os.getpid(), signal.SIGKILL)
+def point(stage: str, name: str, index: int | None = None) -> None:
+    """Die by SIGKILL here if RAYMILL_KILL_AT names this stage, point and, where one is given, index."""
+    wanted = os.environ.get("RAYMILL_KILL_AT")
+    if wanted is None or wanted != ":".join([stage, name, *([] if index is None else [str(index)])]):
+        return
+    if marker := os.environ.get("RAYMILL_KILL_ONCE"):
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+    os.kill(os.getpid(), signal.SIGKILL)

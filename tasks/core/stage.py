@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import TooManyRejects
+from tasks.core.progress import Receiver, Reporter, nothing
 from tasks.core.settings import CONF
 from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
 from tasks.core.store import SnapshotStore
@@ -60,6 +61,7 @@ class Stage:
     files: tuple[str, ...]
     deterministic: bool
     input_names: tuple[str, ...]
+    reads: Callable[[Any], Iterable[Path]] | None = None
 
     @property
     def code(self) -> dict[str, str]:
@@ -82,8 +84,12 @@ def stage(
     timeout_s: int = 6 * 3600,
     deterministic: bool = True,
     name: str = "",
+    reads: Callable[[Any], Iterable[Path]] | None = None,
 ) -> Callable[[Callable[..., None]], Stage]:
-    """Declare a stage. `libraries` (distributions) and `files` (in conf/) that it reads belong to the key."""
+    """Declare a stage. `libraries` (distributions) and `files` (in conf/) that it reads belong to the key.
+
+    So do the contents of the files that `reads` finds for a configuration: those that the user's settings point to.
+    """
 
     def wrap(function: Callable[..., None]) -> Stage:
         *inputs, config, out = inspect.signature(function).parameters
@@ -99,6 +105,7 @@ def stage(
             files=tuple(files),
             deterministic=deterministic,
             input_names=tuple(inputs),
+            reads=reads,
         )
 
     return wrap
@@ -117,15 +124,16 @@ class StageRun:
 
 def stage_key(stage: Stage, inputs: Sequence[HasDigest], config: BaseModel) -> str:
     """Hex digest (128 bits) of what decides a stage's output: name, code, config section, inputs' digests."""
-    return digest_of(
-        {
-            "format": FORMAT,
-            "stage": stage.name,
-            "code": stage.code,
-            "config": config.model_dump(mode="json"),
-            "inputs": [i.digest for i in inputs],
-        }
-    )[:32]
+    decides = {
+        "format": FORMAT,
+        "stage": stage.name,
+        "code": stage.code,
+        "config": config.model_dump(mode="json"),
+        "inputs": [i.digest for i in inputs],
+    }
+    if stage.reads:
+        decides["read"] = {file.name: file_sha256(file) for file in sorted(stage.reads(config))}
+    return digest_of(decides)[:32]
 
 
 def run_stage(
@@ -136,10 +144,12 @@ def run_stage(
     *,
     validate: Validate,
     prepare: Callable[[], None] = lambda: None,
+    progress: Receiver = nothing,
 ) -> StageRun:
     """Return the committed snapshot for these inputs, making it if it is not there.
 
     `prepare` is called only if the stage has to run (it starts Ray). `validate` raises ValidationFailed.
+    `progress` gets what the stage says with `out.progress`, in the stage's thread.
     """
     clock = _Clock()
     key = stage_key(stage, inputs, config)
@@ -149,6 +159,7 @@ def run_stage(
     prepare()
     out = store.open_attempt(stage.name, key)
     seconds = {"prepare": clock.lap()}
+    out.reporter = Reporter(stage.name, progress)
     faults.point(stage.name, "before-run")
     try:
         stage.function(*inputs, config=config, out=out)

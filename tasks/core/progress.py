@@ -1,0 +1,63 @@
+"""How far a stage is, said by the stage while it runs, to whoever listens."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stage's state: `done` of `total` units of work, running totals of what came of it, seconds since it began.
+
+    `resumed` is true where some of it was there before: what is done then says nothing of the stage's speed.
+    """
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    amounts: Mapping[str, int]
+    seconds: float
+    resumed: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.total
+
+    @property
+    def fraction(self) -> float:
+        """Between 0 and 1; 1 where there was nothing to do."""
+        return 1.0 if self.finished else max(0.0, self.done / self.total)
+
+
+Receiver = Callable[[Progress], None]
+
+
+def nothing(_progress: Progress) -> None:
+    """The receiver of a stage that nobody watches."""
+
+
+@dataclass
+class Reporter:
+    """Hands a stage's progress to its receiver. A receiver that fails is logged once and never reaches the stage."""
+
+    stage: str = ""
+    receiver: Receiver = nothing
+    clock: Callable[[], float] = time.perf_counter
+    began: float = field(init=False)
+    _complained: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def report(self, done: int, total: int, unit: str, amounts: Mapping[str, int], *, resumed: bool) -> None:
+        try:
+            seconds = self.clock() - self.began
+            self.receiver(Progress(self.stage, int(done), int(total), unit, dict(amounts), seconds, resumed))
+        except Exception:
+            if not self._complained:
+                self._complained = True
+                logging.getLogger(__name__).warning("%s: its progress cannot be shown", self.stage, exc_info=True)
