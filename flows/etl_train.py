@@ -24,13 +24,14 @@ from tasks import ingest as _ingest
 from tasks import ingest_items as _ingest_items
 from tasks import items as _items
 from tasks import near_duplicates as _near_duplicates
+from tasks import pack_tokens as _pack_tokens
 from tasks import register as _register
 from tasks import report as _report
 from tasks import split as _split
 from tasks import tokenize as _tokenize
 from tasks import train as _train
 from tasks import tune as _tune
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, SettingsError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
 from tasks.sources import Source, discover
@@ -43,6 +44,7 @@ describe = StageTask(_describe.describe)
 near_duplicates = StageTask(_near_duplicates.near_duplicates)
 count_words = StageTask(_count_words.count_words)
 tokenize = StageTask(_tokenize.tokenize)
+pack_tokens = StageTask(_pack_tokens.pack_tokens)
 features = StageTask(_features.features)
 split = StageTask(_split.split)
 train = StageTask(_train.train)
@@ -71,6 +73,7 @@ def etl_train(
     """
     environment.prepare()  # a worker starts this without the `raymill` command
     settings = settings or load_settings(overrides=overrides or [])
+    packs = _packs(settings, until)
     dataset = dataset or settings.data.dataset
     source = discover(input or settings.data.input, dataset, settings.ingest)
     metadata = _metadata(settings, dataset, until)
@@ -87,6 +90,8 @@ def etl_train(
             (count_words, reviews, settings.count_words),
             (tokenize, reviews, settings.tokenize),
         )
+        if packs:
+            pack_tokens(tokens, settings.pack_tokens)
         table = features(reviews, counts, tokens, settings.features)
         splits = split(table, alike, settings.split)
         baseline, search = together(
@@ -110,6 +115,15 @@ def _metadata(settings: Settings, dataset: str, until: str | None) -> Source | N
             f"there is no stage {until} without product metadata", where="--until", fix="give --items PATH"
         )
     return None
+
+
+def _packs(settings: Settings, until: str | None) -> bool:
+    """Whether blocks of tokens are wanted."""
+    if until == "pack-tokens" and not settings.pack_tokens.enabled:
+        raise SettingsError(
+            "pack-tokens is switched off", where="--until", fix="give --set pack_tokens.enabled=true, too"
+        )
+    return settings.pack_tokens.enabled
 
 
 @task(name="register", task_run_name="register", tags=["raymill"], cache_policy=NO_CACHE, persist_result=False)

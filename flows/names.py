@@ -6,7 +6,7 @@ from tasks.core.errors import SettingsError
 
 STAGE_NAMES = (
     "ingest", "ingest-items", "items", "clean", "describe", "near-duplicates", "count-words", "tokenize",
-    "features", "split",
+    "pack-tokens", "features", "split",
     "train", "tune", "refit", "evaluate", "register", "report",
 )  # fmt: skip
 

@@ -77,6 +77,7 @@ UNITS = {
     "items": "items",
     "describe": "people",
     "count-words": "words",
+    "pack-tokens": "blocks",
     "train": "rounds",
     "tune": "trials",
     "refit": "rounds",
@@ -87,4 +88,6 @@ def rows_out(snapshot: Snapshot) -> int:
     """What the stage made, counted in its unit: rows, or what UNITS says."""
     if snapshot.stage == "split":
         return sum(snapshot.rows(name) for name in ("train", "valid", "test"))
+    if snapshot.stage == "pack-tokens":
+        return snapshot.manifest.counts["blocks"]  # a file of the format bin has no rows
     return int(snapshot.facts["rounds"]) if UNITS.get(snapshot.stage) == "rounds" else snapshot.rows()

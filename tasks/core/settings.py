@@ -113,12 +113,31 @@ class NearDuplicatesConfig(Section):
 
 
 class CountWordsConfig(Section):
+    splitting: Literal["words", "gpt2"]
+    ngrams: Annotated[int, Field(ge=1, le=3)]
     reducers: Positive
+    spill_mb: Positive
 
 
 class TokenizeConfig(Section):
     tokenizer: str
     max_tokens: Positive | None
+
+
+class PackTokensConfig(Section):
+    enabled: bool
+    block_size: Annotated[int, Field(ge=2)]
+    format: Literal["bin", "parquet"]
+
+
+class LanguageModelConfig(Section):
+    enabled: bool
+    order: Annotated[int, Field(ge=1, le=3)]
+    periods: Annotated[int, Field(ge=2, le=32)]
+    min_count: Positive
+    backoff: Annotated[float, Field(gt=0, lt=1)]
+    partitions: Positive
+    spill_mb: Positive
 
 
 class TextScoreConfig(Section):
@@ -205,6 +224,8 @@ class Settings(BaseSettings):
     near_duplicates: NearDuplicatesConfig
     count_words: CountWordsConfig
     tokenize: TokenizeConfig
+    pack_tokens: PackTokensConfig
+    language_model: LanguageModelConfig
     features: FeaturesConfig
     split: SplitConfig
     train: TrainConfig

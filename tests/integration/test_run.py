@@ -26,7 +26,8 @@ SMALL = {
     "features.text_score.dimensions": 4096,
     "features.text_score.blocks": 3,
 }
-DONE_IN_ORDER = tuple(name for name in STAGE_NAMES if name not in ("ingest-items", "items"))
+NOT_ASKED_FOR = ("ingest-items", "items", "pack-tokens")
+DONE_IN_ORDER = tuple(name for name in STAGE_NAMES if name not in NOT_ASKED_FOR)
 
 
 @dataclass
