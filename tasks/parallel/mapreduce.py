@@ -1,109 +1,226 @@
 """MapReduce with Ray actors, after Dean and Ghemawat (2004), over Arrow tables.
 
-Mappers take inputs (paths, not data) as they become free, map each to a table of keyed records, merge equal keys
-(combine), split by key hash (partition) and hand each piece straight to the reducer that owns its partition.
-Reducers merge pieces as they come and finish each partition once all inputs are in. The driver sees input indices
-and whatever small result `finish` returns, nothing else.
+Mappers take inputs (paths, not data) as they become free, map each to tables of keyed records, merge equal keys
+(combine), split by key (partition) and push each piece straight to the reducer that owns its partition. Reducers merge
+the pieces as they come, put on disk what outgrows memory, and reduce each partition in key order once all inputs are
+in. The master, which is `run`, sees input indices and what `reduce` returns, nothing else. A hot key costs a reducer
+one row a piece, however often it occurs.
 
-A piece carries its input's index and is taken once, so an input may safely be mapped again. The result does not
-depend on the number of actors or on timing as long as `combine` is associative and commutative.
+Faults. A mapper or reducer that dies is replaced by a new one. What a dead mapper was at is mapped again; for a dead
+reducer, all inputs are, and pushed to its replacement only. No record may count twice or get lost by that, so
+
+- a reducer keeps the pieces of an unfinished input apart, by *attempt*, and admits them when the mapper says that all
+  are there. An attempt to map an input is admitted whole or not at all, and one for each input. To number the pieces
+  and take each once would need less room, but two attempts may well cut their pieces in different places: the order
+  of `combine`'s rows, and with it what fits into a piece, is nobody's promise;
+- attempts are numbered in the order in which they begin: a reducer that has seen a later one drops what comes of an
+  earlier, such as a dead mapper's last messages.
+
+Pieces kept apart are merged and go to disk as others do, and each mapper has one input at a time, so the room is that
+of one input's records a mapper at most. Reducers may admit different attempts of an input: each key's records are the
+same in all. For that `map` must give the same records each time, in any order, and cut in any places. `reduce` may
+run twice for a partition, on the same records; what it writes under a fixed name is merely written again.
+
+So the result depends neither on the number of actors, nor on timing, memory or deaths, if `combine` is associative and
+commutative and merges all rows of a key into one; if it leaves several, these come in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from tasks.engines.cluster import gather
+from tasks.core.errors import TransientError
+from tasks.parallel.external_merge import by_key, merged
+from tasks.parallel.mapreduce_workers import LOST, Mapper, Owner, Reducer, outcome, split
 
-MERGE_AFTER_PIECES = (
-    16  # merge waiting pieces in a reducer now and then, so that memory follows the keys, not the inputs
-)
+# One or two deaths are bad luck: a node taken away, a neighbour that ate the memory. What dies again and again has its
+# cause in the job itself, and each time costs up to the whole map phase.
+MAX_DEATHS = 3
 
 
 @dataclass(frozen=True)
 class Job:
     """Plain functions over Arrow tables; they are pickled to the actors.
 
-    map(input) -> records. combine(records) -> records with each key once. partition(records, R) -> R tables, the same
-    key always in the same one. finish(partition index, records) -> a small result for the driver.
+    map: input -> tables of keyed records in one schema, one after the other, so that a mapper need not hold all of an
+    input's records. key: key columns, strings or integers without nulls. combine: records -> records with rows of equal
+    keys merged, in any order. reduce: partition index, records in ascending key order, batch by batch, all rows of a
+    key in one batch -> a small result. partition: records, P -> P tables, the same key always in the same one; by
+    default by a hash of the key that is the same in every process, on every machine.
     """
 
-    map: Callable[[Any], pa.Table]
+    map: Callable[[Any], Iterable[pa.Table]]
+    key: tuple[str, ...]
     combine: Callable[[pa.Table], pa.Table]
-    partition: Callable[[pa.Table, int], list[pa.Table]]
-    finish: Callable[[int, pa.Table], Any]
+    reduce: Callable[[int, Iterator[pa.Table]], Any]
+    partition: Callable[[pa.Table, int], list[pa.Table]] | None = None
 
 
-class Mapper:
-    """Maps inputs and pushes their pieces to the reducers."""
+def run(
+    job: Job,
+    inputs: Sequence[Any],
+    *,
+    partitions: int,
+    mappers: int,
+    reducers: int,
+    spill_bytes: int = 256 << 20,
+    on_mapped: Callable[[int], None] | None = None,
+) -> list[Any]:
+    """Run a job on Ray; returns the results of `reduce`, by partition.
 
-    def __init__(self, job: Job, reducers: Sequence[Any], partitions: int) -> None:
-        self.job, self.reducers, self.partitions = job, reducers, partitions
+    A reducer holds up to `spill_bytes` of records in memory, and needs about as much again to merge them. on_mapped is
+    called here with each input's index, once, when all reducers have it.
 
-    def run(self, index: int, given: Any) -> int:
-        """Map one input; returns its index when every reducer has taken its piece."""
-        pieces = self.job.partition(self.job.combine(self.job.map(given)), self.partitions)
-        taken = [self.reducers[p % len(self.reducers)].take.remote(p, index, piece) for p, piece in enumerate(pieces)]
-        gather(taken)  # also the back-pressure: a mapper is never more than one input ahead of the reducers
-        return index
-
-
-class Reducer:
-    """Owns some partitions: takes pieces, merges them, finishes."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.seen: dict[int, set[int]] = {}
-        self.waiting: dict[int, list[pa.Table]] = {}
-
-    def take(self, partition: int, index: int, piece: pa.Table) -> None:
-        """Take the piece of input `index`; a second delivery of the same piece changes nothing."""
-        seen = self.seen.setdefault(partition, set())
-        if index in seen:
-            return
-        seen.add(index)
-        waiting = self.waiting.setdefault(partition, [])
-        waiting.append(piece)
-        if len(waiting) >= MERGE_AFTER_PIECES:
-            self.waiting[partition] = [self.job.combine(pa.concat_tables(waiting))]
-
-    def finish(self, partition: int) -> Any:
-        merged = self.job.combine(pa.concat_tables(self.waiting.pop(partition)))
-        return self.job.finish(partition, merged)
-
-
-def run(job: Job, inputs: Sequence[Any], *, partitions: int, mappers: int, reducers: int) -> list[Any]:
-    """Run a job on Ray; returns the results of `finish`, by partition."""
+    What the job's functions raise comes through as it is. TransientError if more than MAX_DEATHS actors died, RunError
+    for records that cannot be keyed or that outgrow the disk.
+    """
     import ray
 
-    # Reducers only wait and merge: a fraction of a CPU each, so that mappers always find room.
-    reducer_actor = ray.remote(Reducer).options(num_cpus=0.1)
-    mapper_actor = ray.remote(Mapper).options(num_cpus=0.5)
-    owners: list[Any] = [reducer_actor.remote(job) for _ in range(min(reducers, partitions))]
-    workers: list[Any] = [mapper_actor.remote(job, owners, partitions) for _ in range(min(mappers, len(inputs)))]
+    master = _Master(job, inputs, partitions, spill_bytes, on_mapped)
     try:
-        todo = list(enumerate(inputs))[::-1]
-        busy: dict[Any, Any] = {}
-        idle = list(workers)
-        while todo or busy:
-            while todo and idle:
-                worker = idle.pop()
-                busy[worker.run.remote(*todo.pop())] = worker
-            done, _ = ray.wait(list(busy))
-            for ref in done:
-                gather([ref])
-                idle.append(busy.pop(ref))
-        return gather(owners[p % len(owners)].finish.remote(p) for p in range(partitions))
+        return master.run(mappers, reducers)
     finally:
-        for actor in (*workers, *owners):
+        for actor in master.actors:
             ray.kill(actor)
 
 
 def run_in_process(job: Job, inputs: Sequence[Any], *, partitions: int) -> list[Any]:
-    """The same without Ray: the oracle of the tests."""
-    split = [job.partition(job.combine(job.map(i)), partitions) for i in inputs]
-    return [job.finish(p, job.combine(pa.concat_tables([pieces[p] for pieces in split]))) for p in range(partitions)]
+    """The same without Ray, all in memory: the oracle of the tests."""
+    pieces: list[list[pa.Table]] = [[] for _ in range(partitions)]
+    for given in inputs:
+        for table in job.map(given):
+            for piece, of_partition in zip(split(job, table, partitions), pieces, strict=True):
+                of_partition.append(piece)
+    whole = [[by_key(merged(tables, job.combine), job.key)] if tables else [] for tables in pieces]
+    return [job.reduce(p, (t for t in tables if t.num_rows)) for p, tables in enumerate(whole)]
+
+
+class _Master:
+    """Gives out the work, and replaces who dies."""
+
+    def __init__(
+        self,
+        job: Job,
+        inputs: Sequence[Any],
+        partitions: int,
+        spill_bytes: int,
+        on_mapped: Callable[[int], None] | None,
+    ) -> None:
+        self.job, self.inputs, self.partitions = job, inputs, partitions
+        self.spill_bytes, self.on_mapped = spill_bytes, on_mapped
+        self.actors: list[Any] = []  # all that were ever made
+        self.deaths = 0
+        self.results: dict[int, Any] = {}  # by partition
+
+        self.todo = list(range(len(inputs)))[::-1]  # inputs to be mapped, the next one last
+        self.attempts = itertools.count()
+        self.idle: list[Any] = []  # mappers
+        self.mapping: dict[Any, tuple[Any, int]] = {}  # calls under way: mapper and input
+        self.told: set[int] = set()  # inputs of which on_mapped has heard
+
+        self.owners: dict[int, Owner] = {}  # the living reducers, by id
+        self.missing: dict[int, set[int]] = {}  # inputs that each of them still lacks
+        self.reducing: dict[Any, tuple[int, int]] = {}  # calls under way: reducer and partition
+
+    def run(self, mappers: int, reducers: int) -> list[Any]:
+        import ray
+
+        reducers = min(reducers, self.partitions)
+        for first in range(reducers):
+            self._hire_reducer(range(first, self.partitions, reducers))
+        for _ in range(min(mappers, len(self.inputs))):
+            self._hire_mapper()
+        while len(self.results) < self.partitions:
+            self._start_mapping()
+            done, _ = ray.wait([*self.mapping, *self.reducing])
+            for call in done:
+                if call in self.mapping:
+                    self._mapped(*self.mapping.pop(call), outcome(call))
+                else:
+                    self._reduced(*self.reducing.pop(call), outcome(call))
+        return [self.results[partition] for partition in range(self.partitions)]
+
+    def _start_mapping(self) -> None:
+        while self.todo and self.idle:
+            index, mapper = self.todo.pop(), self.idle.pop()
+            owners = [owner for owner in self.owners.values() if index in self.missing[owner.id]]
+            call = mapper.map.remote(index, next(self.attempts), self.inputs[index], owners)
+            self.mapping[call] = mapper, index
+
+    def _mapped(self, mapper: Any, index: int, found: Any) -> None:
+        if found is LOST:
+            self._bury(mapper)
+            self._hire_mapper()
+        else:
+            self.idle.append(mapper)
+            for owner in found.taken & self.owners.keys():
+                self.missing[owner].discard(index)
+                if not self.missing[owner]:
+                    self._start_reducing(self.owners[owner])
+            for owner in found.lost:
+                self._replace_reducer(owner)
+        if any(index in missing for missing in self.missing.values()):
+            if index not in self.todo:
+                self.todo.append(index)
+        elif index not in self.told:
+            self.told.add(index)
+            if self.on_mapped:
+                self.on_mapped(index)
+
+    def _start_reducing(self, owner: Owner) -> None:
+        for partition in owner.partitions:
+            self.reducing[owner.actor.reduce.remote(partition)] = owner.id, partition
+
+    def _reduced(self, owner: int, partition: int, found: Any) -> None:
+        if found is LOST:
+            self._replace_reducer(owner)
+        else:
+            self.results[partition] = found
+
+    def _replace_reducer(self, dead: int) -> None:
+        """Bury a reducer, unless another call has already said so; its unfinished partitions begin anew."""
+        if dead not in self.owners:
+            return
+        owner = self.owners.pop(dead)
+        del self.missing[dead]
+        self._bury(owner.actor)
+        self._hire_reducer([p for p in owner.partitions if p not in self.results])
+        under_way = {index for _, index in self.mapping.values()}  # these come back by themselves: somebody lacks them
+        self.todo = sorted(set(range(len(self.inputs))) - under_way, reverse=True)
+
+    def _bury(self, actor: Any) -> None:
+        import ray
+
+        ray.kill(actor)  # it may be out of reach and alive
+        self.deaths += 1
+        if self.deaths > MAX_DEATHS:
+            raise TransientError(
+                f"{self.deaths} mappers and reducers died",
+                where="MapReduce",
+                fix="the stage is tried again; if that does not help, see Ray's logs for what they died of: "
+                "most often memory, then use smaller inputs, fewer workers or a smaller spill size",
+            )
+
+    def _hire_mapper(self) -> None:
+        import ray
+
+        mapper = ray.remote(Mapper).options(num_cpus=0.5).remote(self.job, self.partitions)
+        self.actors.append(mapper)
+        self.idle.append(mapper)
+
+    def _hire_reducer(self, partitions: Sequence[int]) -> None:
+        import ray
+
+        # Reducers mostly wait and merge: a fraction of a CPU each, so that mappers always find room.
+        actor = ray.remote(Reducer).options(num_cpus=0.1).remote(self.job, self.spill_bytes)
+        owner = Owner(len(self.actors), actor, tuple(partitions))
+        self.actors.append(actor)
+        self.owners[owner.id] = owner
+        self.missing[owner.id] = set(range(len(self.inputs)))
+        if not self.inputs:
+            self._start_reducing(owner)

@@ -1,0 +1,83 @@
+"""A hash of key columns that is the same in every process, on every machine, with every version of the libraries.
+
+The hashes of Polars, pandas and Python change with their versions or with the process, and a loop over CRC-32 sees
+half a million keys a second. This one is arithmetic on whole columns, and the value of a key is part of the project:
+it decides which file a record is in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.core.errors import RunError
+
+U64 = NDArray[np.uint64]
+
+ROWS_AT_ONCE = 1 << 16  # so that what is computed on the way stays in the processor's cache
+# Odd, so that multiplying loses nothing: 2^64 over the golden ratio.
+BASE = 0x9E3779B97F4A7C15
+# The bytes of a word that belong to a string with 0, 1, ... 8 bytes left.
+MASKS = [(1 << 8 * left) - 1 for left in range(9)]
+
+
+def partition_by_hash(records: pa.Table, key: tuple[str, ...], partitions: int) -> list[pa.Table]:
+    """Split records into this many tables, the same key always into the same one; rows stay in order."""
+    home = (key_hash(records, key) % np.uint64(partitions)).astype(np.min_scalar_type(partitions))
+    together = records.take(pa.array(np.argsort(home, kind="stable")))
+    ends = np.cumsum(np.bincount(home, minlength=partitions))
+    return [together.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def key_hash(records: pa.Table, key: tuple[str, ...]) -> U64:
+    """(n,) uint64 from the key columns of n records. A number's width makes no difference.
+
+    Raises RunError for columns that are neither strings nor integers.
+    """
+    total = np.zeros(records.num_rows, np.uint64)
+    for name in key:
+        chunks = records[name].chunks
+        column = [_mix(_hash(c.slice(i, ROWS_AT_ONCE), name)) for c in chunks for i in range(0, len(c), ROWS_AT_ONCE)]
+        total = _mix(total * np.uint64(BASE) + np.concatenate([np.zeros(0, np.uint64), *column]))
+    return total
+
+
+def _hash(column: pa.Array, name: str) -> U64:
+    if pa.types.is_integer(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False)).astype(np.uint64)  # negative ones modulo 2^64
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return _hash_strings(column)
+    raise RunError(f"the key column {name} is of type {column.type}", fix="keys are strings or integers")
+
+
+def _hash_strings(column: pa.Array) -> U64:
+    """Polynomials in BASE modulo 2^64, over each string's bytes taken as little-endian words of 8."""
+    width = np.int32 if pa.types.is_string(column.type) else np.int64
+    _, offsets, values = column.buffers()
+    ends = np.frombuffer(offsets, width)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    data = memoryview(values)[ends[0] : ends[-1]] if values is not None else b""
+    padded = np.frombuffer(bytes(data) + bytes(8), np.uint8)  # a word may reach beyond the last string
+    words = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))  # the word that begins at each byte
+    begin, length = ends[:-1] - ends[0], np.diff(ends)
+
+    masks, base = np.array(MASKS, np.uint64), np.uint64(BASE)
+    total: U64 = length.astype(np.uint64) + (words[begin] & masks[np.minimum(length, 8)]) * base
+    longer = np.flatnonzero(length > 8)
+    if len(longer):
+        begin, length = begin[longer] + 8, length[longer] - 8
+        count = (length + 7) // 8
+        first = np.cumsum(count) - count
+        number = np.arange(count.sum()) - np.repeat(first, count)  # of each word in its string
+        left = np.repeat(length, count) - 8 * number
+        found = words[np.repeat(begin, count) + 8 * number] & masks[np.minimum(left, 8)]
+        powers = np.cumprod(np.full(count.max() + 1, base), dtype=np.uint64)[1:]
+        total[longer] += np.add.reduceat(found * powers[number], first)
+    return total
+
+
+def _mix(x: U64) -> U64:
+    """Every bit of the input in every bit of the output (splitmix64; Steele, Lea and Flood, 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
