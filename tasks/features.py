@@ -26,8 +26,8 @@ from tasks import text_score
 from tasks.core.settings import FeaturesConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
-from tasks.count_words import words_of
-from tasks.engines import cluster
+from tasks.count_words import CHUNK_BYTES, said, splitter
+from tasks.engines import cluster, pieces
 from tasks.parallel.exchange import keyed_exchange
 
 # Numbers the model learns from, all float32, NaN or null where unknown.
@@ -52,6 +52,7 @@ FEATURES = {
 }
 KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
 DAY_MS = 86_400_000
+Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts were split for them
 
 
 @stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))
@@ -63,7 +64,7 @@ def features(
     files = list(zip(reviews.files(), tokens.files(), strict=True))
     known = {kind: known_before([r for r, _ in files], f"{kind}_id", config.buckets) for kind in ("user", "item")}
     scores = text_score.fit(files, config.text_score) if config.text_score.enabled else None
-    shared = ray.put((counts.files(), config, scores))
+    shared = ray.put(((counts.files(), counts.facts["splitting"]), config, scores))
     write = ray.remote(write_part)
     refs = [
         write.remote(out.sink, i, pair, shared, *known["user"][i], *known["item"][i]) for i, pair in enumerate(files)
@@ -131,7 +132,7 @@ def write_part(
     sink: FileSink,
     index: int,
     files: text_score.FilePair,
-    shared: tuple[Sequence[Path], FeaturesConfig, text_score.TextScore | None],
+    shared: tuple[Vocabulary, FeaturesConfig, text_score.TextScore | None],
     *known: pa.Table,
 ) -> FileEntry:
     """All features of one file of reviews. `known`: the user pieces, then as many item pieces."""
@@ -153,7 +154,7 @@ def in_row_order(kind: str, pieces: Sequence[pa.Table]) -> dict[str, pl.Series]:
     return {f"{kind}_{column.name}": column for column in together}
 
 
-def text_shape(reviews: pl.DataFrame, counts: Sequence[Path]) -> dict[str, pl.Series]:
+def text_shape(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Series]:
     text, title = pl.col("text"), pl.col("title")
     chars = text.str.len_chars()
     per_100 = 100 / chars.clip(1)
@@ -169,18 +170,23 @@ def text_shape(reviews: pl.DataFrame, counts: Sequence[Path]) -> dict[str, pl.Se
     return {**shape.to_dict(), "new_words": new_share(reviews, counts)}
 
 
-def new_share(reviews: pl.DataFrame, counts: Sequence[Path]) -> pl.Series:
+def new_share(reviews: pl.DataFrame, counts: Vocabulary) -> pl.Series:
     """Share of each review's words that no review before its moment holds; 0 where there are no words."""
-    said = (reviews["title"] + "\n" + reviews["text"]).rename("said")
-    words = pl.DataFrame({"row": np.arange(len(said)), "token": words_of(said), "now": reviews["timestamp"]})
-    words = words.explode("token", empty_as_null=True)
-    vocabulary = pl.concat(
-        [pl.read_parquet(f, columns=["token", "first_seen"], hive_partitioning=False) for f in counts]
-    )
-    # Looked up once for all words; inside the aggregation it would be once for each review.
-    known = words.join(vocabulary, on="token", how="left").select("row", new=pl.col("first_seen") >= pl.col("now"))
-    shares = known.group_by("row").agg(pl.col("new").fill_null(False).mean()).sort("row")
-    return shares["new"].cast(pl.Float32)
+    files, splitting = counts
+    known = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
+    known = known.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
+    texts, times, split = said(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
+    shares = [pl.Series([], dtype=pl.Float32)]
+    for rows in pieces.chunks(texts, CHUNK_BYTES):
+        cut = split(texts[rows])
+        words = cut.text.dictionary_encode()
+        met = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
+        # The vocabulary is looked up once for each different word.
+        first = met.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
+        row = np.repeat(np.arange(len(cut.counts)), cut.counts)
+        new = first.to_numpy()[words.indices.to_numpy()] >= times[rows][row]
+        shares.append(pl.Series(np.bincount(row, new, len(cut.counts)) / cut.counts.clip(1), dtype=pl.Float32))
+    return pl.concat(shares)
 
 
 def token_features(

@@ -92,6 +92,7 @@ def report(
         activity=data.activity(described),
         alike=splits.facts.get("near_duplicates"),
         words=data.top_words(counts, LIMITS["words"]),
+        telling=data.telling_words(counts, LIMITS["words"]),
         gains=gains,
         trials=trials,
         param_names=sorted({name for trial in trials for name in trial["params"]}),

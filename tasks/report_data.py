@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.core.schemas import COUNTS_BY_RATING
 from tasks.core.snapshots import Snapshot
 
 MAX_LENGTH = 100_000  # characters; longer texts count as this long
 DAY_MS = 86_400_000
+PRIOR_WORDS = 1000  # how many words the prior of `telling_words` weighs
 ACTIVITY = ((1, "1"), (2, "2–4"), (5, "5–9"), (10, "10+"))  # reviews of a reviewer: from, and in words
 # Why clean took a review out, by the name of its count.
 REPEATS = {
@@ -97,17 +100,56 @@ def reject_reasons(raw: Snapshot) -> list[tuple[str, int]]:
 
 
 def top_words(counts: Snapshot, limit: int) -> dict[str, Any]:
-    """The most frequent tokens, and how many there are: distinct, and in all."""
+    """The most frequent tokens, n-grams left out, and how many there are: distinct, and in all."""
     top: list[dict[str, Any]] = []
-    total = 0
-    for file in counts.files():
-        table = pq.ParquetFile(file).read(columns=["token", "count", "documents"])
-        if not table.num_rows:
-            continue  # pyarrow 25 selects nothing from nothing with a ValueError
-        total += pc.sum(table["count"]).as_py() or 0
+    total = distinct = 0
+    for table in _tokens(counts, ["count", "documents"], longest=1):
+        distinct, total = distinct + table.num_rows, total + (pc.sum(table["count"]).as_py() or 0)
         order = pc.select_k_unstable(table, limit, [("count", "descending"), ("token", "ascending")])
         top = sorted(top + table.take(order).to_pylist(), key=lambda word: (-word["count"], word["token"]))
-    return {"top": top[:limit], "total": total, "distinct": counts.rows()}
+    return {"top": top[:limit], "total": total, "distinct": distinct}
+
+
+def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list[tuple[Any, Any]]:
+    """The tokens and n-grams that most tell reviews of 1-2 stars ("low") from those of 4-5 ("high"), by z-score.
+
+    Side by side: of low ratings and of high ones; None where one side has no more.
+    z is the difference of the token's log odds in both, over its standard deviation, with all tokens' counts as the
+    prior: equation 16 and 22 of Monroe, Colaresi and Quinn, "Fightin' Words" (2008). Small counts do not win by chance.
+    """
+    kept = [
+        t.filter(pc.greater_equal(t["documents"], min_documents))
+        for t in _tokens(counts, ["documents", *COUNTS_BY_RATING])
+    ]
+    if not kept or not sum(t.num_rows for t in kept):
+        return []
+    words = pa.concat_tables(kept)
+    stars = np.stack([words[name].to_numpy() for name in COUNTS_BY_RATING]).astype(np.float64)
+    low, high = stars[:2].sum(axis=0), stars[3:].sum(axis=0)
+    prior = stars.sum(axis=0) * (PRIOR_WORDS / stars.sum())
+
+    def odds(said: np.ndarray) -> np.ndarray:
+        with_prior = said + prior
+        return np.log(with_prior / (with_prior.sum() - with_prior + 1e-9))
+
+    z = (odds(high) - odds(low)) / np.sqrt(1 / (high + prior) + 1 / (low + prior))
+    token = words["token"].to_pylist()
+    order = sorted(range(len(token)), key=lambda i: (z[i], token[i]))
+
+    def described(at: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"token": token[i], "z": float(z[i]), "low": int(low[i]), "high": int(high[i])} for i in at]
+
+    of_low, of_high = [i for i in order[:limit] if z[i] < 0], [i for i in order[::-1][:limit] if z[i] > 0]
+    return list(zip_longest(described(of_low), described(of_high)))
+
+
+def _tokens(counts: Snapshot, columns: Sequence[str], longest: int = 3) -> Iterator[pa.Table]:
+    """These columns of the word counts, a file after the other, of n-grams up to `longest`; none is empty."""
+    for file in counts.files():
+        table = pq.ParquetFile(file).read(columns=["token", "n", *columns])
+        table = table.filter(pc.less_equal(table["n"], longest))
+        if table.num_rows:
+            yield table
 
 
 def read_rows(snapshot: Snapshot, table: str = "", columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

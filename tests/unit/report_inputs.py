@@ -64,7 +64,9 @@ class Inputs:
         self.quarantined: list[dict[str, Any]] = []
         self.near_duplicates: dict[str, int] | None = None
         self.words: list[dict[str, Any]] = [
-            {"token": word, "count": 9 * n_reviews // i, "documents": int(0.9 * n_reviews / i**0.5), "first_seen": 0}
+            {"token": word, "n": 1, "count": 9 * n_reviews // i, "documents": int(0.9 * n_reviews / i**0.5)}
+            | {f"rating_{stars}": n_reviews // i for stars in (1, 2, 3, 4)}
+            | {"rating_5": 9 * n_reviews // i - 4 * (n_reviews // i), "first_seen": 0}
             for i, word in enumerate(["the", "and", "to", "great", "not", "my"], start=1)
         ]
         self.trials: list[dict[str, Any]] = []

@@ -1,0 +1,210 @@
+"""Texts cut into pieces by the classes of their characters: GPT-2's pre-tokens, and words.
+
+A regular expression looks at one character after the other; here each rule is a comparison of whole arrays, a byte of
+UTF-8 an element. Pieces are offsets into the texts' own bytes: no text is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Positions = NDArray[np.int64]
+
+LETTER, NUMBER, OTHER, BLANK = range(4)
+GPT2_CLASSES = (r"^\p{L}$", r"^\p{N}$", r"^[^\s\p{L}\p{N}]$", r"^\s$")
+GAP, WORD, QUOTE = range(3)
+WORD_CLASSES = (r"^[^\w'’]$", r"^\w$", "^['’]$")
+SPACE, APOSTROPHE = ord(" "), ord("'")
+UNKNOWN = 255
+
+
+class Classes:
+    """The class of every Unicode character: the index of the one of `patterns` that it matches.
+
+    Polars' regular expressions decide, once for each character that is met, so that classes are those of one version
+    of Unicode, the one those expressions know.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self.patterns = patterns
+        self.table = np.full(0x110000, UNKNOWN, dtype=np.uint8)
+        self._learn(np.arange(0x80))
+
+    def of_bytes(self, data: Bytes) -> tuple[NDArray[np.uint8], Positions, Positions]:
+        """The class of each byte's character, and where characters of several bytes begin and end (last byte)."""
+        classes = np.frombuffer(data.tobytes().translate(self.table[:256].tobytes()), dtype=np.uint8)
+        far = np.flatnonzero(data >= 0xC0)
+        if not len(far):
+            return classes, far, far
+        classes = classes.copy()
+        lead = data[far]
+        size = 2 + (lead >= 0xE0) + (lead >= 0xF0).astype(np.int64)
+        code = (lead & (0x7F >> size)).astype(np.int64)
+        for k in range(1, 4):
+            longer = size > k
+            code[longer] = code[longer] << 6 | data[far[longer] + k] & 0x3F
+        found = self.table[code]
+        if (found == UNKNOWN).any():
+            self._learn(np.unique(code[found == UNKNOWN]))
+            found = self.table[code]
+        for k in range(4):
+            longer = size > k
+            classes[far[longer] + k] = found[longer]
+        return classes, far, far + size - 1
+
+    def _learn(self, codes: Positions) -> None:
+        characters = pl.Series([chr(c) for c in codes.tolist()])
+        for index, pattern in enumerate(self.patterns):
+            self.table[codes[characters.str.contains(pattern).to_numpy()]] = index
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of n texts, in order. text: (pieces,) strings. counts: (n,) how many of them each text has."""
+
+    text: pa.LargeStringArray
+    counts: Positions
+
+
+def chunks(texts: pl.Series, size: int) -> Iterator[slice]:
+    """Slices of the rows that hold about `size` bytes each; a longer text is one of its own."""
+    ends = texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()
+    start, done = 0, 0
+    while start < len(ends):
+        end = max(start + 1, int(np.searchsorted(ends, done + size, side="right")))
+        yield slice(start, end)
+        start, done = end, int(ends[end - 1])
+
+
+def text_bytes(texts: pl.Series) -> tuple[Bytes, Positions]:
+    """The UTF-8 bytes of all texts in a row, and the n + 1 offsets of the texts in them."""
+    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    whole = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
+    return whole[ends[0] : ends[-1]], ends - ends[0]
+
+
+def gpt2_pieces(texts: pl.Series, classes: Classes) -> Pieces:
+    r"""GPT-2's pre-tokens: `'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
+
+    Read from left to right the expression says where a piece begins, and that is what is computed:
+    a character that is not blank begins one unless its neighbour to the left has its class or is a space, which then
+    begins it; a run of blanks begins one, and so does the run's last blank where something follows in the same text;
+    an apostrophe that begins a piece and is followed by s, t, m, d, re, ve or ll ends it after those letters.
+    Source: the pattern in OpenAI's gpt-2/src/encoder.py.
+    """
+    data, ends = text_bytes(texts)
+    class_of, lead, last = classes.of_bytes(data)
+    begins = _runs_and_spaces(data, class_of, ends, lead, last)
+    _cut_contractions(data, class_of, ends, begins)
+    return _pieces(data, ends, np.flatnonzero(begins))
+
+
+def words(texts: pl.Series, classes: Classes) -> Pieces:
+    r"""Words: `\w+(?:['’]\w+)*`, as they are written.
+
+    A run of letters, marks, digits and joining punctuation such as the underscore (Unicode Technical Standard 18,
+    annex C), with an apostrophe where both its neighbours are such characters.
+    """
+    data, ends = text_bytes(texts)
+    class_of, lead, last = classes.of_bytes(data)
+    inside = class_of == WORD
+    first = np.zeros(len(data) + 1, dtype=bool)
+    first[ends] = True
+    _join_at_quotes(data, class_of, first, inside, lead, last)
+    # Words begin and end where `inside` changes, and on both sides of a border between two texts.
+    padded = np.zeros(len(data) + 2, dtype=bool)
+    padded[1:-1] = inside
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+    starts, stops = _starts_and_stops(edges, ends[1:-1][_between(inside, ends[1:-1])])
+    # The words' bytes alone, one word after the other.
+    offsets = np.zeros(len(starts) + 1, dtype=np.int64)
+    np.cumsum(stops - starts, out=offsets[1:])
+    text = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(data[inside]))
+    return Pieces(text, np.diff(np.searchsorted(starts, ends)))
+
+
+def _between(inside: Mask, borders: Positions) -> Mask:
+    """Which of the borders between texts lie between two words."""
+    within = (borders > 0) & (borders < len(inside))
+    at = borders[within]
+    within[within] = inside[at - 1] & inside[at]
+    return within
+
+
+def _starts_and_stops(edges: Positions, borders: Positions) -> tuple[Positions, Positions]:
+    if len(borders):
+        borders = np.unique(borders)  # an empty text has two at one place
+        edges = np.sort(np.concatenate([edges, borders, borders]))
+    return edges[::2], edges[1::2]
+
+
+def _join_at_quotes(data: Bytes, class_of: Bytes, first: Mask, inside: Mask, lead: Positions, last: Positions) -> None:
+    plain = np.flatnonzero(data == APOSTROPHE)
+    wide = class_of[lead] == QUOTE
+    begin, end = np.concatenate([plain, lead[wide]]), np.concatenate([plain, last[wide]])
+    within = (begin > 0) & (end + 1 < len(data))
+    begin, end = begin[within], end[within]
+    joins = (class_of[begin - 1] == WORD) & (class_of[end + 1] == WORD) & ~first[begin] & ~first[end + 1]
+    for k in range(3):
+        at = begin[joins] + k
+        inside[at[at <= end[joins]]] = True
+
+
+def _runs_and_spaces(data: Bytes, class_of: Bytes, ends: Positions, lead: Positions, last: Positions) -> Mask:
+    blank = class_of == BLANK
+    first = np.zeros(len(data) + 1, dtype=bool)  # of a text, or the end of all
+    first[ends] = True
+    begins = np.zeros(len(data), dtype=bool)
+    if not len(data):
+        return begins
+    changes = class_of[1:] != class_of[:-1]
+    # Not blank: another class than before, and no space there to begin the piece.
+    begins[1:] = changes & (data[:-1] != SPACE)
+    # Blank: the first of a run (changes, above, except after a space), or the last of one inside a text.
+    leaves = np.zeros(len(data), dtype=bool)
+    leaves[:-1] = changes
+    leaves &= ~first[1:]
+    begins |= leaves & blank
+    # A blank of several bytes begins at its first one.
+    wide = class_of[lead] == BLANK
+    begins[last[wide]] = False
+    begins[lead[wide][leaves[last[wide]]]] = True
+    entered = lead[wide][lead[wide] > 0]
+    begins[entered[class_of[entered - 1] != BLANK]] = True
+    begins |= first[:-1]
+    return begins
+
+
+def _cut_contractions(data: Bytes, class_of: Bytes, ends: Positions, begins: Mask) -> None:
+    """In place. From left to right matters only where one contraction follows another, and those do not overlap."""
+    at = np.flatnonzero(data == APOSTROPHE)
+    at = at[begins[at]]
+    room = ends[np.searchsorted(ends, at, side="right")] - at - 1  # bytes after it in its text
+    padded = np.concatenate([data, np.zeros(2, dtype=np.uint8)])
+    one, two = padded[at + 1], padded[at + 2]
+    short = np.isin(one, np.frombuffer(b"stmd", dtype=np.uint8)) & (room >= 1)
+    pair = ((two == ord("e")) & ((one == ord("r")) | (one == ord("v")))) | ((one == ord("l")) & (two == ord("l")))
+    long = pair & (room >= 2)
+    cut = at[short | long]
+    after = cut + 2 + long[short | long]
+    begins[cut + 1] = False
+    inside = after < len(data)
+    begins[after[inside]] = True
+
+
+def _pieces(data: Bytes, ends: Positions, begins: Positions) -> Pieces:
+    offsets = np.append(begins, len(data)).astype(np.int64)
+    text = pa.LargeStringArray.from_buffers(
+        len(begins), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))
+    )
+    return Pieces(text, np.diff(np.searchsorted(begins, ends)))

@@ -1,0 +1,86 @@
+"""Actors of the text stages killed at a set batch: the stage replaces them and commits the digest of a quiet run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.settings import PROJECT
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+# Three runs, each in a Ray session of its own: workers inherit the environment of the process that starts it.
+RUN = """
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[3])
+from stage_runs import made, put_reviews, settings
+from tasks.core.store import SnapshotStore
+from tasks.count_words import count_words
+from tasks.engines import cluster
+from tasks.tokenize import tokenize
+
+if __name__ == "__main__":
+    root, name = Path(sys.argv[1]), sys.argv[2]
+    store, config = SnapshotStore(root), settings("ray.logical_cpus=2", "count_words.ngrams=2")
+    begin = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    parts = [
+        [
+            {"timestamp": begin + dt.timedelta(hours=97 * i % 50), "rating": float(1 + i % 5)}
+            | {"text": " ".join(f"w{(i * k) % 37}" for k in range(1, 30)), "title": "the lamp"}
+            for i in range(part, part + 40)
+        ]
+        for part in range(0, 240, 40)
+    ]
+    reviews = put_reviews(store, *parts)
+    cluster.start(config.ray)
+    stage = {"tokenize": tokenize, "count-words": count_words}[name]
+    done = made(store, stage, [reviews], getattr(config, name.replace("-", "_")))
+    # Not to standard output, where Ray says what it lost.
+    Path(sys.argv[4]).write_text(json.dumps({"digest": done.snapshot.digest, "rows": done.snapshot.rows()}))
+    cluster.stop()
+"""
+
+
+def run(folder: Path, stage: str, kill_at: str | None = None) -> dict[str, Any]:
+    script, marker, result = folder / "run.py", folder / "killed", folder / "result.json"
+    folder.mkdir()
+    script.write_text(RUN)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    if kill_at:
+        environment |= {"RAYMILL_KILL_AT": kill_at, "RAYMILL_KILL_ONCE": str(marker)}
+    helpers = str(PROJECT / "tests" / "integration")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder / "store"), stage, helpers, str(result)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert marker.exists() == bool(kill_at), "nobody was killed"
+    said: dict[str, Any] = json.loads(result.read_text())
+    return said
+
+
+@pytest.mark.parametrize(
+    ("stage", "points"),
+    [
+        ("tokenize", ["tokenize:encoded:4"]),
+        ("count-words", ["mapreduce:mapped:3", "mapreduce:taken:4", "mapreduce:reduced:1"]),
+    ],
+)
+def test_a_killed_actor_changes_nothing(tmp_path: Path, stage: str, points: list[str]) -> None:
+    undisturbed = run(tmp_path / "quiet", stage)
+    assert undisturbed["rows"] > 0
+    for number, point in enumerate(points):
+        assert run(tmp_path / f"killed-{number}", stage, kill_at=point) == undisturbed, point
