@@ -16,6 +16,7 @@ from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
 from tasks.count_words import count_words
 from tasks.features import FEATURES, features
+from tasks.language_model import language_model
 from tasks.tokenize import tokenize
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -52,11 +53,12 @@ def some_reviews(n: int = 160, seed: int = 5) -> Rows:
 
 
 def feature_table(store: SnapshotStore, rows: Rows, config: Any = SETTINGS) -> tuple[Snapshot, pl.DataFrame]:
-    """(the reviews, their features) through count_words, tokenize and features; three files."""
+    """(the reviews, their features) through count_words, tokenize, language_model and features; three files."""
     reviews = put_reviews(store, rows[:70], rows[70:71], rows[71:])
     counts = made(store, count_words, [reviews], config.count_words).snapshot
     tokens = made(store, tokenize, [reviews], config.tokenize).snapshot
-    done = made(store, features, [reviews, counts, tokens], config.features).snapshot
+    language = made(store, language_model, [reviews, tokens], config.language_model).snapshot
+    done = made(store, features, [reviews, counts, tokens, language], config.features).snapshot
     return reviews, pl.DataFrame(pl.from_arrow(done.read()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,12 @@ from tasks.clean_text import tidy_text
 from tasks.core.settings import PROJECT
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
+from tasks.engines import pieces, tokenizer
 from tasks.ingest import ingest
 from tasks.ingest_items import ingest_items
 from tasks.items import items
 
+WORD = r"\w+(?:['’]\w+)*"
 DATA = PROJECT.parent / "shared" / "data"
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
@@ -196,3 +199,37 @@ def test_the_reviews_of_a_folder_are_read_and_the_products_stand_aside(tmp_path:
 def test_every_review_finds_its_product(releases: Any, tmp_path: Path) -> None:
     reviewed = set(releases("joined-2014/test-reviews.txt").raw.read()["item_id"].to_pylist())
     assert reviewed <= set(ingested_items("joined-2014/test-products.txt", tmp_path).read()["item_id"].to_pylist())
+
+
+@pytest.mark.slow
+def test_ids_and_words_of_every_text_are_those_of_the_tokenizer_and_the_regular_expression() -> None:
+    """Every line of every text file as it stands, markup and all, and every text of the parquet files."""
+    given("")
+    gpt2 = tokenizer.recipe("gpt2")
+    own, encode = tokenizer.load("gpt2").backend_tokenizer, gpt2.encoder()
+    classes, checked = pieces.Classes(pieces.WORD_CLASSES), 0
+    for texts in raw_texts():
+        for rows in pieces.chunks(texts, 4 << 20):
+            chunk, checked = texts[rows], checked + rows.stop - rows.start
+            assert encode(chunk).equals(tokenizer.encode(own, chunk))
+            cut = pieces.words(chunk, classes)
+            words = chunk.str.extract_all(WORD)
+            assert cut.counts.tolist() == words.list.len().to_list()
+            assert pl.Series(cut.text).cast(pl.String).equals(words.explode(empty_as_null=False))
+    assert checked > 170_000
+
+
+def raw_texts() -> Iterator[pl.Series]:
+    for file in sorted(f for f in DATA.rglob("*") if f.is_file() and f.name != "README.md"):
+        if file.suffix == ".parquet":
+            reviews = pl.read_parquet(file, columns=["review_headline", "review_body"], hive_partitioning=False)
+            yield reviews.select(pl.concat_str("review_headline", "review_body", separator="\n"))[:, 0].drop_nulls()
+        else:
+            yield pl.Series(read_as_far_as_it_goes(file).decode(errors="replace").split("\n"))
+
+
+def read_as_far_as_it_goes(file: Path) -> bytes:
+    """The bytes of a file, unpacked; of one that is cut off, those before the cut."""
+    if file.suffix != ".gz":
+        return file.read_bytes()
+    return zlib.decompressobj(wbits=31).decompress(file.read_bytes())

@@ -18,7 +18,6 @@ from tasks.clean import clean
 from tasks.core.errors import InputError, TooManyRejects
 from tasks.core.stage import StageRun
 from tasks.core.store import SnapshotStore
-from tasks.count_words import count_words
 from tasks.engines import tokenizer
 from tasks.ingest import ingest
 from tasks.split import SLICES, split
@@ -113,35 +112,6 @@ class TestIngestAndClean:
             made(store, ingest, [source], settings("ingest.min_rows=10", "ingest.max_reject_fraction=0.05").ingest)
         assert list(store) == []
         assert not list(store.root.glob("*/*/attempt-*"))
-
-
-def test_words_of_three_reviews_counted_by_hand(store: SnapshotStore) -> None:
-    reviews = put_reviews(
-        store,
-        [
-            {"timestamp": day(0), "title": "Great Lamp", "text": "great, GREAT lamp! It's 100% great_value"},
-            {"timestamp": day(1), "title": "", "text": "Don't buy. don’t — naïve 灯"},
-        ],
-        [{"timestamp": day(2), "title": "lamp", "text": ""}],
-    )
-    done = made(store, count_words, [reviews], settings("count_words.reducers=3").count_words).snapshot
-    rows = done.read().to_pylist()
-    assert {r["token"]: (r["count"], r["documents"]) for r in rows} == {
-        "great": (3, 1),
-        "lamp": (3, 2),
-        "it's": (1, 1),
-        "100": (1, 1),
-        "great_value": (1, 1),
-        "don't": (1, 1),
-        "buy": (1, 1),
-        "don’t": (1, 1),
-        "naïve": (1, 1),
-        "灯": (1, 1),
-    }
-    assert done.manifest.counts == {"documents": 3, "tokens": 10, "words": 14}
-    for file in done.files():
-        tokens = pa.parquet.read_table(file)["token"].to_pylist()
-        assert tokens == sorted(tokens)
 
 
 UNICODE = [

@@ -72,7 +72,7 @@ def dying(at: str, once: Path | None, **environment: str) -> Job:
 
 
 def on_ray(job: Job, *, reducers: int = 2, on_mapped: Callable[[int], None] | None = None) -> list[Any]:
-    return run(job, TEXTS, partitions=PARTITIONS, mappers=2, reducers=reducers, spill_bytes=500, on_mapped=on_mapped)
+    return run(job, TEXTS, partitions=PARTITIONS, mappers=2, reducers=reducers, spill_bytes=100, on_mapped=on_mapped)
 
 
 def test_each_input_makes_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

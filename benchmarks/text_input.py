@@ -1,0 +1,299 @@
+"""What the bench cases `tokenize` and `wordcount` share: clean reviews of a wanted size, and how a side is run on them.
+
+The input is a folder of parquet files in the shape of clean's output, about FILE_ROWS rows each, and `about.json`, what
+is in them. Raw reviews, made-up ones if none are given, go through the stages ingest and clean. If those have less text
+than is wanted, all rows are repeated under new ids, in another order each time. How many different words there are
+decides how hard both cases are, and repeated rows bring no new ones, so the checks say both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import SelfTimed, Setup, Timed
+from benchmarks.pipeline import INPUTS, SEED
+from tasks.core.errors import InputError
+from tasks.core.settings import Settings, load_settings
+from tasks.core.snapshots import Snapshot
+
+FILE_ROWS = 65_536
+MEGABYTE = 1_000_000
+SYNTHETIC_BYTES = 700  # of UTF-8 in a made-up row that stays: a bit less than there are, so that rows are enough
+GPT2_PIECE = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the files hold. `bytes` is UTF-8 of title, newline and text; `rounds` how often the same rows were taken."""
+
+    rows: int
+    bytes: int
+    files: int
+    rounds: int
+    left_out: int  # rows of the first round that hold a character on which the libraries do not agree
+    pre_tokens: int  # different ones, by GPT-2's pattern
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """The files, in row order."""
+
+    folder: Path
+    about: About
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.parquet"))
+
+    @property
+    def megabytes(self) -> float:
+        return self.about.bytes / MEGABYTE
+
+    def __str__(self) -> str:
+        about, text = self.about, f"{self.about.rows:,} reviews"
+        if about.rounds > 1:
+            text += f" (the same ones up to {about.rounds} times)"
+        if about.left_out:
+            text += f" ({about.left_out:,} left out, for a character on which the libraries do not agree)"
+        return text
+
+
+@dataclass
+class Job:
+    """The input, as files and as a snapshot, and where the sides write. `storage` is the folder of our latest run."""
+
+    text: TextInput
+    reviews: Snapshot
+    workers: int
+    scratch: Path
+    settings: Settings
+    numbers: count[int] = field(default_factory=count)
+    storage: Path | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """The files of a side, and for ours the counts of the snapshot and the seconds of the stage by phase."""
+
+    files: list[Path]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def start(setup: Setup) -> Job:
+    """Start Ray and make the input: `prepare` of both cases."""
+    from tasks.engines import cluster
+
+    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
+    cluster.start(settings.ray)
+    setup.cleanup.callback(cluster.stop)
+    text = prepared(setup, settings)
+    return Job(text, committed(text, setup.scratch / "reviews"), setup.workers, setup.scratch, settings)
+
+
+def measure_input(job: Job) -> dict[str, int]:
+    return asdict(job.text.about)
+
+
+def run_stage_alone(job: Job, stage: Any, config: Any) -> SelfTimed:
+    """One run of a stage on the reviews, from nothing and without validation."""
+    from tasks.core.stage import run_stage
+    from tasks.core.store import SnapshotStore
+
+    if job.storage is not None:
+        shutil.rmtree(job.storage)
+    job.storage = job.scratch / f"ours-{next(job.numbers)}"
+    store = SnapshotStore(job.storage)
+    began = time.perf_counter()  # not before: removing what the last run wrote is no part of this one
+    ran = run_stage(stage, [job.reviews], config, store, validate=lambda _stage, _out: {})
+    took = time.perf_counter() - began
+    return SelfTimed(took, Output(ran.snapshot.files(), ran.snapshot.manifest.counts, ran.seconds))
+
+
+def peer(module: str, name: str) -> Callable[[Job], SelfTimed]:
+    """A peer of that module, which takes NAME INPUT OUT, in a process of its own."""
+
+    def run(job: Job) -> SelfTimed:
+        from benchmarks.etl import in_own_process
+
+        out = job.scratch / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        took = in_own_process(module, [name, str(job.text.folder), str(out)], out, threads=job.workers)
+        return SelfTimed(took["wall_s"], Output(sorted(out.glob("*.parquet"))))
+
+    return run
+
+
+def speeds(job: Job, runs: Mapping[str, Sequence[Timed]], tokens: int | None = None) -> dict[str, dict[str, Any]]:
+    """What each side's median time comes to per megabyte and per token, and where our median run's time went."""
+    told: dict[str, dict[str, Any]] = {}
+    for side, timed in runs.items():
+        wall_s = statistics.median(run.wall_s for run in timed)
+        megabytes = job.text.megabytes
+        told[side] = {"mb_per_s": round(megabytes / wall_s, 3), "s_per_mb": round(wall_s / megabytes, 5)}
+        if tokens is not None:
+            told[side] |= {"tokens": tokens, "tokens_per_s_per_core": round(tokens / wall_s / job.workers)}
+    middle = sorted(runs["ours"], key=lambda run: run.wall_s)[(len(runs["ours"]) - 1) // 2]
+    told["ours"]["phases_s"] = dict(middle.output.seconds)
+    return told
+
+
+def prepared(setup: Setup, settings: Settings) -> TextInput:
+    """`setup.size` MB of the reviews in `setup.input`, or of made-up ones, which are kept for the next bench.
+
+    Ray must be up. Raises InputError where the input has no usable review.
+    """
+    if setup.input is not None:
+        write_text(partial(cleaned, setup.input, settings, setup.scratch), setup.size, setup.scratch / "input")
+        return load(setup.scratch / "input")
+    folder = INPUTS / f"text-{setup.size}-{SEED}"
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
+        write_text(partial(synthetic, settings, setup), setup.size, unfinished)
+        unfinished.rename(folder)  # a folder of that name is always a whole one
+    return load(folder)
+
+
+def load(folder: Path) -> TextInput:
+    return TextInput(folder, About(**json.loads((folder / "about.json").read_text())))
+
+
+def synthetic(settings: Settings, setup: Setup) -> Any:
+    """Enough made-up reviews, clean."""
+    from tasks.synth import synthesize
+
+    synthesize(setup.size * MEGABYTE // SYNTHETIC_BYTES + 1, SEED, setup.scratch / "raw")
+    return cleaned(setup.scratch / "raw", settings, setup.scratch)
+
+
+def cleaned(raw: Path, settings: Settings, scratch: Path) -> Any:
+    """All reviews of a folder with the columns of the US customer reviews, or of REVIEWS, as a Polars frame."""
+    import polars as pl
+
+    from tasks.clean import clean
+    from tasks.core.stage import run_stage
+    from tasks.core.store import SnapshotStore
+    from tasks.ingest import ingest
+    from tasks.sources import discover
+
+    run = partial(run_stage, store=SnapshotStore(scratch / "clean"), validate=lambda _stage, _out: {})
+    taken = run(ingest, [discover(str(raw), dataset_of(raw), settings.ingest)], settings.ingest)
+    return pl.DataFrame(pl.from_arrow(run(clean, [taken.snapshot], settings.clean).snapshot.read()))
+
+
+def dataset_of(raw: Path) -> str:
+    """The dataset profile to read these files with."""
+    import pyarrow.parquet as pq
+
+    files = sorted(raw.rglob("*.parquet")) if raw.is_dir() else [raw]
+    canonical = files and files[0].suffix == ".parquet" and "item_id" in pq.read_schema(files[0]).names
+    return "canonical" if canonical else "amazon-us"
+
+
+def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
+    """Write the files and `about.json` to a new folder; `rows` makes the clean reviews, a Polars frame."""
+    import numpy as np
+    import polars as pl
+
+    from tasks.core.schemas import FEW_VALUES, REVIEWS
+    from tasks.core.snapshots import FileSink, part_name
+
+    found = rows()
+    usable = found.filter(~said().str.contains(disputed()))
+    sizes = usable.select(said().str.len_bytes().cast(pl.Int64)).to_series().to_numpy()
+    if not sizes.sum():
+        raise InputError("no usable review with a text", where="bench", fix="give more reviews with --input")
+    order, rounds = taken(sizes, megabytes * MEGABYTE)
+    folder.mkdir(parents=True)
+    files = -(-len(order) // FILE_ROWS)
+    parts = zip(np.array_split(order, files), np.array_split(rounds, files), strict=True)
+    for index, (rows_of_file, again) in enumerate(parts):
+        part = usable[rows_of_file].with_columns(again=pl.Series(again))
+        renamed = pl.when(pl.col("again") > 0).then(pl.format("{}-{}", "review_id", "again")).otherwise("review_id")
+        table = part.with_columns(review_id=renamed).to_arrow()
+        FileSink(str(folder)).write_table(part_name(index), table, REVIEWS, dictionary=FEW_VALUES)
+    about = About(
+        rows=len(order),
+        bytes=int(sizes[order].sum()),
+        files=files,
+        rounds=int(rounds[-1]) + 1,
+        left_out=len(found) - len(usable),
+        pre_tokens=different(usable[np.unique(order)].iter_slices(FILE_ROWS)),
+    )
+    (folder / "about.json").write_text(json.dumps(asdict(about)))
+
+
+def said() -> Any:
+    import polars as pl
+
+    return pl.col("title") + "\n" + pl.col("text")
+
+
+def taken(sizes: Any, wanted: int) -> tuple[Any, Any]:
+    """Numbers of the rows to take so that their `sizes` (bytes) reach `wanted`, and of the round of each."""
+    import numpy as np
+
+    rounds = -(-wanted // int(sizes.sum()))
+    order = np.concatenate([np.random.default_rng([SEED, r]).permutation(len(sizes)) for r in range(rounds)])
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), wanted)) + 1
+    return order[:enough], np.repeat(np.arange(rounds), len(sizes))[:enough]
+
+
+def different(parts: Iterable[Any]) -> int:
+    """How many different pre-tokens the texts have. Texts with white space in a row may count one wrong."""
+    import polars as pl
+
+    pieces = said().str.extract_all(GPT2_PIECE).alias("piece")
+    return pl.concat(part.select(pieces).explode("piece").unique() for part in parts).n_unique()
+
+
+@lru_cache
+def disputed() -> str:
+    """A pattern of what the libraries do not agree on, as their Unicode versions or their rules differ.
+
+    Those are characters that Python's Unicode version has not assigned yet (the others may call them letters); the
+    capitals İ and Σ, which DuckDB lower-cases one by one where the others look around; and GPT-2's special token.
+    """
+    unassigned = {code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cn"}
+    return "[İΣ" + code_ranges(unassigned, r"\x{%x}-\x{%x}") + r"]|<\|endoftext\|>"
+
+
+def code_ranges(codes: set[int], form: str) -> str:
+    """Code points as the inside of a character class; `form` is that of a range."""
+    starts = sorted(code for code in codes if code - 1 not in codes)
+    ends = sorted(code for code in codes if code + 1 not in codes)
+    return "".join(form % pair for pair in zip(starts, ends, strict=True))
+
+
+def committed(text: TextInput, storage: Path) -> Snapshot:
+    """The files as a snapshot of clean, linked, in a store of its own."""
+    import pyarrow.parquet as pq
+
+    from tasks.core.digests import file_sha256
+    from tasks.core.snapshots import FileEntry
+    from tasks.core.store import SnapshotStore
+
+    store = SnapshotStore(storage)
+    out = store.open_attempt("clean", "bench")
+    for file in text.files:
+        try:
+            os.link(file, out.root / file.name)
+        except OSError:  # another device
+            (out.root / file.name).symlink_to(file.resolve())
+        rows = pq.read_metadata(file).num_rows
+        out.add([FileEntry(name=file.name, size=file.stat().st_size, rows=rows, sha256=file_sha256(file))])
+    made_by = {"inputs": (), "config": {}, "config_digest": "", "code": {}, "seconds": {}, "committed_at": ""}
+    return store.commit(out, deterministic=True, **made_by)
