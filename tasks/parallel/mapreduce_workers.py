@@ -41,13 +41,20 @@ class Mapped:
 
 
 def outcome(call: Any) -> Any:
-    """What a call to an actor gave, or LOST. What it raised is raised."""
+    """What a call to an actor gave, or LOST. What it raised is raised; RunError where the actor could not start."""
     try:
         return gather([call])[0]
     except TransientError as error:
-        if error.__cause__ is not None and is_lost(error.__cause__):
-            return LOST
-        raise  # the function's own
+        cause = error.__cause__
+        if cause is None or not is_lost(cause):
+            raise  # the function's own
+        if getattr(cause, "actor_init_failed", False):  # such as a module of the job that is not there: no bad luck
+            raise RunError(
+                f"a mapper or reducer could not start: {str(cause).splitlines()[-1]}",
+                where="MapReduce",
+                fix="all nodes need the same code",
+            ) from cause
+        return LOST
 
 
 class Mapper:
