@@ -30,7 +30,7 @@ from typing import Any
 from tasks.core.errors import RunError, UserError
 
 LIBRARIES = ("ray", "modin", "pandas", "polars", "pyarrow", "numpy", "scipy", "scikit-learn", "xgboost", "optuna")
-LIBRARIES += ("tokenizers", "transformers", "mlflow", "great-expectations", "prefect")
+LIBRARIES += ("tokenizers", "transformers", "tiktoken", "duckdb", "mlflow", "great-expectations", "prefect")
 
 
 @dataclass(frozen=True)

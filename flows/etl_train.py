@@ -23,6 +23,7 @@ from tasks import features as _features
 from tasks import ingest as _ingest
 from tasks import ingest_items as _ingest_items
 from tasks import items as _items
+from tasks import language_model as _language_model
 from tasks import near_duplicates as _near_duplicates
 from tasks import pack_tokens as _pack_tokens
 from tasks import register as _register
@@ -45,6 +46,7 @@ near_duplicates = StageTask(_near_duplicates.near_duplicates)
 count_words = StageTask(_count_words.count_words)
 tokenize = StageTask(_tokenize.tokenize)
 pack_tokens = StageTask(_pack_tokens.pack_tokens)
+language_model = StageTask(_language_model.language_model)
 features = StageTask(_features.features)
 split = StageTask(_split.split)
 train = StageTask(_train.train)
@@ -92,7 +94,8 @@ def etl_train(
         )
         if packs:
             pack_tokens(tokens, settings.pack_tokens)
-        table = features(reviews, counts, tokens, settings.features)
+        language = language_model(reviews, tokens, settings.language_model)
+        table = features(reviews, counts, tokens, language, settings.features)
         splits = split(table, alike, settings.split)
         baseline, search = together(
             (train, splits, settings.train),

@@ -55,7 +55,7 @@ def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter
         reviews.files(),
         partitions=config.reducers,
         mappers=actors,
-        reducers=actors,
+        reducers=max(1, actors // 2),  # combined records are few, and a process takes a second of a core to start
         spill_bytes=config.spill_mb << 20,
         on_mapped=mapped,
     )

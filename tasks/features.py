@@ -1,9 +1,9 @@
-"""Reviews, word counts and tokens in, one row of numbers per review out.
+"""Reviews, word counts, tokens and language-model scores in, one row of numbers per review out.
 
 No feature looks ahead. What is known of a user or an item is taken from reviews strictly before the review's own
 timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes from models of
-earlier time blocks (`tasks.text_score`), and a word is new or not by when it was first seen. Votes are left out: they
-are cast after the review.
+earlier time blocks (`tasks.text_score`), and so do the scores of `language-model`; a word is new or not by when it was
+first seen. Votes are left out: they are cast after the review.
 
 Out: one file per file of reviews, in the same row order, and `text_score.npz` with the score's models, so that new
 reviews can be scored. `FEATURES` lists the columns and their meaning.
@@ -49,6 +49,8 @@ FEATURES = {
     "new_words": "share of words that no earlier review holds",
     "verified": "1 verified, 0 not, null unknown",
     "text_score": "rating expected from the words by a model of earlier blocks; null in the first",
+    "lm_surprise": "bits per token by the n-grams of earlier periods; null in the first",
+    "lm_high": "by how many bits a token the wording is that of earlier reviews of 4 and 5 stars; null in the first",
 }
 KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
 DAY_MS = 86_400_000
@@ -57,7 +59,12 @@ Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts w
 
 @stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))
 def features(
-    reviews: Snapshot, counts: Snapshot, tokens: Snapshot, config: FeaturesConfig, out: SnapshotWriter
+    reviews: Snapshot,
+    counts: Snapshot,
+    tokens: Snapshot,
+    language: Snapshot,
+    config: FeaturesConfig,
+    out: SnapshotWriter,
 ) -> None:
     import ray
 
@@ -65,9 +72,11 @@ def features(
     known = {kind: known_before([r for r, _ in files], f"{kind}_id", config.buckets) for kind in ("user", "item")}
     scores = text_score.fit(files, config.text_score) if config.text_score.enabled else None
     shared = ray.put(((counts.files(), counts.facts["splitting"]), config, scores))
+    models = language.files() if language.rows() else [None] * len(files)  # it may be switched off
     write = ray.remote(write_part)
     refs = [
-        write.remote(out.sink, i, pair, shared, *known["user"][i], *known["item"][i]) for i, pair in enumerate(files)
+        write.remote(out.sink, i, pair, model, shared, *known["user"][i], *known["item"][i])
+        for i, (pair, model) in enumerate(zip(files, models, strict=True))
     ]
     out.add(cluster.gather(refs))
     if scores is not None:
@@ -132,10 +141,14 @@ def write_part(
     sink: FileSink,
     index: int,
     files: text_score.FilePair,
+    language: Path | None,
     shared: tuple[Vocabulary, FeaturesConfig, text_score.TextScore | None],
     *known: pa.Table,
 ) -> FileEntry:
-    """All features of one file of reviews. `known`: the user pieces, then as many item pieces."""
+    """All features of one file of reviews. `known`: the user pieces, then as many item pieces.
+
+    language: its language-model scores, row by row.
+    """
     counts, config, scores = shared
     reviews = pl.read_parquet(files[0], hive_partitioning=False)
     half = len(known) // 2
@@ -144,6 +157,7 @@ def write_part(
         **in_row_order("item", known[half:]),
         **text_shape(reviews, counts),
         **token_features(reviews, files[1], config, scores),
+        **language_features(reviews, language),
     }
     table = reviews.select(KEPT).with_columns(**columns).select(*KEPT, pl.col(list(FEATURES)).cast(pl.Float32))
     return sink.write_table(part_name(index), table.to_arrow())
@@ -199,3 +213,10 @@ def token_features(
     times = reviews["timestamp"].dt.epoch("ms").to_numpy()
     score = scores.score(text_score.hash_tokens(ids, config.text_score.dimensions), times)
     return {"n_tokens": lengths, "text_score": pl.Series(score, dtype=pl.Float32).fill_nan(None)}
+
+
+def language_features(reviews: pl.DataFrame, file: Path | None) -> dict[str, pl.Series]:
+    names = ["lm_surprise", "lm_high"]
+    if file is None:
+        return {name: pl.Series([None] * len(reviews), dtype=pl.Float32) for name in names}
+    return pl.read_parquet(file, columns=names, hive_partitioning=False).to_dict()

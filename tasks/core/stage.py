@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -221,6 +222,10 @@ class _Clock:
         return round(seconds, 4)
 
 
+# ast.parse fails now and then where two threads are in it (CPython issue 106905, mended in 3.11.9 and 3.12.3).
+_PARSING = threading.Lock()
+
+
 @lru_cache(maxsize=64)
 def source_digest(module: str) -> str:
     """Digest of a module and of every `tasks` module it imports, directly or not.
@@ -237,7 +242,8 @@ def source_digest(module: str) -> str:
         spec = util.find_spec(name)
         if spec is None or spec.origin is None:
             continue  # `from tasks.x import function`: the function is part of tasks.x
-        tree = ast.parse(Path(spec.origin).read_bytes())
+        with _PARSING:
+            tree = ast.parse(Path(spec.origin).read_bytes())
         seen[name] = sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
         todo.extend(n for n in _imported(tree) if n.startswith("tasks.") and not n.startswith("tasks.core"))
     return digest_of(seen)

@@ -29,7 +29,8 @@ UPSTREAM = {
     "near-duplicates": {"ingest", "clean", "describe"},
 }
 UPSTREAM["count-words"] = UPSTREAM["tokenize"] = {*UPSTREAM["near-duplicates"], "near-duplicates"}
-UPSTREAM["features"] = {*UPSTREAM["tokenize"], "count-words", "tokenize"}
+UPSTREAM["language-model"] = {*UPSTREAM["tokenize"], "count-words", "tokenize"}
+UPSTREAM["features"] = {*UPSTREAM["language-model"], "language-model"}
 UPSTREAM["split"] = {*UPSTREAM["features"], "features"}
 UPSTREAM["train"] = UPSTREAM["tune"] = {*UPSTREAM["split"], "split"}
 UPSTREAM["refit"] = {*UPSTREAM["tune"], "tune"}
