@@ -5,7 +5,7 @@ output equals each peer's, runs every side once more as a warm-up while a thread
 turn (ours, peer, ours, peer, ...) with nothing else running. Memory is never sampled while the clock runs: reading
 the page tables of thirty Ray workers takes a tenth of a second.
 
-    raymill bench CASE [--size N] [--workers W] [--runs R] [--input PATH] [--json FILE|-]
+    raymill bench CASE [--size N] [--workers W] [--runs R] [--input PATH] [--peer NAME ...] [--json FILE|-]
 """
 
 from __future__ import annotations
@@ -110,12 +110,15 @@ def run_case(
     workers: int = 2,
     runs: int = 3,
     input: Path | None = None,
+    peers: Sequence[str] | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Check, warm up, time; return the case's JSON object (DESIGN: Measuring). Times in seconds, memory in bytes.
 
-    Raises UserError for an unknown case or an impossible size, RunError where the outputs differ; nothing is timed
-    then.
+    `peers` names those to run, all if not given.
+
+    Raises UserError for an unknown case or peer or an impossible size, RunError where the outputs differ; nothing is
+    timed then.
     """
     case = load_case(case) if isinstance(case, str) else case
     size = case.default_size if size is None else size
@@ -129,8 +132,13 @@ def run_case(
     if input is not None and not input.exists():
         raise UserError(f"no such file or folder: {input}", where=f"bench {case.name}")
 
+    if unknown := sorted(set(peers or ()) - set(case.peers)):
+        raise UserError(f"no peer {unknown[0]!r}", where=f"bench {case.name}", fix=f"known: {', '.join(case.peers)}")
+
     facts = machine()
     skipped = dict(case.skip(size)) if case.skip else {}
+    if peers is not None:
+        skipped |= {name: "not asked for" for name in case.peers if name not in peers}
     sides = {"ours": case.ours, **{name: peer for name, peer in case.peers.items() if name not in skipped}}
     with ExitStack() as cleanup:
         scratch = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix=f"bench-{case.name}-")))

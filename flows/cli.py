@@ -224,6 +224,7 @@ def bench(
     input: Annotated[
         Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")
     ] = None,
+    peers: Annotated[list[str] | None, typer.Option("--peer", help="Only this peer; may be repeated.")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure a case against the best single-process way: results compared first, then timed in turn."""
@@ -231,7 +232,13 @@ def bench(
 
     log = Console(stderr=True)
     result = run_case(
-        case, size=size, workers=workers, runs=runs, input=input, log=lambda line: log.print(line, highlight=False)
+        case,
+        size=size,
+        workers=workers,
+        runs=runs,
+        input=input,
+        peers=peers,
+        log=lambda line: log.print(line, highlight=False),
     )
     _write_json(json_file or "-", result)
 

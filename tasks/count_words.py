@@ -32,6 +32,8 @@ from tasks.engines import cluster, pieces
 from tasks.parallel import mapreduce
 
 Split = Callable[[pl.Series], pieces.Pieces]
+Rows = tuple[Path, int, int]  # a file of reviews, the first row and how many
+INPUT_ROWS = 32_768  # of one input: files are few, and their number seldom a multiple of the mappers'
 CHUNK_BYTES = 8 << 20  # of text counted at once: bounds the arrays alive
 SUMS = ("count", "documents", *COUNTS_BY_RATING)
 
@@ -39,23 +41,28 @@ SUMS = ("count", "documents", *COUNTS_BY_RATING)
 @stage(version=2, libraries=("pyarrow", "polars", "numpy"))
 def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter) -> None:
     job = mapreduce.Job(
-        map=partial(count_file, config=config), key=("token",), combine=add_counts, reduce=partial(write_part, out.sink)
+        map=partial(count_rows, config=config), key=("token",), combine=add_counts, reduce=partial(write_part, out.sink)
     )
-    sizes = [entry.rows or 0 for entry in reviews.entries()]
+    inputs = [
+        (file, start, min(INPUT_ROWS, rows - start))
+        for file, entry in zip(reviews.files(), reviews.entries(), strict=True)
+        if (rows := entry.rows or 0)
+        for start in range(0, rows, INPUT_ROWS)
+    ]
     done = 0
 
     def mapped(index: int) -> None:
         nonlocal done
-        done += sizes[index]
-        out.progress(done, sum(sizes))
+        done += inputs[index][2]
+        out.progress(done, reviews.rows())
 
     actors = cluster.cpus()
     written = mapreduce.run(
         job,
-        reviews.files(),
+        inputs,
         partitions=config.reducers,
         mappers=actors,
-        reducers=max(1, actors // 2),  # combined records are few, and a process takes a second of a core to start
+        reducers=actors,
         spill_bytes=config.spill_mb << 20,
         on_mapped=mapped,
     )
@@ -77,13 +84,15 @@ def said(reviews: pl.DataFrame) -> pl.Series:
     return reviews.select(said=pl.col("title") + "\n" + pl.col("text")).to_series()
 
 
-def count_file(file: Path, config: CountWordsConfig) -> Iterator[pa.Table]:
-    """What one file of reviews holds, as WORD_COUNTS, a chunk of texts after the other: each token once in each."""
-    reviews = pl.read_parquet(file, columns=["title", "text", "timestamp", "rating"], hive_partitioning=False)
+def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
+    """What some rows of a file hold, as WORD_COUNTS, a chunk of texts after the other: each token once in each."""
+    file, start, length = rows
+    reviews = pl.scan_parquet(file, hive_partitioning=False).select("title", "text", "timestamp", "rating")
+    reviews = reviews.slice(start, length).collect()
     stars = (reviews["rating"].to_numpy() + 0.5).astype(np.int64).clip(1, 5)
     times, texts, split = reviews["timestamp"].dt.epoch("ms").to_numpy(), said(reviews), splitter(config.splitting)
-    for rows in pieces.chunks(texts, CHUNK_BYTES):
-        yield from count_texts(split(texts[rows]), stars[rows], times[rows], config)
+    for chunk in pieces.chunks(texts, CHUNK_BYTES):
+        yield from count_texts(split(texts[chunk]), stars[chunk], times[chunk], config)
 
 
 def count_texts(
@@ -125,14 +134,14 @@ def _counted(
     new[1:] = found[1:] != found[:-1]
     code, row = (found >> dtype(row_bits)).astype(np.int64), found & dtype((1 << row_bits) - 1)
     by_rating = np.bincount(code * 5 + stars[row] - 1, minlength=5 * size).reshape(size, 5)
-    earliest = times[row[np.searchsorted(code, np.arange(size))]] if size else times[:0]
+    begins = np.searchsorted(code, np.arange(size))
     columns = {
         "token": token,
         "n": pa.array(np.full(size, n, dtype=np.int8)),
         "count": by_rating.sum(axis=1),
-        "documents": np.bincount(code[new], minlength=size),
+        "documents": np.add.reduceat(new, begins, dtype=np.int64) if size else begins,
         **{name: by_rating[:, i] for i, name in enumerate(COUNTS_BY_RATING)},
-        "first_seen": pa.array(earliest, type=pa.timestamp("ms", tz="UTC")),
+        "first_seen": pa.array(times[row[begins]], type=pa.timestamp("ms", tz="UTC")),
     }
     return pa.table(columns).cast(WORD_COUNTS)
 

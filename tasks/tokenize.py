@@ -4,15 +4,16 @@ What is tokenized is the title, a newline and the text, or the text alone where 
 file of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`.
 
 Ray Data carries the names of files, not their rows: each call of the `map_batches` actors reads one file, encodes it
-and writes one, so nothing is copied from block to block and the output does not depend on block sizes or timing. A
-lost actor's file is encoded by another.
+and writes one, so nothing is copied from block to block and the output does not depend on block sizes or timing. What
+a lost actor left undone is done by others.
 
     raymill run --until tokenize
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core import faults
+from tasks.core.errors import TransientError
 from tasks.core.schemas import TOKENS
 from tasks.core.settings import TokenizeConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster, pieces, tokenizer
 
+MAX_DEATHS = 3  # of actors in one run of the stage: what dies more often has its cause in the data or in its size
 CHUNK_BYTES = 8 << 20  # of text encoded at once: bounds the pre-tokens alive
 
 
@@ -43,47 +46,72 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
     import ray.data
 
     recipe = tokenizer.recipe(config.tokenizer)  # a wrong folder fails here, not in an actor
+    # `max_restarts` has no named parameter yet (Ray 2.60), only a warning that it will get one.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    files = [{"index": i, "file": str(f)} for i, f in enumerate(reviews.files())]
-    parts = ray.data.from_items(files, override_num_blocks=len(files)).map_batches(
-        EncodeFiles,
-        # In a list it stays where it is: Ray warns of large arguments of actors that it may have to start again.
-        fn_constructor_args=(out.sink, [ray.put(recipe)], config.max_tokens),
-        batch_size=1,
-        # Actors that claim every CPU would leave none for the reads and hang for ever (ray#44687).
-        num_cpus=0.5,
-        compute=ray.data.ActorPoolStrategy(size=min(cluster.cpus(), len(files))),
-    )
-    written = list(_progress(parts, reviews.rows(), out))
+    todo = dict(enumerate(reviews.files()))
+    written: list[dict[str, Any]] = []
+    deaths = 0
+    while todo:
+        try:
+            for part in encoded(todo, out.sink, recipe.made, config.max_tokens):
+                del todo[part["index"]]
+                written.append(part)
+                out.progress(sum(p["rows"] for p in written), reviews.rows(), tokens=sum(p["tokens"] for p in written))
+        except Exception as error:
+            if not cluster.is_lost(error):
+                raise
+            deaths += 1
+            if deaths > MAX_DEATHS:
+                raise TransientError(
+                    f"{deaths} actors died; not tokenized: {', '.join(sorted(f.name for f in todo.values()))}",
+                    where="tokenize",
+                    fix="the stage is tried again; if that does not help, see Ray's logs for what they died of",
+                ) from error
     out.add(
-        FileEntry(**{name: row[name] for name in ("name", "size", "rows", "sha256")})
-        for row in sorted(written, key=lambda row: str(row["name"]))
+        FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
+        for part in sorted(written, key=lambda part: int(part["index"]))
     )
-    out.count(tokens=sum(row["tokens"] for row in written), truncated=sum(row["truncated"] for row in written))
+    out.count(tokens=sum(p["tokens"] for p in written), truncated=sum(p["truncated"] for p in written))
     out.fact(end_of_text=recipe.end_of_text, vocabulary=recipe.vocabulary, tokenizer=recipe.digest)
 
 
-def _progress(parts: Any, rows: int, out: SnapshotWriter) -> Iterator[dict[str, Any]]:
-    done = tokens = 0
-    for part in parts.iter_rows():
-        done, tokens = done + part["rows"], tokens + part["tokens"]
-        out.progress(done, rows, tokens=tokens)
-        yield part
+def encoded(files: Mapping[int, Path], sink: FileSink, made: str, max_tokens: int | None) -> Iterator[dict[str, Any]]:
+    """Encode these files, each under its index, by a pool of actors; what was written of each, as it is done."""
+    import ray.data
+
+    rows = [{"index": index, "file": str(file)} for index, file in files.items()]
+    parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        EncodeFiles,
+        fn_constructor_args=(sink, made, max_tokens),
+        batch_size=1,
+        # Actors that claim every CPU would leave none for the reads and hang for ever (ray#44687).
+        num_cpus=0.5,
+        # A lost actor ends this pool, and the files it had left go to another: Ray Data would start it again and again.
+        max_restarts=0,
+        compute=ray.data.ActorPoolStrategy(size=min(cluster.cpus(), len(rows))),
+    )
+    yield from parts.iter_rows()
 
 
 class EncodeFiles:
     """A Ray Data actor: the tokenizer is loaded once, each batch is one file's name."""
 
-    def __init__(self, sink: FileSink, recipe: list[Any], max_tokens: int | None) -> None:
+    def __init__(self, sink: FileSink, made: str, max_tokens: int | None) -> None:
         self.sink, self.max_tokens = sink, max_tokens
-        self.encode = cluster.gather(recipe)[0].encoder()
+        self.encode = tokenizer.encoder(made)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         index, file = int(batch["index"][0]), Path(str(batch["file"][0]))
         tokens, truncated = encode_file(file, self.encode, self.max_tokens)
         faults.point("tokenize", "encoded", index)
         entry = self.sink.write_table(part_name(index), tokens, TOKENS, dictionary=(), split_bytes=("input_ids",))
-        facts = {**entry.model_dump(), "tokens": pc.sum(tokens["n_tokens"]).as_py() or 0, "truncated": truncated}
+        facts = {
+            **entry.model_dump(),
+            "index": index,
+            "tokens": pc.sum(tokens["n_tokens"]).as_py() or 0,
+            "truncated": truncated,
+        }
         return {name: [value] for name, value in facts.items()}
 
 

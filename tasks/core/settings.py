@@ -12,9 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tasks.core.errors import SettingsError
 
@@ -207,10 +205,8 @@ class ReportConfig(Section):
     title: str
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings of a run. Build it with `load_settings`."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     data: DataConfig
     storage: StorageConfig
@@ -233,18 +229,6 @@ class Settings(BaseSettings):
     evaluate: EvaluateConfig
     registry: RegistryConfig
     report: ReportConfig
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load_settings` merges the layers itself, so that each error can name its layer.
-        return (init_settings,)
 
 
 def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), **given: Any) -> Settings:
@@ -305,6 +289,8 @@ def _layer(path: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def _parse_value(text: str, where: str) -> Any:
+    import yaml
+
     if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
         return float(text)  # YAML 1.1 takes 1e-3 for a word
     try:
@@ -317,6 +303,8 @@ def _parse_value(text: str, where: str) -> Any:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml  # not before: worker processes know the sections' types and read no file
+
     try:
         loaded = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:

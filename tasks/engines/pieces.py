@@ -40,11 +40,10 @@ class Classes:
 
     def of_bytes(self, data: Bytes) -> tuple[NDArray[np.uint8], Positions, Positions]:
         """The class of each byte's character, and where characters of several bytes begin and end (last byte)."""
-        classes = np.frombuffer(data.tobytes().translate(self.table[:256].tobytes()), dtype=np.uint8)
+        classes = np.frombuffer(bytearray(data).translate(self.table[:256].tobytes()), dtype=np.uint8)
         far = np.flatnonzero(data >= 0xC0)
         if not len(far):
             return classes, far, far
-        classes = classes.copy()
         lead = data[far]
         size = 2 + (lead >= 0xE0) + (lead >= 0xF0).astype(np.int64)
         code = (lead & (0x7F >> size)).astype(np.int64)
@@ -126,10 +125,11 @@ def words(texts: pl.Series, classes: Classes) -> Pieces:
     padded[1:-1] = inside
     edges = np.flatnonzero(padded[1:] != padded[:-1])
     starts, stops = _starts_and_stops(edges, ends[1:-1][_between(inside, ends[1:-1])])
-    # The words' bytes alone, one word after the other.
+    # The words' bytes alone, one word after the other; no word holds a zero byte.
+    kept = bytearray(data * inside).translate(None, b"\0")
     offsets = np.zeros(len(starts) + 1, dtype=np.int64)
     np.cumsum(stops - starts, out=offsets[1:])
-    text = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(data[inside]))
+    text = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(kept))
     return Pieces(text, np.diff(np.searchsorted(starts, ends)))
 
 
@@ -143,8 +143,8 @@ def _between(inside: Mask, borders: Positions) -> Mask:
 
 def _starts_and_stops(edges: Positions, borders: Positions) -> tuple[Positions, Positions]:
     if len(borders):
-        borders = np.unique(borders)  # an empty text has two at one place
-        edges = np.sort(np.concatenate([edges, borders, borders]))
+        borders = np.repeat(np.unique(borders), 2)  # an end and a beginning; an empty text has two borders at one place
+        edges = np.insert(edges, np.searchsorted(edges, borders), borders)
     return edges[::2], edges[1::2]
 
 

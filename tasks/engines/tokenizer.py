@@ -29,7 +29,7 @@ MOST_KNOWN = 1_000_000  # pieces an encoder keeps; beyond, it starts anew: 200 M
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tokenizer as text, for actors to build it from: they need not import transformers for it, which takes 1.5 s.
+    """A tokenizer as text: who builds it from that need not import transformers, which takes 1.5 s.
 
     vocabulary: the number of ids. end_of_text: the id between documents, None where the tokenizer has none.
     """
@@ -42,15 +42,16 @@ class Recipe:
     def digest(self) -> str:
         return sha256(self.made.encode()).hexdigest()
 
-    def encoder(self) -> Callable[[pl.Series], pa.ListArray]:
-        """A function from n texts to their token ids, without special tokens: list<int32>. One serves one thread.
 
-        The fast one where it is exact, the tokenizer's own elsewhere.
-        """
-        from tokenizers import Tokenizer
+def encoder(made: str) -> Callable[[pl.Series], pa.ListArray]:
+    """A function from n texts to their token ids, without special tokens: list<int32>. One serves one thread.
 
-        built = Tokenizer.from_str(self.made)
-        return PieceEncoder(built) if is_exact_by_pieces(json.loads(self.made)) else partial(encode, built)
+    The fast one where it is exact, the tokenizer's own elsewhere. made: the tokenizers library's JSON.
+    """
+    from tokenizers import Tokenizer
+
+    built = Tokenizer.from_str(made)
+    return PieceEncoder(built) if is_exact_by_pieces(json.loads(made)) else partial(encode, built)
 
 
 def recipe(name: str) -> Recipe:

@@ -22,7 +22,7 @@ from tasks.core.errors import RunError
 
 Combine = Callable[[pa.Table], pa.Table]
 
-FRESH_BYTES = 1 << 20  # new records are merged when there are as many: they may pin Ray's shared memory until then
+FRESH_BYTES = 8 << 20  # new records are merged when there are as many: they may pin Ray's shared memory until then
 FRESH_TABLES = 64  # or so many: a table costs some KiB beside its rows
 BATCH_BYTES = 1 << 20  # of records in a batch of a sorted stream
 FAN_IN = 64  # runs merged at once, so a merge holds about 64 MiB

@@ -36,7 +36,7 @@ import pyarrow as pa
 
 from tasks.core.errors import TransientError
 from tasks.parallel.external_merge import by_key, merged
-from tasks.parallel.mapreduce_workers import LOST, Mapper, Owner, Reducer, outcome, split
+from tasks.parallel.mapreduce_workers import LOST, REDUCER, Owner, Worker, outcome, split
 
 # One or two deaths are bad luck: a node taken away, a neighbour that ate the memory. What dies again and again has its
 # cause in the job itself, and each time costs up to the whole map phase.
@@ -114,7 +114,7 @@ class _Master:
         self.job, self.inputs, self.partitions = job, inputs, partitions
         self.spill_bytes, self.on_mapped = spill_bytes, on_mapped
         self.actors: list[Any] = []  # all that were ever made
-        self.deaths = 0
+        self.dead: list[Any] = []  # those of them that died
         self.results: dict[int, Any] = {}  # by partition
 
         self.todo = list(range(len(inputs)))[::-1]  # inputs to be mapped, the next one last
@@ -123,6 +123,7 @@ class _Master:
         self.mapping: dict[Any, tuple[Any, int]] = {}  # calls under way: mapper and input
         self.told: set[int] = set()  # inputs of which on_mapped has heard
 
+        self.reducers = itertools.count()
         self.owners: dict[int, Owner] = {}  # the living reducers, by id
         self.missing: dict[int, set[int]] = {}  # inputs that each of them still lacks
         self.reducing: dict[Any, tuple[int, int]] = {}  # calls under way: reducer and partition
@@ -130,11 +131,11 @@ class _Master:
     def run(self, mappers: int, reducers: int) -> list[Any]:
         import ray
 
-        reducers = min(reducers, self.partitions)
+        mappers, reducers = min(mappers, len(self.inputs)), min(reducers, self.partitions)
+        workers = [self._hire() for _ in range(max(mappers, reducers))]
         for first in range(reducers):
-            self._hire_reducer(range(first, self.partitions, reducers))
-        for _ in range(min(mappers, len(self.inputs))):
-            self._hire_mapper()
+            self._take_as_reducer(workers[first], range(first, self.partitions, reducers))
+        self.idle += workers[:mappers]
         while len(self.results) < self.partitions:
             self._start_mapping()
             done, _ = ray.wait([*self.mapping, *self.reducing])
@@ -155,7 +156,7 @@ class _Master:
     def _mapped(self, mapper: Any, index: int, found: Any) -> None:
         if found is LOST:
             self._bury(mapper)
-            self._hire_mapper()
+            self.idle.append(self._hire())
         else:
             self.idle.append(mapper)
             for owner in found.taken & self.owners.keys():
@@ -174,7 +175,8 @@ class _Master:
 
     def _start_reducing(self, owner: Owner) -> None:
         for partition in owner.partitions:
-            self.reducing[owner.actor.reduce.remote(partition)] = owner.id, partition
+            call = owner.actor.reduce.options(concurrency_group=REDUCER).remote(partition)
+            self.reducing[call] = owner.id, partition
 
     def _reduced(self, owner: int, partition: int, found: Any) -> None:
         if found is LOST:
@@ -189,37 +191,35 @@ class _Master:
         owner = self.owners.pop(dead)
         del self.missing[dead]
         self._bury(owner.actor)
-        self._hire_reducer([p for p in owner.partitions if p not in self.results])
+        self._take_as_reducer(self._hire(), [p for p in owner.partitions if p not in self.results])
         under_way = {index for _, index in self.mapping.values()}  # these come back by themselves: somebody lacks them
         self.todo = sorted(set(range(len(self.inputs))) - under_way, reverse=True)
 
     def _bury(self, actor: Any) -> None:
         import ray
 
+        if any(actor is other for other in self.dead):  # it was a mapper and a reducer
+            return
         ray.kill(actor)  # it may be out of reach and alive
-        self.deaths += 1
-        if self.deaths > MAX_DEATHS:
+        self.dead.append(actor)
+        if len(self.dead) > MAX_DEATHS:
             raise TransientError(
-                f"{self.deaths} mappers and reducers died",
+                f"{len(self.dead)} mappers and reducers died",
                 where="MapReduce",
                 fix="the stage is tried again; if that does not help, see Ray's logs for what they died of: "
                 "most often memory, then use smaller inputs, fewer workers or a smaller spill size",
             )
 
-    def _hire_mapper(self) -> None:
+    def _hire(self) -> Any:
         import ray
 
-        mapper = ray.remote(Mapper).options(num_cpus=0.5).remote(self.job, self.partitions)
-        self.actors.append(mapper)
-        self.idle.append(mapper)
+        # Half a CPU, so that there is always room for the tasks and actors of a stage beside this one.
+        worker = ray.remote(num_cpus=0.5, concurrency_groups={REDUCER: 1})(Worker)
+        self.actors.append(worker.remote(self.job, self.partitions, self.spill_bytes))
+        return self.actors[-1]
 
-    def _hire_reducer(self, partitions: Sequence[int]) -> None:
-        import ray
-
-        # Reducers mostly wait and merge: a fraction of a CPU each, so that mappers always find room.
-        actor = ray.remote(Reducer).options(num_cpus=0.1).remote(self.job, self.spill_bytes)
-        owner = Owner(len(self.actors), actor, tuple(partitions))
-        self.actors.append(actor)
+    def _take_as_reducer(self, actor: Any, partitions: Sequence[int]) -> None:
+        owner = Owner(next(self.reducers), actor, tuple(partitions))
         self.owners[owner.id] = owner
         self.missing[owner.id] = set(range(len(self.inputs)))
         if not self.inputs:

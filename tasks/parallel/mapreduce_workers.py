@@ -1,5 +1,8 @@
 """The actors of MapReduce: mappers push pieces, reducers take, merge and reduce them. See tasks/parallel/mapreduce.py
 for what they are to each other, and for what holds when one of them dies.
+
+One process can be both, each in a thread of its own: a process costs a second of a core to start, and a reducer mostly
+waits.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 16 << 20  # a mapper merges its records when they are more, and pushes them if half of that stays
 LOST = object()  # the outcome of a call whose actor died
+REDUCER = "reducer"  # the concurrency group of a worker's calls as a reducer
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def outcome(call: Any) -> Any:
 
 
 class Mapper:
-    """Maps inputs and pushes their pieces to the reducers. A Ray actor."""
+    """Maps inputs and pushes their pieces to the reducers."""
 
     def __init__(self, job: Job, partitions: int) -> None:
         self.job, self.partitions = job, partitions
@@ -76,7 +80,9 @@ class Mapper:
             parts = split(self.job, piece, self.partitions)
             sent = {
                 # One argument a partition, so that each can leave Ray's shared memory apart from the others.
-                o.id: o.actor.take.remote(index, attempt, o.partitions, *(parts[p] for p in o.partitions))
+                o.id: o.actor.take.options(concurrency_group=REDUCER).remote(
+                    index, attempt, o.partitions, *(parts[p] for p in o.partitions)
+                )
                 for o in owners
                 if o.id not in lost
             }
@@ -89,7 +95,8 @@ class Mapper:
                 break
         answered(waiting)
         faults.point("mapreduce", "mapped", index)
-        answered({o.id: o.actor.admit.remote(index, attempt, number) for o in owners if o.id not in lost})
+        admits = {o.id: o.actor.admit.options(concurrency_group=REDUCER) for o in owners if o.id not in lost}
+        answered({id: admit.remote(index, attempt, number) for id, admit in admits.items()})
         return Mapped(taken={o.id for o in owners} - lost, lost=lost)
 
 
@@ -122,7 +129,7 @@ def split(job: Job, records: pa.Table, partitions: int) -> list[pa.Table]:
 
 
 class Reducer:
-    """Owns some partitions: takes pieces, merges them, reduces. A Ray actor."""
+    """Owns some partitions: takes pieces, merges them, reduces."""
 
     def __init__(self, job: Job, spill_bytes: int) -> None:
         # Arrow's strings have 32-bit offsets: a column of more than 2 GiB cannot be sorted in one piece.
@@ -189,6 +196,14 @@ class Reducer:
             room += before - records.nbytes
             if room >= self.spill_bytes // 2:
                 return
+
+
+class Worker(Mapper, Reducer):
+    """A Ray actor that maps, reduces, or does both. Calls as a reducer go to the concurrency group REDUCER."""
+
+    def __init__(self, job: Job, partitions: int, spill_bytes: int) -> None:
+        Mapper.__init__(self, job, partitions)
+        Reducer.__init__(self, job, spill_bytes)
 
 
 @dataclass

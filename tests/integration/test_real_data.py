@@ -205,8 +205,7 @@ def test_every_review_finds_its_product(releases: Any, tmp_path: Path) -> None:
 def test_ids_and_words_of_every_text_are_those_of_the_tokenizer_and_the_regular_expression() -> None:
     """Every line of every text file as it stands, markup and all, and every text of the parquet files."""
     given("")
-    gpt2 = tokenizer.recipe("gpt2")
-    own, encode = tokenizer.load("gpt2").backend_tokenizer, gpt2.encoder()
+    own, encode = tokenizer.load("gpt2").backend_tokenizer, tokenizer.encoder(tokenizer.recipe("gpt2").made)
     classes, checked = pieces.Classes(pieces.WORD_CLASSES), 0
     for texts in raw_texts():
         for rows in pieces.chunks(texts, 4 << 20):

@@ -28,7 +28,7 @@ def gpt2() -> Any:
 @pytest.fixture(scope="module")
 def encoder() -> Any:
     """One for all tests: what it has learned of one text it uses for the next."""
-    made = tokenizer.recipe("gpt2").encoder()
+    made = tokenizer.encoder(tokenizer.recipe("gpt2").made)
     assert isinstance(made, tokenizer.PieceEncoder)
     return made
 
@@ -100,7 +100,7 @@ def test_a_tokenizer_of_the_users_is_taken_the_fast_way_only_where_that_is_exact
 ) -> None:
     name = own_tokenizer(tmp_path, **changes)
     recipe = tokenizer.recipe(name)
-    encoder = recipe.encoder()
+    encoder = tokenizer.encoder(recipe.made)
     assert isinstance(encoder, tokenizer.PieceEncoder) == fast
     texts = ["The cat's on  the MAT<eos>", "", "灯 the"]
     assert encoder(strings(texts)).to_pylist() == [
