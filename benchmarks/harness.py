@@ -113,7 +113,7 @@ def run_case(
     peers: Sequence[str] | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Check, warm up, time; return the case's JSON object (DESIGN: Measuring). Times in seconds, memory in bytes.
+    """Check, warm up, time; return the case's JSON object as printed by `--json -`. Times in seconds, memory in bytes.
 
     `peers` names those to run, all if not given.
 
@@ -137,6 +137,10 @@ def run_case(
 
     facts = machine()
     skipped = dict(case.skip(size)) if case.skip else {}
+    if impossible := sorted(set(peers or ()) & skipped.keys()):
+        raise UserError(
+            f"{impossible[0]}: {skipped[impossible[0]]}", where=f"bench {case.name}", fix="a smaller --size"
+        )
     if peers is not None:
         skipped |= {name: "not asked for" for name in case.peers if name not in peers}
     sides = {"ours": case.ours, **{name: peer for name, peer in case.peers.items() if name not in skipped}}

@@ -27,6 +27,7 @@ from benchmarks.pipeline import INPUTS, SEED
 from tasks.core.errors import InputError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
+from tasks.core.stage import source_digest
 
 FILE_ROWS = 65_536
 MEGABYTE = 1_000_000
@@ -66,7 +67,7 @@ class TextInput:
         if about.rounds > 1:
             text += f" (the same ones up to {about.rounds} times)"
         if about.left_out:
-            text += f" ({about.left_out:,} left out, for a character on which the libraries do not agree)"
+            text += f" ({about.left_out:,} of all were left out, for characters on which the libraries do not agree)"
         return text
 
 
@@ -159,7 +160,8 @@ def prepared(setup: Setup, settings: Settings) -> TextInput:
     if setup.input is not None:
         write_text(partial(cleaned, setup.input, settings, setup.scratch), setup.size, setup.scratch / "input")
         return load(setup.scratch / "input")
-    folder = INPUTS / f"text-{setup.size}-{SEED}"
+    made_by = source_digest("tasks.clean")[:8]  # another way of cleaning gives another text
+    folder = INPUTS / f"text-{setup.size}-{SEED}-{made_by}"
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         write_text(partial(synthetic, settings, setup), setup.size, unfinished)

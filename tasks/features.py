@@ -163,8 +163,8 @@ def write_part(
     return sink.write_table(part_name(index), table.to_arrow())
 
 
-def in_row_order(kind: str, pieces: Sequence[pa.Table]) -> dict[str, pl.Series]:
-    together = pl.concat([pl.DataFrame(pl.from_arrow(p)) for p in pieces]).sort("row").drop("row")
+def in_row_order(kind: str, answers: Sequence[pa.Table]) -> dict[str, pl.Series]:
+    together = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).sort("row").drop("row")
     return {f"{kind}_{column.name}": column for column in together}
 
 

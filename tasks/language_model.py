@@ -107,7 +107,7 @@ class _Progress:
 
     def add(self, rows: int) -> None:
         self.done += rows
-        self.out.progress(self.done, self.total)
+        self.out.progress(self.done, self.total, unit="rows read")
 
 
 # Counting

@@ -137,7 +137,11 @@ def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list
     order = sorted(range(len(token)), key=lambda i: (z[i], token[i]))
 
     def described(at: Sequence[int]) -> list[dict[str, Any]]:
-        return [{"token": token[i], "z": float(z[i]), "low": int(low[i]), "high": int(high[i])} for i in at]
+        # Between GPT-2 pieces stands a control character.
+        return [
+            {"token": token[i].replace("\x1f", "·"), "z": float(z[i]), "low": int(low[i]), "high": int(high[i])}
+            for i in at
+        ]
 
     of_low, of_high = [i for i in order[:limit] if z[i] < 0], [i for i in order[::-1][:limit] if z[i] > 0]
     return list(zip_longest(described(of_low), described(of_high)))

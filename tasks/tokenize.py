@@ -35,8 +35,8 @@ CHUNK_BYTES = 8 << 20  # of text encoded at once: bounds the pre-tokens alive
 
 
 def tokenizer_files(config: TokenizeConfig) -> list[Path]:
-    """The files of a tokenizer's folder; none for GPT-2's, which is a library's."""
-    return [f for f in Path(config.tokenizer).glob("*") if f.is_file()] if config.tokenizer != tokenizer.GPT2 else []
+    """What decides the ids, and may change under the same name: see `tokenizer.files_of`."""
+    return tokenizer.files_of(config.tokenizer)
 
 
 @stage(
@@ -51,13 +51,14 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
     ray.data.DataContext.get_current().enable_progress_bars = False
     todo = dict(enumerate(reviews.files()))
     written: list[dict[str, Any]] = []
-    deaths = 0
+    rows = tokens = deaths = 0
     while todo:
         try:
             for part in encoded(todo, out.sink, recipe.made, config.max_tokens):
                 del todo[part["index"]]
                 written.append(part)
-                out.progress(sum(p["rows"] for p in written), reviews.rows(), tokens=sum(p["tokens"] for p in written))
+                rows, tokens = rows + part["rows"], tokens + part["tokens"]
+                out.progress(rows, reviews.rows(), tokens=tokens)
         except Exception as error:
             if not cluster.is_lost(error):
                 raise
@@ -72,7 +73,7 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
         FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
         for part in sorted(written, key=lambda part: int(part["index"]))
     )
-    out.count(tokens=sum(p["tokens"] for p in written), truncated=sum(p["truncated"] for p in written))
+    out.count(tokens=tokens, truncated=sum(part["truncated"] for part in written))
     out.fact(end_of_text=recipe.end_of_text, vocabulary=recipe.vocabulary, tokenizer=recipe.digest)
 
 

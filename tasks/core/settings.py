@@ -118,7 +118,7 @@ class CountWordsConfig(Section):
 
 
 class TokenizeConfig(Section):
-    tokenizer: str
+    tokenizer: Annotated[str, Field(min_length=1)]
     max_tokens: Positive | None
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,6 +33,7 @@ from tasks.core.progress import Reporter
 
 FORMAT = 1
 ROW_GROUP_ROWS = 65_536
+DRAFT = ".draft"  # ends the names of files that are being written
 
 
 class _Record(BaseModel):
@@ -182,8 +184,9 @@ class FileSink:
         if schema is not None:
             table = table.select(schema.names).cast(schema)
         table = table.replace_schema_metadata(None)
-        path = self._path(name)
-        with path.open("wb") as file:
+        encoding = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in split_bytes}
+
+        def write(file: IO[bytes]) -> int:
             if packed:
                 pq.write_table(
                     table,
@@ -192,34 +195,54 @@ class FileSink:
                     compression="zstd",
                     compression_level=1,
                     use_dictionary=True if dictionary is None else list(dictionary),
-                    column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in split_bytes} or None,
+                    column_encoding=encoding or None,
                 )
             else:
                 pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="none", use_dictionary=False)
-            fsync(file)
-        return FileEntry(name=name, size=path.stat().st_size, rows=table.num_rows, sha256=file_sha256(path))
+            return int(table.num_rows)
+
+        return self._write(name, write)
 
     def write_batches(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> FileEntry:
         """Write one parquet file from tables as they come, holding one row group of them at a time.
 
         The bytes depend on the rows alone, not on how they were dealt out to tables.
         """
-        path, rows = self._path(name), 0
-        with path.open("wb") as file:
+
+        def write(file: IO[bytes]) -> int:
+            rows = 0
             with pq.ParquetWriter(file, schema, compression="zstd", compression_level=1) as writer:
                 for group in _row_groups(tables, schema):
                     writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                     rows += group.num_rows
-            fsync(file)
-        return FileEntry(name=name, size=path.stat().st_size, rows=rows, sha256=file_sha256(path))
+            return rows
+
+        return self._write(name, write)
 
     def write_bytes(self, name: str, data: bytes) -> FileEntry:
         """Write any other file (a model, a page, a picture)."""
-        path = self._path(name)
-        with path.open("wb") as file:
+
+        def write(file: IO[bytes]) -> None:
             file.write(data)
-            fsync(file)
-        return FileEntry(name=name, size=len(data), rows=None, sha256=file_sha256(path))
+
+        return self._write(name, write)
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], int | None]) -> FileEntry:
+        """Write, sync and hash a draft, then give it its name; `write` returns the rows.
+
+        Not under the name at once: a worker that was given up for lost may still be at the same file.
+        """
+        path = self._path(name)
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{DRAFT}")
+        try:
+            with draft.open("wb") as file:
+                rows = write(file)
+                fsync(file)
+            entry = FileEntry(name=name, size=draft.stat().st_size, rows=rows, sha256=file_sha256(draft))
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        return entry
 
     def entry(self, name: str, rows: int | None = None) -> FileEntry:
         """The entry of a file that is written already, by this process or by several, each its own range."""

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
-from tasks.core.errors import TooManyRejects
+from tasks.core.errors import SettingsError, TooManyRejects
 from tasks.core.progress import Receiver, Reporter, nothing
 from tasks.core.settings import CONF
 from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
@@ -133,7 +133,14 @@ def stage_key(stage: Stage, inputs: Sequence[HasDigest], config: BaseModel) -> s
         "inputs": [i.digest for i in inputs],
     }
     if stage.reads:
-        decides["read"] = {file.name: file_sha256(file) for file in sorted(stage.reads(config))}
+        try:
+            decides["read"] = {file.name: file_sha256(file) for file in sorted(stage.reads(config))}
+        except OSError as error:
+            raise SettingsError(
+                f"cannot be read: {error.strerror}",
+                where=f"{stage.name}: {error.filename}",
+                fix="check its permissions",
+            ) from None
     return digest_of(decides)[:32]
 
 

@@ -21,6 +21,7 @@ from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.snapshots import (
+    DRAFT,
     EarlierPart,
     FileEntry,
     Manifest,
@@ -102,6 +103,8 @@ class SnapshotStore:
         )
         if damaged := damaged_files(writer.folder, manifest, full=False):
             raise SnapshotCorrupt(f"written file is not as it was written: {damaged[0]}", where=writer.stage)
+        for left in writer.root.rglob(f"*{DRAFT}"):  # by workers that died
+            left.unlink(missing_ok=True)
         for folder in sorted({(writer.root / e.name).parent for e in entries} | {writer.root, writer.folder}):
             fsync_folder(folder)
         faults.point(writer.stage, "before-manifest")

@@ -179,8 +179,6 @@ def _runs_and_spaces(data: Bytes, class_of: Bytes, ends: Positions, lead: Positi
     wide = class_of[lead] == BLANK
     begins[last[wide]] = False
     begins[lead[wide][leaves[last[wide]]]] = True
-    entered = lead[wide][lead[wide] > 0]
-    begins[entered[class_of[entered - 1] != BLANK]] = True
     begins |= first[:-1]
     return begins
 

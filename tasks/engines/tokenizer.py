@@ -24,7 +24,9 @@ from tasks.engines import pieces
 
 GPT2 = "gpt2"
 GPT2_SIZE, GPT2_HELLO_WORLD = 50257, [15496, 995]
-MOST_KNOWN = 1_000_000  # pieces an encoder keeps; beyond, it starts anew: 200 MB at most
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+FILES += ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+MOST_KNOWN = 1_000_000  # pieces an encoder keeps; beyond, it starts anew: about 200 MB at most
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,22 @@ def load(name: str) -> Any:
     return tokenizer
 
 
+def files_of(name: str) -> list[Path]:
+    """The files that `load(name)` reads: in the folder, or in the local cache. None for GPT-2's, a library's own."""
+    if name == GPT2:
+        return []
+    if Path(name).is_dir():
+        found: list[Any] = [Path(name) / file for file in FILES]
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            found = [try_to_load_from_cache(name, file) for file in FILES]
+        except ValueError:  # not a name of the hub: `load` says so
+            return []
+    return [Path(file) for file in found if isinstance(file, (str, Path)) and Path(file).is_file()]
+
+
 def _load_gpt2() -> Any:
     from transformers import AutoTokenizer
 
@@ -114,8 +132,10 @@ def encode(tokenizer: Any, texts: pl.Series) -> pa.ListArray:
 def is_exact_by_pieces(made: dict[str, Any]) -> bool:
     """Whether a text's ids are those of its GPT-2 pre-tokens in a row: no other cutting, no merge across a cut.
 
-    made: the tokenizer's JSON.
+    And whether there is an id for every byte, so that no piece is without one. made: the tokenizer's JSON.
     """
+    from tokenizers.pre_tokenizers import ByteLevel
+
     cut, model = made["pre_tokenizer"] or {}, made["model"]
     return (
         cut.get("type") == "ByteLevel"
@@ -124,6 +144,7 @@ def is_exact_by_pieces(made: dict[str, Any]) -> bool:
         and made["normalizer"] is None
         and model.get("type", "BPE") == "BPE"
         and not model.get("dropout")
+        and model["vocab"].keys() >= set(ByteLevel.alphabet())
         and made.get("truncation") is None
         and made.get("padding") is None
     )

@@ -214,7 +214,8 @@ class _Master:
         import ray
 
         # Half a CPU, so that there is always room for the tasks and actors of a stage beside this one.
-        worker = ray.remote(num_cpus=0.5, concurrency_groups={REDUCER: 1})(Worker)
+        options: dict[str, Any] = {"num_cpus": 0.5, "concurrency_groups": {REDUCER: 1}}  # Ray's types lack the second
+        worker = ray.remote(**options)(Worker)
         self.actors.append(worker.remote(self.job, self.partitions, self.spill_bytes))
         return self.actors[-1]
 

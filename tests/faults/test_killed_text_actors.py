@@ -58,9 +58,9 @@ def run(folder: Path, stage: str, kill_at: str | None = None) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     if kill_at:
         environment |= {"RAYMILL_KILL_AT": kill_at, "RAYMILL_KILL_ONCE": str(marker)}
-    helpers = str(PROJECT / "tests" / "integration")
+    integration = str(PROJECT / "tests" / "integration")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder / "store"), stage, helpers, str(result)],
+        [sys.executable, str(script), str(folder / "store"), stage, integration, str(result)],
         env=environment,
         capture_output=True,
         text=True,

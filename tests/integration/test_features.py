@@ -15,7 +15,7 @@ from tasks import timeline
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
 from tasks.count_words import count_words
-from tasks.features import FEATURES, features
+from tasks.features import FEATURES, features, new_share
 from tasks.language_model import language_model
 from tasks.tokenize import tokenize
 
@@ -125,6 +125,28 @@ def test_the_shape_of_a_text_by_hand(store: SnapshotStore) -> None:
     assert table["new_words"].to_list() == [1, 0, 1]  # all of one day: none has seen the others' words
     assert table["verified"].to_list() == [1, 0, None]
     assert table.columns == ["review_id", "user_id", "item_id", "category", "rating", "timestamp", *FEATURES]
+
+
+def test_each_review_has_the_language_models_scores_of_its_own(store: SnapshotStore) -> None:
+    _, table = feature_table(store, some_reviews())
+    (language,) = [s for s in store if s.stage == "language-model"]
+    scores = pl.DataFrame(pl.from_arrow(language.read()))
+    assert table.select(scores.columns).equals(scores)
+    assert scores["lm_high"].is_not_null().sum() > 50
+
+
+@pytest.mark.parametrize("changed", ["count_words.ngrams=3", "count_words.splitting=gpt2"])
+def test_the_share_of_new_words_is_of_words_as_they_were_counted_without_ngrams(
+    store: SnapshotStore, changed: str
+) -> None:
+    rows = [{"timestamp": DAY + dt.timedelta(days=i), "text": t} for i, t in enumerate(["a b", "a c", "a  b c d"])]
+    reviews = put_reviews(store, rows)
+    config = settings(changed, "features.text_score.enabled=false", "language_model.enabled=false")
+    counts = made(store, count_words, [reviews], config.count_words).snapshot
+    share = new_share(pl.DataFrame(pl.from_arrow(reviews.read())), (counts.files(), counts.facts["splitting"]))
+    # Words: a b | a c | a b c d. GPT-2's pieces, after a line break: \n a " b" | \n a " c" | \n a " " " b" " c" " d".
+    expected = [1, 1 / 2, 1 / 4] if "ngrams" in changed else [1, 1 / 3, 2 / 6]
+    assert share.to_list() == pytest.approx(expected)
 
 
 def test_rows_stand_in_the_order_of_the_reviews(original: tuple[Snapshot, pl.DataFrame]) -> None:

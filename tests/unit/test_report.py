@@ -6,17 +6,19 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
-from report_inputs import Inputs, Outline, make, page_of, publish
+from report_inputs import Inputs, Outline, commit, make, page_of, publish
 
 from tasks.core.errors import SnapshotCorrupt
+from tasks.core.schemas import WORD_COUNTS
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
 from tasks.report import RUN_MARK, prediction_histograms, render
-from tasks.report_data import activity, repeats, review_histograms
+from tasks.report_data import activity, repeats, review_histograms, telling_words, top_words
 
 HOSTILE = "<script>alert(1)</script>"
 SECTIONS = ("headline", "data", "learning", "trials", "importance", "errors", "slices", "lineage")
@@ -212,3 +214,39 @@ def test_repeats_are_listed_and_near_duplicates_are_a_warning_only_where_the_tes
     assert "3 reviews of the test slice (10.00%) nearly repeat" in page
     assert "by heart" in page
     assert re.search(r"<b>1,234</b><span>repeated.*<td>repeated</td><th>say the same as another", page, re.DOTALL)
+
+
+def counted(*words: tuple[str, int, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """Rows of the word counts: a token, in how many reviews, and how often by stars."""
+    return [
+        {"token": token, "n": 1 + token.count(" "), "count": sum(stars), "documents": documents, "first_seen": 0}
+        | {f"rating_{i}": count for i, count in enumerate(stars, 1)}
+        for token, documents, stars in words
+    ]
+
+
+def test_words_that_tell_few_stars_from_many_are_on_their_side_the_surest_first(tmp_path: Path) -> None:
+    words = counted(
+        ("the", 900, (200, 200, 200, 200, 200)),
+        ("broke", 60, (50, 20, 5, 1, 1)),
+        ("not good", 30, (20, 5, 4, 3, 2)),
+        ("love", 80, (1, 2, 9, 40, 60)),
+        ("rare", 9, (9, 0, 0, 0, 0)),  # in too few reviews
+    )
+    counts = commit(SnapshotStore(tmp_path), "count-words", {"": [(words[:2], WORD_COUNTS), (words[2:], WORD_COUNTS)]})
+    told = telling_words(counts, 2)
+    assert [low["token"] for low, _ in told] == ["broke", "not good"]
+    low, high = told[0]
+    assert high["token"] == "love"
+    assert (low["low"], low["high"]) == (70, 2)
+    assert low["z"] < -2 < 2 < high["z"]
+    assert (high["low"], high["high"]) == (3, 100)
+    tokens = {word["token"] for pair in told for word in pair if word}
+    assert "rare" not in tokens
+    assert [word["token"] for word in top_words(counts, 5)["top"]] == ["the", "love", "broke", "rare"]
+
+
+def test_where_no_words_were_counted_none_tell(tmp_path: Path) -> None:
+    counts = commit(SnapshotStore(tmp_path), "count-words", {"": [([], WORD_COUNTS)]})
+    assert telling_words(counts, 5) == []
+    assert top_words(counts, 5) == {"top": [], "total": 0, "distinct": 0}

@@ -206,7 +206,7 @@ def test_rows_with_disputed_characters_are_left_out_and_counted(tmp_path: Path) 
     odd = [{"text": "İstanbul"}, {"title": "ΟΔΟΣ"}, {"text": "new \u0378"}, {"text": "the <|endoftext|> token"}]
     text = written(tmp_path / "in", [*odd, {"text": "fine ςσ ı 😀 ½" * 9}, *LONG])
     assert text.about.left_out == 4
-    assert "(4 left out" in str(text)
+    assert "(4 of all were left out" in str(text)
     assert not any(pl.read_parquet(file)["text"].str.contains(disputed()).any() for file in text.files)
     with pytest.raises(InputError, match="no usable review with a text"):
         written(tmp_path / "none", odd)

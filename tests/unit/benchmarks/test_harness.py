@@ -114,6 +114,18 @@ def test_an_unknown_case_names_the_known_ones() -> None:
         run_case("zzz")
 
 
+def test_only_the_peers_asked_for_are_run_and_one_that_cannot_run_is_not_left_out_in_silence() -> None:
+    calls: list[str] = []
+    done = run_case(add_case(calls), peers=["loop"], runs=1)
+    assert set(calls) == {"ours", "loop"}
+    assert (set(done["peers"]), done["skipped"]) == ({"loop"}, {"builtin": "not asked for"})
+    with pytest.raises(UserError, match=r"(?s)no peer 'loops'.*builtin, loop"):
+        run_case(add_case([]), peers=["loops"])
+    small = replace(add_case([]), skip=lambda size: {"loop": "too slow above 10"} if size > 10 else {})
+    with pytest.raises(UserError, match="loop: too slow above 10"):
+        run_case(small, peers=["loop"])
+
+
 def test_input_is_refused_where_it_would_be_ignored_or_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="makes its own input"):
         run_case(add_case([]), input=tmp_path)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import RowsLost, SnapshotCorrupt
-from tasks.core.snapshots import InputRef, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshots import DRAFT, FileSink, InputRef, Snapshot, SnapshotWriter, part_name
 from tasks.core.store import SnapshotStore
 
 ABOUT: dict[str, Any] = {
@@ -193,3 +195,39 @@ def test_any_table_comes_back_as_it_went_in_and_with_the_same_digest(
             assert snapshot.read().schema.metadata is None
             assert snapshot.rows() == sum(map(len, parts))
     assert len(digests) == 1
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = store.open_attempt("toy", "k")
+    entry = out.sink.write_table(part_name(0), TABLE)
+    before = (out.root / part_name(0)).read_bytes()
+
+    def batches() -> Any:
+        yield TABLE
+        assert (out.root / part_name(0)).read_bytes() == before  # another worker at the same file
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        out.sink.write_batches(part_name(0), batches(), TABLE.schema)
+    assert (out.root / part_name(0)).read_bytes() == before
+    assert [path.name for path in out.root.iterdir()] == [entry.name]
+
+
+def test_what_a_worker_left_half_written_is_not_in_the_snapshot(store: SnapshotStore) -> None:
+    out = fill(store.open_attempt("toy", "k"))
+    (out.root / f"part-00007.parquet.0123{DRAFT}").write_bytes(b"half")
+    committed = store.commit(out, **ABOUT)
+    assert {path.name for path in committed.root.iterdir()} == {e.name for e in committed.manifest.files}
+
+
+@given(cuts=st.lists(st.integers(0, 300), max_size=4), rows=st.integers(0, 300))
+def test_a_file_written_in_batches_is_the_same_however_they_are_cut(cuts: list[int], rows: int) -> None:
+    table = pa.table({"n": range(rows), "text": [f"t{i % 7}" for i in range(rows)]})
+    ends = [0, *sorted(min(cut, rows) for cut in cuts), rows]
+    pieces = [table.slice(start, end - start) for start, end in pairwise(ends)]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.core.snapshots.ROW_GROUP_ROWS", 64)
+        whole = FileSink(folder).write_batches("a.parquet", [table], table.schema)
+        cut = FileSink(folder).write_batches("b.parquet", pieces, table.schema)
+        assert (cut.sha256, cut.rows) == (whole.sha256, rows)
+        assert pa.parquet.read_table(f"{folder}/b.parquet").equals(table)

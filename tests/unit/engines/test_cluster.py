@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tasks.engines import cluster
+
 LOOK = """
 import psutil
 from tasks.core.settings import load_settings
@@ -24,3 +26,10 @@ def test_a_local_session_listens_on_loopback_alone() -> None:
     listening = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
     assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
     assert [(n, ip) for n, ip in listening if ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")] == []
+
+
+def test_a_worker_that_ray_killed_for_its_memory_is_a_lost_one() -> None:
+    from ray import exceptions
+
+    assert cluster.is_lost(exceptions.OutOfMemoryError("a worker used too much"))
+    assert not cluster.is_lost(ValueError("a bad value"))

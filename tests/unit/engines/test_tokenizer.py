@@ -84,16 +84,16 @@ def own_tokenizer(folder: Path, **changes: Any) -> str:
     made.decoder = decoders.ByteLevel()
     if changes.get("lower"):
         made.normalizer = normalizers.Lowercase()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if changes.get("all_bytes", True) else []
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet)
     made.train_from_iterator(["the cat sat on the mat", "The cats sat"] * 5, trainer)
     PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>").save_pretrained(folder)
     return str(folder)
 
 
 @pytest.mark.parametrize(
-    ("changes", "fast"), [({}, True), ({"add_prefix_space": True}, False), ({"lower": True}, False)]
+    ("changes", "fast"),
+    [({}, True), ({"add_prefix_space": True}, False), ({"lower": True}, False), ({"all_bytes": False}, False)],
 )
 def test_a_tokenizer_of_the_users_is_taken_the_fast_way_only_where_that_is_exact(
     tmp_path: Path, changes: dict[str, Any], fast: bool
@@ -115,6 +115,13 @@ def test_a_folder_that_is_missing_or_no_tokenizer_is_a_users_mistake(tmp_path: P
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(SettingsError):
         tokenizer.load(str(tmp_path))
+
+
+def test_the_files_that_decide_the_ids_are_those_of_the_tokenizer_alone(tmp_path: Path) -> None:
+    name = own_tokenizer(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert {file.name for file in tokenizer.files_of(name)} == {"tokenizer.json", "tokenizer_config.json"}
+    assert tokenizer.files_of("gpt2") == tokenizer.files_of("nobody/has-this") == []
 
 
 def test_an_empty_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -78,7 +78,6 @@ def on_ray(job: Job, *, reducers: int = 2, on_mapped: Callable[[int], None] | No
 def test_each_input_makes_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     # Or nobody would die in the middle of one.
     monkeypatch.setattr(mapreduce_workers, "PIECE_BYTES", 200)
-    monkeypatch.setattr("tasks.parallel.external_merge.FRESH_TABLES", 64)
     assert all(len(list(mapreduce_workers.pieces(JOB, text))) >= 2 for text in TEXTS)
 
 
