@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ SOURCE = "review_id customer_id product_id star_rating review_headline review_bo
 NAMES = "review_id user_id item_id rating title text day verified category"
 COLUMNS = dict(zip(f"{SOURCE} product_category".split(), NAMES.split(), strict=True))
 SAID = ("user_id", "item_id", "rating", "day", "title", "text")
+Step = Callable[[str], AbstractContextManager[None]]
 NOT_FEATURES = ("review_id", "user_id", "item_id", "rating", "day")
 
 
@@ -59,7 +60,7 @@ def run(input: Path, out: Path, *, trials: int = 12, log: Callable[[str], None] 
         import sklearn.feature_extraction.text
         import sklearn.linear_model  # noqa: F401
         import tokenizers  # noqa: F401
-        import xgboost as xgb
+        import xgboost  # noqa: F401
     out.mkdir(parents=True, exist_ok=True)
     with step("clean"):
         reviews, rows = read_and_clean(input)
@@ -72,35 +73,51 @@ def run(input: Path, out: Path, *, trials: int = 12, log: Callable[[str], None] 
     with step("features"):
         table = features(reviews, tokens["input_ids"].list.len(), train_end)
         table.write_parquet(out / "features.parquet")
-    x = table.drop(NOT_FEATURES).to_numpy().astype(np.float32)
-    y = table["rating"].to_numpy().astype(np.float32)
-    train, valid, test = slice(0, train_end), slice(train_end, valid_end), slice(valid_end, None)
-    with step("train"):
-        dtrain = xgb.QuantileDMatrix(x[train], y[train])
-        dvalid = xgb.QuantileDMatrix(x[valid], y[valid], ref=dtrain)
-        baseline = fit(dtrain, BASELINE, dvalid)
-    with step("tune"):
-        params, best_rounds = tune(dtrain, dvalid, trials)
-    with step("refit"):
-        seen = slice(0, valid_end)
-        tuned = fit(xgb.QuantileDMatrix(x[seen], y[seen]), params, rounds=best_rounds)
-        tuned.save_model(out / "model.ubj")
-    with step("evaluate"):
-        predicted = {
-            "mean": np.full_like(y[test], y[seen].mean()),
-            "baseline": baseline.inplace_predict(x[test], iteration_range=(0, baseline.best_iteration + 1)),
-            "tuned": tuned.inplace_predict(x[test]),
-        }
-        errors = {name: np.clip(p, 1, 5) - y[test] for name, p in predicted.items()}
-    rows |= {"train": train_end, "valid": valid_end - train_end, "test": len(y) - valid_end}
+    predicted, y, params = learn(table, train_end, valid_end, trials, step, out / "model.ubj")
+    errors = {name: p - y for name, p in predicted.items()}
+    rows |= {"train": train_end, "valid": valid_end - train_end, "test": len(y)}
     return {
         "rows": rows,
         "seconds": seconds,
         "total_s": round(time.perf_counter() - STARTED, 3),
         "rmse": {name: round(float(np.sqrt(np.mean(e**2))), 5) for name, e in errors.items()},
         "mae": {name: round(float(np.mean(np.abs(e))), 5) for name, e in errors.items()},
-        "params": {**params, "rounds": best_rounds},
+        "params": params,
     }
+
+
+def learn(
+    table: Any, train_end: int, valid_end: int, trials: int, step: Step, model: Path | None = None, seed: int = SEED
+) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """Train, tune, refit and predict: the test slice's predictions in 1..5 by model, its ratings, the parameters.
+
+    table: the rows of `features`, oldest first; the first `train_end` are learned from, those up to `valid_end` judge
+    the settings. step: the context that each step of a name runs in. model: where to save the tuned one.
+    """
+    import numpy as np
+    import xgboost as xgb
+
+    x = table.drop(NOT_FEATURES).to_numpy().astype(np.float32)
+    y = table["rating"].to_numpy().astype(np.float32)
+    train, valid, test = slice(0, train_end), slice(train_end, valid_end), slice(valid_end, None)
+    with step("train"):
+        dtrain = xgb.QuantileDMatrix(x[train], y[train])
+        dvalid = xgb.QuantileDMatrix(x[valid], y[valid], ref=dtrain)
+        baseline = fit(dtrain, {**BASELINE, "seed": seed}, dvalid)
+    with step("tune"):
+        params, best_rounds = tune(dtrain, dvalid, trials, seed)
+    with step("refit"):
+        seen = slice(0, valid_end)
+        tuned = fit(xgb.QuantileDMatrix(x[seen], y[seen]), {**params, "seed": seed}, rounds=best_rounds)
+        if model is not None:
+            tuned.save_model(model)
+    with step("evaluate"):
+        predicted = {
+            "mean": np.full_like(y[test], y[seen].mean()),
+            "baseline": baseline.inplace_predict(x[test], iteration_range=(0, baseline.best_iteration + 1)),
+            "tuned": tuned.inplace_predict(x[test]),
+        }
+    return {n: np.clip(p, 1, 5) for n, p in predicted.items()}, y[test], {**params, "rounds": best_rounds}
 
 
 def read_and_clean(input: Path) -> tuple[Any, dict[str, int]]:
@@ -248,7 +265,7 @@ def fit(train: Any, params: dict[str, Any], valid: Any = None, rounds: int = ROU
     return xgb.train({**fixed, **params}, train, rounds, verbose_eval=False, **stopping)
 
 
-def tune(train: Any, valid: Any, trials: int) -> tuple[dict[str, Any], int]:
+def tune(train: Any, valid: Any, trials: int, seed: int = SEED) -> tuple[dict[str, Any], int]:
     """The best parameters of a TPE search (RMSE on `valid`), and the number of rounds that goes with them."""
     import optuna
 
@@ -261,12 +278,12 @@ def tune(train: Any, valid: Any, trials: int) -> tuple[dict[str, Any], int]:
             "colsample_bytree": trial.suggest_float("colsample_bytree", 0.5, 1),
             "lambda": trial.suggest_float("lambda", 0.1, 10, log=True),
         }
-        booster = fit(train, params, valid)
+        booster = fit(train, {**params, "seed": seed}, valid)
         trial.set_user_attr("rounds", booster.best_iteration + 1)
         return booster.best_score
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=SEED))
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.optimize(objective, n_trials=trials)
     return study.best_params, study.best_trial.user_attrs["rounds"]
 

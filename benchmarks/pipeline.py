@@ -88,7 +88,7 @@ def notebook(job: Job) -> dict[str, Any]:
     out = job.scratch / f"notebook-{next(job.numbers)}"
     out.mkdir()
     threads = ["--threads", str(job.workers), "--trials", str(TRIALS)]
-    summary = _run(["-m", "benchmarks.notebook", str(job.input), "--out", str(out), *threads], out)
+    summary = run_command(["-m", "benchmarks.notebook", str(job.input), "--out", str(out), *threads], out)
     shutil.rmtree(out)
     return summary
 
@@ -103,10 +103,10 @@ def _run_flow(job: Job) -> dict[str, Any]:
     }
     overrides = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = ["-m", "flows.cli", "run", "--input", str(job.input), "--dataset", "amazon-us", *overrides]
-    return _run(command, job.storage)
+    return run_command(command, job.storage)
 
 
-def _run(arguments: list[str], folder: Path) -> dict[str, Any]:
+def run_command(arguments: list[str], folder: Path) -> dict[str, Any]:
     """Run a Python command that writes a JSON summary. Raises RunError with the end of its output where it fails."""
     summary = folder / "summary.json"
     environment = {**QUIET, **os.environ}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -12,32 +11,15 @@ import typer
 from rich.console import Console
 
 from flows import environment
+from flows.models import models_app
+from flows.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
 from flows.temporary_server import start_if_needed
 from tasks.core.errors import RaymillError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Make review data; look at yours.")
-models_app = typer.Typer(no_args_is_help=True, help="List and promote registered models.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-
-console = Console()
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of conf/base.yaml; repeatable."),
-]
-ProfileOption = Annotated[str | None, typer.Option("--profile", help="A settings profile in conf/profiles.")]
-InputOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        help="A file, folder or glob with reviews: parquet, JSON, CSV, TSV, each also packed; local, s3:// or gs://. "
-        "Repeatable.",
-    ),
-]
-JsonOption = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
-]
 
 
 @app.callback()
@@ -70,6 +52,7 @@ def run(
     began = time.perf_counter()
     from flows.names import check_stage_name
     from tasks.core.settings import load_settings
+    from tasks.engines.tracking import reach, tracking_uri
     from tasks.sources import discover
 
     check_stage_name(until)
@@ -87,6 +70,8 @@ def run(
     for wrong in source.quarantined:
         view_console.print(f"[yellow]not read:[/] {_escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
 
+    # So does a registry that is down.
+    reach(tracking_uri(settings.tracking))
     server = start_if_needed()
     from flows.console import ConsoleView, print_summary
     from flows.run import VIEW, warm_up
@@ -104,7 +89,26 @@ def run(
     summary["imports_s"] = round(started - began, 2)
     summary["wall_s"] = round(total, 2)
     print_summary(view_console, summary)
-    _write_json(json_file, summary)
+    write_json(json_file, summary)
+
+
+@app.command()
+def ablate(
+    input: InputOption = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Say what each group of features is worth: the loss on the validation slice with it and without it."""
+    from flows.ablate import ablate, print_worths
+    from tasks.core.settings import load_settings
+
+    given = {k: v for k, v in (("input", input), ("dataset", dataset)) if v}
+    view_console = Console(stderr=True) if json_file == "-" else console
+    result = ablate(load_settings(profile=profile, overrides=overrides or [], data=given), view_console)
+    print_worths(view_console, result)
+    write_json(json_file, result)
 
 
 @data_app.command()
@@ -162,7 +166,7 @@ def snapshots(
     found = [s for s in store_of(load_settings(profile=profile, overrides=overrides or [])) if stage in (None, s.stage)]
     found.sort(key=lambda s: s.manifest.committed_at)
     if json_file:
-        _write_json(json_file, [s.manifest.model_dump() for s in found])
+        write_json(json_file, [s.manifest.model_dump() for s in found])
         return
     table = Table()
     for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
@@ -240,57 +244,7 @@ def bench(
         peers=peers,
         log=lambda line: log.print(line, highlight=False),
     )
-    _write_json(json_file or "-", result)
-
-
-@models_app.command("list")
-def models_list(overrides: SetOption = None, profile: ProfileOption = None) -> None:
-    """Versions of the registered model, with aliases, scores and the decision on each."""
-    from rich.table import Table
-
-    from tasks.core.settings import load_settings
-    from tasks.engines import tracking
-
-    settings = load_settings(profile=profile, overrides=overrides or [])
-    client = tracking.connect(tracking.tracking_uri(settings.tracking))
-    name = settings.registry.model_name
-    aliases = {a: v.version for a in ("champion", "challenger") if (v := tracking.version_by_alias(client, name, a))}
-    table = Table(title=name, title_justify="left")
-    for column in ("version", "alias", "decision"):
-        table.add_column(column)
-    for version in sorted(tracking.all_versions(client, name), key=lambda v: int(v.version)):
-        held = ", ".join(a for a, v in aliases.items() if v == version.version)
-        table.add_row(str(version.version), held, "; ".join(json.loads(version.tags.get("raymill.decision", "[]"))))
-    console.print(table)
-
-
-@models_app.command("promote")
-def models_promote(
-    version: Annotated[str, typer.Argument(help="The version to make champion.")],
-    overrides: SetOption = None,
-    profile: ProfileOption = None,
-) -> None:
-    """Make a version the champion by hand, whatever the gates said."""
-    from tasks.core.errors import InputError
-    from tasks.core.settings import load_settings
-    from tasks.engines import tracking
-
-    settings = load_settings(profile=profile, overrides=overrides or [])
-    client = tracking.connect(tracking.tracking_uri(settings.tracking))
-    name = settings.registry.model_name
-    known = [str(v.version) for v in tracking.all_versions(client, name)]
-    if version not in known:
-        raise InputError(f"no version {version} of {name}", fix=f"versions: {', '.join(known) or 'none yet'}")
-    client.set_registered_model_alias(name, "champion", version)
-    client.set_model_version_tag(name, version, "raymill.promoted", "by hand")
-    console.print(f"version {version} of {name} is champion", highlight=False)
-
-
-def _write_json(target: str | None, value: Any) -> None:
-    if target == "-":
-        print(json.dumps(value, indent=1))
-    elif target:
-        Path(target).write_text(json.dumps(value, indent=1))
+    write_json(json_file or "-", result)
 
 
 def main() -> None:

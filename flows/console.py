@@ -52,10 +52,13 @@ class ConsoleView:
         rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
         done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
         lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
+        lost += [f"{row['left_out']:,} left out"] if row.get("left_out") else []
         lost += [f"{row['quarantined']:,} file(s) quarantined"] if row["quarantined"] else []
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
         if taken := row["notes"].get("parts_taken_over"):
             more += f"  [dim]{taken:,} of {row['notes']['parts']:,} parts as before[/]"
+        if not row.get("recorded", True):
+            more += "  [yellow]MLflow does not answer; recorded later[/]"
         self.console.print(f"[green]✓[/] {row['stage']:<16}{rows}  {done}{more}", highlight=False)
         self._done(row["stage"])
 
@@ -94,18 +97,31 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         stages.add_row(row["stage"], *numbers, seconds, row["digest"][:8])
     console.print(stages)
     if "metrics" in summary:
-        scores = Table(title="On the untouched test slice", title_justify="left")
-        for name in ("model", "RMSE", "MAE"):
-            scores.add_column(name, justify="left" if name == "model" else "right")
-        for name, label in (("tuned", "tuned"), ("baseline", "untuned"), ("mean", "predict-the-mean")):
-            scores.add_row(label, *(f"{summary['metrics'][m][name]:.4f}" for m in ("rmse", "mae")))
-        console.print(scores)
+        console.print(_scores(summary["metrics"]))
     if "decision" in summary:
         console.print(f"Model {summary['decision']}", highlight=False)
     for label, name in (("Report", "report"), ("Data Docs", "data_docs"), ("MLflow", "mlflow")):
         if summary.get(name):
             console.print(f"{label + ':':<10} {summary[name]}", highlight=False, soft_wrap=True)
+    for told in summary.get("caught_up", ()):
+        console.print(f"Recorded in MLflow now, of run {told}", highlight=False, markup=False)
+    if waiting := summary.get("unrecorded"):
+        console.print(f"Not recorded in MLflow yet, the next run will: {', '.join(waiting)}", style="yellow")
     made = [r["stage"] for r in summary["stages"] if not r["reused"]]
     if not made:
         console.print("Nothing has changed: every stage was reused, none ran.", highlight=False)
     console.print(f"{summary['wall_s']:.1f} s", highlight=False)
+
+
+def _scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    """{measure: {model: value}} as a table; what is not known of a model is left empty."""
+    from tasks.metrics import MODELS, NAMES
+
+    scores = Table(title="On the untouched test slice", title_justify="left")
+    scores.add_column("model")
+    for name in metrics:
+        scores.add_column(NAMES[name], justify="right")
+    for model, label in MODELS.items():
+        if any(model in of for of in metrics.values()):
+            scores.add_row(label, *(f"{of[model]:.4f}" if model in of else "" for of in metrics.values()))
+    return scores

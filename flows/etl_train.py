@@ -14,10 +14,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 
 from flows import environment
-from flows.run import Run, StageTask, open_run, together
+from flows.run import Run, git_commit, open_run
+from flows.stage_task import StageTask, together
 from tasks import clean as _clean
 from tasks import count_words as _count_words
 from tasks import describe as _describe
+from tasks import embeddings as _embeddings
 from tasks import evaluate as _evaluate
 from tasks import features as _features
 from tasks import ingest as _ingest
@@ -32,9 +34,13 @@ from tasks import split as _split
 from tasks import tokenize as _tokenize
 from tasks import train as _train
 from tasks import tune as _tune
+from tasks.contest import Candidate
 from tasks.core.errors import InputError, SettingsError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
+from tasks.core.targets import TARGETS
+from tasks.engines import cluster
+from tasks.metrics import MODELS, by_measure, name_of
 from tasks.sources import Source, discover
 
 ingest = StageTask(_ingest.ingest)
@@ -47,6 +53,7 @@ count_words = StageTask(_count_words.count_words)
 tokenize = StageTask(_tokenize.tokenize)
 pack_tokens = StageTask(_pack_tokens.pack_tokens)
 language_model = StageTask(_language_model.language_model)
+embeddings = StageTask(_embeddings.embeddings)
 features = StageTask(_features.features)
 split = StageTask(_split.split)
 train = StageTask(_train.train)
@@ -82,9 +89,7 @@ def etl_train(
 
     with open_run(settings) as run, run.until(until):
         raw = ingest(source, settings.ingest)
-        if metadata:
-            catalogue = ingest_items(metadata, settings.ingest_items)
-            items(catalogue, settings.items)
+        catalogue = items(ingest_items(metadata, settings.ingest_items), settings.items) if metadata else None
         reviews = clean(raw, settings.clean)
         described = describe(reviews, settings.describe)
         alike = near_duplicates(reviews, settings.near_duplicates)
@@ -95,14 +100,15 @@ def etl_train(
         if packs:
             pack_tokens(tokens, settings.pack_tokens)
         language = language_model(reviews, tokens, settings.language_model)
-        table = features(reviews, counts, tokens, language, settings.features)
+        embeddings(reviews, tokens, settings.embeddings)
+        table = features(reviews, counts, tokens, language, catalogue, settings.features)
         splits = split(table, alike, settings.split)
         baseline, search = together(
             (train, splits, settings.train),
             (tune, splits, settings.tune),
         )
         model = refit(splits, search, settings.train)
-        scores = evaluate(splits, baseline, model, settings.evaluate)
+        scores = evaluate(splits, reviews, baseline, model, settings.evaluate)
         register(run, splits, model, scores)
         page = report(raw, reviews, counts, described, splits, baseline, search, model, scores, settings.report)
         publish(run, page, scores)
@@ -131,19 +137,22 @@ def _packs(settings: Settings, until: str | None) -> bool:
 
 @task(name="register", task_run_name="register", tags=["raymill"], cache_policy=NO_CACHE, persist_result=False)
 def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> _register.Decision:
-    return run.timed(
-        "register",
-        lambda: _register.register(
-            splits, model, scores, run.settings.registry, run.tracker, [s.key for s in run.snapshots.values()]
-        ),
-    )
+    settings = run.settings
+    about = {"data set": settings.data.dataset, "run": run.run_id, "code": git_commit()}
+
+    def judge(data: bytes) -> _evaluate.Judged:
+        cluster.start(settings.ray)  # in case that all stages were reused
+        return _evaluate.judge(splits, data, settings.evaluate)
+
+    candidate = Candidate(model, splits, scores, run.snapshots, about)
+    return run.timed("register", lambda: _register.register(candidate, settings.registry, run.tracker, judge))
 
 
 def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:
     """Put the model into the registry; the decision goes into the run's facts."""
     decision = _register_task(run, splits, model, scores)
-    run.facts["decision"] = str(decision)
-    run.facts["metrics"] = {name: scores.facts[name] for name in ("rmse", "mae")}
+    run.facts |= {"decision": str(decision), "card": decision.card, "gates": [g.as_json() for g in decision.gates]}
+    run.facts["metrics"] = by_measure(scores.facts["measures"])
     run.stop_after("register")
 
 
@@ -154,7 +163,7 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
     run.facts |= {"report": str(target), "data_docs": str(docs or ""), "mlflow": run.tracker.uri}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(_report.render(page, [_report_row(r) for r in run.rows], _report_facts(run)))
-    run.track_results(scores, _pngs(page), target)
+    run.track_results(_pngs(page))
     create_table_artifact(key="stages", table=[_artifact_row(r) for r in run.rows], description="What each stage did")
     create_markdown_artifact(key="result", markdown=_result_markdown(run, scores), description="Scores and promotion")
     create_link_artifact(key="report", link=target.as_uri(), link_text="Report")
@@ -191,7 +200,24 @@ def _artifact_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result_markdown(run: Run, scores: Snapshot) -> str:
-    lines = ["| model | RMSE | MAE |", "|---|---|---|"]
-    for name, label in (("tuned", "tuned"), ("baseline", "untuned"), ("mean", "predict-the-mean")):
-        lines.append(f"| {label} | {scores.facts['rmse'][name]:.4f} | {scores.facts['mae'][name]:.4f} |")
+    """The measures of each model on the test slice, those of the tuned one with their 95% intervals."""
+    target = TARGETS[scores.facts["target"]]
+    measures = scores.facts["measures"]
+    lines = [
+        f"Target {target.name}: {target.says}.",
+        "",
+        " | ".join(["| model", *(name_of(target, m) for m in target.measures)]) + " |",
+        "|---" * (1 + len(target.measures)) + "|",
+    ]
+    for model, label in MODELS.items():
+        if model in measures:
+            cells = [_cell(measures[model].get(m), with_interval=model == "tuned") for m in target.measures]
+            lines.append(" | ".join([f"| {label}", *cells]) + " |")
     return "\n".join([*lines, "", f"Model {run.facts['decision']}."])
+
+
+def _cell(measured: dict[str, Any] | None, with_interval: bool) -> str:
+    if measured is None or measured["value"] is None:
+        return "–"
+    value = f"{measured['value']:.4f}"
+    return f"{value} ({measured['low']:.4f} to {measured['high']:.4f})" if with_interval else value

@@ -12,6 +12,7 @@ from tasks.core.errors import SnapshotCorrupt
 from tasks.core.settings import Settings
 from tasks.core.snapshots import Snapshot, load_manifest
 from tasks.core.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
+from tasks.core.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,18 @@ def remove(removal: Removal) -> None:
 
 
 def registered_keys(settings: Settings) -> set[str]:
-    """Keys of snapshots that versions of the registered model were made from."""
+    """Keys of snapshots that versions of the registered models, of any target, were made from."""
     from tasks.engines import tracking
 
     uri = tracking.tracking_uri(settings.tracking)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return set()  # nothing was ever registered
     keys: set[str] = set()
-    for version in tracking.all_versions(tracking.connect(uri), settings.registry.model_name):
-        keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
+    client = tracking.connect(uri)
+    with tracking.reaching(uri):
+        for name in {settings.registry.name_for(target) for target in TARGETS}:
+            for version in tracking.all_versions(client, name):
+                keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
     return keys
 
 

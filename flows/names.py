@@ -6,7 +6,7 @@ from tasks.core.errors import SettingsError
 
 STAGE_NAMES = (
     "ingest", "ingest-items", "items", "clean", "describe", "near-duplicates", "count-words", "tokenize",
-    "pack-tokens", "language-model", "features", "split",
+    "pack-tokens", "language-model", "embeddings", "features", "split",
     "train", "tune", "refit", "evaluate", "register", "report",
 )  # fmt: skip
 

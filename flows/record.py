@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import HasDigest, Stage, StageRun
 from tasks.engines import tracking
+from tasks.search_plots import search_plots
 
 
 def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
@@ -26,31 +29,51 @@ def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs
 
 
 def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot) -> str:
-    facts = snapshot.facts
     child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, "raymill.key": snapshot.key})
     if stage.name == "tune":
-        tracker.log(child, params=facts["best_params"], metrics={k: facts[k] for k in ("best_rmse", "best_rounds")})
-        curves: dict[int, list[float]] = {}
-        for point in snapshot.read("curves").to_pylist():
-            curves.setdefault(point["trial"], []).append(point["rmse"])
-        for trial in snapshot.read().to_pylist():
-            grandchild = tracker.child(
-                f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]}
-            )
-            tracker.log(
-                grandchild,
-                params=json.loads(trial["params"]),
-                metrics={"best_valid_rmse": trial["valid_rmse"], "best_round": trial["best_round"]},
-                curves={"valid_rmse": curves.get(trial["trial"], [])},
-            )
-            tracker.end(grandchild)
+        _record_search(tracker, child, snapshot)
     else:
+        facts = snapshot.facts
         learned: dict[str, list[float]] = {}
         for point in snapshot.read().to_pylist():
-            learned.setdefault(f"rmse_{point['split'].replace('+', '_')}", []).append(point["rmse"])
-        tracker.log(child, params={**facts["params"], "rounds": facts["rounds"]}, curves=learned)
+            learned.setdefault(f"{point['split'].replace('+', '_')}_{facts['metric']}", []).append(point["loss"])
+        tracker.log(
+            child,
+            params={**facts["params"], "rounds": facts["rounds"]},
+            curves=learned,
+            tags={"raymill.target": facts["target"]},
+        )
     tracker.end(child)
     return child
+
+
+def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> None:
+    """Each trial as a run with its parameters and curve, all under the same names, so that MLflow can compare them."""
+    facts = search.facts
+    name = f"valid_{facts['metric']}"
+    best = {f"best_{name}": facts["best_loss"], "best_rounds": facts["best_rounds"], "best_trial": facts["best_trial"]}
+    tracker.log(child, params=facts["best_params"], metrics=best, tags={"raymill.target": facts["target"]})
+    curves: dict[int, list[float]] = {}
+    for point in search.read("curves").to_pylist():
+        curves.setdefault(point["trial"], []).append(point["loss"])
+    for trial in search.read().to_pylist():
+        grandchild = tracker.child(f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]})
+        tracker.log(
+            grandchild,
+            params=json.loads(trial["params"]),
+            metrics={
+                f"best_{name}": trial["valid_loss"],
+                "best_rounds": trial["best_round"] + 1,
+                "rounds": trial["rounds"],
+            },
+            curves={name: curves.get(trial["trial"], [])},
+        )
+        tracker.end(grandchild)
+    with TemporaryDirectory(prefix="raymill-plots-") as folder:
+        files = {Path(folder) / file: picture for file, picture in search_plots(search).items()}
+        for file, picture in files.items():
+            file.write_bytes(picture)
+        tracker.log_files(child, files, "plots")
 
 
 def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
@@ -62,6 +85,7 @@ def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
         "unit": UNITS.get(stage.name, "rows"),
         "rejected": snapshot.rows("rejects"),
         "repeated": counts.get("repeated", 0),
+        "left_out": counts.get("left_out", 0),
         "quarantined": snapshot.facts.get("quarantined", 0),
         "reused": done.reused,
         "seconds": dict(done.seconds),

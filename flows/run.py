@@ -1,8 +1,4 @@
-"""A run: what the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else.
-
-`StageTask` makes a Prefect task of a stage: its own retries for transient faults only, a timeout, a readable name.
-Prefect's cache and result store are off: the snapshot store decides what is reused.
-"""
+"""A run: what the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else."""
 
 from __future__ import annotations
 
@@ -20,25 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
 from prefect.runtime import flow_run
 
 from flows.names import STAGE_NAMES, check_stage_name
+from flows.outbox import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.progress import Artifacts, LogView, View
 from flows.record import record_stage, row_of
 from tasks.core.digests import digest_of
-from tasks.core.errors import TransientError
 from tasks.core.progress import Progress
-from tasks.core.settings import PROJECT, Settings
+from tasks.core.settings import PROJECT, Settings, masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
 from tasks.core.store import SnapshotStore
 from tasks.engines import cluster, expectations, tracking
 from tasks.ingest import ingest
-
-RETRY_DELAYS_S = [5.0, 30.0, 120.0]
 
 
 class _LastStageDone(Exception):
@@ -57,6 +48,7 @@ class Run:
     run_id: str
     store: SnapshotStore
     tracker: tracking.Tracker
+    outbox: Outbox
     view: View
     began: datetime
     clock: float
@@ -94,7 +86,10 @@ class Run:
         recording = time.perf_counter()
         self.snapshots[stage.name] = done.snapshot
         row = row_of(stage, done)
-        record_stage(self.tracker, stage, done, inputs)
+        # The work is done and committed: MLflow's troubles must not undo it.
+        row["recorded"] = self.outbox.send(
+            stage.name, lambda: record_stage(self.tracker, stage, done, inputs), self.recorded
+        )
         row["seconds"]["record"] = round(time.perf_counter() - recording, 4)
         row["wall_s"] = round(time.perf_counter() - start, 3)
         self._ended(row)
@@ -144,13 +139,10 @@ class Run:
         if name == self.last:
             raise _LastStageDone
 
-    def track_results(self, scores: Snapshot, pictures: Sequence[Path], page: Path) -> None:
-        """Scores, the decision, plots and the report to the parent run."""
+    def track_results(self, pictures: Sequence[Path]) -> None:
+        """Scores, the decision, plots and the report, as they are in the run's facts, to the parent run."""
         start = time.perf_counter()
-        metrics = {f"test_{name}_{model}": v for name in ("rmse", "mae") for model, v in scores.facts[name].items()}
-        self.tracker.log(self.tracker.run_id, metrics=metrics, tags={"raymill.decision": self.facts["decision"]})
-        self.tracker.log_files(self.tracker.run_id, pictures, "plots")
-        self.tracker.log_files(self.tracker.run_id, [page], "report")
+        self.outbox.send(RESULTS, lambda: record_results(self.tracker, self.facts, list(pictures)), self.recorded)
         self.extra_s["tracking_results"] = round(time.perf_counter() - start, 3)
 
     def prepare(self) -> None:
@@ -191,8 +183,15 @@ class Run:
             "stages": self.rows,
             "extra_s": self.extra_s,
             "mlflow_run": self.tracker.run_id,
+            "tracking": masked(self.tracker.uri),
+            "unrecorded": list(self.outbox.waiting),
             **self.facts,
         }
+
+    def recorded(self) -> dict[str, Any]:
+        """The run's record up to now."""
+        with self.lock:
+            return self.summary("running")
 
     def save(self, state: str) -> None:
         """Write the run's record: what `gc` and `snapshots` know of it. Replaced whole, never half written."""
@@ -206,8 +205,12 @@ class Run:
         if self._validators is not None:
             self._validators.close()
         self.artifacts.finish()
+
+        def ended() -> dict[str, Any]:
+            return self.summary(state)
+
+        self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
         self.save(state)
-        self.tracker.end(self.tracker.run_id, {"completed": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED"))
 
 
 def warm_up(settings: Settings, source: HasDigest) -> None:
@@ -245,15 +248,19 @@ def open_run(settings: Settings) -> Iterator[Run]:
     }
     clock = time.perf_counter()
     tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
+    store = SnapshotStore(settings.storage.path / "snapshots")
     run = Run(
         settings=settings,
         run_id=run_id,
-        store=SnapshotStore(settings.storage.path / "snapshots"),
+        store=store,
         tracker=tracker,
+        outbox=Outbox(tracker, store),
         view=VIEW.get(LogView()),
         began=began,
         clock=clock,
     )
+    if told := catch_up(run.root, tracker, store):
+        run.facts["caught_up"] = told
     run.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
     token = _CURRENT.set(run)
     state = "failed"
@@ -266,59 +273,6 @@ def open_run(settings: Settings) -> Iterator[Run]:
     finally:
         _CURRENT.reset(token)
         run.close(state)
-
-
-class StageTask:
-    """A stage as a Prefect task: call it as stage(inputs..., config)."""
-
-    def __init__(self, stage: Stage) -> None:
-        @task(
-            name=stage.name,
-            task_run_name=stage.name,
-            tags=["raymill"],
-            retries=stage.retries,
-            retry_delay_seconds=RETRY_DELAYS_S[: stage.retries],
-            retry_condition_fn=_worth_a_retry,
-            timeout_seconds=stage.timeout_s,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )
-        def run_stage_task(inputs: tuple[Any, ...], config: Any) -> Snapshot:
-            return current().execute(stage, inputs, config)
-
-        self.name, self.task = stage.name, run_stage_task
-
-    def __call__(self, *arguments: Any) -> Snapshot:
-        snapshot = self.task(arguments[:-1], arguments[-1])
-        current().stop_after(self.name)
-        return snapshot
-
-
-def together(*calls: tuple[Any, ...]) -> list[Snapshot]:
-    """Run stages side by side, each given as (stage task, inputs..., config); returns their snapshots.
-
-    When all have ended, the first failure in order is raised. What comes after the last stage wanted is left out.
-    """
-    run = current()
-    names = [call[0].name for call in calls]
-    wanted = calls[: names.index(run.last) + 1] if run.last in names else calls
-    futures = [stage_task.task.submit(tuple(inputs), config) for stage_task, *inputs, config in wanted]
-    wait(futures)
-    snapshots = [future.result() for future in futures]
-    for name in names:
-        run.stop_after(name)
-    return snapshots
-
-
-def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
-    """Transient faults alone: a wrong input stays wrong however often it is read."""
-    try:
-        state.result()
-    except (TransientError, ConnectionError, TimeoutError):
-        return True
-    except BaseException as error:
-        return cluster.is_lost(error)
-    return False
 
 
 def git_commit() -> str:

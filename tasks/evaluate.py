@@ -1,16 +1,21 @@
-"""The untouched test slice, scored by three models: predict-the-mean, the untuned baseline and the tuned model.
+"""The untouched test slice, scored: by the mean, the linear baseline, the untuned model and the tuned one.
 
-Out: predictions (`review_id`, `timestamp`, `rating`, `baseline`, `tuned`), `importance/` (gain per feature), `slices/`
-(rows and RMSE by stars, category, text length, new or known user and item), and as facts RMSE and MAE of each model.
-Errors are added up per file in Ray tasks; the driver sees sums.
+In: the splits (`label`, features), the clean reviews (for the texts of the worst errors), both models.
+
+Out: predictions (`review_id`, `timestamp`, `rating`, `label`, `baseline`, `tuned`; for the target stars these are the
+stars expected, and `tuned_1` to `tuned_5` the probabilities), `slices/` (`tasks.slices.SLICES`), `calibration/`
+(`model`, `bin`, `rows`, mean `prediction` and `label`, `low` and `high` of the latter), `importance/` (each feature's
+total `gain` in the trees, and its mean |SHAP| on a sample of test rows) and `worst/` (the largest errors, with the
+beginnings of their texts). As facts `rows`, `target`, `metric`, `train_mean`, `measures` {model: {measure: value with
+its 95% interval}} and `calibration_error` {model: value}.
 
     raymill run --until evaluate
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,69 +23,123 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks import scoring, slices
+from tasks.core.errors import InputError
 from tasks.core.settings import EvaluateConfig
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
+from tasks.core.targets import TARGETS, Target
 from tasks.engines import boosting, cluster
+from tasks.metrics import Measures, calibration_error
 
 TASK_ROWS = 100_000
-MODELS = ("mean", "baseline", "tuned")
-SLICES = pa.schema([("slice", pa.string()), ("rows", pa.int64()), *((f"rmse_{m}", pa.float64()) for m in MODELS)])
-Sums = dict[str, Counter[str]]  # slice: {"rows", "se_MODEL" sum of squared errors, "ae_MODEL" sum of absolute ones}
+WORST = pa.schema(
+    [(name, pa.string()) for name in ("review_id", "category", "title", "text")]
+    + [("timestamp", pa.timestamp("ms", tz="UTC"))]
+    + [(name, pa.float32()) for name in ("rating", "label", "prediction")]
+    + [("loss", pa.float64())]
+)
+IMPORTANCE = pa.schema([("feature", pa.string()), ("gain", pa.float64()), ("shap", pa.float64())])
+CALIBRATION = pa.schema(
+    [("model", pa.string()), ("bin", pa.int32()), ("rows", pa.int64())]
+    + [(name, pa.float64()) for name in ("prediction", "label", "low", "high")]
+)
 
 
-@stage(version=1, libraries=("xgboost",))
+@dataclass(frozen=True)
+class Judged:
+    """A model on the test slice. slices: {name: (rows, the target's metric)}."""
+
+    rows: int
+    measures: Measures
+    slices: dict[str, tuple[int, float]]
+
+
+@stage(version=2, libraries=("xgboost", "numpy", "polars"))
 def evaluate(
-    splits: Snapshot, baseline: Snapshot, model: Snapshot, config: EvaluateConfig, out: SnapshotWriter
+    splits: Snapshot,
+    reviews: Snapshot,
+    baseline: Snapshot,
+    model: Snapshot,
+    config: EvaluateConfig,
+    out: SnapshotWriter,
 ) -> None:
-    import ray
-
-    names = splits.facts["features"]
-    mean = mean_rating([*splits.files("train"), *splits.files("valid")])
-    models = ray.put({"baseline": model_bytes(baseline), "tuned": model_bytes(model)})
-    score = ray.remote(score_files)
-    batches = cluster.gather(
-        score.remote(out.sink, files, models, names, mean, config) for files in batched(splits.entries("test"), splits)
+    target = TARGETS[splits.facts["target"]]
+    rows = splits.rows("test")
+    models = {"baseline": model_bytes(baseline), "tuned": model_bytes(model)}
+    job = scoring.Job(
+        target,
+        models,
+        config,
+        mean=mean_label([*splits.files("train"), *splits.files("valid")], target),
+        linear=splits.facts.get("linear"),
+        repeats=repeats(splits),
+        shap_of="tuned",
+        sample=tuple(np.unique(np.linspace(0, rows - 1, min(rows, config.shap_rows)).astype(int)).tolist()),
+        sink=out.sink,
     )
-    scored = [one for batch in batches for one in batch]
-    sums = add_up(s for _, s in scored)
-    out.add(entry for entry, _ in scored)
-    write_slices(sums, config, out)
-    write_importance(boosting.load_model(model_bytes(model)), names, out)
-    whole = sums["all"]
-    out.count(rows_scored=whole["rows"])
+    scored, measures, bins = score(splits, job)
+    out.add(one.entry for one in scored)
+    sums = slices.add_up(one.sums for one in scored)
+    out.write_table(part_name(0, "slices"), slices.table(sums, target.metric, config))
+    numbered = [{"model": m, "bin": i, **b} for m, of_model in bins.items() for i, b in enumerate(of_model)]
+    out.write_table(part_name(0, "calibration"), pa.Table.from_pylist(numbered, CALIBRATION))
+    out.write_table(part_name(0, "importance"), importance(models["tuned"], scored))
+    worst = scoring.worst(pl.concat([one.worst for one in scored]), config.worst)
+    out.write_table(part_name(0, "worst"), with_texts(worst, reviews), WORST)
+    out.count(rows_scored=rows)
     out.fact(
-        rows=int(whole["rows"]),
-        train_mean=mean,
-        rmse={m: float((whole[f"se_{m}"] / whole["rows"]) ** 0.5) for m in MODELS},
-        mae={m: float(whole[f"ae_{m}"] / whole["rows"]) for m in MODELS},
+        rows=rows,
+        target=target.name,
+        metric=target.metric,
+        train_mean=job.mean,
+        measures=measures,
+        calibration_error={m: calibration_error(of_model) for m, of_model in bins.items()},
     )
+
+
+def judge(splits: Snapshot, data: bytes, config: EvaluateConfig) -> Judged:
+    """Score any model (XGBoost's UBJ bytes) on the test slice, on Ray; nothing is written.
+
+    Raises RunError where the splits lack a feature that it was trained on, or its predictions are not the target's.
+    """
+    target = TARGETS[splits.facts["target"]]
+    job = scoring.Job(target, {"model": data}, config, repeats=repeats(splits))
+    scored, measures, _ = score(splits, job)
+    sums = slices.add_up(one.sums for one in scored)
+    by_slice = slices.metric_by_slice(sums, "model", target.metric, config)
+    return Judged(splits.rows("test"), measures["model"], by_slice)
 
 
 def model_bytes(model: Snapshot) -> bytes:
     return model.path("model.ubj").read_bytes()
 
 
-def mean_rating(files: Sequence[Path]) -> float:
+def score(splits: Snapshot, job: scoring.Job) -> tuple[list[scoring.Scored], dict[str, Measures], dict[str, Any]]:
+    """The whole test slice: what each file told, in order, the measures of all models, the calibration of the trained.
+
+    Ray tasks score runs of files, and one more measures what they predicted.
+    """
     import ray
 
-    add = ray.remote(_rating_sum)
-    sums = cluster.gather(add.remote(f) for f in files)
-    return float(sum(total for total, _ in sums) / sum(rows for _, rows in sums))
+    if not splits.rows("test"):
+        raise InputError("the test slice is empty", where="evaluate", fix="give more data, or change the split")
+    shared = ray.put(job)
+    score_files = ray.remote(scoring.score_files).options(num_returns=2)
+    told, columns = zip(*(score_files.remote(parts, shared) for parts in batched(splits)), strict=True)
+    measured = ray.remote(scoring.measure_models).remote(job.target, job.config, *columns)
+    scored = [one for batch in cluster.gather(told) for one in batch]
+    ((measures, bins),) = cluster.gather([measured])
+    return scored, measures, bins
 
 
-def _rating_sum(file: Path) -> tuple[float, int]:
-    ratings = pl.read_parquet(file, columns=["rating"], hive_partitioning=False)["rating"].cast(pl.Float64)
-    return float(ratings.sum()), len(ratings)
-
-
-def batched(entries: Sequence[FileEntry], splits: Snapshot) -> Iterator[list[tuple[int, Path]]]:
-    """Numbered files in runs of about TASK_ROWS rows: XGBoost's import costs a task more than small files do."""
-    batch: list[tuple[int, Path]] = []
-    rows = 0
-    for index, entry in enumerate(entries):
-        batch.append((index, splits.root / entry.name))
-        rows += entry.rows or 0
+def batched(splits: Snapshot) -> Iterator[list[scoring.Part]]:
+    """The test slice's files in runs of about TASK_ROWS rows."""
+    batch: list[scoring.Part] = []
+    rows = first = 0
+    for index, entry in enumerate(splits.entries("test")):
+        batch.append(scoring.Part(index, splits.root / entry.name, first))
+        first, rows = first + (entry.rows or 0), rows + (entry.rows or 0)
         if rows >= TASK_ROWS:
             yield batch
             batch, rows = [], 0
@@ -88,76 +147,47 @@ def batched(entries: Sequence[FileEntry], splits: Snapshot) -> Iterator[list[tup
         yield batch
 
 
-def score_files(sink: FileSink, files: list[tuple[int, Path]], *arguments: Any) -> list[tuple[FileEntry, Sums]]:
-    return [score_file(sink, index, file, *arguments) for index, file in files]
+def mean_label(files: Sequence[Path], target: Target) -> float | list[float]:
+    """The mean label of these files, or for several classes the share of each."""
+    import ray
+
+    add = ray.remote(_label_sums)
+    rows, *sums = np.sum(cluster.gather(add.remote(f, target.classes) for f in files), axis=0).tolist()
+    return [s / rows for s in sums] if target.classes > 1 else sums[0] / rows
 
 
-def score_file(
-    sink: FileSink,
-    index: int,
-    file: Path,
-    models: dict[str, bytes],
-    names: Sequence[str],
-    mean: float,
-    config: EvaluateConfig,
-) -> tuple[FileEntry, Sums]:
-    """Predictions of one file, written, and its sums of errors by slice."""
-    rows = pl.read_parquet(file, hive_partitioning=False)
-    x, _ = boosting.arrays(rows.to_arrow(), names)
-    predicted = {name: boosting.predict(boosting.load_model(data), x, names) for name, data in models.items()}
-    kept = rows.select("review_id", "timestamp", "rating").with_columns(
-        **{name: pl.Series(p, dtype=pl.Float32) for name, p in predicted.items()}
-    )
-    errors = {"mean": np.full(len(rows), mean), **predicted}
-    deviation = {m: errors[m].astype(np.float64) - rows["rating"].to_numpy() for m in MODELS}
-    return sink.write_table(part_name(index), kept.to_arrow()), sums_by_slice(rows, deviation, config)
+def _label_sums(file: Path, classes: int) -> list[float]:
+    """Rows, and the sum of the labels or the rows of each class."""
+    label = pl.read_parquet(file, columns=["label"], hive_partitioning=False)["label"].to_numpy()
+    sums = np.bincount(label.astype(np.intp), minlength=classes) if classes > 1 else [label.sum(dtype=np.float64)]
+    return [float(len(label)), *map(float, sums)]
 
 
-def sums_by_slice(rows: pl.DataFrame, deviation: dict[str, Any], config: EvaluateConfig) -> Sums:
-    labels = rows.select(
-        all=pl.lit("all"),
-        stars=pl.format("stars {}", pl.col("rating").round().cast(pl.Int8)),
-        category=pl.format("category {}", pl.col("category").fill_null("unknown")),
-        length=pl.when(pl.col("n_chars") < config.short_chars)
-        .then(pl.lit(f"text under {config.short_chars} characters"))
-        .otherwise(pl.lit(f"text of {config.short_chars} characters and more")),
-        user=pl.when(pl.col("user_count") == 0).then(pl.lit("new user")).otherwise(pl.lit("known user")),
-        item=pl.when(pl.col("item_count") == 0).then(pl.lit("new item")).otherwise(pl.lit("known item")),
-    )
-    terms = {"rows": np.ones(len(rows))}
-    for name, d in deviation.items():
-        terms |= {f"se_{name}": d**2, f"ae_{name}": np.abs(d)}
-    frame = pl.DataFrame(terms)
-    sums: Sums = {}
-    for column in labels:
-        for record in frame.group_by(column.rename("slice")).agg(pl.all().sum()).to_dicts():
-            sums[record.pop("slice")] = Counter(record)
-    return sums
+def repeats(splits: Snapshot) -> tuple[str, ...]:
+    """Ids of the test reviews whose text nearly repeats an earlier slice's."""
+    if not splits.files("near_duplicates"):
+        return ()
+    found = pl.DataFrame(splits.read("near_duplicates", ["review_id", "slice"]))
+    return tuple(found.filter(pl.col("slice") == "test")["review_id"])
 
 
-def add_up(parts: Iterable[Sums]) -> Sums:
-    total: Sums = defaultdict(Counter)
-    for part in parts:
-        for name, sums in part.items():
-            total[name].update(sums)
-    return total
+def importance(model: bytes, scored: Sequence[scoring.Scored]) -> pa.Table:
+    """Features with their gain and mean |SHAP|, the one with the largest SHAP first."""
+    booster = boosting.load_model(model)
+    gain = booster.get_score(importance_type="total_gain")
+    sampled = sum(one.sampled for one in scored)
+    shap = {n: sum(one.shap.get(n, 0.0) for one in scored) / sampled for n in booster.feature_names}
+    ranked = sorted(shap, key=lambda n: (-shap[n], -gain.get(n, 0.0), n))
+    rows = [{"feature": n, "gain": float(gain.get(n, 0.0)), "shap": shap[n]} for n in ranked]
+    return pa.Table.from_pylist(rows, IMPORTANCE)
 
 
-def write_slices(sums: Sums, config: EvaluateConfig, out: SnapshotWriter) -> None:
-    """Slices by name; the smallest categories are left to the whole."""
-    categories = sorted((n for n in sums if n.startswith("category ")), key=lambda n: (-sums[n]["rows"], n))
-    left_out = set(categories[config.categories :]) | {"all"}
-    records = [
-        (name, int(s["rows"]), *(float((s[f"se_{m}"] / s["rows"]) ** 0.5) for m in MODELS))
-        for name, s in sorted(sums.items())
-        if name not in left_out
-    ]
-    table = pa.table([list(c) for c in zip(*records, strict=True)], names=SLICES.names)
-    out.write_table(part_name(0, "slices"), table, SLICES)
+def with_texts(worst: pl.DataFrame, reviews: Snapshot) -> pa.Table:
+    """The worst rows with title and text, in their order."""
+    import ray
 
-
-def write_importance(booster: Any, names: Sequence[str], out: SnapshotWriter) -> None:
-    gain = booster.get_score(importance_type="gain")
-    ranked = sorted(((float(gain.get(n, 0.0)), n) for n in names), reverse=True)
-    table = pa.table({"feature": [n for _, n in ranked], "gain": [g for g, _ in ranked]})
-    out.write_table(part_name(0, "importance"), table)
+    find = ray.remote(scoring.texts_of)
+    ids = worst["review_id"].to_list()
+    texts = pl.concat(cluster.gather(find.remote(file, ids) for file in reviews.files()))
+    found = worst.join(texts, on="review_id", how="left", maintain_order="left")
+    return found.select(WORST.names).to_arrow()

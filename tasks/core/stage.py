@@ -123,14 +123,17 @@ class StageRun:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def stage_key(stage: Stage, inputs: Sequence[HasDigest], config: BaseModel) -> str:
-    """Hex digest (128 bits) of what decides a stage's output: name, code, config section, inputs' digests."""
+def stage_key(stage: Stage, inputs: Sequence[HasDigest | None], config: BaseModel) -> str:
+    """Hex digest (128 bits) of what decides a stage's output: name, code, config section, inputs' digests.
+
+    An input may be None: one that the stage can do without.
+    """
     decides = {
         "format": FORMAT,
         "stage": stage.name,
         "code": stage.code,
         "config": config.model_dump(mode="json"),
-        "inputs": [i.digest for i in inputs],
+        "inputs": [i and i.digest for i in inputs],
     }
     if stage.reads:
         try:
@@ -146,7 +149,7 @@ def stage_key(stage: Stage, inputs: Sequence[HasDigest], config: BaseModel) -> s
 
 def run_stage(
     stage: Stage,
-    inputs: Sequence[HasDigest],
+    inputs: Sequence[HasDigest | None],
     config: BaseModel,
     store: SnapshotStore,
     *,
@@ -184,6 +187,7 @@ def run_stage(
             inputs=tuple(
                 InputRef(name=n, stage=i.stage, key=i.key, digest=i.digest)
                 for n, i in zip(stage.input_names, inputs, strict=True)
+                if i is not None
             ),
             config=config_json,
             config_digest=digest_of(config_json),

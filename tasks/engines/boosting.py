@@ -1,14 +1,14 @@
-"""XGBoost: feature files to DMatrix without a second copy, training on Ray Train, models as bytes.
+"""XGBoost: feature files to matrices without a second copy, models as bytes, predictions.
 
 Rows are dealt to workers in equal runs of whole table order, and none is dropped: Ray Data's own split drops the
-remainder. Every rank builds every DMatrix, even from no rows, or the all-reduce of the quantile sketch would hang.
+remainder. Every rank builds every matrix, even from no rows, or the all-reduce of the quantile sketch would hang.
+Nothing here knows of Ray: `tasks.engines.training` does.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,130 +16,169 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.errors import RunError, TransientError
-from tasks.engines import cluster
+from tasks.core.errors import InputError
 
-LABEL = "rating"
+LABEL = "label"
+# XGBoost walks the rows five times. Reading and decoding them again each time took 2.5 s of 12 s for 1M x 40, so what
+# is this small is held; more is read again, and memory stays that of one row group and the matrix.
+HELD_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
-class TrainJob:
-    """What each worker needs: file names and numbers, no data."""
+class Slab:
+    """Rows start..stop of one row group of a parquet file."""
 
-    train: tuple[Path, ...]
-    valid: tuple[Path, ...]
-    features: tuple[str, ...]
-    params: dict[str, Any]
-    rounds: int
+    file: Path
+    group: int
+    start: int
+    stop: int
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        # Without threads: the other workers are on the other cores.
+        whole = pq.ParquetFile(self.file).read_row_group(self.group, columns=list(columns), use_threads=False)
+        return whole.slice(self.start, self.stop - self.start)
+
+
+def slabs(files: Sequence[Path], rank: int = 0, world_size: int = 1) -> list[Slab]:
+    """This rank's rows: its equal run of the table that the files make up in their order."""
+    groups = [
+        (f, g, meta.row_group(g).num_rows) for f in files for meta in (pq.read_metadata(f),) for g in _groups(meta)
+    ]
+    total = sum(rows for *_, rows in groups)
+    first, last = total * rank // world_size, total * (rank + 1) // world_size
+    found, begin = [], 0
+    for file, group, rows in groups:
+        start, stop = max(first - begin, 0), min(last - begin, rows)
+        begin += rows
+        if start < stop:
+            found.append(Slab(file, group, start, stop))
+    return found
+
+
+def _groups(metadata: Any) -> range:
+    return range(metadata.num_row_groups)
 
 
 def batches(
     files: Sequence[Path], features: Sequence[str], rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Any, Any]]:
     """This rank's rows as ((n, f) float32 with NaN for null, (n,) float32) batches, one per file it touches."""
-    counts = [pq.read_metadata(f).num_rows for f in files]
-    total = sum(counts)
-    first, last = total * rank // world_size, total * (rank + 1) // world_size
-    start = 0
-    for file, count in zip(files, counts, strict=True):
-        a, b = max(first - start, 0), min(last - start, count)
-        start += count
-        if a < b:
-            yield arrays(pq.ParquetFile(file).read(columns=[*features, LABEL]).slice(a, b - a), features)
+    for file in files:
+        mine = [s for s in slabs(files, rank, world_size) if s.file == file]
+        if mine:
+            yield arrays(pa.concat_tables([s.read([*features, LABEL]) for s in mine]), features)
 
 
 def arrays(table: pa.Table, features: Sequence[str]) -> tuple[Any, Any]:
     """((n, f) float32 with NaN for null, (n,) float32) of a feature table."""
-    x = np.empty((table.num_rows, len(features)), dtype=np.float32)
+    # Filled a feature at a time and turned round: XGBoost heeds strides, and this takes a third of the time.
+    x = np.empty((len(features), table.num_rows), dtype=np.float32)
     for i, name in enumerate(features):
-        x[:, i] = table[name].to_numpy()
-    return x, table[LABEL].to_numpy()
+        x[i] = table[name].to_numpy()
+    return x.T, table[LABEL].to_numpy()
+
+
+@dataclass
+class Rows:
+    """The rows of one rank, a row group at a time, for as many walks as XGBoost takes.
+
+    problem: what is wrong with the first row group that cannot be learned from; the walk ends before it, so that this
+    rank still takes its part in building the matrix and can tell the others afterwards.
+    """
+
+    slabs: Sequence[Slab]
+    features: Sequence[str]
+    problem: InputError | None = None
+    _held: dict[Slab, tuple[Any, Any]] = field(default_factory=dict)
+    _checked: set[Slab] = field(default_factory=set)
+
+    @property
+    def hold(self) -> bool:
+        return sum(s.stop - s.start for s in self.slabs) * (len(self.features) + 1) * 4 <= HELD_BYTES
+
+    def walk(self) -> Iterator[tuple[Any, Any]]:
+        for slab in self.slabs:
+            batch = self._held.get(slab) or arrays(slab.read([*self.features, LABEL]), self.features)
+            if slab not in self._checked:
+                if problem := infinite(slab, self.features, *batch):
+                    self.problem = problem
+                    return
+                self._checked.add(slab)
+            if self.hold:
+                self._held[slab] = batch
+            yield batch
+
+
+def infinite(slab: Slab, features: Sequence[str], x: Any, y: Any) -> InputError | None:
+    """An error that names the first infinite feature, or the first label that is no finite number."""
+    # Of a feature that has one, the smallest or the largest value is infinite; nulls are NaN, and left out.
+    with np.errstate(invalid="ignore"):
+        bad = [i for i in range(len(features)) if len(y) and np.isinf(x[:, i]).any()]
+    what = f"the feature {features[bad[0]]!r} holds an infinite value" if bad else ""
+    if not what and not np.isfinite(y).all():
+        what = f"the column {LABEL!r} holds a value that is not a number"
+    if not what:
+        return None
+    column = x[:, bad[0]] if bad else y
+    row = slab.start + int(np.flatnonzero(np.isinf(column) if bad else ~np.isfinite(column))[0])
+    return InputError(
+        f"{what} (row {row:,} of row group {slab.group})",
+        where=str(slab.file),
+        fix="mend the stage that made it: a value that is not known is null",
+    )
 
 
 def quantile_matrix(rows: Sequence[tuple[Any, Any]], features: Sequence[str], ref: Any = None) -> Any:
     """A QuantileDMatrix over batches; `ref` shares the training matrix's cuts, as validation must."""
+    return _matrix(lambda: iter(rows), features, ref=ref)
+
+
+def matrix(
+    rows: Rows, *, ref: Any = None, max_bin: int | None = None, threads: int = 1, cache: Path | None = None
+) -> Any:
+    """A QuantileDMatrix from rows as they are read, or, with `cache`, one whose pages lie on disk under that prefix.
+
+    See `rows.problem` afterwards: a matrix of rows with one is not to be used. No rows make an empty matrix.
+    """
+    made = _matrix(rows.walk, rows.features, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
+    rows._held.clear()
+    return made
+
+
+def _matrix(
+    walk: Callable[[], Iterator[tuple[Any, Any]]],
+    features: Sequence[str],
+    *,
+    ref: Any = None,
+    max_bin: int | None = None,
+    threads: int = 1,
+    cache: Path | None = None,
+) -> Any:
     import xgboost as xgb
+
+    names = list(features)
 
     class Batches(xgb.DataIter):
         def __init__(self) -> None:
-            super().__init__()
-            self.at = 0
+            super().__init__(cache_prefix=str(cache) if cache else None)
+            self.walk = walk()
+            self.any = False
 
         def next(self, input_data: Any) -> bool:
-            if self.at == len(rows):
+            batch = next(self.walk, None)
+            if batch is None and self.any:
                 return False
-            x, y = rows[self.at]
-            input_data(data=x, label=y, feature_names=list(features))
-            self.at += 1
+            # XGBoost has no iterator of no batches: no rows are one batch of none.
+            x, y = batch or (np.empty((0, len(names)), np.float32), np.empty(0, np.float32))
+            self.any = True
+            input_data(data=x, label=y, feature_names=names)
             return True
 
         def reset(self) -> None:
-            self.at = 0
+            self.walk, self.any = walk(), False
 
-    if not rows:
-        empty = np.empty((0, len(features)), dtype=np.float32)
-        return xgb.QuantileDMatrix(empty, np.empty(0, dtype=np.float32), feature_names=list(features), ref=ref)
-    return xgb.QuantileDMatrix(Batches(), ref=ref)
-
-
-def fit(job: TrainJob, workers: int, folder: Path) -> tuple[bytes, dict[str, dict[str, list[float]]]]:
-    """Train on `workers` Ray Train workers; returns the model as UBJ bytes and RMSE by slice and round.
-
-    `folder` takes Ray Train's own files and is left to the caller.
-    """
-    with cluster.IMPORTING:
-        from ray import train
-        from ray.exceptions import RayError
-        from ray.train.v2.api.exceptions import TrainingFailedError
-        from ray.train.xgboost import XGBoostTrainer
-
-    trainer = XGBoostTrainer(
-        train_loop_per_worker,
-        train_loop_config={"job": job},
-        scaling_config=train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5}),
-        run_config=train.RunConfig(
-            name="train", storage_path=str(folder), failure_config=train.FailureConfig(max_failures=2)
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values())
-        reasons = "; ".join(sorted({str(e).strip().splitlines()[-1] for e in failures})) or str(error)
-        # What our own code or XGBoost raised will be raised again; a lost worker will not.
-        kind = TransientError if any(isinstance(e, RayError) for e in failures) else RunError
-        raise kind(f"distributed training failed: {reasons}", where="Ray Train", fix="check train.params") from error
-    if result.checkpoint is None:
-        raise RunError("training ended without a model", where="Ray Train")
-    with result.checkpoint.as_directory() as saved:
-        return (Path(saved) / "model.ubj").read_bytes(), result.metrics["curves"]
-
-
-def train_loop_per_worker(config: dict[str, Any]) -> None:
-    """One rank: its rows, the shared rounds, then one report with the model from rank 0."""
-    import xgboost as xgb
-    from ray import train
-
-    job: TrainJob = config["job"]
-    context = train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    dtrain = quantile_matrix(list(batches(job.train, job.features, rank, size)), job.features)
-    evals = [(dtrain, "train")]
-    if job.valid:
-        evals.append(
-            (quantile_matrix(list(batches(job.valid, job.features, rank, size)), job.features, dtrain), "valid")
-        )
-    curves: dict[str, dict[str, list[float]]] = {}
-    # nthread: Ray sets OMP_NUM_THREADS from the CPUs assigned, XGBoost's own default would not heed it.
-    params = {"objective": "reg:squarederror", "tree_method": "hist", "nthread": 1, **job.params}
-    model = xgb.train(params, dtrain, job.rounds, evals=evals, evals_result=curves, verbose_eval=False)
-    # One report, at the end: each one blocks until the controller's next poll.
-    with tempfile.TemporaryDirectory() as folder:
-        if rank == 0:
-            (Path(folder) / "model.ubj").write_bytes(bytes(model.save_raw("ubj")))
-            train.report({"curves": curves}, checkpoint=train.Checkpoint.from_directory(folder))
-        else:
-            train.report({"curves": curves})
+    kind = xgb.ExtMemQuantileDMatrix if cache else xgb.QuantileDMatrix
+    return kind(Batches(), ref=ref, max_bin=max_bin, nthread=threads)
 
 
 def load_model(data: bytes) -> Any:
@@ -151,7 +190,10 @@ def load_model(data: bytes) -> Any:
 
 
 def predict(booster: Any, x: Any, features: Sequence[str]) -> Any:
-    """(n,) float32 predictions; raises ValueError where the model knows other features."""
+    """Predictions as float32, (n,) or, of several classes, (n, classes) probabilities.
+
+    Raises ValueError where the model knows other features.
+    """
     import xgboost as xgb
 
     return booster.predict(xgb.DMatrix(x, feature_names=list(features), nthread=1))

@@ -1,140 +1,199 @@
-"""Ray Tune: trials of XGBoost under Optuna's TPE, stopped early by ASHA, on actors that are reused.
+"""Ray Tune runs the trials: suggestions of the study, stopped early by ASHA, on actors that are reused.
 
-A new actor per trial would cost about 3 s of imports, so actors are reset and keep their matrices. The data is read
-once by a task and shared through the object store. (`Tuner(trainer)` is deprecated, and training inside Tune has
-deadlocked on two CPUs, ray#54305: a trial is one process with one thread.)
+A new actor costs about 3 s of imports, so there is one for each trial that runs at a time; it is reset for the next
+trial and keeps its matrices. The data is read once by a task and shared through the object store. A trial reports at
+ASHA's rungs alone: a report is a round trip to the driver, and nobody could act on another. (`Tuner(trainer)` is
+deprecated, and training inside Tune has deadlocked on two CPUs, ray#54305: a trial is one process.)
 """
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
-from tasks.core.errors import RunError
+from tasks.core.errors import RunError, TransientError
 from tasks.core.settings import TuneConfig
-from tasks.engines import boosting
+from tasks.core.targets import Target
+from tasks.engines import cluster
+from tasks.engines.study import Ended, Study
+from tasks.engines.trial import Task, Trial, read
 
-PATIENCE = 30  # rounds without a better one after which a trial ends by itself
-ROUNDS_PER_STEP = 20  # a report is a round trip to the driver: one every twenty rounds
+REDUCTION = 3  # of the trials that come to a rung, one in so many goes on
+
+# Read by Tune when it is used. Its own record of the search is of no use: the study is the record.
+TUNE_ENV = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
 def run(
+    study: Study,
     *,
     train: Sequence[Path],
     valid: Sequence[Path],
     features: Sequence[str],
-    config: TuneConfig,
-    earlier: Sequence[dict[str, Any]],
-    on_end: Callable[[dict[str, Any]], None],
+    target: Target,
+    on_end: Callable[[], None],
     folder: Path,
-) -> None:
-    """Run the trials that are missing after `earlier`; `on_end` gets each ended one."""
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+) -> dict[str, float]:
+    """Run the trials that the study lacks; `on_end` is called after each. Returns seconds, see `Overhead`."""
+    config = study.config
+    for name, value in TUNE_ENV.items():
+        os.environ.setdefault(name, value)
     # No CPU claimed: trials that hold them all wait for this task.
-    data = ray.remote(read).options(num_cpus=0).remote(list(train), list(valid), list(features))
-    space = {name: _domain(bounds) for name, bounds in config.space.items()}
-    searcher = OptunaSearch(
-        space,
-        metric="valid_rmse",
-        mode="min",
-        seed=config.seed,
-        points_to_evaluate=[t["params"] for t in earlier] or None,
-        evaluated_rewards=[t["valid_rmse"] for t in earlier] or None,
-    )
-    steps = -(-config.max_rounds // ROUNDS_PER_STEP)
-    grace = min(steps, max(1, config.min_rounds // ROUNDS_PER_STEP))
+    reading = ray.remote(read).options(num_cpus=0, num_returns=2)
+    problem, data = reading.remote([list(train), list(valid)], list(features))
+    concurrent = min(config.concurrent or cluster.cpus(), study.missing())
+    rungs = milestones(config)
+    # nthread: Ray sets OMP_NUM_THREADS from the CPUs assigned, XGBoost's own default would not heed it.
+    threads = max(1, cluster.cpus() // concurrent)
+    fixed = {"tree_method": "hist", "seed": config.seed, "seed_per_iteration": True, "nthread": threads}
+    task = Task(tuple(features), {**fixed, **target.params}, rungs, config.patience)
+    search = StudySearch(study, on_end)
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(Trial, data=[data], features=list(features), settings=config), {"cpu": 0.5}
-        ),
+        tune.with_resources(tune.with_parameters(Trial, data=[data], task=task), {"cpu": 0.5}),
         tune_config=tune.TuneConfig(
-            metric="valid_rmse",
-            mode="min",
-            num_samples=config.trials - len(earlier),
-            max_concurrent_trials=config.concurrent,
-            search_alg=searcher,
-            scheduler=AsyncHyperBandScheduler(max_t=steps, grace_period=grace, reduction_factor=3),
+            num_samples=study.missing(),
+            max_concurrent_trials=concurrent,
+            search_alg=search,
+            scheduler=asha(config, study.ended()),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(storage_path=str(folder), name="search", verbose=0, callbacks=[OnEnd(on_end)]),
+        run_config=tune.RunConfig(
+            storage_path=str(folder),
+            name="search",
+            verbose=0,
+            stop=search,
+            # A lost worker: the trial begins again, in a new one.
+            failure_config=tune.FailureConfig(max_failures=2),
+        ),
     )
-    results = tuner.fit()
+    for found in cluster.gather([problem]):
+        if found is not None:
+            raise found
+    with study.beating():
+        results = tuner.fit()
+    if search.failed:
+        raise RunError(f"XGBoost failed: {search.failed}", where="tune", fix="check tune.space")
     if results.num_errors:
-        raise RunError(f"{results.num_errors} trials failed, the first: {results.errors[0]}", where="tune")
+        error = results.errors[0]
+        kind = TransientError if cluster.is_lost(error) or "died" in str(error) else RunError
+        raise kind(f"{results.num_errors} trials failed, the first: {error}", where="tune") from error
+    return search.overhead.seconds()
 
 
-class OnEnd(tune.Callback):
-    """Hands each ended trial over, in the driver."""
+def milestones(config: TuneConfig) -> tuple[int, ...]:
+    """Rounds of ASHA's rungs, and the last round."""
+    rung, found = min(config.min_rounds, config.max_rounds), []
+    while rung < config.max_rounds:
+        found.append(rung)
+        rung *= REDUCTION
+    return (*found, config.max_rounds)
 
-    def __init__(self, on_end: Callable[[dict[str, Any]], None]) -> None:
+
+def asha(config: TuneConfig, earlier: Sequence[Ended]) -> AsyncHyperBandScheduler:
+    """ASHA that has seen the earlier trials at its rungs: those to come are compared with them, too."""
+    rungs = milestones(config)
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="rounds",
+        metric="loss",
+        mode="min",
+        max_t=config.max_rounds,
+        grace_period=rungs[0],
+        reduction_factor=REDUCTION,
+    )
+    for number, trial in enumerate(earlier):
+        seen: Any = tune.experiment.Trial("earlier", trial_id=f"earlier-{number}", stub=True)
+        scheduler.on_trial_add(None, seen)
+        for rung in rungs[:-1]:
+            if rung <= len(trial.curve):
+                scheduler.on_trial_result(None, seen, {"rounds": rung, "loss": min(trial.curve[:rung])})
+    return scheduler
+
+
+class StudySearch(Searcher, tune.Stopper):
+    """Hands suggestions of the study to Tune and results of Tune to the study; stops all when a trial failed."""
+
+    def __init__(self, study: Study, on_end: Callable[[], None]) -> None:
+        super().__init__(metric="loss", mode="min")
+        self.study = study
         self.on_end = on_end
+        self.failed = ""
+        self.overhead = Overhead()
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        last = trial.last_result
-        # A trial that ran to its last step is complete; ASHA stopped the others on the way.
-        status = "complete" if last["whole"] else "pruned"
-        kept = {name: last[name] for name in ("curve", "best_round", "valid_rmse")}
-        self.on_end({"params": dict(trial.config), "status": status, **kept})
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if self.failed or self.study.missing() <= 0:
+            return Searcher.FINISHED
+        return self.study.ask(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if math.isfinite(result["loss"]):
+            self.study.report(trial_id, result["loss"], result["rounds"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if error or not result or result["failed"]:
+            self.study.fail(trial_id)
+            self.failed = self.failed or (result or {}).get("failed", "")
+            return
+        self.on_trial_result(trial_id, result)
+        self.study.tell(trial_id, result["curve"], whole=result["whole"])
+        self.overhead.add(result)
+        self.on_end()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self.failed)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StudySearch:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: the tuner pickles all that it was given, to be restored from, which nobody does."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is kept elsewhere, as it grows."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is taken up from its study")
 
 
-class Trial(tune.Trainable):
-    """One trial; a step is ROUNDS_PER_STEP boosting rounds. Reused actors keep their matrices."""
+class Overhead:
+    """What the search cost beside boosting, by the trials' own clocks."""
 
-    def setup(self, config: dict[str, Any], data: Any, features: list[str], settings: TuneConfig) -> None:
-        (train, valid) = ray.get(data[0])
-        self.settings = settings
-        self.dtrain = boosting.quantile_matrix([train], features)
-        self.dvalid = boosting.quantile_matrix([valid], features, self.dtrain)
-        self.reset_config(config)
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.trials = 0
+        self.idle_s = self.busy_s = self.setup_s = 0.0
+        self.started_s: float | None = None
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        import xgboost as xgb
+    def add(self, result: dict[str, Any]) -> None:
+        if self.started_s is None:
+            self.started_s = time.perf_counter() - self.began - result["busy_s"] - result["idle_s"]
+        self.trials += 1
+        self.idle_s += result["idle_s"]
+        self.busy_s += result["busy_s"]
+        self.setup_s = max(self.setup_s, result["setup_s"])
 
-        fixed = {"objective": "reg:squarederror", "tree_method": "hist", "nthread": 1, "seed": self.settings.seed}
-        self.params = {**fixed, **new_config}
-        self.booster = xgb.Booster(self.params, [self.dtrain, self.dvalid])
-        self.curve: list[float] = []
-        return True
-
-    def step(self) -> dict[str, Any]:
-        rounds = min(ROUNDS_PER_STEP, self.settings.max_rounds - len(self.curve))
-        for _ in range(rounds):
-            self.booster.update(self.dtrain, len(self.curve))
-            self.curve.append(float(self.booster.eval(self.dvalid).rpartition(":")[2]))
-        best = int(np.argmin(self.curve))
-        whole = len(self.curve) >= self.settings.max_rounds
-        stale = len(self.curve) - best > PATIENCE
+    def seconds(self) -> dict[str, float]:
+        """start: until the first round, actors and matrices. boosting: mean per trial. waiting: mean per trial."""
+        trials = max(1, self.trials)
         return {
-            "valid_rmse": self.curve[best],
-            "best_round": best,
-            "curve": list(self.curve),
-            "whole": whole or stale,
-            "done": whole or stale,
+            "start_s": round(self.started_s or 0.0, 3),
+            "boosting_s_per_trial": round(self.busy_s / trials, 4),
+            "waiting_s_per_trial": round(self.idle_s / trials, 4),
         }
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        (Path(checkpoint_dir) / "model.ubj").write_bytes(bytes(self.booster.save_raw("ubj")))
-
-
-def read(train: list[Path], valid: list[Path], features: list[str]) -> list[tuple[Any, Any]]:
-    """Train and validation arrays, each whole."""
-    slices = [list(boosting.batches(files, features)) for files in (train, valid)]
-    return [(np.concatenate([x for x, _ in s]), np.concatenate([y for _, y in s])) for s in slices]
-
-
-def _domain(bounds: Sequence[Any]) -> Any:
-    d = optuna.distributions
-    low, high, log = bounds[0], bounds[1], len(bounds) > 2
-    whole = isinstance(low, int) and isinstance(high, int)
-    return d.IntDistribution(low, high, log=log) if whole else d.FloatDistribution(float(low), float(high), log=log)

@@ -9,8 +9,8 @@
           max_value: 5
 
 An entry is a Great Expectations type in snake case and its arguments; `only_if: remove_html` beside them says that
-it is expected only where the stage's section of the settings has this switch on. Nothing here imports
-great_expectations.
+it is expected only where the stage's section of the settings has this switch on (`groups.user`: one in a part of it).
+Nothing here imports great_expectations.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Suite:
     def under(self, config: object) -> Suite:
         """What is expected with these settings of the stage. Raises SettingsError for a switch that they lack."""
         wanted = {e.only_if for entries in self.tables.values() for e in entries if e.only_if}
-        if unknown := sorted(name for name in wanted if not isinstance(getattr(config, name, None), bool)):
+        if unknown := sorted(name for name in wanted if not isinstance(_switch(config, name), bool)):
             raise SettingsError(
                 f"only_if: {unknown[0]!r} is no switch of the stage {self.stage!r}",
                 where="conf/expectations",
@@ -109,10 +109,17 @@ class Suite:
         return Suite(
             self.stage,
             {
-                table: tuple(e for e in entries if e.only_if is None or getattr(config, e.only_if))
+                table: tuple(e for e in entries if e.only_if is None or _switch(config, e.only_if))
                 for table, entries in self.tables.items()
             },
         )
+
+
+def _switch(config: object, name: str) -> Any:
+    """The setting called `name` in a section, or `group.name` in a part of it; None where there is none."""
+    for part in name.split("."):
+        config = getattr(config, part, None)
+    return config
 
 
 def load_suite(stage: str, folder: Path = CONF / "expectations") -> Suite:

@@ -56,6 +56,17 @@ def encoder(made: str) -> Callable[[pl.Series], pa.ListArray]:
     return PieceEncoder(built) if is_exact_by_pieces(json.loads(made)) else partial(encode, built)
 
 
+def vocabulary(made: str) -> pa.Table:
+    """`token` (vocabulary,): each id's token as the library writes it, "" for an id without one."""
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_str(made).get_vocab(with_added_tokens=True)
+    tokens = [""] * (1 + max(ids.values(), default=-1))
+    for token, i in ids.items():
+        tokens[i] = token
+    return pa.table({"token": tokens})
+
+
 def recipe(name: str) -> Recipe:
     """The recipe of `load(name)`."""
     tokenizer = load(name)

@@ -2,21 +2,36 @@
 
 The driver alone talks to MLflow, through `MlflowClient` and no global state, so nothing depends on MLflow's active run.
 The database and the experiment are made once, before any work: its migrations race, and a registry that cannot be
-reached should be known before an hour of compute.
+reached should be known before an hour of compute. One that goes down later raises RegistryError, too, within seconds
+(`reaching`): MLflow alone would try for minutes. Whoever calls decides what then becomes of the work.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from tasks.core.errors import RegistryError
-from tasks.core.settings import PROJECT, TrackingConfig
+from tasks.core.errors import RaymillError, RegistryError
+from tasks.core.settings import PROJECT, TrackingConfig, masked
 from tasks.core.snapshots import Snapshot
+
+REACH_TIMEOUT_S = 5.0
+# MLflow's own are 7 retries, of two minutes each where nobody answers. A variable that is set already stays.
+BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+# Packages whose errors mean that a database, a server or a bucket did not answer as it should.
+REMOTE = ("alembic", "botocore", "boto3", "google", "requests", "sqlalchemy", "urllib3")
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter where an alias is not there
 
 
 def tracking_uri(config: TrackingConfig) -> str:
@@ -36,15 +51,12 @@ class Tracker:
     @classmethod
     def open(cls, config: TrackingConfig, run_name: str, tags: Mapping[str, str]) -> Tracker:
         """Connect, make the experiment where there is none, start the parent run. Raises RegistryError."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         uri = tracking_uri(config)
         client = connect(uri)
-        try:
+        with reaching(uri, anything=True):
             found = client.get_experiment_by_name(config.experiment)
             experiment = found.experiment_id if found else client.create_experiment(config.experiment, _artifacts(uri))
             run = client.create_run(experiment, run_name=run_name, tags=dict(tags))
-        except Exception as error:
-            raise _unreachable(uri, error) from error
         return cls(client, uri, experiment, run.info.run_id)
 
     def child(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
@@ -99,23 +111,68 @@ class Tracker:
 
 
 def connect(uri: str) -> Any:
-    """A client; makes the folder of a SQLite database. Raises RegistryError."""
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    """A client of a server or database that is up; makes the folder of a SQLite database. Raises RegistryError."""
+    for name, value in {**BOUNDS, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+        os.environ.setdefault(name, value)
+    reach(uri)
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    try:
+    with reaching(uri, anything=True):
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def reach(uri: str) -> None:
+    """Raise RegistryError unless somebody answers at this address, within seconds; imports no MLflow."""
+    place = urlsplit(uri)
+    try:
+        if place.scheme in ("http", "https"):
+            import requests
+
+            # Any answer will do, also that of a proxy which wants a password: the client knows how to give it.
+            requests.get(uri, timeout=REACH_TIMEOUT_S, stream=True, allow_redirects=False).close()
+        elif place.hostname and place.port:
+            import socket
+
+            socket.create_connection((place.hostname, place.port), timeout=REACH_TIMEOUT_S).close()
+    except OSError as error:
+        if "SSL" not in type(error).__name__:  # somebody answers; MLflow has its own settings for certificates
+            raise _unreachable(uri, error) from error
+
+
+@contextmanager
+def reaching(uri: str, *, anything: bool = False) -> Iterator[None]:
+    """Make a RegistryError of what MLflow, its database or its artifact store raise when they are down, or of anything.
+
+    What is wrong in the first request to an address is the address, a password, a version: nothing a user did here.
+    """
+    try:
+        yield
+    except RaymillError:
+        raise
     except Exception as error:
+        if not (anything or is_outage(error)):
+            raise
         raise _unreachable(uri, error) from error
 
 
-def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, metadata: dict[str, str]) -> Any:
-    """Log a booster as UBJ with signature and input example, and register it; returns the model version."""
+def is_outage(error: Exception) -> bool:
+    """Whether the fault is with a server, a network or a disk, and not with what was asked of it."""
+    status = getattr(error, "get_http_status_code", None)  # an MlflowException; 500 also where nobody answered
+    if status is not None:
+        # A refusal of MLflow itself is JSON; any other answer is that of a gateway, or of somebody else's server.
+        stranger = str(error).startswith("API request to endpoint")
+        return stranger or int(status()) >= 500 or int(status()) == 429
+    return isinstance(error, OSError) or type(error).__module__.startswith(REMOTE)
+
+
+def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, tags: dict[str, str]) -> Any:
+    """Log a booster as UBJ with signature and input example, and register it with these tags; returns the version."""
     import mlflow
     import mlflow.xgboost
     import xgboost
@@ -131,7 +188,7 @@ def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: 
             model_format="ubj",
             signature=infer_signature(example, predicted),
             input_example=example,
-            metadata=metadata,
+            metadata=tags,
             # Named, not inferred: inference imports the model in a new process, which takes ten seconds.
             pip_requirements=[f"xgboost=={xgboost.__version__}"],
         )
@@ -140,7 +197,7 @@ def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: 
     except Exception as error:
         if "RESOURCE_ALREADY_EXISTS" not in str(getattr(error, "error_code", "")):
             raise
-    return tracker.client.create_model_version(name, info.model_uri, run_id=run_id, model_id=info.model_id)
+    return tracker.client.create_model_version(name, info.model_uri, run_id=run_id, tags=tags, model_id=info.model_id)
 
 
 def version_with_tag(client: Any, name: str, tag: str, value: str) -> Any | None:
@@ -154,12 +211,15 @@ def all_versions(client: Any, name: str) -> list[Any]:
 
 
 def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
+    """The version that holds an alias, or None. Any other trouble is raised: no answer is not "nobody"."""
     from mlflow.exceptions import MlflowException
 
     try:
         return client.get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
 
 
 def load_version(uri: str, name: str, version: str) -> Any:
@@ -172,6 +232,21 @@ def load_version(uri: str, name: str, version: str) -> Any:
     return mlflow.xgboost.load_model(f"models:/{name}/{version}")
 
 
+def read_text(client: Any, run_id: str, path: str) -> str:
+    """A small text artifact of a run; "" where it is gone."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except Exception as error:
+            if is_outage(error):
+                raise
+            return ""
+
+
 def _artifacts(uri: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None  # a server knows where its artifacts go
@@ -179,10 +254,11 @@ def _artifacts(uri: str) -> str | None:
 
 
 def _unreachable(uri: str, error: Exception) -> RegistryError:
-    from tasks.core.settings import masked
-
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if found := re.search(r"\[Errno -?\d+\] [\w ]+|timed out", reason):
+        reason = found[0]  # the rest is names of classes
     return RegistryError(
-        f"MLflow cannot be used: {str(error).splitlines()[0]}",
+        f"MLflow cannot be used: {masked(reason)}",
         where=masked(uri),
         fix="check tracking.uri or MLFLOW_TRACKING_URI, and that the server is up",
     )

@@ -30,7 +30,8 @@ UPSTREAM = {
 }
 UPSTREAM["count-words"] = UPSTREAM["tokenize"] = {*UPSTREAM["near-duplicates"], "near-duplicates"}
 UPSTREAM["language-model"] = {*UPSTREAM["tokenize"], "count-words", "tokenize"}
-UPSTREAM["features"] = {*UPSTREAM["language-model"], "language-model"}
+UPSTREAM["embeddings"] = {*UPSTREAM["language-model"], "language-model"}
+UPSTREAM["features"] = {*UPSTREAM["embeddings"], "embeddings"}
 UPSTREAM["split"] = {*UPSTREAM["features"], "features"}
 UPSTREAM["train"] = UPSTREAM["tune"] = {*UPSTREAM["split"], "split"}
 UPSTREAM["refit"] = {*UPSTREAM["tune"], "tune"}

@@ -13,6 +13,7 @@ from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot, part_name
 from tasks.core.stage import Stage, StageRun, run_stage
 from tasks.core.store import SnapshotStore
+from tasks.feature_groups import KEPT, SLICED_BY
 from tasks.near_duplicates import NEAR_DUPLICATES
 
 NOTHING_KNOWN: dict[str, Any] = {
@@ -54,6 +55,25 @@ def put_reviews(store: SnapshotStore, *parts: Sequence[Mapping[str, Any]]) -> Sn
         number += len(rows)
         tables.append(pa.Table.from_pylist(rows, schema=REVIEWS))
     return put(store, "clean", {"": tables})
+
+
+def put_features(store: SnapshotStore, *parts: Sequence[Mapping[str, Any]]) -> Snapshot:
+    """A feature table of the column `a`, one file per part; columns that a row leaves out get plain values."""
+    schema = pa.schema(
+        [
+            *(REVIEWS.field(name) for name in KEPT),
+            ("text_digest", pa.uint64()),
+            *((name, pa.float32()) for name in ("label", *SLICED_BY, "a")),
+        ]
+    )
+    tables, number = [], 0
+    for part in parts:
+        plain = {"item_id": "i", "rating": 3.0, "label": 3.0, "n_chars": 100.0, "user_count": 0.0, "a": 0.0}
+        rows = [{"review_id": f"R{number + i}", "user_id": f"u{number + i}", **plain, **r} for i, r in enumerate(part)]
+        number += len(rows)
+        tables.append(pa.Table.from_pylist(rows, schema=schema))
+    facts = {"features": ["a"], "groups": {"shape": ["a"]}, "target": "rating", "linear": None}
+    return put(store, "features", {"": tables}, facts=facts)
 
 
 def nothing_alike(store: SnapshotStore) -> Snapshot:

@@ -1,65 +1,26 @@
-"""Features on a real Ray session: aggregates of the past against a plain loop, and no look ahead, column by column."""
+"""Features on a real Ray session: aggregates of the past and shapes of texts against plain loops and by hand."""
 
 from __future__ import annotations
 
 import datetime as dt
-import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from feature_runs import CATALOGUE, DAY, Rows, block_borders, feature_table, some_reviews
 from stage_runs import made, put_reviews, settings
 
-from tasks import timeline
+from tasks.core.errors import SettingsError
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
 from tasks.count_words import count_words
-from tasks.features import FEATURES, features, new_share
-from tasks.language_model import language_model
-from tasks.tokenize import tokenize
+from tasks.feature_groups import FEATURES, KEPT
+from tasks.features import word_shares
+from tasks.history import KNOWN
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-BLOCKS = 4
-SETTINGS = settings(
-    f"features.text_score.blocks={BLOCKS}",
-    "features.text_score.dimensions=1024",
-    "count_words.reducers=2",
-)
-DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
-WORDS = {1: "awful waste", 2: "poor weak", 3: "fine average", 4: "good solid", 5: "superb lovely"}
-Rows = list[dict[str, Any]]
-
-
-def some_reviews(n: int = 160, seed: int = 5) -> Rows:
-    """Reviews in no order of time, several on most days, by few users of few items."""
-    rng = random.Random(seed)
-    rows = []
-    for i in range(n):
-        rating = rng.randint(1, 5)
-        noise = " ".join(f"word{rng.randrange(40)}" for _ in range(rng.randrange(6)))
-        row = {
-            "review_id": f"R{i:04}",
-            "user_id": f"u{rng.randrange(9)}",
-            "item_id": f"i{rng.randrange(5)}",
-            "rating": float(rating),
-            "title": rng.choice(["", WORDS[rating].split()[0]]),
-            "text": f"{WORDS[rating]} {noise}!",
-            "timestamp": DAY + dt.timedelta(days=rng.randrange(60)),
-            "verified": rng.choice([True, False, None]),
-        }
-        rows.append(row)
-    return rows
-
-
-def feature_table(store: SnapshotStore, rows: Rows, config: Any = SETTINGS) -> tuple[Snapshot, pl.DataFrame]:
-    """(the reviews, their features) through count_words, tokenize, language_model and features; three files."""
-    reviews = put_reviews(store, rows[:70], rows[70:71], rows[71:])
-    counts = made(store, count_words, [reviews], config.count_words).snapshot
-    tokens = made(store, tokenize, [reviews], config.tokenize).snapshot
-    language = made(store, language_model, [reviews, tokens], config.language_model).snapshot
-    done = made(store, features, [reviews, counts, tokens, language], config.features).snapshot
-    return reviews, pl.DataFrame(pl.from_arrow(done.read()))
 
 
 @pytest.fixture(scope="module")
@@ -72,59 +33,132 @@ def past_of(rows: Rows, row: dict[str, Any], key: str) -> Rows:
     return [r for r in rows if r[key] == row[key] and r["timestamp"] < row["timestamp"]]
 
 
+def known_of(past: Rows, row: dict[str, Any]) -> dict[str, float | None]:
+    """The definition of what is known of a key before a review, of the earlier ones."""
+    if not past:
+        return {name: 0 if name == "count" else None for name in KNOWN}
+    ratings = [r["rating"] for r in past]
+    days = [(row["timestamp"] - r["timestamp"]).days for r in past]
+    votes = [(r["helpful_votes"], r["total_votes"]) for r in past if r["total_votes"]]
+    total = sum(t for _, t in votes)
+    return {
+        "count": len(past),
+        "mean": np.mean(ratings),
+        "std": np.std(ratings),
+        "ones": np.mean([r == 1 for r in ratings]),
+        "fives": np.mean([r == 5 for r in ratings]),
+        "last": np.mean([r["rating"] for r, d in zip(past, days, strict=True) if d == min(days)]),
+        "days_since_first": max(days),
+        "days_since_last": min(days),
+        "helpful": sum(h for h, _ in votes) / total if total else None,
+        "votes": total / len(past),
+    }
+
+
+def assert_close(found: pl.Series, wanted: Sequence[float | None], name: str) -> None:
+    assert [v is None for v in found] == [v is None for v in wanted], name
+    told = [v for v in wanted if v is not None]
+    np.testing.assert_allclose(found.drop_nulls(), told, rtol=1e-5, atol=1e-3, err_msg=name)
+
+
 @pytest.mark.parametrize("kind", ["user", "item"])
 def test_aggregates_are_of_strictly_earlier_reviews(original: tuple[Snapshot, pl.DataFrame], kind: str) -> None:
     rows = some_reviews()
-    expected = []
-    for row in rows:
-        past = past_of(rows, row, f"{kind}_id")
-        ratings = [r["rating"] for r in past]
-        since = min(((row["timestamp"] - r["timestamp"]).days for r in past), default=None)
-        expected.append((len(past), np.mean(ratings), np.std(ratings), since) if past else (0, None, None, None))
-    found = original[1].select([f"{kind}_{name}" for name in ("count", "mean", "std", "days_since_last")])
-    for (name, column), wanted in zip(found.to_dict().items(), zip(*expected, strict=True), strict=True):
-        assert [v is None for v in column] == [v is None for v in wanted], name
-        np.testing.assert_allclose(
-            [v for v in column if v is not None],
-            [v for v in wanted if v is not None],
-            rtol=1e-5,
-            atol=1e-3,
-            err_msg=name,
-        )
+    expected = [known_of(past_of(rows, row, f"{kind}_id"), row) for row in rows]
+    for name in KNOWN:
+        assert_close(original[1][f"{kind}_{name}"], [e[name] for e in expected], name)
     assert (original[1][f"{kind}_count"] > 0).sum() > 100
+
+
+def test_the_catalogue_tells_of_items_and_of_the_past_of_brands_and_categories(
+    original: tuple[Snapshot, pl.DataFrame],
+) -> None:
+    table = original[1]
+    items = {item["item_id"]: item for item in CATALOGUE}
+    rows = [
+        {**r, "brand": i.get("brand"), "category": r["category"] or i.get("category")}
+        for r in some_reviews()
+        for i in [items.get(r["item_id"], {})]
+    ]
+    for key in ("category", "brand"):
+        expected = [known_of(past_of(rows, row, key), row) if row[key] else None for row in rows]
+        assert_close(table[f"{key}_count"], [e and np.log1p(e["count"]) for e in expected], key)
+        assert_close(table[f"{key}_mean"], [e and e["mean"] for e in expected], key)
+        assert 0 < table[f"{key}_mean"].null_count() < 60
+    known = [items.get(r["item_id"], {}) for r in rows]
+    assert table["price"].to_list() == [i.get("price") for i in known]
+    assert table["also_viewed_count"].to_list() == [i.get("count_also_viewed") for i in known]
+    assert table["sales_rank"].null_count() == len(table)
 
 
 def test_a_user_and_items_past_by_hand_reviews_of_one_moment_do_not_see_each_other(store: SnapshotStore) -> None:
     told = [(0, "a", 5.0), (2, "a", 1.0), (2, "a", 3.0), (2, "b", 4.0), (5, "a", 2.0)]
     rows = [{"timestamp": DAY + dt.timedelta(days=d), "user_id": u, "rating": r, "text": "Word"} for d, u, r in told]
-    config = settings("features.text_score.enabled=false")
-    _, table = feature_table(store, rows, config)
+    _, table = feature_table(store, rows, settings("features.groups.text=false"), None)
     assert table["user_count"].to_list() == [0, 1, 1, 0, 3]
     assert table["user_mean"].to_list() == [None, 5, 5, None, 3]
     assert table["user_std"].to_list() == pytest.approx([None, 0, 0, None, (8 / 3) ** 0.5])
     assert table["user_days_since_last"].to_list() == [None, 2, 2, None, 3]
     assert table["item_count"].to_list() == [0, 1, 1, 1, 4]
     assert table["item_mean"].to_list() == [None, 5, 5, 5, 3.25]
-    assert table["text_score"].to_list() == [None] * 5
+    assert table["user_fives"].to_list() == pytest.approx([None, 1, 1, None, 1 / 3])
+    assert table["user_last"].to_list() == [None, 5, 5, None, 2]
+    assert table["user_days_since_first"].to_list() == [None, 2, 2, None, 5]
+    assert "text_score" not in table.columns
+    assert "price" not in table.columns
 
 
 def test_the_shape_of_a_text_by_hand(store: SnapshotStore) -> None:
     rows = [
-        {"timestamp": DAY, "title": "Wow", "text": "GREAT lamp! Buy? 10/10!", "verified": True},
+        {"timestamp": DAY, "title": "Wow!", "text": "GREAT lamp! Buy? 10/10! sooo so", "verified": True},
         {"timestamp": DAY, "title": "", "text": "", "verified": False},
         {"timestamp": DAY, "title": "", "text": "très bon 灯", "verified": None},
     ]
-    config = settings("features.text_score.enabled=false")
-    _, table = feature_table(store, rows, config)
-    assert table["n_chars"].to_list() == [23, 0, 10]
-    assert table["title_chars"].to_list() == [3, 0, 0]
+    _, table = feature_table(store, rows, settings("features.groups.text=false"), None)
+    expected = {
+        "n_chars": [31, 0, 10],
+        "title_chars": [4, 0, 0],
+        "title_exclamations": [25, 0, 0],
+        "title_capitals": [1 / 3, 0, 0],
+        "exclamations": [200 / 31, 0, 0],
+        "questions": [100 / 31, 0, 0],
+        "capitals": [6 / 18, 0, 0],
+        "digits": [400 / 31, 0, 0],
+        "word_chars": [26 / 6, None, 8 / 3],
+        "shouted": [1 / 6, 0, 0],
+        "stretched": [100 / 6, 0, 0],
+        "new_words": [1, 0, 1],  # all of one day: none has seen the others' words
+        "unique_words": [7 / 8, 0, 1],  # 10 comes twice
+        "verified": [1, 0, None],
+        "month": [1, 1, 1],
+        "weekday": [4, 4, 4],
+    }
+    for name, wanted in expected.items():
+        assert table[name].to_list() == pytest.approx(wanted), name
     assert table["n_tokens"].to_list()[1] == 0
-    assert table["exclamations"].to_list() == pytest.approx([200 / 23, 0, 0])
-    assert table["questions"].to_list() == pytest.approx([100 / 23, 0, 0])
-    assert table["capitals"].to_list() == pytest.approx([6 / 12, 0, 0])
-    assert table["new_words"].to_list() == [1, 0, 1]  # all of one day: none has seen the others' words
-    assert table["verified"].to_list() == [1, 0, None]
-    assert table.columns == ["review_id", "user_id", "item_id", "category", "rating", "timestamp", *FEATURES]
+    assert table["text_digest"].is_null().to_list() == [False, True, False]
+
+
+def test_the_target_decides_labels_and_groups_decide_columns(store: SnapshotStore) -> None:
+    rows = some_reviews(80)
+    config = settings("features.target=helpful", "features.min_votes=10", "features.groups.shape=false")
+    _, table = feature_table(store, rows, config, None)
+    labels = [r["helpful_votes"] / 10 if r["total_votes"] == 10 else None for r in rows]
+    assert table["label"].to_list() == pytest.approx(labels)
+    (snapshot,) = [s for s in store if s.stage == "features"]
+    facts = snapshot.facts
+    groups = ["user", "item", "helpful", "catalogue", "context", "stars", "text", "language"]
+    assert set(facts["groups"]) == set(groups)
+    assert facts["features"] == [name for group in groups for name in facts["groups"][group]]
+    assert (facts["target"], facts["linear"]) == ("helpful", "text_score")
+    extra = ["text_digest", "label", "n_chars"]  # a slice of the evaluation is by length
+    assert set(table.columns) == {*KEPT, *extra, *facts["features"]}
+
+
+def test_with_all_groups_switched_off_there_is_nothing_to_learn_from(store: SnapshotStore) -> None:
+    off = [f"features.groups.{group}=false" for group in FEATURES]
+    with pytest.raises(SettingsError, match="every group of features is switched off"):
+        feature_table(store, some_reviews(80), settings(*off))
 
 
 def test_each_review_has_the_language_models_scores_of_its_own(store: SnapshotStore) -> None:
@@ -141,9 +175,10 @@ def test_the_share_of_new_words_is_of_words_as_they_were_counted_without_ngrams(
 ) -> None:
     rows = [{"timestamp": DAY + dt.timedelta(days=i), "text": t} for i, t in enumerate(["a b", "a c", "a  b c d"])]
     reviews = put_reviews(store, rows)
-    config = settings(changed, "features.text_score.enabled=false", "language_model.enabled=false")
+    config = settings(changed)
     counts = made(store, count_words, [reviews], config.count_words).snapshot
-    share = new_share(pl.DataFrame(pl.from_arrow(reviews.read())), (counts.files(), counts.facts["splitting"]))
+    table = pl.DataFrame(pl.from_arrow(reviews.read()))
+    share = word_shares(table, (counts.files(), counts.facts["splitting"]))["new_words"]
     # Words: a b | a c | a b c d. GPT-2's pieces, after a line break: \n a " b" | \n a " c" | \n a " " " b" " c" " d".
     expected = [1, 1 / 2, 1 / 4] if "ngrams" in changed else [1, 1 / 3, 2 / 6]
     assert share.to_list() == pytest.approx(expected)
@@ -163,69 +198,3 @@ def test_the_text_score_is_unknown_in_the_first_block_and_tells_ratings_apart_la
     later = table.filter(ms >= third)
     assert np.corrcoef(later["text_score"].to_numpy(), later["rating"].to_numpy())[0, 1] > 0.8
     assert first < second < third
-
-
-def block_borders(reviews: Snapshot) -> list[int]:
-    return timeline.borders(reviews.files(), [k / BLOCKS for k in range(1, BLOCKS)])
-
-
-# No look ahead
-
-
-def other_ratings_and_texts(late: Rows) -> Rows:
-    return [
-        {**r, "rating": 6 - r["rating"], "title": "changed", "text": f"Wholly DIFFERENT words? {WORDS[5]} {i}"}
-        for i, r in enumerate(late)
-    ]
-
-
-def shuffled_ratings(late: Rows) -> Rows:
-    ratings = [r["rating"] for r in late]
-    random.Random(1).shuffle(ratings)
-    return [{**r, "rating": rating} for r, rating in zip(late, ratings, strict=True)]
-
-
-def shuffled_authors_and_items(late: Rows) -> Rows:
-    order = random.Random(2).sample(range(len(late)), len(late))
-    return [
-        {**r, "user_id": late[j]["user_id"], "item_id": late[j]["item_id"]} for r, j in zip(late, order, strict=True)
-    ]
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((other_ratings_and_texts, "border"), id="other-ratings-and-texts-from-a-border-on"),
-        pytest.param((other_ratings_and_texts, "inside"), id="other-ratings-and-texts-from-inside-a-block-on"),
-        pytest.param((shuffled_ratings, "border"), id="shuffled-ratings-from-a-border-on"),
-        pytest.param((shuffled_authors_and_items, "inside"), id="shuffled-users-and-items-from-inside-a-block-on"),
-    ],
-)
-def earlier_rows(
-    request: pytest.FixtureRequest, original: tuple[Snapshot, pl.DataFrame], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Features of all reviews before a moment, as they were and after a change of the reviews from it on."""
-    change, where = request.param
-    reviews, before = original
-    _, second, third = block_borders(reviews)
-    cut = second if where == "border" else (second + third) // 2
-    rows = some_reviews()
-    ms = [int(r["timestamp"].timestamp() * 1000) for r in rows]
-    late = [i for i, t in enumerate(ms) if t >= cut]
-    assert 20 < len(late) < len(rows) - 20
-    for i, row in zip(late, change([rows[i] for i in late]), strict=True):
-        rows[i] = row
-    _, after = feature_table(SnapshotStore(tmp_path_factory.mktemp("changed")), rows)
-    assert not after.equals(before)
-    early = pl.Series([t < cut for t in ms])
-    return before.filter(early), after.filter(early)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("column", FEATURES)
-def test_no_feature_of_a_review_depends_on_later_ones(
-    earlier_rows: tuple[pl.DataFrame, pl.DataFrame], column: str
-) -> None:
-    before, after = earlier_rows
-    changed = (before[column].ne_missing(after[column])).sum()
-    assert changed == 0, f"{column} of {changed} of {len(before)} earlier reviews"

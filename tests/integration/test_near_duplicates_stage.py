@@ -6,9 +6,8 @@ import datetime as dt
 import random
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from stage_runs import made, put, put_reviews, settings
+from stage_runs import made, put, put_features, put_reviews, settings
 
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
@@ -78,9 +77,7 @@ def test_no_near_duplicate_is_a_valid_and_committed_answer(store: SnapshotStore,
         done = run_stage(near_duplicates, [reviews], config, store, validate=validate).snapshot
         assert done.rows() == 0
         assert done.read().schema.names == NEAR_DUPLICATES.names
-        stamps = pa.array([DAY + dt.timedelta(days=i) for i in range(400)], pa.timestamp("ms", tz="UTC"))
-        table = pa.table({"review_id": [f"R{i}" for i in range(400)], "timestamp": stamps, "rating": [3.0] * 400})
-        features = put(store, "features", {"": [table]}, facts={"features": []})
+        features = put_features(store, [{"timestamp": DAY + dt.timedelta(days=i)} for i in range(400)])
         cut = run_stage(split, [features, done], settings().split, store, validate=validate).snapshot
     finally:
         validators.close()
@@ -88,18 +85,24 @@ def test_no_near_duplicate_is_a_valid_and_committed_answer(store: SnapshotStore,
     assert cut.facts["near_duplicates"] == {"groups": 0, "valid": 0, "test": 0}
 
 
-def test_split_names_what_repeats_an_earlier_slice_and_moves_nothing(store: SnapshotStore) -> None:
+@pytest.mark.parametrize("repeats", ["keep", "leave_out"])
+def test_split_keeps_near_duplicates_on_one_side_or_names_them(store: SnapshotStore, repeats: str) -> None:
     told = rows()
     reviews = put_reviews(store, told)
     alike = made(store, near_duplicates, [reviews], settings().near_duplicates).snapshot
-    columns = reviews.read(columns=["review_id", "timestamp"])
-    table = put(store, "features", {"": [columns.slice(0, 250), columns.slice(250)]}, facts={"features": ["a"]})
-    done = made(store, split, [table, alike], settings().split).snapshot
+    days = [{"timestamp": row["timestamp"]} for row in told]
+    table = put_features(store, days[:250], days[250:])
+    done = made(store, split, [table, alike], settings(f"split.repeats={repeats}").split).snapshot
+    later = [("R330", "valid", "R20"), ("R390", "test", "R10"), ("R395", "test", "R20")]
+    named = [(r["review_id"], r["slice"], r["group"]) for r in done.read("near_duplicates").to_pylist()]
+    left_out = [(r["review_id"], r["slice"], r["reason"]) for r in done.read("left_out").to_pylist()]
     ids = [i for name in SLICES for i in done.read(name)["review_id"].to_pylist()]
-    assert ids == [f"R{i}" for i in range(400)]
-    assert [(r["review_id"], r["slice"], r["group"]) for r in done.read("near_duplicates").to_pylist()] == [
-        ("R390", "test", "R10"),
-        ("R330", "valid", "R20"),
-        ("R395", "test", "R20"),
-    ]
-    assert done.facts["near_duplicates"] == {"groups": 3, "valid": 1, "test": 2}
+    if repeats == "keep":
+        assert (named, left_out) == (later, [])
+        assert ids == [f"R{i}" for i in range(400)]
+        assert done.facts["near_duplicates"] == {"groups": 3, "valid": 1, "test": 2}
+    else:
+        assert (named, left_out) == ([], [(review, name, "near_repeat") for review, name, _ in later])
+        assert ids == [f"R{i}" for i in range(400) if i not in (330, 390, 395)]
+        assert done.facts["near_duplicates"] == {"groups": 3, "valid": 0, "test": 0}
+        assert done.facts["left_out"] == {"near_repeat": {"valid": 1, "test": 2}}

@@ -14,7 +14,8 @@ from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.progress import FINISH_S
-from flows.run import Run, StageTask, open_run, together
+from flows.run import Run, open_run
+from flows.stage_task import StageTask, together
 from flows.temporary_server import TemporaryServer
 from tasks.core.errors import TransientError
 from tasks.core.settings import Settings, TokenizeConfig, load_settings
@@ -66,7 +67,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A run without Ray and validators, whose toy stages need neither."""
     monkeypatch.setattr(Run, "prepare", lambda self: None)
     monkeypatch.setattr(Run, "validate", lambda self, stage, out: {})
-    monkeypatch.setattr("flows.run.RETRY_DELAYS_S", [0.0])
+    monkeypatch.setattr("flows.stage_task.RETRY_DELAYS_S", [0.0])
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
     return load_settings(overrides=[f"storage.root={tmp_path / 'data'}", f"tracking.uri={database}"])
 

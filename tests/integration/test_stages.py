@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
-from stage_runs import made, nothing_alike, put, put_reviews, settings
+from stage_runs import made, nothing_alike, put_features, put_reviews, settings
 
 from tasks import sources, timeline
 from tasks.clean import clean
@@ -155,11 +155,9 @@ class TestTokenize:
 
 class TestSplit:
     def table(self, store: SnapshotStore, days: list[int], parts: int = 3) -> Any:
-        stamps = pa.array([day(d) for d in days], pa.timestamp("ms", tz="UTC"))
-        rows = pa.table({"review_id": [f"R{i}" for i in range(len(days))], "timestamp": stamps})
+        rows = [{"timestamp": day(d)} for d in days]
         size = -(-len(days) // parts)
-        cut = [rows.slice(i, size) for i in range(0, len(days), size)]
-        return put(store, "features", {"": cut}, facts={"features": ["a"]})
+        return put_features(store, *(rows[i : i + size] for i in range(0, len(rows), size)))
 
     def test_slices_are_strictly_later_and_hold_every_row_once(self, store: SnapshotStore) -> None:
         days = np.random.default_rng(3).permutation(np.repeat(np.arange(60), 7)).tolist()

@@ -22,7 +22,6 @@ from tasks import near_duplicates as stage
 from tasks.core.settings import NearDuplicatesConfig
 from tasks.parallel import minhash
 from tasks.parallel.exchange import exchange_in_process, shuffle_in_process
-from tasks.split import find_repeats
 
 START = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
 WORDS = [f"{a}{b}" for a in ("lam", "tor", "ber", "gi", "su") for b in ("p", "na", "lle", "ro", "m", "dix", "que")]
@@ -276,22 +275,3 @@ def test_texts_have_the_shingles_of_their_words_and_no_others(texts: list[str], 
 def test_bands_follow_the_similarity(similarity: float, bands: int, rows: int) -> None:
     assert minhash.banding(similarity) == (bands, rows)
     assert minhash.recall(similarity, bands, rows) >= 0.99 or similarity == 0
-
-
-def test_repeats_are_the_later_ones_of_a_group_that_began_in_an_earlier_slice() -> None:
-    told = [
-        ("R0", "R0", 5), ("R1", "R0", 10), ("R2", "R0", 25),  # train, valid (a border belongs to the later), test
-        ("R3", "R3", 12), ("R4", "R3", 13),  # both in valid
-        ("R5", "R5", 40), ("R6", "R5", 19),  # the later one comes first
-    ]  # fmt: skip
-    ids, names, times = zip(*told, strict=True)
-    alike = pa.table({"review_id": ids, "group": names, "timestamp": pa.array(times, pa.timestamp("ms", "UTC"))})
-    repeats, count = find_repeats(alike, [10, 20])
-    assert [(r["review_id"], r["slice"], r["group"]) for r in repeats.to_pylist()] == [
-        ("R1", "valid", "R0"),
-        ("R2", "test", "R0"),
-        ("R5", "test", "R5"),
-    ]
-    assert count == 3
-    nothing, none = find_repeats(alike.slice(0, 0), [10, 20])
-    assert (nothing.num_rows, none) == (0, 0)

@@ -17,11 +17,13 @@ from tasks.core.errors import SnapshotCorrupt
 from tasks.core.schemas import WORD_COUNTS
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
-from tasks.report import RUN_MARK, prediction_histograms, render
+from tasks.core.targets import TARGETS
+from tasks.report import RUN_MARK, render
 from tasks.report_data import activity, repeats, review_histograms, telling_words, top_words
+from tasks.report_scores import histograms
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("headline", "data", "learning", "trials", "importance", "errors", "slices", "lineage")
+SECTIONS = ("headline", "data", "splits", "learning", "trials", "importance", "errors", "slices", "worst", "lineage")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_page_has_every_section_and_every_plot_with_a_caption_and_an_alternative
     pngs = [entry.name for entry in made.manifest.files if entry.name.startswith("plots/")]
     assert outline.ids == list(SECTIONS)
     assert outline.open == []
-    assert len(pngs) == 10
+    assert len(pngs) == 11
     assert all(made.path(name).read_bytes().startswith(b"\x89PNG") for name in pngs)
     assert outline.tags.count("img") == outline.tags.count("figcaption") == len(pngs)
     assert len([text for text in outline.all("alt") if text]) == len(pngs)
@@ -51,7 +53,7 @@ def test_page_needs_no_network_and_no_script(made: Snapshot) -> None:
 def test_same_inputs_give_the_same_digest_and_other_inputs_another(made: Snapshot, tmp_path: Path) -> None:
     assert make(Inputs(), tmp_path / "again").digest == made.digest
     changed = Inputs()
-    changed.facts["rmse"]["tuned"] = 0.63
+    changed.measures["tuned"]["rmse"]["value"] = 0.63
     assert make(changed, tmp_path / "changed").digest != made.digest
 
 
@@ -63,14 +65,8 @@ def test_a_users_matplotlib_settings_do_not_change_the_digest(made: Snapshot, tm
 def test_headline_gives_gains_over_the_mean_and_says_so_when_the_model_is_worse(made: Snapshot, tmp_path: Path) -> None:
     assert "46.7% better than predicting the mean" in page_of(made)
     inputs = Inputs()
-    inputs.facts["rmse"] = {"mean": 1.0, "baseline": 1.1, "tuned": 1.2}
-    assert "20.0% worse than predicting the mean" in page_of(make(inputs, tmp_path))
-
-
-def test_only_slices_far_above_the_overall_error_are_marked(made: Snapshot) -> None:
-    rows = re.findall(r"<tr><th>(rating 1|rating 5|category Books)(.*?)</th>", page_of(made))
-    assert [name for name, rest in rows if "HIGH" in rest] == ["rating 1"]
-    assert len(rows) == 3
+    inputs.measures["mean"]["rmse"]["value"], inputs.measures["tuned"]["rmse"]["value"] = 1.0, 1.2
+    assert "20.0% worse than predicting the mean" in page_of(make(inputs, tmp_path, drawn=False))
 
 
 def test_hostile_text_from_data_is_shown_and_not_run(tmp_path: Path) -> None:
@@ -79,14 +75,20 @@ def test_hostile_text_from_data_is_shown_and_not_run(tmp_path: Path) -> None:
     inputs.quarantined = [{"source": HOSTILE, "reason": HOSTILE, "rows": 0}]
     inputs.words[0]["token"] = HOSTILE
     inputs.slices[2]["slice"] = f"category {HOSTILE}"
+    inputs.worst[0] |= {"title": HOSTILE, "text": HOSTILE, "category": HOSTILE, "review_id": HOSTILE}
+    inputs.split["left_out"] = {HOSTILE: {"test": 1}}
     inputs.importance[0]["feature"] = "$\\frac{" + HOSTILE  # not a formula either
     inputs.trials[0]["params"] = json.dumps({RUN_MARK: HOSTILE})
     run = {"run_id": HOSTILE, "when": HOSTILE, "decision": HOSTILE, "data_docs": "javascript:alert(1)"}
+    run["card"] = f"# {HOSTILE}\n\n[click](javascript:alert(1)) ![x](http://host/x.png)\n\n| a |\n|---|\n| {HOSTILE} |"
+    run["gates"] = [{"name": HOSTILE, "value": 1.0, "limit": None, "passed": False, "note": HOSTILE}]
     page = render(make(inputs, tmp_path, title=HOSTILE), [{"stage": HOSTILE, "reused": False, "digest": HOSTILE}], run)
     outline = Outline(page)
     assert "script" not in outline.tags
     assert not any(link.startswith("javascript") for link in outline.links)
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 10
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 17
+    assert outline.tags.count("img") == 11
+    assert outline.open == []
 
 
 def test_render_adds_the_runs_facts_and_leaves_the_rest_as_it_is(made: Snapshot) -> None:
@@ -107,6 +109,21 @@ def test_render_adds_the_runs_facts_and_leaves_the_rest_as_it_is(made: Snapshot)
     assert [text for text in ("1,305", "reused", "0123456789ab</code>", "promoted") if text not in page] == []
 
 
+def test_the_model_card_and_the_gates_are_shown_where_a_run_has_them(made: Snapshot) -> None:
+    gates = [
+        {"name": "size in MB", "value": 3.2, "limit": 2.0, "passed": False, "note": ""},
+        {"name": "gain over the champion", "value": None, "limit": None, "passed": None, "note": "there is none yet"},
+    ]
+    card = "# Model card\n\nFor **reviews**.\n\n| slice | rows |\n|---|---|\n| new \\| user | 3 |\n"
+    page = render(made, [], {"run_id": "r", "gates": gates, "card": card})
+    assert "<h3>Model card</h3>" in page
+    assert "<strong>reviews</strong>" in page
+    assert re.search(r"<td>new \| user</td>\s*<td>3</td>", page)
+    assert re.search(r"size in MB</th><td[^>]*>3.2</td><td[^>]*>2</td><td><span[^>]*>▲ not passed", page)
+    assert "there is none yet" in page
+    assert 'card-text"' not in render(made, [], {"run_id": "r"})
+
+
 def test_render_refuses_a_page_without_the_marked_place(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     out = store.open_attempt("report", "r" * 32)
@@ -117,18 +134,22 @@ def test_render_refuses_a_page_without_the_marked_place(tmp_path: Path) -> None:
 
 def test_scanty_data_still_makes_a_whole_page(tmp_path: Path) -> None:
     inputs = Inputs(n_reviews=20, n_trials=1)
-    inputs.rejects, inputs.slices, inputs.importance, inputs.words = [], [], [], []
+    inputs.rejects, inputs.slices, inputs.importance, inputs.words, inputs.worst = [], [], [], [], []
     page = page_of(make(inputs, tmp_path))
     assert Outline(page).ids == list(SECTIONS)
-    assert [text for text in ("No row was rejected.", "1 trial,", "not cut into parts") if text not in page] == []
+    assert [
+        text
+        for text in ("No row was rejected.", "1 trial,", "not cut into parts", "No errors were listed")
+        if text not in page
+    ] == []
 
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_trials_that_never_reported_and_parameters_not_shared_do_not_break_it(tmp_path: Path, count: int) -> None:
     inputs = Inputs(n_trials=count)
     nothing = {"status": "pruned", "rounds": 0, "best_round": None}
-    inputs.trials.append({"trial": 98, "valid_rmse": None, "params": "{}", **nothing})
-    inputs.trials.append({"trial": 99, "valid_rmse": float("nan"), "params": '{"booster": "dart"}', **nothing})
+    inputs.trials.append({"trial": 98, "valid_loss": None, "params": "{}", **nothing})
+    inputs.trials.append({"trial": 99, "valid_loss": float("nan"), "params": '{"booster": "dart"}', **nothing})
     page = page_of(make(inputs, tmp_path))
     assert [text for text in (f"{count + 2} trials,", ">dart<") if text not in page] == []
 
@@ -137,24 +158,25 @@ def test_histograms_count_every_row_once(tmp_path: Path) -> None:
     inputs = Inputs()
     inputs.reviews[0] |= {"text": "", "timestamp": datetime(1969, 12, 31, 23, tzinfo=UTC), "rating": 4.5}
     inputs.predictions[0] |= {"tuned": 99.0, "baseline": -99.0}
-    clean, *_, scores = inputs.snapshots(tmp_path)
-    seen, predicted = review_histograms(clean), prediction_histograms(scores)
+    _, clean, *_, scores = inputs.snapshots(tmp_path)
+    seen, predicted = review_histograms(clean), histograms(scores, TARGETS["rating"])
     stars, counts = seen.stars
     assert dict(zip(stars.tolist(), counts.tolist(), strict=True))[4.5] == 1
     assert seen.rows == counts.sum() == seen.lengths.sum() == sum(seen.days.values()) == len(inputs.reviews)
     assert seen.lengths[0] == 1 + sum(not review["text"] for review in inputs.reviews[1:])
     assert seen.days[-1] == 1
     assert abs(seen.length_quantile(0.5) - np.median([len(review["text"]) for review in inputs.reviews])) <= 1
-    assert [int(table.sum()) for table in predicted.values()] == [len(inputs.predictions)] * 3
-    assert predicted["tuned"][-1] >= 1
-    assert predicted["baseline"][0] >= 1
+    tuned, untuned = predicted["residuals"]
+    assert [int(h.sum()) for h in (tuned, untuned, predicted["by_star"])] == [len(inputs.predictions)] * 3
+    assert tuned[-1] >= 1
+    assert untuned[0] >= 1
 
 
 def test_data_section_tells_of_reviewers_items_and_ratings(tmp_path: Path) -> None:
     inputs = Inputs(n_reviews=40)
     for i, review in enumerate(inputs.reviews):
         review |= {"user_id": f"u{min(i, 28)}", "rating": 4.5 if i < 10 else 1.0, "helpful_votes": 3 if i < 5 else None}
-    page = page_of(make(inputs, tmp_path))
+    page = page_of(make(inputs, tmp_path, drawn=False))
     assert re.findall(r"<b>([^<]*)</b><span>(?:reviewers|items reviewed)", page) == ["29", "40"]
     table = page[page.index("<h3>Ratings</h3>") : page.index("<h3>Reviews per reviewer</h3>")]
     cells = [re.findall(r'<td class="n">([^<]*)</td>', row) for row in table.split("<tr>")[2:]]
@@ -174,7 +196,7 @@ def test_damaged_files_are_listed_with_their_reasons_and_a_page_without_any_does
     assert "set aside" not in page_of(made)
     inputs = Inputs()
     inputs.quarantined = [{"source": f"{n:02}.json.gz", "reason": f"cut off at {n}", "rows": n} for n in range(60)]
-    page = page_of(make(inputs, tmp_path))
+    page = page_of(make(inputs, tmp_path, drawn=False))
     assert Outline(page).open == []
     assert [n for n in range(60) if f"<th>{n:02}.json.gz" in page] == list(range(50))
     assert [n for n in range(60) if f"cut off at {n}<" in page] == list(range(50))
@@ -205,12 +227,12 @@ def test_repeats_are_listed_and_near_duplicates_are_a_warning_only_where_the_tes
     assert "Near-duplicate" not in page_of(made)
     inputs = Inputs()
     inputs.near_duplicates = {"groups": 5, "valid": 1, "test": 0}
-    page = page_of(make(inputs, tmp_path / "none"))
+    page = page_of(make(inputs, tmp_path / "none", drawn=False))
     assert "No review of the test slice nearly repeats" in page
     assert "by heart" not in page
     inputs.near_duplicates["test"] = 3
     inputs.repeats = {"repeated": 1234, "duplicates": 1234}
-    page = page_of(make(inputs, tmp_path / "some"))
+    page = page_of(make(inputs, tmp_path / "some", drawn=False))
     assert "3 reviews of the test slice (10.00%) nearly repeat" in page
     assert "by heart" in page
     assert re.search(r"<b>1,234</b><span>repeated.*<td>repeated</td><th>say the same as another", page, re.DOTALL)

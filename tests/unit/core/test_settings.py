@@ -129,7 +129,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(override: str, named: str) ->
 
 def test_xgboosts_own_parameters_are_open() -> None:
     assert load_settings(overrides=["train.params.gamma=0.5"]).train.params["gamma"] == 0.5
-    assert load_settings(overrides=["tune.space.gamma=[0, 5]"]).tune.space["gamma"] == [0, 5]
+    assert load_settings(overrides=["tune.space.gamma=[0, 5]"]).tune.space["gamma"].ends() == (0, 5)
 
 
 def test_an_unknown_profile_names_those_there_are(conf: Path) -> None:

@@ -171,3 +171,11 @@ def test_a_stage_with_other_parameters_is_refused_when_it_is_declared(parameters
     exec(f"def wrong({parameters}): ...", names)
     with pytest.raises((TypeError, ValueError)):
         stage(version=1)(names["wrong"])
+
+
+def test_an_input_that_is_not_there_is_a_key_of_its_own() -> None:
+    @stage(version=1)
+    def toy(given: Any, maybe: Any, config: Config, out: Any) -> None: ...
+
+    keys = {stage_key(toy, given, Config()) for given in ([Source(), None], [Source(), Source("d2")], [Source()])}
+    assert len(keys) == 3

@@ -311,6 +311,16 @@ tables:
         suite.under(None)
 
 
+def test_a_switch_may_be_in_a_part_of_the_section(tmp_path: Path) -> None:
+    entry = "{type: expect_column_values_to_not_be_null, column: user_mean, only_if: groups.user}"
+    suite = load_suite("s", write_suite(tmp_path, f'tables:\n  "":\n    - {entry}\n', "s"))
+    for on in (True, False):
+        config = load_settings(overrides=[f"features.groups.user={on}"]).features
+        assert len(suite.under(config).tables[""]) == on
+    with pytest.raises(SettingsError, match=r"groups\.user"):
+        suite.under(load_settings().clean)
+
+
 def test_the_shipped_suites_name_switches_that_there_are() -> None:
     settings = load_settings()
     for path in (CONF / "expectations").glob("*.yaml"):

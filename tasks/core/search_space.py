@@ -1,0 +1,151 @@
+"""The space that a search of hyper-parameters draws from, checked against what XGBoost takes.
+
+In conf a parameter is given as [low, high] (uniform), [low, high, log] (log-uniform) or {choice: [a, b, ...]}; two
+integers stay integers, and null takes a parameter of another layer out again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+# What can be searched: the least and the largest value, and whether the least itself is one. Two integers: whole alone.
+_SHARE = (0.0, 1.0, False)
+_FROM_0 = (0.0, math.inf, True)
+NUMBERS: dict[str, tuple[float, float, bool]] = {
+    "eta": _SHARE,
+    "gamma": _FROM_0,
+    "max_depth": (0, 1 << 10, True),
+    "max_leaves": (0, 1 << 20, True),
+    "min_child_weight": _FROM_0,
+    "max_delta_step": _FROM_0,
+    "subsample": _SHARE,
+    "colsample_bytree": _SHARE,
+    "colsample_bylevel": _SHARE,
+    "colsample_bynode": _SHARE,
+    "lambda": _FROM_0,
+    "alpha": _FROM_0,
+    "num_parallel_tree": (1, 1 << 10, True),
+    "scale_pos_weight": (0.0, math.inf, False),
+}
+WORDS = {"grow_policy": ("depthwise", "lossguide")}
+ALIASES = {
+    "learning_rate": "eta",
+    "min_split_loss": "gamma",
+    "reg_lambda": "lambda",
+    "reg_alpha": "alpha",
+}
+# Trials share one matrix, are judged at their best round, and get the rest from the target and the machine.
+DECIDED = {
+    "objective": "features.target",
+    "eval_metric": "features.target",
+    "num_class": "features.target",
+    "seed": "tune.seed",
+    "nthread": "tune.concurrent",
+    "device": "the machine",
+    "tree_method": "the shared matrix",
+    "max_bin": "the shared matrix",
+    "booster": "the cut at the best round, which trees that drop out do not allow",
+    "n_estimators": "tune.max_rounds",
+    "num_boost_round": "tune.max_rounds",
+}
+
+FORMS = "expected [low, high], [low, high, log] or {choice: [a, b, ...]}"
+Algorithm = Literal["tpe", "random", "grid"]
+Value = float | int | str
+
+
+class Axis(BaseModel):
+    """One parameter's values: from `low` to `high`, both included, or one of `choice`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    choice: tuple[Value, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_conf(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and set(given) == {"choice"}:
+            given = given["choice"]
+            if not isinstance(given, (list, tuple)) or not given:
+                raise ValueError(f"expected {{choice: [a, b, ...]}}, got {given!r}")
+            if len(set(given)) < len(given):
+                raise ValueError(f"a choice is given twice in {list(given)}")
+            return {"choice": tuple(given)}
+        if isinstance(given, (list, tuple)):
+            low_high, scale = given[:2], list(given[2:])
+            if len(low_high) != 2 or not all(_is_number(b) for b in low_high) or scale not in ([], ["log"]):
+                raise ValueError(f"{FORMS}, got {list(given)}")
+            return {"low": low_high[0], "high": low_high[1], "log": bool(scale)}
+        if isinstance(given, Mapping) and set(given) <= set(cls.model_fields):
+            return given  # as it is written down
+        raise ValueError(f"{FORMS}, got {given!r}")
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def ends(self) -> tuple[Value, ...]:
+        """The values that all others lie between, or all of a choice."""
+        return self.choice if self.choice is not None else (self.low or 0, self.high or 0)
+
+    def points(self, count: int) -> list[Value]:
+        """Of a choice all, of a range `count` values evenly spread from low to high (on the log scale, if that)."""
+        if self.choice is not None:
+            return list(self.choice)
+        low, high = float(self.low or 0), float(self.high or 0)
+        if self.whole and high - low < count:
+            return list(range(int(low), int(high) + 1))
+        steps = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
+        values = [low * (high / low) ** s if self.log else low + (high - low) * s for s in steps]
+        if self.whole:
+            return list(dict.fromkeys(round(v) for v in values))
+        return [min(max(v, low), high) for v in values]
+
+
+def check(space: dict[str, Axis | None]) -> dict[str, Axis]:
+    """The space without what is null. Raises ValueError that names the parameter: unknown, empty or impossible."""
+    kept = {name: axis for name, axis in space.items() if axis is not None}
+    if not kept:
+        raise ValueError("no parameter to search")
+    for name, axis in kept.items():
+        if problem := _problem(name, axis):
+            raise ValueError(f"{name}: {problem}")
+    return kept
+
+
+def _problem(name: str, axis: Axis) -> str | None:
+    if name in ALIASES:
+        return f"call it {ALIASES[name]}, as train.params does"
+    if name in DECIDED:
+        return f"cannot be searched, {DECIDED[name]} decides it"
+    if name in WORDS:
+        wrong = [w for w in axis.choice or () if w not in WORDS[name]]
+        return f"expected {{choice: [{', '.join(WORDS[name])}]}}" if wrong or axis.choice is None else None
+    if name not in NUMBERS:
+        near = get_close_matches(name, [*NUMBERS, *WORDS], n=1)
+        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted([*NUMBERS, *WORDS]))}"
+        return f"XGBoost has no such parameter that can be searched; {known}"
+    if axis.choice is None and not (axis.low or 0) < (axis.high or 0):
+        return f"low must be below high, got [{axis.low}, {axis.high}]"
+    if axis.log and not (axis.low or 0) > 0:
+        return f"low must be above 0 on a log scale, got {axis.low}"
+    least, most, includes_least = NUMBERS[name]
+    kind = int if isinstance(least, int) else (int, float)
+    for value in axis.ends():
+        if not _is_number(value) or not isinstance(value, kind):
+            return f"expected {'whole numbers' if kind is int else 'numbers'}, got {value!r}"
+        if not (least < value <= most or (includes_least and value == least)) or math.isinf(value):
+            return f"{value} is outside of what XGBoost takes, {'[' if includes_least else ']'}{least:g}, {most:g}]"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

@@ -1,0 +1,128 @@
+"""Boosting rounds: early stopping, checkpoints from which a run comes to the same bytes, and a check of parameters.
+
+Many workers run `boost` at once, inside a communicator of XGBoost's; one runs it alone.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.core import faults
+from tasks.core.errors import SettingsError
+from tasks.core.targets import Target
+
+# The target, the worker or a setting of its own decides these.
+RESERVED = ("objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method")
+RESERVED += ("booster", "updater", "process_type")
+
+Curves = dict[str, list[float]]  # slice -> its loss after each round
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What decides the rounds, but for the data. `patience`: rounds without a better one after which to stop."""
+
+    params: Mapping[str, Any]
+    metric: str
+    rounds: int
+    patience: int | None = None
+    checkpoint_every: int | None = None
+
+
+@dataclass
+class Checkpoint:
+    """The state between two rounds: the model so far and the losses so far, of as many rounds."""
+
+    model: bytes
+    curves: Curves
+
+    @property
+    def rounds(self) -> int:
+        return max(map(len, self.curves.values()), default=0)
+
+
+def boost(
+    job: Rounds, dtrain: Any, dvalid: Any, start: Checkpoint | None, save: Callable[[Checkpoint], None]
+) -> tuple[bytes, Curves, int]:
+    """Rounds from `start` on: the model as UBJ bytes, cut to its best round, the losses, and the rounds kept.
+
+    With `patience` the best round is the one of least loss on `dvalid`; without it the model is not cut. `save` gets
+    a checkpoint every `checkpoint_every` rounds; what starts from it comes to the same bytes.
+    """
+    import xgboost as xgb
+
+    # seed_per_iteration: what a round draws depends on its number alone, so that a resumed run draws the same.
+    params = {"tree_method": "hist", "seed_per_iteration": True, **job.params}
+    evals = [(dtrain, "train"), *([(dvalid, "valid")] if dvalid is not None else [])]
+    # xgb.train would count the rounds of a resumed model from 0 again.
+    booster = xgb.Booster(params, [m for m, _ in evals], bytearray(start.model) if start else None)
+    curves: Curves = {name: list(start.curves[name]) if start else [] for _, name in evals}
+    for done in range(start.rounds if start else 0, job.rounds):
+        if job.patience is not None and done and done - 1 - best(curves) >= job.patience:
+            break
+        faults.point("train", "round", done)
+        booster.update(dtrain, done)
+        for name, loss in _losses(booster.eval_set(evals, done), job.metric).items():
+            curves[name].append(loss)
+        if job.checkpoint_every and (done + 1) % job.checkpoint_every == 0 and done + 1 < job.rounds:
+            save(Checkpoint(bytes(booster.save_raw("ubj")), curves))
+            forget_draws(booster)
+    kept = best(curves) + 1 if job.patience is not None else job.rounds
+    model = booster if kept == booster.num_boosted_rounds() else booster[:kept]
+    return bytes(model.save_raw("ubj")), curves, kept
+
+
+def forget_draws(booster: Any) -> None:
+    """Make XGBoost build its tree updater anew, which is what a model that is loaded from a checkpoint has.
+
+    The sampler of columns lives in the updater with random numbers of its own, seeded once, that no file holds: with
+    `subsample` or `colsample_*` a resumed run would draw others. Another method and back makes a new one and leaves
+    the cached predictions alone; a new Booster would take every row through all trees again.
+    """
+    for method in ("approx", "hist"):
+        booster.set_param({"tree_method": method})
+        booster.save_config()  # parameters take effect when they are next needed
+
+
+def best(curves: Curves) -> int:
+    """The round, from 0, of least validation loss; the first of several."""
+    return int(np.argmin(curves["valid"]))
+
+
+def _losses(line: str, metric: str) -> dict[str, float]:
+    """{"train": 0.5} of "[3]\\ttrain-rmse:0.5", which has all digits."""
+    pairs = (part.rsplit(":", 1) for part in line.split("\t")[1:])
+    return {name.removesuffix(f"-{metric}"): float(value) for name, value in pairs if name.endswith(f"-{metric}")}
+
+
+def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:
+    """Raise SettingsError for a parameter that XGBoost does not know or use, or a value that it refuses.
+
+    XGBoost itself only warns of a parameter it does not use, so a misspelt one would go unnoticed.
+    """
+    import xgboost as xgb
+
+    if reserved := sorted(set(params) & set(RESERVED)):
+        fix = "see features.target and the other settings of train"
+        raise SettingsError(f"{reserved[0]} is not a parameter to set here", where=where, fix=fix)
+    x, y = np.arange(2, dtype=np.float32)[:, None], np.arange(2, dtype=np.float32)
+    settled = {"tree_method": "hist", "nthread": 1, **params, **target.params, "validate_parameters": True}
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            xgb.train(settled, xgb.QuantileDMatrix(x, y, nthread=1, max_bin=params.get("max_bin")), 1)
+    except (xgb.core.XGBoostError, ValueError, TypeError) as error:
+        # What XGBoost says begins with a clock and a line of its source, and ends with addresses.
+        reason = " ".join(re.sub(r"^\[[\d:]+\] \S+: ", "", str(error)).partition("Stack trace")[0].split())
+        raise SettingsError(f"XGBoost refuses {dict(params)}: {reason}", where=where, fix="mend the value") from None
+    for line in (str(w.message) for w in said):
+        if found := re.search(r"Parameters: \{(.*?)\} are not used", line, re.DOTALL):
+            names = found.group(1).replace('"', "").strip()
+            what = f"XGBoost has no use for {names} where the target is {target.name}"
+            raise SettingsError(what, where=where, fix="check the spelling")

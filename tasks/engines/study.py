@@ -1,0 +1,274 @@
+"""The study: Optuna's record of a search's trials, in a file of its own or in a database that machines share.
+
+Everything known of a trial is in the study as soon as it ends, so a search that was killed, or one that another
+machine began, goes on from there. A suggestion depends on the seed, on how many trials came before and on what they
+found, and on nothing else: a search of one trial at a time that is taken up makes the trials of one that was never
+interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tasks.core.errors import RunError, SettingsError, TransientError
+from tasks.core.search_space import Axis
+from tasks.core.settings import TuneConfig, masked
+
+HEARTBEAT_S, GRACE_S = 20, 120  # a trial whose machine was not heard of for so long is taken to be lost
+STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ended with a loss. `curve`: validation loss after each round. `best_round` counts from 0."""
+
+    params: dict[str, Any]
+    status: str
+    curve: list[float]
+
+    @property
+    def best_round(self) -> int:
+        return min(range(len(self.curve)), key=self.curve.__getitem__)
+
+    @property
+    def loss(self) -> float:
+        return self.curve[self.best_round]
+
+
+class Study:
+    """One search's trials. `wanted`: how many are to end, at most those of the grid.
+
+    `name` must differ between searches of another space, other data or other code: studies in one database are told
+    apart by it alone.
+    """
+
+    def __init__(self, config: TuneConfig, name: str, file: Path) -> None:
+        self.config = config
+        self.shared = config.storage is not None
+        self.url = config.storage.get_secret_value() if config.storage else f"sqlite:///{file}"
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.distributions = {name: distribution(axis) for name, axis in config.space.items()}
+        grid = combinations(config) if config.algorithm == "grid" else None
+        self.wanted = min(config.trials, len(grid)) if grid else config.trials
+        sampler = Suggestions(config, grid)
+        self.storage = open_storage(self.url, self.shared)
+        self.record = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, sampler=sampler)
+        if self.shared:
+            self.study = self.record
+        else:
+            # Some twenty writes per trial take 70 ms of CPU from the trials; of a trial that has ended it is one.
+            self.study = optuna.create_study(sampler=sampler)
+            self.study.add_trials(self.record.trials)
+        self.live: dict[str, optuna.Trial] = {}
+        self.fail_lost()
+
+    def fail_lost(self) -> None:
+        """Give up the trials of machines that were not heard of for long; others take their place."""
+        if self.shared:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # heartbeats count as experimental
+                optuna.storages.fail_stale_trials(self.study)
+
+    def taken(self) -> list[FrozenTrial]:
+        """The first `wanted` trials that ended or are being worked on here or elsewhere, in their order."""
+        return in_order(self.study)[: self.wanted]
+
+    def missing(self) -> int:
+        return self.wanted - len(self.taken())
+
+    def ended(self) -> list[Ended]:
+        """Those of the `wanted` trials that have ended, in the order in which they began."""
+        return [Ended(t.params, STATUS[t.state], t.user_attrs["curve"]) for t in self.taken() if t.state in STATUS]
+
+    def ask(self, label: str) -> dict[str, Any]:
+        """The parameters of a new trial, which is known here by its label until it has ended."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # heartbeats are said to be for Study.optimize: `beating` sends them
+            trial = self.study.ask(self.distributions)
+        if self.shared:
+            self.storage.record_heartbeat(trial._trial_id)
+        self.live[label] = trial
+        return trial.params
+
+    def report(self, label: str, loss: float, rounds: int) -> None:
+        """What a trial has come to after so many rounds: TPE ranks the trials that were stopped by it."""
+        self.live[label].report(loss, rounds)
+
+    def tell(self, label: str, curve: Sequence[float], *, whole: bool) -> None:
+        """A trial has ended, by itself (`whole`) or by comparison with others."""
+        trial = self.live.pop(label)
+        trial.set_user_attr("curve", list(curve))
+        if whole:
+            self._tell(trial, min(curve))
+        else:
+            self._tell(trial, state=TrialState.PRUNED)
+
+    def fail(self, label: str) -> None:
+        """A trial has ended without a loss: another takes its place."""
+        self._tell(self.live.pop(label), state=TrialState.FAIL)
+
+    def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        ended = self.study.tell(trial, value, state)
+        if self.record is not self.study:
+            self.record.add_trial(ended)
+
+    def failed(self) -> int:
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Raise TransientError where the database fails in the block: the trials that ended are kept in it."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+            raise TransientError(
+                f"the database of the study failed: {_hidden(error.__cause__ or error, self.url)}",
+                where=masked(self.url),
+                fix="see that it is up, and start again: the search goes on from the trials that ended",
+            ) from None
+
+    def close(self) -> None:
+        """Give up the trials that are still running, and let go of the database."""
+        with suppress(Exception):  # whatever stopped the search is the error to tell
+            for label in list(self.live):
+                self.fail(label)
+        self.storage.engine.dispose()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Tell the other machines, while the block runs, that the trials here are being worked on."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_S):
+                for trial in list(self.live.values()):
+                    try:
+                        self.storage.record_heartbeat(trial._trial_id)
+                    except Exception:  # the database is away: the next request of the search itself says so
+                        break
+
+        thread = threading.Thread(target=beat, name="study-heartbeat", daemon=True)
+        if self.shared:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if self.shared:
+                thread.join()
+
+
+def open_storage(url: str, shared: bool) -> Any:
+    """Optuna's tables at this URL, made if they are not there. Raises SettingsError or RunError, password masked."""
+    from sqlalchemy import event
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    beats = {"heartbeat_interval": HEARTBEAT_S, "grace_period": GRACE_S} if shared else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            storage = optuna.storages.RDBStorage(url, skip_table_creation=False, **beats)
+        except ImportError as error:
+            reason = f"{error} (no driver for this database)"
+            raise SettingsError(
+                _hidden(reason, url),
+                where=f"tune.storage={masked(url)}",
+                fix="for PostgreSQL: pip install 'psycopg[binary]'",
+            ) from None
+        except (ValueError, ArgumentError) as error:
+            raise SettingsError(
+                _hidden(error, url), where=f"tune.storage={masked(url)}", fix="for example postgresql://user@host/name"
+            ) from None
+        except (SQLAlchemyError, OSError, RuntimeError) as error:
+            raise RunError(
+                f"the study cannot be opened: {_hidden(error, url)}",
+                where=masked(url),
+                fix="check tune.storage, and that the database is up",
+            ) from None
+    if url.startswith("sqlite"):
+        # A log, synced now and then: a crash of the machine may lose the last trials, and the file stays whole.
+        def quick(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        storage.engine.dispose()
+        event.listen(storage.engine, "connect", quick)
+    return storage
+
+
+def _hidden(error: object, url: str) -> str:
+    return masked(str(error).strip().splitlines()[0].replace(url, masked(url)))
+
+
+def in_order(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials but those that were lost or failed."""
+    return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+
+
+def distribution(axis: Axis) -> BaseDistribution:
+    if axis.choice is not None:
+        return CategoricalDistribution(axis.choice)
+    if axis.whole:
+        return IntDistribution(int(axis.low or 0), int(axis.high or 0), log=axis.log)
+    return FloatDistribution(float(axis.low or 0), float(axis.high or 0), log=axis.log)
+
+
+def combinations(config: TuneConfig) -> list[dict[str, Any]]:
+    """Every combination of the points of each axis, in an order drawn by the seed: the first few are a fair sample."""
+    axes = [[(name, value) for value in axis.points(config.grid_points)] for name, axis in config.space.items()]
+    found = [dict(point) for point in itertools.product(*axes)]
+    random.Random(config.seed).shuffle(found)
+    return found
+
+
+class Suggestions(optuna.samplers.BaseSampler):
+    """For the n-th trial those of a sampler that is seeded for it; of a grid the first free combination."""
+
+    def __init__(self, config: TuneConfig, grid: Sequence[dict[str, Any]] | None) -> None:
+        self.config = config
+        self.grid = grid
+        self.given: dict[str, Any] = {}
+        self.inner: Any = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        before = [t for t in in_order(study) if t.number < trial.number]
+        if self.grid is not None:
+            used = [t.params for t in before]
+            # Two machines that ask at the same time may get the same one.
+            self.given = next((p for p in self.grid if p not in used), self.grid[0])
+        seed = random.Random(f"{self.config.seed}:{len(before)}").getrandbits(32)
+        if self.config.algorithm == "tpe":
+            first = min(10, max(4, self.config.trials // 3))  # drawn at random, before there is anything to go by
+            self.inner = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
+        else:
+            self.inner = optuna.samplers.RandomSampler(seed=seed)
+        self.inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.inner.infer_relative_search_space(study, trial))
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return dict(self.inner.sample_relative(study, trial, search_space))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if self.grid is not None:
+            return self.given[param_name]
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)

@@ -1,0 +1,172 @@
+"""The gates before a model becomes champion: pure arithmetic on numbers that others measured.
+
+A loss is the target's metric on the test slice, lower is better. Every gate gives a line: its name, the model's value,
+the limit, and whether it passed. A gate that does not apply (no champion yet, no linear baseline) has no verdict and
+blocks nothing; one that is switched off in conf (`registry.gates`) gives no line. NaN passes no gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+from tasks.core.settings import GatesConfig
+
+Slices = Mapping[str, tuple[int, float]]  # name: (rows, loss)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One line of the decision. `passed`: None where the gate does not apply. `note`: where the limit comes from."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    passed: bool | None
+    note: str = ""
+
+    def __str__(self) -> str:
+        verdict = {True: "passed", False: "not passed", None: "does not apply"}[self.passed]
+        numbers = "" if self.value is None or self.limit is None else f"{self.value:.4g}, limit {self.limit:.4g}"
+        return f"{self.name}: {', '.join(p for p in (numbers, self.note, verdict) if p)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON has no NaN and no infinity: such a value is told in words."""
+        told = asdict(self)
+        for key in ("value", "limit"):
+            if told[key] is not None and not isfinite(told[key]):
+                told[key] = str(told[key])
+        return told
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Gate:
+        numbers = {key: float(told[key]) for key in ("value", "limit") if told[key] is not None}
+        return cls(**{**told, **numbers})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a model: losses of it and its rivals on the test slice, by slice, size and latency.
+
+    mean, linear: losses of predict-the-mean and the linear baseline; None where there is none.
+    latency_ms: median milliseconds by number of rows predicted at once.
+    """
+
+    loss: float
+    mean: float | None
+    linear: float | None
+    slices: Slices = field(default_factory=dict)
+    size_bytes: int = 0
+    latency_ms: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The champion of the day on the same rows, or why it cannot be compared (`problem`).
+
+    `version` is "" where there is none. `note` goes with the comparison.
+    """
+
+    version: str = ""
+    loss: float | None = None
+    slices: Slices = field(default_factory=dict)
+    problem: str = ""
+    note: str = ""
+
+
+def judge_gates(model: Measured, champion: Champion, config: GatesConfig) -> tuple[Gate, ...]:
+    """All gates that are switched on, in the order of conf."""
+    return tuple(_gates(model, champion, config))
+
+
+def all_passed(gates: Sequence[Gate]) -> bool:
+    return not any(gate.passed is False for gate in gates)
+
+
+def _gates(model: Measured, champion: Champion, config: GatesConfig) -> Iterator[Gate]:
+    if config.max_loss is not None:
+        yield _at_most("loss", model.loss, config.max_loss)
+    yield from _gain(
+        "gain over predict-the-mean", model.loss, model.mean, config.min_gain_over_mean, "no such baseline"
+    )
+    yield from _gain(
+        "gain over the linear baseline", model.loss, model.linear, config.min_gain_over_linear, "no such baseline"
+    )
+    yield from _against_champion(model, champion, config)
+    if config.max_slice_ratio is not None:
+        yield _worst_ratio(model, config)
+    if config.max_megabytes is not None:
+        yield _at_most("size in MB", model.size_bytes / 1e6, config.max_megabytes)
+    for rows, limit in ((1, config.max_ms_for_1_row), (1000, config.max_ms_for_1000_rows)):
+        if limit is not None and rows in model.latency_ms:
+            yield _at_most(f"milliseconds for {rows:,} row{'s' * (rows > 1)}", model.latency_ms[rows], limit)
+
+
+def _at_most(name: str, value: float, limit: float, note: str = "") -> Gate:
+    return Gate(name, value, limit, bool(value <= limit), note)
+
+
+def _gain(
+    name: str, loss: float, rival: float | None, margin: float | None, without: str, note: str = ""
+) -> Iterator[Gate]:
+    """The loss must be below the rival's less the margin: equal is not better."""
+    if margin is None:
+        return
+    if rival is None:
+        yield Gate(name, None, None, None, without)
+        return
+    limit = rival * (1 - margin)
+    told = f"its loss {rival:.4g}" + (f" less {margin:.1%}" if margin else "") + (f"; {note}" if note else "")
+    yield Gate(name, loss, limit, bool(loss < limit), told)
+
+
+def _against_champion(model: Measured, champion: Champion, config: GatesConfig) -> Iterator[Gate]:
+    if config.min_gain_over_champion is None and config.max_slice_regression is None:
+        return
+    if champion.problem:
+        # Whoever cannot be compared keeps its place: a person has to decide.
+        yield Gate("comparison with the champion", None, None, False, champion.problem)
+        return
+    yield from _gain(
+        f"gain over the champion, version {champion.version}" if champion.version else "gain over the champion",
+        model.loss,
+        champion.loss,
+        config.min_gain_over_champion,
+        without="there is none yet",
+        note=champion.note,
+    )
+    if config.max_slice_regression is not None and champion.version:
+        yield _worst_regression(model, champion, config.max_slice_regression, config.slice_rows)
+
+
+def _worst_regression(model: Measured, champion: Champion, limit: float, min_rows: int) -> Gate:
+    """The slice whose loss is the largest multiple of the champion's."""
+    name = "slice against the champion"
+    ratios = [
+        (_ratio(loss, champion.slices[s][1]), s)
+        for s, (rows, loss) in sorted(model.slices.items())
+        if s in champion.slices and rows >= min_rows
+    ]
+    return _worst(name, ratios, 1 + limit, min_rows, "the champion's loss")
+
+
+def _worst_ratio(model: Measured, config: GatesConfig) -> Gate:
+    ratios = [(_ratio(loss, model.loss), s) for s, (rows, loss) in model.slices.items() if rows >= config.slice_rows]
+    assert config.max_slice_ratio is not None
+    return _worst("slice against all rows", ratios, config.max_slice_ratio, config.slice_rows, "the loss of all rows")
+
+
+def _worst(name: str, ratios: list[tuple[float, str]], limit: float, min_rows: int, times: str) -> Gate:
+    if not ratios:
+        return Gate(name, None, None, None, f"no slice has {min_rows:,} rows")
+    # NaN is worse than any number, and max() would pass it over.
+    worst, where = max(ratios, key=lambda r: (r[0] != r[0], r[0] if r[0] == r[0] else 0.0))
+    return _at_most(name, worst, limit, f"times {times}, worst in {where!r}")
+
+
+def _ratio(loss: float, rival: float) -> float:
+    if rival == 0:
+        return 1.0 if loss == 0 else float("inf")
+    return loss / rival

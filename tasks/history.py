@@ -1,0 +1,126 @@
+"""What was known of a user, an item, a category or a brand before a review's own moment.
+
+Reviews of one moment (often the same day) do not see each other. Each file sends one row per key and moment, not one
+per review, to the bucket of the key: of a category with a million reviews a few thousand days travel. The bucket adds
+the moments up in the order of time, shifted by one, and each file gets the answers of its own keys and moments back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from tasks.parallel.exchange import keyed_exchange
+
+DAY_MS = 86_400_000
+SUMS = ("n", "total", "squares", "ones", "fives", "helpful", "votes")
+READ = ("timestamp", "rating", "helpful_votes", "total_votes")
+# The columns of the answers, all of earlier reviews with the key, null where there is none.
+KNOWN = {
+    "count": "earlier reviews",
+    "mean": "mean of their stars",
+    "std": "standard deviation of their stars",
+    "ones": "share of them with one star",
+    "fives": "share of them with five stars",
+    "last": "mean of their stars at the latest moment",
+    "days_since_first": "days since the earliest of them",
+    "days_since_last": "days since the latest of them",
+    "helpful": "share of the votes on them that are helpful",
+    "votes": "votes on each of them, on average",
+}
+Block = Path | pa.Table  # reviews: a file of them, or their columns READ and keys
+
+
+def known_before(blocks: Sequence[Any], key: str, buckets: int) -> list[list[Any]]:
+    """For each block of reviews (or reference to one), references to what was known of its keys, in `buckets` tables.
+
+    `in_row_order` makes columns of them.
+    """
+    return keyed_exchange(blocks, partial(split_by_key, key=key), answer_past, buckets)
+
+
+def split_by_key(block: Block, buckets: int, key: str) -> list[pa.Table]:
+    """Sums over a block's reviews of one key and moment (`key`, `ms`, SUMS), hash-partitioned by key."""
+    known = pl.col("total_votes") > 0
+    moments = (
+        moment_keys(block, key)
+        .drop_nulls("key")
+        .group_by("key", "ms")
+        .agg(
+            n=pl.len().cast(pl.Int64),
+            total=pl.col("rating").sum(),
+            squares=(pl.col("rating") ** 2).sum(),
+            ones=(pl.col("rating") < 1.5).sum().cast(pl.Int64),
+            fives=(pl.col("rating") >= 4.5).sum().cast(pl.Int64),
+            helpful=pl.col("helpful_votes").filter(known).cast(pl.Int64).sum(),
+            votes=pl.col("total_votes").filter(known & pl.col("helpful_votes").is_not_null()).cast(pl.Int64).sum(),
+        )
+        .with_columns(bucket=pl.col("key").hash(7) % buckets)
+    )
+    return [moments.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+
+
+def moment_keys(block: Block, key: str) -> pl.DataFrame:
+    """`key`, `ms` and what is added up, row by row."""
+    if isinstance(block, pa.Table):
+        reviews = pl.DataFrame(pl.from_arrow(block.select([key, *READ])))
+    else:
+        reviews = pl.read_parquet(block, columns=[key, *READ], hive_partitioning=False)
+    return reviews.select(
+        pl.col(key).alias("key"),
+        pl.col("timestamp").dt.epoch("ms").alias("ms"),
+        pl.col("rating").cast(pl.Float64),
+        "helpful_votes",
+        "total_votes",
+    )
+
+
+def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
+    """For each block's keys and moments, the columns KNOWN."""
+    told = pl.concat(
+        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
+    )
+    before = (
+        told.group_by("key", "ms")
+        .agg(pl.col(SUMS).sum())
+        .sort("key", "ms")
+        # Cumulative over the key's moments, shifted by one: a moment sees those before it, never itself.
+        .with_columns(
+            pl.col(SUMS).cum_sum().shift(1).over("key"),
+            last=(pl.col("total") / pl.col("n")).shift(1).over("key"),
+            first_ms=pl.col("ms").first().over("key"),
+            last_ms=pl.col("ms").shift(1).over("key"),
+        )
+    )
+    n, mean = pl.col("n"), pl.col("total") / pl.col("n")
+    votes = pl.when(pl.col("votes") > 0).then(pl.col("votes"))
+    answers = before.select(
+        "key",
+        "ms",
+        count=n.fill_null(0),
+        mean=mean,
+        std=(pl.col("squares") / n - mean**2).clip(0).sqrt(),
+        ones=pl.col("ones") / n,
+        fives=pl.col("fives") / n,
+        last="last",
+        days_since_first=pl.when(n > 0).then((pl.col("ms") - pl.col("first_ms")) / DAY_MS),
+        days_since_last=(pl.col("ms") - pl.col("last_ms")) / DAY_MS,
+        helpful=pl.col("helpful") / votes,
+        votes=pl.col("votes") / n,
+    ).with_columns(pl.col(list(KNOWN)).cast(pl.Float32))
+    found = told.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left")
+    by_block = found.partition_by("block", as_dict=True, include_key=False)
+    nothing = found.clear().drop("block")
+    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+
+
+def in_row_order(block: Block, key: str, answers: Sequence[pa.Table], names: Sequence[str]) -> dict[str, pl.Series]:
+    """The columns `names` of KNOWN for each review of the block; all null where the key is."""
+    together = pl.concat([pl.DataFrame(pl.from_arrow(a)).select("key", "ms", *names) for a in answers])
+    rows = moment_keys(block, key).select("key", "ms")
+    return rows.join(together, on=["key", "ms"], how="left", maintain_order="left").select(names).to_dict()

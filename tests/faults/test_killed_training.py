@@ -1,0 +1,69 @@
+"""A training worker killed between two rounds: Ray Train starts the group again, and the model is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.core.settings import PROJECT
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+# Two runs in one Ray session, whose workers inherit the environment of this process: the second finds the marker of
+# the first one's death and is left alone.
+RUN = """
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, sys.argv[2])
+from stage_runs import made, put, settings
+from tasks.core.store import SnapshotStore
+from tasks.engines import cluster
+from tasks.train import train
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(501, 2)).astype(np.float32)
+    table = pa.table({"a": x[:, 0], "b": x[:, 1], "label": x[:, 0] + rng.normal(size=501).astype(np.float32)})
+    slices = {"train": [table.slice(0, 401)], "valid": [table.slice(401)]}
+    config = settings("ray.logical_cpus=2", "train.workers=2", "train.rounds=12", "train.checkpoint_rounds=5",
+                      "train.params.subsample=0.8", "train.params.colsample_bytree=0.5")
+    cluster.start(config.ray)
+    runs = []
+    for name in ("killed", "quiet"):
+        store = SnapshotStore(root / name)
+        splits = put(store, "split", slices, facts={"features": ["a", "b"], "target": "rating"})
+        done = made(store, train, [splits], config.train)
+        runs.append({"digest": done.snapshot.digest, "from": done.notes["resumed_from_round"]})
+    # Not to standard output, where Ray says what it lost.
+    (root / "runs.json").write_text(json.dumps(runs))
+    cluster.stop()
+"""
+
+
+def test_a_worker_killed_at_a_round_redoes_those_since_the_checkpoint_and_gives_the_same_model(tmp_path: Path) -> None:
+    script, marker = tmp_path / "run.py", tmp_path / "was-killed"
+    script.write_text(RUN)
+    killing = {"RAYMILL_KILL_AT": "train:round:7", "RAYMILL_KILL_ONCE": str(marker)}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(PROJECT / "tests" / "integration")],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **killing},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert marker.exists(), "nobody was killed"
+    killed, quiet = json.loads((tmp_path / "runs.json").read_text())
+    assert (killed["from"], quiet["from"]) == (5, 0)
+    assert killed["digest"] == quiet["digest"]

@@ -1,0 +1,159 @@
+"""An MLflow server that is killed in the middle of a run: the work is kept, and recorded on the next start."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pyarrow as pa
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from flows.console import ConsoleView, print_summary
+from flows.run import VIEW, Run, open_run
+from tasks.core.errors import RegistryError
+from tasks.core.settings import Settings, TuneConfig, load_settings
+from tasks.core.snapshots import Snapshot, SnapshotWriter
+from tasks.core.stage import stage
+from tasks.engines import tracking
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
+START_TIMEOUT_S = 300  # some five seconds where the machine is free
+
+
+class Server:
+    """An MLflow server on a port of its own, with all it keeps in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        stores = [f"--backend-store-uri=sqlite:///{self.folder}/m.db", f"--artifacts-destination={self.folder}/files"]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *stores, "--workers", "1"],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with suppress(URLError, OSError), urlopen(f"{self.uri}/health", timeout=5):
+                return
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+        raise AssertionError("the server did not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    tracking.connect(f"sqlite:///{tmp_path / 'm.db'}").search_experiments(max_results=1)  # makes the tables
+    server = Server(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@stage(version=1, name="clean")
+def clean(config: TuneConfig, out: SnapshotWriter) -> None:
+    out.write_table("part-00000.parquet", pa.table({"x": [1, 2, 3]}))
+
+
+@stage(version=1, name="train")
+def train(reviews: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
+    rounds = [0, 1, 2]
+    curve = {"round": rounds, "split": ["valid"] * 3, "loss": [3.0, 2.0, 1.0]}
+    out.write_table("part-00000.parquet", pa.table(curve))
+    out.write_bytes("model.ubj", b"a model")
+    out.fact(target="rating", metric="rmse", params={"eta": 0.1}, rounds=3, features=["x"], loss={"valid": 1.0})
+
+
+@pytest.fixture
+def settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A run whose stages need neither Ray nor validators."""
+    monkeypatch.setattr(Run, "prepare", lambda _self: None)
+    monkeypatch.setattr(Run, "validate", lambda _self, _stage, _out: {})
+    return load_settings(overrides=[f"tracking.uri={server.uri}", f"storage.root={server.folder / 'data'}"])
+
+
+def stages_of(run: Run) -> None:
+    reviews = run.execute(clean, [], run.settings.tune)
+    run.execute(train, [reviews], run.settings.tune)
+
+
+def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twice(
+    server: Server, settings: Settings
+) -> None:
+    shown = io.StringIO()
+    VIEW.set(ConsoleView(Console(file=shown, width=200)))
+    with open_run(settings) as first:
+        server.kill()
+        stages_of(first)
+        with pytest.raises(RegistryError, match="MLflow cannot be used"), tracking.reaching(server.uri):
+            first.tracker.child("register")  # what has the registry for its state fails, and says so
+    record = first.root / "runs" / f"{first.run_id}.json"
+    told = json.loads(record.read_text())
+    assert (told["state"], told["unrecorded"]) == ("completed", ["clean", "train", "end"])
+    print_summary(Console(file=shown, width=200), told)
+    assert shown.getvalue().count("recorded later") == 2
+    assert "the next run will: clean, train, end" in shown.getvalue()
+
+    server.start()
+    with open_run(settings) as second:
+        stages_of(second)
+    assert all(row["reused"] for row in second.rows)
+    assert second.facts["caught_up"] == [f"{first.run_id}: clean, train, end"]
+    assert json.loads(record.read_text())["unrecorded"] == []
+    client = MlflowClient(server.uri, server.uri)
+    run = client.get_run(first.tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["clean/rows"] == 3
+    assert run.data.tags["snapshot.train"] == second.snapshots["train"].digest
+    (child,) = children(client, run)
+    assert child.info.run_name == "train"
+    assert child.info.status == "FINISHED"
+    assert child.data.params["eta"] == "0.1"
+    assert child.inputs.dataset_inputs
+
+    with open_run(settings) as third:  # a server that comes back while a run goes on is told the rest by the run
+        assert "caught_up" not in third.facts
+        server.kill()
+        reviews = third.execute(clean, [], settings.tune)
+        assert third.outbox.waiting == ["clean"]
+        server.start()
+        third.execute(train, [reviews], settings.tune)
+        assert third.outbox.waiting == []
+    run = client.get_run(third.tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert {"snapshot.clean", "snapshot.train"} <= set(run.data.tags)
+
+
+def children(client: Any, run: Any) -> list[Any]:
+    return list(client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"))

@@ -1,0 +1,186 @@
+"""The search on a real Ray session: killed, shared by two machines, of wrong data, and with what it finds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from stage_runs import made, put, settings
+
+from tasks.core.errors import InputError, RunError
+from tasks.core.snapshots import Snapshot
+from tasks.core.stage import stage_key
+from tasks.core.store import SnapshotStore
+from tasks.engines.study import Study
+from tasks.tune import tune
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+FEATURES = ["slope", "noise"]
+SMALL = ("tune.trials=3", "tune.concurrent=1", "tune.max_rounds=20", "tune.min_rounds=5", "tune.patience=4")
+POINT = {"max_depth": 3, "min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.7, "lambda": 1.0}
+
+
+def put_splits(store: SnapshotStore, target: str = "rating", *, rows: int = 400) -> Snapshot:
+    """Three slices whose label one of two features tells."""
+    tables = {}
+    for seed, name in enumerate(("train", "valid", "test")):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(rows, 2)).astype(np.float32)
+        y = np.clip(np.round(3 + x[:, 0]), 1, 5)
+        labels = {"rating": y, "positive": y >= 4, "stars": y - 1}
+        columns = {"slope": x[:, 0], "noise": x[:, 1], "label": labels[target].astype(np.float32)}
+        tables[name] = [pa.table(columns).slice(0, 150), pa.table(columns).slice(150)]
+    return put(store, "split", tables, facts={"features": FEATURES, "target": target})
+
+
+@dataclass(frozen=True)
+class Calm:
+    """A finished search, and the setting of the database that it is in."""
+
+    search: Snapshot
+    storage: str
+
+    @property
+    def splits(self) -> Snapshot:
+        return put_splits(SnapshotStore(Path(self.search.folder).parents[1]), "stars")
+
+
+@pytest.fixture
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that runs is a failure."""
+    from tasks.engines import search
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the search ran")
+
+    monkeypatch.setattr(search, "run", never)
+
+
+def studied(store: SnapshotStore, splits: Snapshot, overrides: tuple[str, ...]) -> Study:
+    """The study that a killed search with this configuration has left behind."""
+    config = settings(*overrides).tune
+    key = stage_key(tune, [splits], config)
+    scratch = store.root / "tune" / key / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Study(config, f"raymill-{key}", scratch / "study.db")
+
+
+def add(study: Study, params: dict[str, Any], curve: list[float]) -> None:
+    """An ended trial with these parameters."""
+    study.study.enqueue_trial(params)
+    assert study.ask("earlier") == params
+    study.tell("earlier", curve, whole=True)
+
+
+@pytest.fixture(scope="module")
+def calm(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """A search of five classes, one trial at a time, in a database that others may share; nothing disturbs it."""
+    root = tmp_path_factory.mktemp("calm")
+    storage = f"tune.storage=sqlite:///{root}/shared.db"
+    store = SnapshotStore(root / "snapshots")
+    done = made(store, tune, [put_splits(store, "stars")], settings(*SMALL, storage).tune)
+    assert done.notes["resumed_trials"] == 0
+    return Calm(done.snapshot, storage)
+
+
+def test_a_killed_search_takes_its_ended_trials_up_and_makes_those_of_one_that_was_not_killed(
+    calm: Calm, store: SnapshotStore
+) -> None:
+    splits = put_splits(store, "stars")
+    left = studied(store, splits, SMALL)
+    curves: dict[int, list[float]] = {}
+    for point in calm.search.read("curves").to_pylist():
+        curves.setdefault(point["trial"], []).append(point["loss"])
+    for number, trial in enumerate(calm.search.read().to_pylist()[:2]):
+        assert left.ask("ended") == json.loads(trial["params"])
+        left.tell("ended", curves[number], whole=trial["status"] == "complete")
+    left.ask("killed with the process")
+    left.storage.engine.dispose()
+
+    done = made(store, tune, [splits], settings(*SMALL).tune)
+    assert done.notes["resumed_trials"] == 2
+    assert done.snapshot.digest == calm.search.digest
+    assert done.snapshot.manifest.deterministic is False
+    assert not (Path(done.snapshot.folder) / "scratch").exists()
+
+
+def test_a_second_machine_on_the_same_study_comes_to_the_same_output_without_a_trial_of_its_own(
+    calm: Calm, store: SnapshotStore, no_trial: None
+) -> None:
+    done = made(store, tune, [put_splits(store, "stars")], settings(*SMALL, calm.storage).tune)
+    assert done.notes["resumed_trials"] == 3
+    assert done.snapshot.digest == calm.search.digest
+
+
+def test_the_curve_of_a_trial_is_that_of_xgboost_alone_in_the_loss_of_the_target(calm: Calm) -> None:
+    import xgboost as xgb
+
+    from tasks.core.targets import TARGETS
+    from tasks.engines import boosting
+
+    splits, facts = calm.splits, calm.search.facts
+    train, valid = (boosting.arrays(splits.read(name), FEATURES) for name in ("train", "valid"))
+    dtrain = xgb.QuantileDMatrix(*train)
+    alone: dict[str, Any] = {}
+    fixed = {"tree_method": "hist", "seed": settings().tune.seed, "seed_per_iteration": True}
+    xgb.train(
+        {**TARGETS["stars"].params, **fixed, **facts["best_params"]},
+        dtrain,
+        20,
+        evals=[(xgb.QuantileDMatrix(*valid, ref=dtrain), "valid")],
+        evals_result=alone,
+        early_stopping_rounds=4,
+        verbose_eval=False,
+    )
+    points = calm.search.read("curves").to_pylist()
+    ours = [point["loss"] for point in points if point["trial"] == facts["best_trial"]]
+    losses = alone["valid"]["mlogloss"]
+    assert (facts["target"], facts["metric"]) == ("stars", "mlogloss")
+    assert ours == pytest.approx(losses[: len(ours)], abs=1e-5)
+    assert facts["best_loss"] == pytest.approx(min(losses), abs=1e-5)
+    assert facts["best_rounds"] == int(np.argmin(losses)) + 1
+
+
+def test_the_best_of_trials_that_all_ended_is_the_one_of_least_loss(store: SnapshotStore, no_trial: None) -> None:
+    splits = put_splits(store)
+    left = studied(store, splits, SMALL)
+    for loss in (0.9, 0.7, 0.8):
+        add(left, {**POINT, "eta": loss / 3}, [loss + 0.1, loss, loss])
+    left.close()
+    done = made(store, tune, [splits], settings(*SMALL).tune)
+    facts = done.snapshot.facts
+    assert (facts["best_trial"], facts["best_loss"], facts["best_rounds"]) == (1, 0.7, 2)
+    assert facts["best_params"] == {**POINT, "eta": 0.7 / 3}
+
+
+def test_a_slice_without_rows_or_with_an_infinite_feature_is_refused(store: SnapshotStore, tmp_path: Path) -> None:
+    full = put_splits(store)
+    facts = {"features": FEATURES, "target": "rating"}
+    spoilt = pa.table({"slope": [1.0, np.inf], "noise": [0.0, 1.0], "label": [1.0, 5.0]})
+    for number, (train, valid, error, says) in enumerate(
+        [
+            (full.read("train"), spoilt.slice(0, 0), InputError, "the valid slice is empty"),
+            (spoilt, full.read("valid"), InputError, "'slope' holds an infinite value"),
+        ]
+    ):
+        own = SnapshotStore(tmp_path / str(number))
+        splits = put(own, "split", {"train": [train], "valid": [valid], "test": [valid]}, facts=facts)
+        with pytest.raises(error, match=says):
+            made(own, tune, [splits], settings(*SMALL).tune)
+
+
+def test_a_failure_of_xgboost_ends_the_search_with_its_reason(store: SnapshotStore) -> None:
+    splits = put_splits(store, "stars")
+    wrong = put(
+        store,
+        "split-wrong",
+        {n: [splits.read(n)] for n in ("train", "valid")},
+        facts={"features": FEATURES, "target": "positive"},
+    )
+    with pytest.raises(RunError, match=r"XGBoost failed: .* logistic loss"):
+        made(store, tune, [wrong], settings(*SMALL, "tune.concurrent=2").tune)
