@@ -82,7 +82,8 @@ def etl_train(
     """
     environment.prepare()  # a worker starts this without the `raymill` command
     settings = settings or load_settings(overrides=overrides or [])
-    packs = _packs(settings, until)
+    packs = _wanted("pack-tokens", settings.pack_tokens, until)
+    embeds = _wanted("embeddings", settings.embeddings, until)
     dataset = dataset or settings.data.dataset
     source = discover(input or settings.data.input, dataset, settings.ingest)
     metadata = _metadata(settings, dataset, until)
@@ -100,8 +101,8 @@ def etl_train(
         if packs:
             pack_tokens(tokens, settings.pack_tokens)
         language = language_model(reviews, tokens, settings.language_model)
-        embeddings(reviews, tokens, settings.embeddings)
-        table = features(reviews, counts, tokens, language, catalogue, settings.features)
+        vectors = embeddings(reviews, tokens, settings.embeddings) if embeds else None
+        table = features(reviews, counts, tokens, language, vectors, catalogue, settings.features)
         splits = split(table, alike, settings.split)
         baseline, search = together(
             (train, splits, settings.train),
@@ -126,13 +127,12 @@ def _metadata(settings: Settings, dataset: str, until: str | None) -> Source | N
     return None
 
 
-def _packs(settings: Settings, until: str | None) -> bool:
-    """Whether blocks of tokens are wanted."""
-    if until == "pack-tokens" and not settings.pack_tokens.enabled:
-        raise SettingsError(
-            "pack-tokens is switched off", where="--until", fix="give --set pack_tokens.enabled=true, too"
-        )
-    return settings.pack_tokens.enabled
+def _wanted(stage: str, config: Any, until: str | None) -> bool:
+    """Whether a stage that can be switched off is wanted."""
+    if until == stage and not config.enabled:
+        section = stage.replace("-", "_")
+        raise SettingsError(f"{stage} is switched off", where="--until", fix=f"give --set {section}.enabled=true, too")
+    return bool(config.enabled)
 
 
 @task(name="register", task_run_name="register", tags=["raymill"], cache_policy=NO_CACHE, persist_result=False)

@@ -9,8 +9,7 @@ border: the model has seen its text, and those of the same period, though no rat
 
 Out: one file per file of reviews, in the same row order: `review_id`, `emb_0` ... float32, null where a review has no
 token (that the model knows), `segment` int32, null where the user has no earlier review. Beside it `vectors.npz`, the
-arrays of both models, so that new reviews can be embedded. Switched off, as it is unless conf says otherwise, it writes
-an empty table.
+arrays of both models, so that new reviews can be embedded. The flow leaves the stage out unless conf switches it on.
 
     raymill run --until embeddings --set embeddings.enabled=true
 """
@@ -18,11 +17,9 @@ an empty table.
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,9 +36,6 @@ from tasks.timeline import borders, timestamps_ms
 def embeddings(reviews: Snapshot, tokens: Snapshot, config: EmbeddingsConfig, out: SnapshotWriter) -> None:
     import ray
 
-    if not config.enabled:
-        out.write_table(part_name(0), schema(config).empty_table(), schema(config))
-        return
     files = list(zip(reviews.files(), tokens.files(), strict=True))
     some = [file for file, entry in zip(reviews.files(), reviews.entries(), strict=True) if entry.rows]
     (border,) = borders(some, [config.fit_share]) if some else [0]  # an empty file has no times
@@ -99,10 +93,3 @@ def write_file(sink: FileSink, index: int, block: pa.Table, schema: pa.Schema, *
     if pieces:
         segment = pa.concat_tables(pieces).sort_by("row")["segment"]
     return sink.write_table(part_name(index), block.append_column("segment", segment), schema)
-
-
-def columns(file: Path | None) -> dict[str, pl.Series]:
-    """The columns of one file of this stage's output by name, `review_id` left out; none if it is switched off."""
-    if file is None:
-        return {}
-    return pl.read_parquet(file, hive_partitioning=False).drop("review_id").to_dict()

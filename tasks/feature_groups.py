@@ -8,6 +8,8 @@ same day. Days themselves are left out, since trees cannot go on with what only 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tasks import history, text_score
 from tasks.core.errors import SettingsError
 from tasks.core.settings import FeaturesConfig
@@ -59,8 +61,12 @@ KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
 SLICED_BY = ("n_chars", "user_count", "item_count")  # evaluation's slices need them, features or not
 
 
-def wanted_groups(config: FeaturesConfig, *, with_items: bool, with_language: bool) -> Groups:
+def wanted_groups(
+    config: FeaturesConfig, *, with_items: bool, with_language: bool, embedded: Sequence[str] = ()
+) -> Groups:
     """The groups switched on and the names of their features; what there is no input for is left out.
+
+    embedded: the columns of the stage `embeddings`, which are as many as conf says.
 
     Raises SettingsError where nothing is left to learn from.
     """
@@ -71,6 +77,8 @@ def wanted_groups(config: FeaturesConfig, *, with_items: bool, with_language: bo
     switched["text"] &= config.text_score.enabled
     switched["language"] &= with_language
     groups = {group: list(names) for group, names in FEATURES.items() if switched[group]}
+    if embedded and switched["embeddings"]:
+        groups["embeddings"] = list(embedded)
     if not with_items and "catalogue" in groups:
         groups["catalogue"] = ["category_count", "category_mean"]
     if not groups:

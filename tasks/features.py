@@ -45,13 +45,19 @@ def features(
     counts: Snapshot,
     tokens: Snapshot,
     language: Snapshot,
+    vectors: Snapshot | None,
     items: Snapshot | None,
     config: FeaturesConfig,
     out: SnapshotWriter,
 ) -> None:
     import ray
 
-    groups = wanted_groups(config, with_items=items is not None, with_language=language.rows() > 0)
+    groups = wanted_groups(
+        config,
+        with_items=items is not None,
+        with_language=language.rows() > 0,
+        embedded=vectors.facts["columns"] if vectors else [],
+    )
     files = list(zip(reviews.files(), tokens.files(), strict=True))
     known = known_columns(reviews.files(), items.files() if items else [], groups, config.buckets)
     scores = None
@@ -59,11 +65,13 @@ def features(
         vocabulary = tokens.read("vocabulary")["token"].to_pylist()
         scores = text_score.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
     shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups, scores))
-    models = language.files() if "language" in groups else [None] * len(files)
+    nothing: list[Path | None] = [None] * len(files)
+    models = language.files() if "language" in groups else nothing
+    embedded = vectors.files() if vectors and "embeddings" in groups else nothing
     write = ray.remote(write_part)
     refs = [
-        write.remote(out.sink, i, pair, model, shared, *(columns[i] for columns in known))
-        for i, (pair, model) in enumerate(zip(files, models, strict=True))
+        write.remote(out.sink, i, pair, by_row, shared, *(columns[i] for columns in known))
+        for i, (pair, *by_row) in enumerate(zip(files, models, embedded, strict=True))
     ]
     out.add(cluster.gather(refs))
     if scores is not None:
@@ -114,11 +122,12 @@ def write_part(
     sink: FileSink,
     index: int,
     files: text_score.FilePair,
-    language: Path | None,
+    by_row: Sequence[Path | None],
     shared: tuple[Vocabulary, FeaturesConfig, Groups, text_score.TextScore | None],
     *known: pa.Table,
 ) -> FileEntry:
-    """All features of one file of reviews. known: finished columns. language: its language-model scores, row by row."""
+    """All features of one file of reviews. known: finished columns. by_row: its files of language-model scores and of
+    embeddings, where there are any."""
     counts, config, groups, scores = shared
     reviews = pl.read_parquet(files[0], hive_partitioning=False)
     label = labels(reviews.to_arrow(), TARGETS[config.target], config.min_votes)
@@ -134,8 +143,9 @@ def write_part(
         columns |= reviews.select("verified", month=when.month(), weekday=when.weekday()).to_dict()
     if scores is not None:
         columns |= text_columns(reviews, ids, scores, config)
-    if language is not None:
-        columns |= pl.read_parquet(language, columns=groups["language"], hive_partitioning=False).to_dict()
+    for file, group in zip(by_row, ("language", "embeddings"), strict=True):
+        if file is not None:
+            columns |= pl.read_parquet(file, columns=groups[group], hive_partitioning=False).to_dict()
     names = dict.fromkeys(["label", *SLICED_BY, *(n for names in groups.values() for n in names if n not in KEPT)])
     table = reviews.select(KEPT).with_columns(**columns)
     return sink.write_table(

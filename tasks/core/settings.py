@@ -202,6 +202,7 @@ class FeatureGroups(Section):
     stars: bool
     text: bool
     language: bool
+    embeddings: bool
 
 
 class FeaturesConfig(Section):

@@ -30,8 +30,7 @@ UPSTREAM = {
 }
 UPSTREAM["count-words"] = UPSTREAM["tokenize"] = {*UPSTREAM["near-duplicates"], "near-duplicates"}
 UPSTREAM["language-model"] = {*UPSTREAM["tokenize"], "count-words", "tokenize"}
-UPSTREAM["embeddings"] = {*UPSTREAM["language-model"], "language-model"}
-UPSTREAM["features"] = {*UPSTREAM["embeddings"], "embeddings"}
+UPSTREAM["features"] = {*UPSTREAM["language-model"], "language-model"}
 UPSTREAM["split"] = {*UPSTREAM["features"], "features"}
 UPSTREAM["train"] = UPSTREAM["tune"] = {*UPSTREAM["split"], "split"}
 UPSTREAM["refit"] = {*UPSTREAM["tune"], "tune"}

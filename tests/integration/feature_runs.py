@@ -76,7 +76,7 @@ def feature_table(
     tokens = made(store, tokenize, [reviews], config.tokenize).snapshot
     language = made(store, language_model, [reviews, tokens], config.language_model).snapshot
     catalogue = put_items(store, items[:1], items[1:]) if items else None
-    done = made(store, features, [reviews, counts, tokens, language, catalogue], config.features).snapshot
+    done = made(store, features, [reviews, counts, tokens, language, None, catalogue], config.features).snapshot
     return reviews, pl.DataFrame(pl.from_arrow(done.read()))
 
 

@@ -16,7 +16,6 @@ import pytest
 from stage_runs import put, put_reviews, settings
 
 from tasks import embed_tokens
-from tasks import embeddings as stages
 from tasks.core.schemas import TOKENS
 from tasks.core.settings import EmbeddingsConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -82,7 +81,7 @@ def test_actors_come_to_what_ranks_of_one_process_come_to(
     assert table["review_id"].to_list() == [f"R{i}" for i in range(120)]
     assert table["emb_0"].is_not_null().all()
     assert table["segment"].drop_nulls().n_unique() == done.facts["segments"]["clusters"] == 2
-    assert [len(stages.columns(file)["segment"]) for file in done.files()] == [50, 0, 70]
+    assert [entry.rows for entry in done.entries()] == [50, 0, 70]
 
     files = list(zip(*(snapshot.files() for snapshot in given), strict=True))
     fit = partial(embed_tokens.fit_rank, border=done.facts["border"], vocabulary=40, config=config)

@@ -178,11 +178,3 @@ def test_a_segment_is_of_the_mean_over_what_came_strictly_before() -> None:
 def test_settings_that_make_no_sense_are_refused(setting: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         config(setting)
-
-
-def test_columns_come_by_name_in_row_order_and_none_if_it_is_switched_off(tmp_path: Path) -> None:
-    table, *_ = embed(tmp_path, config(), some_rows(30))
-    given = embeddings.columns(tmp_path / part_name(0))
-    assert list(given) == ["emb_0", "emb_1", "emb_2", "segment"]
-    assert given["emb_1"].equals(table["emb_1"])
-    assert embeddings.columns(None) == {}
