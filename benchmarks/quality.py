@@ -81,19 +81,21 @@ def write_rows(summary: Mapping[str, Any], job: Job) -> None:
     """The clean reviews of the three slices, the oldest first in each."""
     import polars as pl
 
-    from tasks.core.store import SnapshotStore
-
-    store = SnapshotStore(job.storage / "snapshots")
-    keys = {stage["stage"]: stage["key"] for stage in summary["stages"]}
-    splits, reviews = store.find("split", keys["split"]), store.find("clean", keys["clean"])
-    assert splits is not None
-    assert reviews is not None
+    splits, reviews = (snapshot_of(job, summary, stage) for stage in ("split", "clean"))
     ids = [
         pl.DataFrame(pl.from_arrow(splits.read(name, ["review_id"]))).with_columns(slice=pl.lit(i))
         for i, name in enumerate(SLICES)
     ]
     rows = pl.DataFrame(pl.from_arrow(reviews.read())).join(pl.concat(ids), on="review_id")
     rows.sort("slice", "timestamp", "review_id").write_parquet(job.rows)
+
+
+def snapshot_of(job: Job, summary: Mapping[str, Any], stage: str) -> Any:
+    """What a stage of a run of the flow has made."""
+    from tasks.core.store import SnapshotStore
+
+    key = next(made["key"] for made in summary["stages"] if made["stage"] == stage)
+    return SnapshotStore(job.storage / "snapshots").find(stage, key)
 
 
 def read_rows(job: Job) -> tuple[Any, int, int]:
@@ -115,7 +117,8 @@ def _ours(job: Job) -> dict[str, Any]:
         for seed in SEEDS:
             seeds = {"features.target": target, "train.seed": seed, "tune.seed": seed}
             summary = run_flow(job, "evaluate", seeds)
-            found[measure].append(summary["metrics"][measure]["tuned"])
+            scores = snapshot_of(job, summary, "evaluate")
+            found[measure].append(scores.facts["measures"]["tuned"][measure]["value"])
     return {**found, "rows": _sizes(job)}
 
 
