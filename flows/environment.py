@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from tasks.core.settings import PROJECT
 
@@ -23,6 +24,8 @@ def prepare() -> None:
     """Set what is not set already. Prefect's own files go into the project unless the user placed them elsewhere."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    # requests silences this one itself, in a filter that another thread's `catch_warnings` may undo meanwhile.
+    warnings.filterwarnings("ignore", message="SOCKS support in urllib3")
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(PROJECT / "data" / "prefect"))
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
