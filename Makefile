@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := data/sample
 SAMPLE_ROWS := 20000
 
-.PHONY: run test test-fast lint install sample clean help
+.PHONY: run test test-all test-fast lint install sample clean help
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -18,11 +18,14 @@ run: $(STAMP) sample  ## Run the pipeline on the sample, making both if they are
 sample: $(STAMP)  ## Make 20,000 synthetic reviews in data/sample
 	@$(BIN)/raymill data synth --rows $(SAMPLE_ROWS) --out $(SAMPLE) --if-missing
 
-test: $(STAMP)  ## Run every test
+test: $(STAMP)  ## Run the tests, all but the longest
+	@$(BIN)/python -m pytest -m "not nightly"
+
+test-all: $(STAMP)  ## Run every test
 	@$(BIN)/python -m pytest
 
 test-fast: $(STAMP)  ## Run the tests that need no whole pipeline
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow and not nightly"
 
 lint: $(STAMP)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -124,6 +124,7 @@ def test_killed_at_any_step_then_rerun_gives_the_same_digest_and_leaves_nothing_
     assert all(s["reused"] for s in finish(script, tmp_path))
 
 
+@pytest.mark.nightly
 def test_killed_again_and_again_still_ends_the_same(script: Path, undisturbed: list[str], tmp_path: Path) -> None:
     for stage, point in (
         ("numbers", "after-run"),

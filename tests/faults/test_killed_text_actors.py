@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.settings import PROJECT
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly]
 
 # Three runs, each in a Ray session of its own: workers inherit the environment of the process that starts it.
 RUN = """

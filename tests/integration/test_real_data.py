@@ -28,7 +28,7 @@ from tasks.items import items
 
 WORD = r"\w+(?:['’]\w+)*"
 DATA = PROJECT.parent / "shared" / "data"
-pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.real, pytest.mark.nightly, pytest.mark.usefixtures("ray_session")]
 
 # input: dataset profile, usable rows, rows that clean removes
 RELEASES = {

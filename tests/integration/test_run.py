@@ -27,7 +27,7 @@ SMALL = {
     "features.text_score.blocks": 3,
     "registry.gates.min_gain_over_linear": "null",  # so few trees need not beat it
 }
-NOT_ASKED_FOR = ("ingest-items", "items", "pack-tokens")
+NOT_ASKED_FOR = ("ingest-items", "items", "pack-tokens", "embeddings")
 DONE_IN_ORDER = tuple(name for name in STAGE_NAMES if name not in NOT_ASKED_FOR)
 
 

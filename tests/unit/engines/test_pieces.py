@@ -59,6 +59,7 @@ def test_gpt2_pieces_are_those_of_the_tokenizers_library(
     assert ["".join(of_text) for of_text in cut] == texts
 
 
+@pytest.mark.nightly
 def test_every_character_of_unicode_is_cut_as_the_tokenizers_library_cuts_it(
     gpt2_own: Any, gpt2_classes: pieces.Classes
 ) -> None:
