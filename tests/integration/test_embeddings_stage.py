@@ -106,9 +106,3 @@ def test_the_same_in_every_run_with_segments_or_without_with_reviews_or_without(
     assert table["segment"].null_count == 60
     assert table.drop_columns("segment").equals(one.read().drop_columns("segment"))
     assert validated(stores[3], inputs(stores[3], 0), config, validators).rows() == 0
-
-
-def test_switched_off_it_is_a_valid_empty_answer(store: SnapshotStore, validators: expectations.Validators) -> None:
-    done = validated(store, inputs(store, 9), settings().embeddings, validators)
-    assert done.rows() == 0
-    assert done.read().schema.names[:2] == ["review_id", "emb_0"]
