@@ -218,7 +218,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def measure_input(job: Job) -> dict[str, int]:
-    return dict(zip(SLICES, _sizes(job), strict=True))
+    sizes = _sizes(job)
+    return {"rows": sum(sizes), **dict(zip(SLICES, sizes, strict=True))}
 
 
 CASE = Case(
