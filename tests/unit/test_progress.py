@@ -331,10 +331,12 @@ class TestArtifacts:
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+        # Another test may have had Prefect or a migration set up logging in this process.
+        monkeypatch.setattr(logging.getLogger("prefect.raymill"), "disabled", False)
         server = Server()
         server.away = True
         artifacts = Artifacts(server.create, server.update)
-        with caplog.at_level(logging.WARNING), artifacts.of("tokenize") as receive:
+        with caplog.at_level(logging.WARNING, logger="prefect.raymill"), artifacts.of("tokenize") as receive:
             for seconds in (3, 6, 9):
                 receive(at(seconds, 1_000))
                 assert server.answered.acquire(timeout=60)
