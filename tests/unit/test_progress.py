@@ -330,13 +330,12 @@ class TestArtifacts:
     def test_a_server_that_is_away_is_logged_once_and_used_again_when_it_is_back(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
-        # Another test may have had Prefect or a migration set up logging in this process.
-        monkeypatch.setattr(logging.getLogger("prefect.raymill"), "disabled", False)
+        # Prefect's own logger is as another test of this process may have left it.
+        monkeypatch.setattr("prefect.logging.get_logger", lambda name: logging.getLogger(f"of-this-test.{name}"))
         server = Server()
         server.away = True
         artifacts = Artifacts(server.create, server.update)
-        with caplog.at_level(logging.WARNING, logger="prefect.raymill"), artifacts.of("tokenize") as receive:
+        with caplog.at_level(logging.WARNING, logger="of-this-test"), artifacts.of("tokenize") as receive:
             for seconds in (3, 6, 9):
                 receive(at(seconds, 1_000))
                 assert server.answered.acquire(timeout=60)
