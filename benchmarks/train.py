@@ -170,6 +170,8 @@ def train_alone(folder: Path, model: Path, threads: int) -> dict[str, float]:
     import pyarrow.parquet as pq
     import xgboost as xgb
 
+    from tasks.engines import boosting
+
     pa.set_cpu_count(threads)
     started = time.perf_counter()
     table = pa.concat_tables([pq.read_table(f) for f in sorted(folder.glob("*.parquet"))])
@@ -179,7 +181,7 @@ def train_alone(folder: Path, model: Path, threads: int) -> dict[str, float]:
     params = {**PARAMS, "objective": "reg:squarederror", "tree_method": "hist", "seed": SEED, "nthread": threads}
     booster = xgb.train(params, data, ROUNDS)
     trained = time.perf_counter()
-    loss = float(booster.eval(data).rpartition(":")[2])
+    loss = boosting.loss(booster, data)
     booster.save_model(model)
     parts = {"matrix": built - started, "rounds": trained - built, "after": time.perf_counter() - trained}
     return {"loss": loss, **{name: round(s, 3) for name, s in parts.items()}}

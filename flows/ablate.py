@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.temporary_server import start_if_needed
+from flows.launch import launch
 from tasks.core.settings import Settings
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
@@ -29,17 +29,7 @@ def splits_of(settings: Settings, console: Console) -> Snapshot:
     from tasks.sources import discover
 
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    server = start_if_needed()
-    from flows.console import ConsoleView
-    from flows.run import VIEW, warm_up
-
-    warm_up(settings, source)
-    from flows.etl_train import etl_train
-
-    if server is not None:
-        server.wait()
-    VIEW.set(ConsoleView(console))
-    summary = etl_train(settings.data.input, settings.data.dataset, settings=settings, until="split")
+    summary = launch(settings, source, console, until="split")
     key = next(row["key"] for row in summary["stages"] if row["stage"] == "split")
     found = SnapshotStore(settings.storage.path / "snapshots").find("split", key)
     assert found is not None  # it was committed a moment ago

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from flows import environment
+from flows.launch import launch
 from flows.models import models_app
 from flows.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
-from flows.temporary_server import start_if_needed
 from tasks.core.errors import RaymillError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -52,7 +52,6 @@ def run(
     began = time.perf_counter()
     from flows.names import check_stage_name
     from tasks.core.settings import load_settings
-    from tasks.engines.tracking import reach, tracking_uri
     from tasks.sources import discover
 
     check_stage_name(until)
@@ -71,23 +70,12 @@ def run(
         view_console.print(f"[yellow]not read:[/] {_escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
 
     # So does a registry that is down.
-    reach(tracking_uri(settings.tracking))
-    server = start_if_needed()
-    from flows.console import ConsoleView, print_summary
-    from flows.run import VIEW, warm_up
-
-    warm_up(settings, source)
-    from flows.etl_train import etl_train
-
-    if server is not None:
-        server.wait()
-    VIEW.set(ConsoleView(view_console))
-    started = time.perf_counter()
-    summary: dict[str, Any] = etl_train(settings.data.input, settings.data.dataset, settings=settings, until=until)
+    summary = launch(settings, source, view_console, until)
     total = time.perf_counter() - began
     summary["startup_s"] = round(total - summary["wall_s"], 2)
-    summary["imports_s"] = round(started - began, 2)
     summary["wall_s"] = round(total, 2)
+    from flows.console import print_summary
+
     print_summary(view_console, summary)
     write_json(json_file, summary)
 

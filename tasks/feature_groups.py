@@ -74,7 +74,6 @@ def wanted_groups(
     if switched["helpful"] is None:
         switched["helpful"] = config.target == "helpful"
     switched["stars"] &= config.target == "helpful"  # of other targets they are the label, or give it away
-    switched["text"] &= config.text_score.enabled
     switched["language"] &= with_language
     groups = {group: list(names) for group, names in FEATURES.items() if switched[group]}
     if embedded and switched["embeddings"]:

@@ -15,7 +15,6 @@ import shutil
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tasks.core.errors import InputError
 from tasks.core.settings import TrainConfig
@@ -93,15 +92,14 @@ def fit(
 def check_labels(splits: Snapshot, learn: tuple[str, ...], target: Target) -> None:
     """Raise InputError where there is nothing to learn: no rows, or labels that are all the same."""
     where, slices = "train", " and ".join(learn)
-    known = [splits.read(name, [boosting.LABEL])[boosting.LABEL] for name in learn if splits.rows(name)]
-    extremes = [pc.min_max(label).as_py() for label in known]
-    if not extremes:
+    extremes = boosting.label_range([f for name in learn for f in splits.files(name)])
+    if extremes is None:
         raise InputError(
             f"no review of the slices {slices} has a label for the target {target.name}",
             where=where,
             fix="choose another features.target, or give more data",
         )
-    low, high = min(e["min"] for e in extremes), max(e["max"] for e in extremes)
+    low, high = extremes
     if low == high:
         what = "value" if target.is_regression else "class"
         raise InputError(

@@ -182,7 +182,6 @@ class EmbeddingsConfig(Section):
 
 
 class TextScoreConfig(Section):
-    enabled: bool
     dimensions: Annotated[int, Field(ge=1024)]
     blocks: Annotated[int, Field(ge=2)]
     shards: Positive

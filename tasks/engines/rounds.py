@@ -21,6 +21,9 @@ from tasks.core.targets import Target
 RESERVED = ("objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method")
 RESERVED += ("booster", "updater", "process_type")
 
+# Below 1, each makes a round draw rows or columns at random.
+SAMPLED = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
+
 Curves = dict[str, list[float]]  # slice -> its loss after each round
 
 
@@ -60,6 +63,7 @@ def boost(
     # seed_per_iteration: what a round draws depends on its number alone, so that a resumed run draws the same.
     params = {"tree_method": "hist", "seed_per_iteration": True, **job.params}
     evals = [(dtrain, "train"), *([(dvalid, "valid")] if dvalid is not None else [])]
+    draws = any(params.get(name, 1) < 1 for name in SAMPLED)
     # xgb.train would count the rounds of a resumed model from 0 again.
     booster = xgb.Booster(params, [m for m, _ in evals], bytearray(start.model) if start else None)
     curves: Curves = {name: list(start.curves[name]) if start else [] for _, name in evals}
@@ -72,7 +76,8 @@ def boost(
             curves[name].append(loss)
         if job.checkpoint_every and (done + 1) % job.checkpoint_every == 0 and done + 1 < job.rounds:
             save(Checkpoint(bytes(booster.save_raw("ubj")), curves))
-            forget_draws(booster)
+            if draws:
+                forget_draws(booster)
     kept = best(curves) + 1 if job.patience is not None else job.rounds
     model = booster if kept == booster.num_boosted_rounds() else booster[:kept]
     return bytes(model.save_raw("ubj")), curves, kept

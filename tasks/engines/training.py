@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,7 +158,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
     """
     from ray import train
 
-    import_xgboost()
+    boosting.import_xgboost()
     job: TrainJob = config["job"]
     context = train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
@@ -170,17 +169,6 @@ def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
         return error
     with communicator(rank, size):
         return run(job, rank, size, threads)
-
-
-def import_xgboost() -> None:
-    """Import XGBoost without scikit-learn, which it takes if it is there: 1.8 s and 60 MB of each worker."""
-    if "xgboost" in sys.modules or "sklearn" in sys.modules:
-        return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # Python's way to say that there is none
-    try:
-        import xgboost  # noqa: F401
-    finally:
-        del sys.modules["sklearn"]
 
 
 @contextmanager

@@ -6,10 +6,8 @@ Between rungs nobody has a say, so nothing is reported there. Reused actors keep
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +36,7 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], data: list[Any], task: Task) -> None:
         began = time.perf_counter()
         self.task = task
-        with without_sklearn():
-            import xgboost  # noqa: F401
+        boosting.import_xgboost()
         train, valid = ray.get(data[0])
         self.dtrain = boosting.quantile_matrix(train, task.features)
         self.dvalid = boosting.quantile_matrix(valid, task.features, self.dtrain)
@@ -67,7 +64,7 @@ class Trial(tune.Trainable):
         try:
             while len(self.curve) < rung and not stale and not failed:
                 self.booster.update(self.dtrain, len(self.curve))
-                loss = float(self.booster.eval(self.dvalid).rpartition(":")[2])
+                loss = boosting.loss(self.booster, self.dvalid)
                 failed = "" if math.isfinite(loss) else f"the loss is {loss}"
                 self.curve.append(loss)
                 best = best if loss >= self.curve[best] else len(self.curve) - 1
@@ -93,22 +90,6 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial whose worker is lost begins again."""
-
-
-@contextmanager
-def without_sklearn() -> Iterator[None]:
-    """Let XGBoost be imported without scikit-learn, which it wants for wrappers that are not used here.
-
-    Of the 2.0 s of CPU that the import takes 1.6 are scikit-learn's, in each actor.
-    """
-    if "sklearn" in sys.modules or "xgboost" in sys.modules:
-        yield
-        return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # an ImportError for whoever asks
-    try:
-        yield
-    finally:
-        del sys.modules["sklearn"]
 
 
 def read(

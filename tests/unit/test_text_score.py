@@ -15,7 +15,7 @@ from tasks.parallel.comm import run_threads
 
 CUTS = np.array([100, 200, 300])
 CONFIG = TextScoreConfig(
-    enabled=True, dimensions=1024, blocks=4, shards=1, l2=0.5, ridge_l2=0.5, iterations=60, max_reviews=1_000_000
+    dimensions=1024, blocks=4, shards=1, l2=0.5, ridge_l2=0.5, iterations=60, max_reviews=1_000_000
 )
 NEWLINE = 998
 VOCABULARY = [f"w{i}" for i in range(NEWLINE)] + ["\u010a", "w999"]

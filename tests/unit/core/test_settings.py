@@ -57,7 +57,7 @@ def test_a_partly_given_section_keeps_its_other_values() -> None:
     [
         ("RAYMILL__TUNE__TRIALS", "7", "tune.trials=7"),
         ("RAYMILL__FEATURES__TEXT_SCORE__L2", "2.5", "features.text_score.l2=2.5"),
-        ("RAYMILL__FEATURES__TEXT_SCORE__ENABLED", "false", "features.text_score.enabled=false"),
+        ("RAYMILL__FEATURES__GROUPS__TEXT", "false", "features.groups.text=false"),
         ("RAYMILL__TOKENIZE__MAX_TOKENS", "null", "tokenize.max_tokens=null"),
         ("RAYMILL__RAY__ADDRESS", "ray://host:1", "ray.address=ray://host:1"),
         ("RAYMILL__TRAIN__PARAMS", '{"max_depth": 3}', "train.params={max_depth: 3}"),
