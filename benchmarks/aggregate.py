@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Case, SelfTimed, Setup
-from tasks.core.settings import PROJECT, load_settings
+from tasks.core.sections import PROJECT
+from tasks.core.settings import load_settings
 
 INPUTS = PROJECT / "bench-results" / "inputs"
 SEED, CHUNK = 7, 262_144

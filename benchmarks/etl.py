@@ -26,7 +26,8 @@ from typing import Any
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.pipeline import QUIET, synthetic
 from tasks.core.errors import RunError
-from tasks.core.settings import PROJECT, Settings, load_settings
+from tasks.core.sections import PROJECT
+from tasks.core.settings import Settings, load_settings
 
 MOST_ROWS_IN_PANDAS = 2_000_000
 TIE = ("user_id", "item_id", "timestamp")

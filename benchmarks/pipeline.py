@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.harness import Case, Setup, Timed
 from tasks.core.errors import RunError
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 
 INPUTS = PROJECT / "bench-results" / "inputs"
 SEED, TRIALS, MAX_RMSE_RATIO = 7, 12, 1.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 
 QUIET = {
     "DO_NOT_TRACK": "true",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import HasDigest, Stage, StageRun
 from tasks.engines import tracking
@@ -96,6 +98,16 @@ def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
     }
 
 
+def row_without_snapshot(name: str, seconds: float, reused: bool) -> dict[str, Any]:
+    """The row of a step whose state is elsewhere, like the registry."""
+    none = {"rows_in": 0, "rows": 0, "unit": "rows", "rejected": 0, "repeated": 0, "quarantined": 0}
+    phases = {"reuse" if reused else "record": seconds}
+    return {
+        "stage": name, **none, "reused": reused, "seconds": phases, "wall_s": seconds, "digest": "", "key": "",
+        "notes": {},
+    }  # fmt: skip
+
+
 UNITS = {
     "ingest-items": "items",
     "items": "items",
@@ -115,3 +127,12 @@ def rows_out(snapshot: Snapshot) -> int:
     if snapshot.stage == "pack-tokens":
         return snapshot.manifest.counts["blocks"]  # a file of the format bin has no rows
     return int(snapshot.facts["rounds"]) if UNITS.get(snapshot.stage) == "rounds" else snapshot.rows()
+
+
+def git_commit() -> str:
+    """The commit of the code, with -dirty for local changes; "" outside a git checkout."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

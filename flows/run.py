@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 import time
 import uuid
@@ -18,13 +17,14 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from flows import links, logs
 from flows.names import STAGE_NAMES, check_stage_name
 from flows.outbox import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.progress import Artifacts, LogView, View
-from flows.record import record_stage, row_of
+from flows.record import git_commit, record_stage, row_of, row_without_snapshot
 from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
-from tasks.core.settings import PROJECT, Settings, masked
+from tasks.core.settings import Settings, masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
 from tasks.core.store import SnapshotStore
@@ -57,6 +57,7 @@ class Run:
     validations: dict[str, Any] = field(default_factory=dict)
     extra_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    at_work: list[str] = field(default_factory=list)
     last: str | None = None
     artifacts: Artifacts = field(default_factory=Artifacts)
     lock: Any = field(default_factory=threading.RLock)
@@ -68,10 +69,9 @@ class Run:
 
     def execute(self, stage: Stage, inputs: Sequence[HasDigest], config: Any) -> Snapshot:
         """Run or reuse a stage, record it, show it."""
-        self.view.started(stage.name)
-        start = time.perf_counter()
+        start = self._begins(stage.name)
         try:
-            with self.artifacts.of(stage.name) as to_prefect:
+            with logs.about(stage=stage.name), self.artifacts.of(stage.name) as to_prefect:
 
                 def progress(report: Progress) -> None:
                     self.view.progressed(report)
@@ -81,7 +81,7 @@ class Run:
                     stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
                 )
         except BaseException as error:
-            self.view.failed(stage.name, error)
+            self._failed(stage.name, error)
             raise
         recording = time.perf_counter()
         self.snapshots[stage.name] = done.snapshot
@@ -97,26 +97,15 @@ class Run:
 
     def timed(self, name: str, decide: Callable[[], Any]) -> Any:
         """Run a step that leaves no snapshot (the registry is its state), and show it like a stage."""
-        self.view.started(name)
-        start = time.perf_counter()
+        start = self._begins(name)
         try:
-            decision = decide()
+            with logs.about(stage=name):
+                decision = decide()
         except BaseException as error:
-            self.view.failed(name, error)
+            self._failed(name, error)
             raise
         seconds = round(time.perf_counter() - start, 3)
-        phase = "reuse" if decision.reused else "record"
-        row = {
-            "stage": name,
-            "rows_in": 0,
-            "rows": 0,
-            "unit": "rows",
-            "rejected": 0,
-            "repeated": 0,
-            "quarantined": 0,
-            "reused": decision.reused,
-        }
-        self._ended({**row, "seconds": {phase: seconds}, "wall_s": seconds, "digest": "", "key": "", "notes": {}})
+        self._ended(row_without_snapshot(name, seconds, decision.reused))
         return decision
 
     @contextmanager
@@ -127,8 +116,25 @@ class Run:
         with suppress(_LastStageDone):
             yield
 
+    def _begins(self, name: str) -> float:
+        with self.lock:
+            self.at_work.append(name)
+            self.save("running")  # a run that is killed leaves word of where it was
+            self.view.started(name)
+        return time.perf_counter()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        with self.lock:
+            self.at_work.remove(name)
+            self.facts.setdefault("failed", {"stage": name, "error": logs.Masker.of(self.settings)(said)})
+            self.view.failed(name, error)
+
     def _ended(self, row: dict[str, Any]) -> None:
         with self.lock:  # stages may run side by side
+            self.at_work.remove(row["stage"])
+            if self.facts.get("failed", {}).get("stage") == row["stage"]:
+                del self.facts["failed"]  # it was tried again
             self.rows.append(row)
             self.rows.sort(key=lambda r: STAGE_NAMES.index(r["stage"]))
             self.save("running")
@@ -151,6 +157,7 @@ class Run:
         with self.lock:
             if self._validators is None:
                 self._validators = expectations.Validators(self.settings.ray.workers)
+                links.link("ray-dashboard", links.ray_dashboard(), "Ray dashboard")
 
     def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
         config = getattr(self.settings, stage.name.replace("-", "_"), None)
@@ -181,6 +188,7 @@ class Run:
             "wall_s": round(time.perf_counter() - self.clock, 2),
             "rows_in": next((r["rows_in"] for r in self.rows if r["stage"] == "ingest"), 0),
             "stages": self.rows,
+            "at_work": list(self.at_work),
             "extra_s": self.extra_s,
             "mlflow_run": self.tracker.run_id,
             "tracking": masked(self.tracker.uri),
@@ -255,17 +263,23 @@ def open_run(settings: Settings) -> Iterator[Run]:
         store=store,
         tracker=tracker,
         outbox=Outbox(tracker, store),
-        view=VIEW.get(LogView()),
+        view=LogView() if settings.logging.as_json else VIEW.get(LogView()),
         began=began,
         clock=clock,
     )
     if told := catch_up(run.root, tracker, store):
         run.facts["caught_up"] = told
     run.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
+    run.facts |= {"flow_run_id": str(flow_run.id or ""), "mlflow_page": links.mlflow_page(tracker)}
+    links.link("mlflow-run", run.facts["mlflow_page"], "MLflow run")
     token = _CURRENT.set(run)
     state = "failed"
     try:
-        yield run
+        with (
+            logs.about(run_id=run_id, flow_run_id=run.facts["flow_run_id"]),
+            tracking.system_metrics(tracker, settings.tracking.system_metrics),
+        ):
+            yield run
         state = "completed"
     except KeyboardInterrupt:
         state = "interrupted"
@@ -273,12 +287,3 @@ def open_run(settings: Settings) -> Iterator[Run]:
     finally:
         _CURRENT.reset(token)
         run.close(state)
-
-
-def git_commit() -> str:
-    """The commit of the code, with -dirty for local changes; "" outside a git checkout."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core.errors import InputError
-from tasks.core.settings import TrainConfig
+from tasks.core.sections import TrainConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.targets import TARGETS
 from tasks.engines import boosting, cluster

@@ -31,7 +31,7 @@ import pyarrow as pa
 from tasks.clean_text import tidy_text
 from tasks.core.digests import digest_of
 from tasks.core.schemas import FEW_VALUES, REVIEWS
-from tasks.core.settings import CleanConfig
+from tasks.core.sections import CleanConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster, frames

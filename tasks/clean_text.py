@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.settings import CleanConfig
+from tasks.core.sections import CleanConfig
 
 TAG = r"<[a-zA-Z/!][^>]*>"
 URL = r"(?i:https?://|www\.)[^\s<]+"

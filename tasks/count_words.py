@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.core.schemas import COUNTS_BY_RATING, WORD_COUNTS
-from tasks.core.settings import CountWordsConfig
+from tasks.core.sections import CountWordsConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster, pieces

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
-from tasks.core.settings import EmbeddingsConfig
+from tasks.core.sections import EmbeddingsConfig
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.svd import truncated_svd

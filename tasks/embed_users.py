@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.settings import SegmentsConfig
+from tasks.core.sections import SegmentsConfig
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.exchange import shuffle
 from tasks.parallel.key_hash import partition_by_hash

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import embed_tokens, embed_users
-from tasks.core.settings import EmbeddingsConfig
+from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster

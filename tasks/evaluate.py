@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from tasks import scoring, slices
 from tasks.core.errors import InputError
-from tasks.core.settings import EvaluateConfig
+from tasks.core.sections import EvaluateConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.core.targets import TARGETS, Target

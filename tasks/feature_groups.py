@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tasks import history, text_score
 from tasks.core.errors import SettingsError
-from tasks.core.settings import FeaturesConfig
+from tasks.core.sections import FeaturesConfig
 from tasks.text_shape import TEXT_SHAPE
 
 Groups = dict[str, list[str]]  # the names of the features of each group

@@ -27,7 +27,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks import catalogue, history, text_score
-from tasks.core.settings import FeaturesConfig
+from tasks.core.sections import FeaturesConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.core.targets import TARGETS, labels

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
-from tasks.core.settings import GatesConfig
+from tasks.core.sections import GatesConfig
 
 Slices = Mapping[str, tuple[int, float]]  # name: (rows, loss)
 

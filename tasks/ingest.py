@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tasks import intake, row_keys, sources
 from tasks.core.errors import InputError
-from tasks.core.settings import IngestConfig
+from tasks.core.sections import IngestConfig
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from tasks import intake, sources
 from tasks.core.errors import InputError
-from tasks.core.settings import IngestItemsConfig
+from tasks.core.sections import IngestItemsConfig
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
 

@@ -28,7 +28,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.schemas import ITEMS
-from tasks.core.settings import ItemsConfig
+from tasks.core.sections import ItemsConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster, frames

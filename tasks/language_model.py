@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from tasks import ngrams
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.settings import LanguageModelConfig
+from tasks.core.sections import LanguageModelConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.core.errors import RowsLost, SettingsError, SnapshotCorrupt
-from tasks.core.settings import PackTokensConfig
+from tasks.core.sections import PackTokensConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, fsync, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster

@@ -24,7 +24,7 @@ from tasks import model_card
 from tasks.contest import TARGET_TAG, UNTIL_TAG, Candidate, Judge, champion_score, first_rows, measure
 from tasks.core.digests import digest_of
 from tasks.core.errors import RegistryError
-from tasks.core.settings import RegistryConfig
+from tasks.core.sections import RegistryConfig
 from tasks.engines import boosting, registry, tracking
 from tasks.evaluate import model_bytes
 from tasks.gates import Champion, Gate, Measured, all_passed, judge_gates

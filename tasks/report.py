@@ -24,7 +24,8 @@ from tasks import plots
 from tasks import report_data as data
 from tasks import report_scores as models
 from tasks.core.errors import SnapshotCorrupt
-from tasks.core.settings import CONF, ReportConfig
+from tasks.core.sections import ReportConfig
+from tasks.core.settings import CONF
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.core.targets import TARGETS

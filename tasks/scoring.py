@@ -16,7 +16,7 @@ import polars as pl
 
 from tasks import slices
 from tasks.core.errors import RunError
-from tasks.core.settings import EvaluateConfig
+from tasks.core.sections import EvaluateConfig
 from tasks.core.snapshots import FileEntry, FileSink, part_name
 from tasks.core.targets import Target
 from tasks.engines import boosting

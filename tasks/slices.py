@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.settings import EvaluateConfig
+from tasks.core.sections import EvaluateConfig
 from tasks.metrics import overall
 
 MODELS = ("mean", "linear", "baseline", "tuned")

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from tasks import timeline
 from tasks.core.errors import InputError
-from tasks.core.settings import SplitConfig
+from tasks.core.sections import SplitConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
-from tasks.core.settings import TextScoreConfig
+from tasks.core.sections import TextScoreConfig
 from tasks.core.targets import TARGETS, labels
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from tasks.core import faults
 from tasks.core.errors import TransientError
 from tasks.core.schemas import TOKENS, VOCABULARY
-from tasks.core.settings import TokenizeConfig
+from tasks.core.sections import TokenizeConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster, pieces, tokenizer

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.errors import InputError
-from tasks.core.settings import TrainConfig
+from tasks.core.sections import TrainConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.core.targets import TARGETS, Target

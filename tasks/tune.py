@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tasks.core.errors import InputError, RunError
-from tasks.core.settings import TuneConfig
+from tasks.core.sections import TuneConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.core.targets import TARGETS, Target

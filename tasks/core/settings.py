@@ -8,293 +8,45 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ValidationError
 
-from tasks.core import search_space
 from tasks.core.errors import SettingsError
+from tasks.core.sections import (
+    PROJECT,
+    CleanConfig,
+    CountWordsConfig,
+    DataConfig,
+    DescribeConfig,
+    EmbeddingsConfig,
+    EvaluateConfig,
+    FeaturesConfig,
+    IngestConfig,
+    IngestItemsConfig,
+    ItemsConfig,
+    LanguageModelConfig,
+    LoggingConfig,
+    NearDuplicatesConfig,
+    NotifyConfig,
+    PackTokensConfig,
+    RayConfig,
+    RegistryConfig,
+    ReportConfig,
+    RetriesConfig,
+    Section,
+    ServicesConfig,
+    SplitConfig,
+    StorageConfig,
+    TokenizeConfig,
+    TrackingConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
-PROJECT = Path(__file__).resolve().parents[2]
 CONF = PROJECT / "conf"
 ENV_PREFIX = "RAYMILL__"
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(Section):
-    """Which reviews to read."""
-
-    input: str | list[str] = Field(description="Files, folders or globs with reviews; local, s3:// or gs://")
-    dataset: str = Field(description="A dataset profile: a name in conf/datasets, or a path to a YAML file")
-    items: str | list[str] | None = Field(description="Product metadata, the same way; null: there is none")
-
-
-class StorageConfig(Section):
-    """Where snapshots, run records and reports go."""
-
-    root: str
-    keep_runs: Positive
-
-    @property
-    def path(self) -> Path:
-        return PROJECT / self.root  # an absolute root stays as it is
-
-
-class RayConfig(Section):
-    """The Ray session that stages run in."""
-
-    address: str | None
-    logical_cpus: Positive | None
-    object_store_mb: Annotated[int, Field(ge=100)]
-    workers: Positive
-
-
-class TrackingConfig(Section):
-    """MLflow."""
-
-    uri: str | None
-    experiment: str
-
-
-class ReadConfig(Section):
-    """How far a source is trusted."""
-
-    damaged_files: Literal["quarantine", "refuse"]
-    max_reject_fraction: Fraction
-    max_record_mb: Positive
-    max_unpacked_gb: Positive
-    max_unpacked_ratio: Positive
-    max_columns: Positive
-
-
-class IngestConfig(ReadConfig):
-    min_rows: Positive
-    earliest: date
-    latest: date | None = Field(description="The last day a review can be from; null: the day after ingest runs")
-
-
-class IngestItemsConfig(ReadConfig):
-    pass
-
-
-class ItemsConfig(Section):
-    buckets: Positive
-
-
-class CleanConfig(Section):
-    normalize_unicode: bool
-    decode_entities: bool
-    remove_html: bool
-    remove_urls: bool
-    remove_control: bool
-    collapse_spaces: bool
-    drop_duplicates: bool
-    drop_repeated_pairs: bool
-
-
-class DescribeConfig(Section):
-    buckets: Positive
-
-
-class NearDuplicatesConfig(Section):
-    enabled: bool
-    min_words: Positive
-    similarity: Fraction
-    buckets: Positive
-
-
-class CountWordsConfig(Section):
-    splitting: Literal["words", "gpt2"]
-    ngrams: Annotated[int, Field(ge=1, le=3)]
-    reducers: Positive
-    spill_mb: Positive
-
-
-class TokenizeConfig(Section):
-    tokenizer: Annotated[str, Field(min_length=1)]
-    max_tokens: Positive | None
-
-
-class PackTokensConfig(Section):
-    enabled: bool
-    block_size: Annotated[int, Field(ge=2)]
-    format: Literal["bin", "parquet"]
-
-
-class LanguageModelConfig(Section):
-    enabled: bool
-    order: Annotated[int, Field(ge=1, le=3)]
-    periods: Annotated[int, Field(ge=2, le=32)]
-    min_count: Positive
-    backoff: Annotated[float, Field(gt=0, lt=1)]
-    partitions: Positive
-    spill_mb: Positive
-
-
-class SvdConfig(Section):
-    buckets: Annotated[int, Field(ge=1024)]
-    oversampling: Annotated[int, Field(ge=0)]
-    iterations: Annotated[int, Field(ge=0)]
-
-
-class Word2VecConfig(Section):
-    window: Annotated[int, Field(ge=1, le=20)]
-    negatives: Positive
-    epochs: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
-    subsample: Annotated[float, Field(gt=0, le=1)]
-    min_count: Positive
-    batch: Positive
-
-
-class SegmentsConfig(Section):
-    enabled: bool
-    min_clusters: Annotated[int, Field(ge=2)]
-    max_clusters: Annotated[int, Field(le=64)]
-    starts: Positive
-    sample: Annotated[int, Field(ge=10, le=10_000)]
-
-    @model_validator(mode="after")
-    def _has_a_number_of_clusters_to_try(self) -> SegmentsConfig:
-        if self.max_clusters < self.min_clusters:
-            raise ValueError("max_clusters must not be below min_clusters")
-        return self
-
-
-class EmbeddingsConfig(Section):
-    enabled: bool
-    method: Literal["svd", "skip-gram", "cbow"]
-    dimensions: Annotated[int, Field(ge=1, le=256)]
-    fit_share: Annotated[float, Field(gt=0, lt=1)]
-    shards: Positive
-    seed: Annotated[int, Field(ge=0)]
-    svd: SvdConfig
-    word2vec: Word2VecConfig
-    segments: SegmentsConfig
-
-
-class TextScoreConfig(Section):
-    dimensions: Annotated[int, Field(ge=1024)]
-    blocks: Annotated[int, Field(ge=2)]
-    shards: Positive
-    l2: Annotated[float, Field(gt=0)]
-    ridge_l2: Annotated[float, Field(gt=0)]
-    iterations: Positive
-    max_reviews: Positive
-
-
-class FeatureGroups(Section):
-    user: bool
-    item: bool
-    helpful: bool | None = Field(description="null: for the target helpful alone")
-    catalogue: bool
-    shape: bool
-    context: bool
-    stars: bool
-    text: bool
-    language: bool
-    embeddings: bool
-
-
-class FeaturesConfig(Section):
-    target: Literal["rating", "positive", "stars", "helpful"]
-    min_votes: Positive
-    groups: FeatureGroups
-    buckets: Positive
-    text_score: TextScoreConfig
-
-
-class SplitConfig(Section):
-    by: Literal["time", "user", "both"]
-    train: Annotated[float, Field(gt=0, lt=1)]
-    valid: Annotated[float, Field(gt=0, lt=1)]
-    seed: int
-    repeats: Literal["leave_out", "keep"]
-    repeats_min_chars: Positive
-    min_rows: Positive
-
-    @model_validator(mode="after")
-    def _leaves_a_test_slice(self) -> SplitConfig:
-        if self.train + self.valid >= 1:
-            raise ValueError("train + valid must leave a test slice: their sum must be below 1")
-        return self
-
-
-class TrainConfig(Section):
-    workers: Positive
-    nthread: Positive | None
-    device: Literal["auto", "cpu", "cuda"]
-    external_memory: bool
-    rounds: Positive
-    early_stopping_rounds: Positive | None
-    checkpoint_rounds: Positive | None
-    params: dict[str, float | int | str]
-    seed: int
-
-
-class TuneConfig(Section):
-    algorithm: search_space.Algorithm
-    trials: Positive
-    grid_points: Positive
-    concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
-    max_rounds: Positive
-    min_rounds: Positive
-    patience: Positive
-    seed: Annotated[int, Field(ge=0)]
-    # Where the trials are kept decides nothing about what they find, and a password must not get into a manifest: it
-    # is left out of all that is written down.
-    storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
-    space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
-
-
-class EvaluateConfig(Section):
-    short_chars: Positive
-    categories: Positive
-    worse_than: Annotated[float, Field(gt=1)]
-    min_rows: Positive
-    resamples: Annotated[int, Field(ge=100)]
-    shap_rows: Positive
-    worst: Positive
-    seed: int
-
-
-Gain = Annotated[float, Field(lt=1)] | None  # a share of the rival's loss
-
-
-class GatesConfig(Section):
-    """What a model must pass to become champion; null switches a gate off."""
-
-    max_loss: float | None
-    min_gain_over_mean: Gain
-    min_gain_over_linear: Gain
-    min_gain_over_champion: Gain
-    slice_rows: Positive
-    max_slice_regression: Annotated[float, Field(ge=0)] | None
-    max_slice_ratio: Annotated[float, Field(gt=0)] | None
-    max_megabytes: Annotated[float, Field(gt=0)] | None
-    max_ms_for_1_row: Annotated[float, Field(gt=0)] | None
-    max_ms_for_1000_rows: Annotated[float, Field(gt=0)] | None
-
-
-class RegistryConfig(Section):
-    model_name: Annotated[str, Field(pattern=r"^([^{}:/]|\{target\})+$")]
-    gates: GatesConfig
-
-    def name_for(self, target: str) -> str:
-        """The registered model's name for one target."""
-        return self.model_name.replace("{target}", target)
-
-
-class ReportConfig(Section):
-    title: str
 
 
 class Settings(Section):
@@ -304,6 +56,9 @@ class Settings(Section):
     storage: StorageConfig
     ray: RayConfig
     tracking: TrackingConfig
+    retries: RetriesConfig
+    notify: NotifyConfig
+    logging: LoggingConfig
     ingest: IngestConfig
     ingest_items: IngestItemsConfig
     items: ItemsConfig
@@ -322,6 +77,7 @@ class Settings(Section):
     evaluate: EvaluateConfig
     registry: RegistryConfig
     report: ReportConfig
+    services: ServicesConfig
 
 
 def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), **given: Any) -> Settings:
@@ -354,9 +110,15 @@ def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), 
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"{key}: {first['msg']} (got {first['input']!r})", where="settings", fix="see conf/base.yaml"
-        ) from None
+        got = "" if _holds_secret(first["loc"]) else f" (got {first['input']!r})"
+        raise SettingsError(f"{key}: {first['msg']}{got}", where="settings", fix="see conf/base.yaml") from None
+
+
+def _holds_secret(place: Sequence[int | str]) -> bool:
+    """Whether what is at this place of the settings is, or contains, one that must not be shown."""
+    section = Settings.model_fields[str(place[0])].annotation if place[0] in Settings.model_fields else None
+    fields = getattr(section, "model_fields", {})
+    return any(info.exclude for name, info in fields.items() if name in place[1:] or len(place) == 1)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any], *, where: str, path: str = "") -> None:

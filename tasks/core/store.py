@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
+from tasks.core.sections import StorageConfig
 from tasks.core.snapshots import (
     DRAFT,
     EarlierPart,
@@ -33,11 +35,35 @@ from tasks.core.snapshots import (
 )
 
 
+def open_store(storage: StorageConfig) -> SnapshotStore:
+    """The store that the settings name: below storage.root alone, or with a bucket as its home. Opening asks nothing.
+
+    Raises SettingsError for an address that cannot be one.
+    """
+    root = storage.path / "snapshots"
+    if storage.remote is None:
+        return SnapshotStore(root)
+    from tasks.core.mirror import MirroredStore
+    from tasks.core.remote import Bucket
+
+    return MirroredStore(root, Bucket(storage.remote))
+
+
 class SnapshotStore:
     """All snapshots below one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def check(self) -> None:
+        """Raise an error before any work where the store cannot be used: a folder always can."""
+
+    def keep(self, path: Path) -> None:
+        """Take care of a file beside the snapshots (a run's record, a report): in a folder it lies well."""
+
+    def holds(self, stage: str, key: str) -> bool:
+        """Whether a snapshot with this key is committed; its files are not looked at."""
+        return (self.root / stage / key / "manifest.json").exists()
 
     def find(self, stage: str, key: str) -> Snapshot | None:
         """The committed snapshot with this key, if its files are still as the manifest says."""
@@ -108,23 +134,28 @@ class SnapshotStore:
         for folder in sorted({(writer.root / e.name).parent for e in entries} | {writer.root, writer.folder}):
             fsync_folder(folder)
         faults.point(writer.stage, "before-manifest")
-        published = writer.folder / "manifest.json"
-        draft = writer.folder / f"{writer.attempt}.manifest"
-        with draft.open("w") as file:
+        with (writer.folder / f"{writer.attempt}.manifest").open("w") as file:
             file.write(json.dumps(manifest.model_dump(), indent=1, sort_keys=True))
             fsync(file)
-        try:
-            os.link(draft, published)  # fails if it exists: the first commit of a key stands
-        except FileExistsError:
-            self.discard(writer)
+        snapshot = self.publish(writer.folder, manifest)
+        writer.lock.close()
+        return snapshot
+
+    def publish(self, folder: Path, manifest: Manifest) -> Snapshot:
+        """Publish the manifest that lies beside its whole attempt, create-if-absent: the first one of a key stands."""
+        published = folder / "manifest.json"
+        draft = folder / f"{manifest.attempt}.manifest"
+        with suppress(FileExistsError):
+            os.link(draft, published)  # fails if it exists
+        if load_manifest(published).attempt == manifest.attempt:
+            draft.unlink(missing_ok=True)
+            (folder / f"{manifest.attempt}.lock").unlink(missing_ok=True)
         else:
-            writer.lock.close()
-            (writer.folder / f"{writer.attempt}.lock").unlink(missing_ok=True)
-        draft.unlink(missing_ok=True)
-        fsync_folder(writer.folder)
-        shutil.rmtree(writer.folder / "scratch", ignore_errors=True)
-        faults.point(writer.stage, "after-manifest")
-        snapshot = self.find(writer.stage, writer.key)
+            remove_attempt(folder / manifest.attempt)
+        fsync_folder(folder)
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
+        faults.point(manifest.stage, "after-manifest")
+        snapshot = SnapshotStore.find(self, manifest.stage, manifest.key)
         assert snapshot is not None
         return snapshot
 
@@ -136,16 +167,20 @@ class SnapshotStore:
                 continue  # `gc --damaged` lists and removes these
             yield Snapshot(manifest.stage, manifest.key, manifest.digest, str(path.parent))
 
+    def manifests(self) -> dict[str, Manifest]:
+        """The manifests of all snapshots, by key."""
+        return {snapshot.key: snapshot.manifest for snapshot in self}
+
     def lineage(self, keys: Iterable[str]) -> set[str]:
         """These keys and those of everything they were made from."""
-        known = {s.key: s for s in self}
+        known = self.manifests()
         closed: set[str] = set()
         todo = [k for k in keys if k in known]
         while todo:
             key = todo.pop()
             if key not in closed:
                 closed.add(key)
-                todo.extend(i.key for i in known[key].manifest.inputs if i.key in known)
+                todo.extend(i.key for i in known[key].inputs if i.key in known)
         return closed
 
 
@@ -164,10 +199,17 @@ class _EarlierParts:
                     manifest = load_manifest(path)
                 except (SnapshotCorrupt, OSError):
                     continue
-                root, entries = path.parent / manifest.attempt, {e.name: e for e in manifest.files}
-                for part, record in manifest.parts.items():
-                    self._known[part] = EarlierPart(root, tuple(entries[f] for f in record.files), record.about)
+                self._known.update(parts_of(path.parent, manifest))
         return self._known.get(identity)
+
+
+def parts_of(folder: Path, manifest: Manifest) -> dict[str, EarlierPart]:
+    """The parts of a snapshot in this folder, by identity."""
+    root, entries = folder / manifest.attempt, {e.name: e for e in manifest.files}
+    return {
+        part: EarlierPart(root, tuple(entries[f] for f in record.files), record.about)
+        for part, record in manifest.parts.items()
+    }
 
 
 def damaged_files(folder: Path, manifest: Manifest, *, full: bool) -> list[str]:

@@ -23,7 +23,7 @@ from tasks.core.errors import InputError
 LABEL = "label"
 # XGBoost walks the rows five times. Reading and decoding them again each time took 2.5 s of 12 s for 1M x 40, so what
 # is this small is held; more is read again, and memory stays that of one row group and the matrix.
-HELD_BYTES = 128 << 20
+HELD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,17 @@ def import_xgboost() -> None:
         import xgboost  # noqa: F401
     finally:
         del sys.modules["sklearn"]
+
+
+def use_threads(threads: int) -> None:
+    """Let XGBoost have so many threads, here and when called from this thread.
+
+    Ray sets OMP_NUM_THREADS=1 for a worker of less than two CPUs, and XGBoost takes no more than OpenMP's default,
+    whatever its own `nthread` says.
+    """
+    import xgboost as xgb
+
+    xgb.core._LIB.omp_set_num_threads(threads)
 
 
 def loss(booster: Any, data: Any) -> float:

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError
-from tasks.core.settings import RayConfig
+from tasks.core.sections import RayConfig
 
 # One thread per worker process: the parallelism is Ray's, and two pools would fight over the cores.
 WORKER_ENV = {
@@ -26,6 +26,8 @@ WORKER_ENV = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Ray Train's `report` blocks until the controller's next poll, 2 s apart by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # A process for each training that asks whether its machine is about to be taken away. It is tried again anyway.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
     # Ray warns on standard output at four times this many processes; ours are mostly waiting.

@@ -22,7 +22,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from tasks.core.errors import RunError, TransientError
-from tasks.core.settings import TuneConfig
+from tasks.core.sections import TuneConfig
 from tasks.core.targets import Target
 from tasks.engines import cluster
 from tasks.engines.study import Ended, Study
@@ -60,7 +60,6 @@ def run(
     problem, data = reading.remote([list(train), list(valid)], list(features))
     concurrent = min(config.concurrent or cluster.cpus(), study.missing())
     rungs = milestones(config)
-    # nthread: Ray sets OMP_NUM_THREADS from the CPUs assigned, XGBoost's own default would not heed it.
     threads = max(1, cluster.cpus() // concurrent)
     fixed = {"tree_method": "hist", "seed": config.seed, "seed_per_iteration": True, "nthread": threads}
     task = Task(tuple(features), {**fixed, **target.params}, rungs, config.patience)

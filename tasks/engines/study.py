@@ -24,7 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import RunError, SettingsError, TransientError
 from tasks.core.search_space import Axis
-from tasks.core.settings import TuneConfig, masked
+from tasks.core.sections import TuneConfig
+from tasks.core.settings import masked
 
 HEARTBEAT_S, GRACE_S = 20, 120  # a trial whose machine was not heard of for so long is taken to be lost
 STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}

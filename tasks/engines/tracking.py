@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.core.errors import RaymillError, RegistryError
-from tasks.core.settings import PROJECT, TrackingConfig, masked
+from tasks.core.sections import PROJECT, TrackingConfig
+from tasks.core.settings import masked
 from tasks.core.snapshots import Snapshot
 
 REACH_TIMEOUT_S = 5.0
+SAMPLE_S = 10.0  # between two looks at the machine
+FINISH_S = 5.0  # and the last one is waited for so long
 # MLflow's own are 7 retries, of two minutes each where nobody answers. A variable that is set already stays.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -169,6 +173,29 @@ def is_outage(error: Exception) -> bool:
         stranger = str(error).startswith("API request to endpoint")
         return stranger or int(status()) >= 500 or int(status()) == 429
     return isinstance(error, OSError) or type(error).__module__.startswith(REMOTE)
+
+
+@contextmanager
+def system_metrics(tracker: Tracker, wanted: bool) -> Iterator[None]:
+    """Record how busy this machine is (`system/...` metrics of the parent run) while the block runs, if `wanted`.
+
+    In a thread, SAMPLE_S apart. It never fails: where MLflow goes down the rest is missing.
+    """
+    monitor: Any = None
+    with suppress(Exception):
+        if wanted:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            monitor = SystemMetricsMonitor(tracker.run_id, sampling_interval=SAMPLE_S, tracking_uri=tracker.uri)
+            monitor.start()
+    try:
+        yield
+    finally:
+        if monitor is not None:
+            # Its end may wait for a server that does not answer.
+            finish = threading.Thread(target=monitor.finish, name="system-metrics-end", daemon=True)
+            finish.start()
+            finish.join(FINISH_S)
 
 
 def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, tags: dict[str, str]) -> Any:

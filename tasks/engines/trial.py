@@ -37,6 +37,7 @@ class Trial(tune.Trainable):
         began = time.perf_counter()
         self.task = task
         boosting.import_xgboost()
+        boosting.use_threads(task.fixed["nthread"])
         train, valid = ray.get(data[0])
         self.dtrain = boosting.quantile_matrix(train, task.features)
         self.dvalid = boosting.quantile_matrix(valid, task.features, self.dtrain)

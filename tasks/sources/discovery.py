@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.schemas import REVIEWS
-from tasks.core.settings import ReadConfig, load_settings, masked
+from tasks.core.sections import ReadConfig
+from tasks.core.settings import load_settings, masked
 from tasks.item_records import parse_literal, steps_of
 from tasks.sources import places, streams
 from tasks.sources.json_records import parse_json

@@ -18,7 +18,8 @@ import polars as pl
 
 from tasks.core.errors import InputError
 from tasks.core.schemas import REVIEWS
-from tasks.core.settings import CONF, IngestConfig, load_settings
+from tasks.core.sections import IngestConfig
+from tasks.core.settings import CONF, load_settings
 from tasks.item_records import to_items
 from tasks.sources import places
 from tasks.sources.canonical import ANONYMOUS, Period

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from tasks.core.settings import ReadConfig
+from tasks.core.sections import ReadConfig
 from tasks.item_records import parse_literal
 from tasks.sources import places, streams
 from tasks.sources.column_guesses import Column, series_of

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.errors import RowsLost
 from tasks.core.schemas import ITEMS, REJECTS, REVIEWS
-from tasks.core.settings import ReadConfig
+from tasks.core.sections import ReadConfig
 from tasks.item_records import to_items
 from tasks.sources import places
 from tasks.sources.canonical import Period, to_canonical, unparsed

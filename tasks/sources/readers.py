@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from tasks.core.settings import ReadConfig
+from tasks.core.sections import ReadConfig
 from tasks.item_records import parse_literal
 from tasks.sources import delimited, places, streams
 from tasks.sources.discovery import Kind, limits

@@ -12,7 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.core.settings import PROJECT, load_settings
+from tasks.core.sections import PROJECT
+from tasks.core.settings import load_settings
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 

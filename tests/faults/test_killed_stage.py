@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tasks.core import faults
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 from tasks.core.store import SnapshotStore, damaged_files
 
 pytestmark = pytest.mark.fault

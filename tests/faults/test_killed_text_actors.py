@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly]
 

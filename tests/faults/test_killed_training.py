@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 

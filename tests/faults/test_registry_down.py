@@ -25,7 +25,8 @@ from rich.console import Console
 from flows.console import ConsoleView, print_summary
 from flows.run import VIEW, Run, open_run
 from tasks.core.errors import RegistryError
-from tasks.core.settings import Settings, TuneConfig, load_settings
+from tasks.core.sections import TuneConfig
+from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import tracking

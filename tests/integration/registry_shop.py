@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.contest import Candidate
-from tasks.core.settings import RegistryConfig, load_settings
+from tasks.core.sections import RegistryConfig
+from tasks.core.settings import load_settings
 from tasks.core.store import SnapshotStore
 from tasks.engines import boosting, registry, tracking
 from tasks.evaluate import Judged

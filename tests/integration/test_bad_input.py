@@ -34,7 +34,7 @@ from wrong_inputs import (
     zip_that_leads_out,
 )
 
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 
 
 class Command:

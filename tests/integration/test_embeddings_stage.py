@@ -17,7 +17,7 @@ from stage_runs import put, put_reviews, settings
 
 from tasks import embed_tokens
 from tasks.core.schemas import TOKENS
-from tasks.core.settings import EmbeddingsConfig
+from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import SnapshotStore

@@ -14,7 +14,7 @@ import pytest
 from stage_runs import made, put, settings
 
 from tasks.core.schemas import ITEMS
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
 from tasks.engines import expectations

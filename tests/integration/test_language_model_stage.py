@@ -18,7 +18,7 @@ from tasks import language_model as stages
 from tasks import timeline
 from tasks.clean import clean
 from tasks.core.schemas import TOKENS
-from tasks.core.settings import PROJECT, LanguageModelConfig
+from tasks.core.sections import PROJECT, LanguageModelConfig
 from tasks.core.snapshots import FileSink, Snapshot
 from tasks.core.stage import run_stage
 from tasks.core.store import SnapshotStore

@@ -13,7 +13,7 @@ from stage_runs import made, put, settings
 
 from tasks.core.errors import SettingsError
 from tasks.core.schemas import TOKENS
-from tasks.core.settings import PackTokensConfig
+from tasks.core.sections import PackTokensConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore, damaged_files
 from tasks.engines import expectations

@@ -18,7 +18,8 @@ from flows.run import Run, open_run
 from flows.stage_task import StageTask, together
 from flows.temporary_server import TemporaryServer
 from tasks.core.errors import TransientError
-from tasks.core.settings import Settings, TokenizeConfig, load_settings
+from tasks.core.sections import TokenizeConfig
+from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
 

@@ -18,7 +18,7 @@ from stage_runs import made, settings
 from tasks import sources
 from tasks.clean import clean
 from tasks.clean_text import tidy_text
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
 from tasks.core.store import SnapshotStore
 from tasks.engines import pieces, tokenizer

@@ -14,7 +14,7 @@ from registry_shop import Shop
 from tasks import model_card
 from tasks.contest import Candidate
 from tasks.core.errors import InputError, RegistryError
-from tasks.core.settings import TrackingConfig
+from tasks.core.sections import TrackingConfig
 from tasks.engines import registry, tracking
 from tasks.register import Decision
 

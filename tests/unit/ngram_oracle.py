@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.core.settings import LanguageModelConfig
+from tasks.core.sections import LanguageModelConfig
 from tasks.ngrams import PRIOR
 
 Gram = tuple[int, ...]

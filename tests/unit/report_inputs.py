@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tasks import model_plots, plots
 from tasks.core.schemas import QUARANTINE, REJECTS, REVIEWS, WORD_COUNTS
-from tasks.core.settings import ReportConfig
+from tasks.core.sections import ReportConfig
 from tasks.core.snapshots import Snapshot, part_name
 from tasks.core.store import SnapshotStore
 from tasks.core.targets import TARGETS, Target

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tasks import clean, row_keys
 from tasks.clean_text import TAG, tidy_text
 from tasks.core.schemas import REVIEWS
-from tasks.core.settings import CleanConfig
+from tasks.core.sections import CleanConfig
 from tasks.parallel.exchange import exchange_in_process
 
 STEPS = ("normalize_unicode", "decode_entities", "remove_html", "remove_urls", "remove_control", "collapse_spaces")

@@ -13,7 +13,8 @@ import pytest
 
 from tasks import embed_tokens, embed_users, embeddings
 from tasks.core.errors import SettingsError
-from tasks.core.settings import EmbeddingsConfig, load_settings
+from tasks.core.sections import EmbeddingsConfig
+from tasks.core.settings import load_settings
 from tasks.core.snapshots import FileSink, part_name
 from tasks.parallel.comm import run_threads
 from tasks.parallel.exchange import shuffle_in_process

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.settings import GatesConfig, load_settings
+from tasks.core.sections import GatesConfig
+from tasks.core.settings import load_settings
 from tasks.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 OFF = GatesConfig(**{name: None for name in GatesConfig.model_fields if name != "slice_rows"}, slice_rows=10)

@@ -20,7 +20,7 @@ from rich.console import Console
 from flows import cli, inspect_view
 from tasks.core.errors import InputError, UserError
 from tasks.core.schemas import REVIEWS
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 from tasks.sources import load_profile, places, readers
 from tasks.sources.inspection import Inspection, inspect
 

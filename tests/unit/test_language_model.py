@@ -20,7 +20,7 @@ from ngram_oracle import Review, counts, scores
 
 from tasks import language_model, ngrams
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.settings import LanguageModelConfig
+from tasks.core.sections import LanguageModelConfig
 from tasks.core.snapshots import FileSink
 from tasks.parallel.mapreduce import run_in_process
 

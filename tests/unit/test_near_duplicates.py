@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks import near_duplicates as stage
-from tasks.core.settings import NearDuplicatesConfig
+from tasks.core.sections import NearDuplicatesConfig
 from tasks.parallel import minhash
 from tasks.parallel.exchange import exchange_in_process, shuffle_in_process
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.settings import SplitConfig, load_settings
+from tasks.core.sections import SplitConfig
+from tasks.core.settings import load_settings
 from tasks.core.snapshots import FileSink
 from tasks.near_duplicates import NEAR_DUPLICATES
 from tasks.parallel.exchange import exchange_in_process

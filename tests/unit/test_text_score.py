@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tasks import text_score
-from tasks.core.settings import TextScoreConfig
+from tasks.core.sections import TextScoreConfig
 from tasks.core.snapshots import FileSink
 from tasks.parallel.comm import run_threads
 

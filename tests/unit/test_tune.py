@@ -11,7 +11,8 @@ import pytest
 
 from tasks.core.errors import RunError, SettingsError, TransientError
 from tasks.core.search_space import Axis
-from tasks.core.settings import TuneConfig, load_settings
+from tasks.core.sections import TuneConfig
+from tasks.core.settings import load_settings
 from tasks.engines.study import Study
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.core import faults
 from tasks.core.errors import SnapshotCorrupt
-from tasks.core.settings import PROJECT
+from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from tasks.core import settings as subject
 from tasks.core.digests import digest_of
 from tasks.core.errors import SettingsError
-from tasks.core.settings import PROJECT, load_settings, masked
+from tasks.core.sections import PROJECT
+from tasks.core.settings import load_settings, masked
 
 
 @pytest.fixture
