@@ -4,7 +4,11 @@ Ours: `python -m flows.cli run` in a process of its own, into an empty storage f
 each time, so nothing is reused. Peer: `python -m benchmarks.notebook` on the same files. The wall time of both holds
 interpreter start and imports. After the timed runs ours runs once more, unchanged: that is `rerun_s`.
 
+The peer `with_remote` is ours with `storage.remote` in an S3 server of this machine, a process of its own on the same
+cores: what a home in a bucket costs. After the timed runs another machine's run, in an empty folder, fetches all.
+
     raymill bench pipeline [--size ROWS | --input FOLDER] [--workers W] [--json FILE|-]
+    raymill bench pipeline --peer with_remote
 """
 
 from __future__ import annotations
@@ -16,17 +20,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from benchmarks import local_s3
 from benchmarks.harness import Case, Setup, Timed
 from tasks.core.errors import RunError
 from tasks.core.sections import PROJECT
 
 INPUTS = PROJECT / "bench-results" / "inputs"
 SEED, TRIALS, MAX_RMSE_RATIO = 7, 12, 1.05
+MAX_REMOTE_RATIO = 1.5
+LEARNS = ("train", "tune")  # from here on a run may come out otherwise than another
 # Each cost of a stage, by the name of the phase it is measured under (tasks.core.stage).
 COSTS = {"prepare": "startup", "run": "compute", "validate": "validation", "commit": "commit", "record": "tracking"}
 QUIET = {
@@ -41,17 +49,20 @@ QUIET = {
 
 @dataclass
 class Job:
-    """The input folder and where the sides write. `storage` is the folder of our latest run."""
+    """The input folder and where the sides write. `storage` and `mirrored` are the folders of the latest runs."""
 
     input: Path
     workers: int
     scratch: Path
+    cleanup: ExitStack = field(default_factory=ExitStack)
     numbers: count[int] = field(default_factory=count)
     storage: Path | None = None
+    mirrored: Path | None = None
+    remote: str = ""
 
 
 def prepare(setup: Setup) -> Job:
-    return Job(setup.input or synthetic(setup.size), setup.workers, setup.scratch)
+    return Job(setup.input or synthetic(setup.size), setup.workers, setup.scratch, setup.cleanup)
 
 
 def synthetic(rows: int) -> Path:
@@ -80,7 +91,19 @@ def ours(job: Job) -> dict[str, Any]:
         shutil.rmtree(job.storage)
     job.storage = job.scratch / f"ours-{next(job.numbers)}"
     job.storage.mkdir()
-    return _run_flow(job)
+    return _run_flow(job, job.storage)
+
+
+def with_remote(job: Job) -> dict[str, Any]:
+    """The same with an empty bucket for its home. Its JSON summary."""
+    if not job.remote:
+        job.remote = local_s3.serve(job.cleanup, job.scratch)
+    local_s3.empty(job.remote)
+    if job.mirrored is not None:
+        shutil.rmtree(job.mirrored)
+    job.mirrored = job.scratch / f"mirrored-{next(job.numbers)}"
+    job.mirrored.mkdir()
+    return _run_flow(job, job.mirrored, job.remote)
 
 
 def notebook(job: Job) -> dict[str, Any]:
@@ -93,23 +116,23 @@ def notebook(job: Job) -> dict[str, Any]:
     return summary
 
 
-def _run_flow(job: Job) -> dict[str, Any]:
-    assert job.storage is not None
+def _run_flow(job: Job, storage: Path, remote: str = "") -> dict[str, Any]:
     settings = {
-        "storage.root": job.storage,
-        "tracking.uri": f"sqlite:///{job.storage}/mlflow.db",
+        "storage.root": storage,
+        "storage.remote": remote or "null",
+        "tracking.uri": f"sqlite:///{storage}/mlflow.db",
         "ray.workers": job.workers,
         "tune.trials": TRIALS,
     }
     overrides = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = ["-m", "flows.cli", "run", "--input", str(job.input), "--dataset", "amazon-us", *overrides]
-    return run_command(command, job.storage)
+    return run_command(command, storage, local_s3.KEYS if remote else {})
 
 
-def run_command(arguments: list[str], folder: Path) -> dict[str, Any]:
+def run_command(arguments: list[str], folder: Path, more: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run a Python command that writes a JSON summary. Raises RunError with the end of its output where it fails."""
     summary = folder / "summary.json"
-    environment = {**QUIET, **os.environ}
+    environment = {**QUIET, **os.environ, **(more or {})}
     # To a file: a pipe that daemons inherit would stay open after the command is done.
     with (folder / "output.log").open("w+") as output:
         command = [sys.executable, *arguments, "--json", str(summary)]
@@ -125,7 +148,20 @@ def run_command(arguments: list[str], folder: Path) -> dict[str, Any]:
 
 def check(job: Job, ours: dict[str, Any], peers: Mapping[str, dict[str, Any]]) -> str:
     """The rows used must be the same; how the errors in stars compare is said, whichever way it goes."""
-    theirs = peers["notebook"]
+    return "; ".join(CHECKS[name](ours, output) for name, output in peers.items())
+
+
+def _check_remote(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    digests = [{s["stage"]: s["digest"] for s in run["stages"]} for run in (ours, theirs)]
+    names = list(digests[0])
+    same = names[: min(names.index(name) for name in LEARNS if name in names)]
+    differing = [name for name in same if digests[0][name] != digests[1].get(name)]
+    if differing:
+        raise RunError(f"other digests with a bucket: {', '.join(differing)}", where="bench pipeline")
+    return f"with_remote has the same digests in {len(same)} stages"
+
+
+def _check_notebook(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     read, used = _stage(ours, "ingest")["rows_in"], _stage(ours, "clean")["rows"]
     rows = theirs["rows"]
     if (read, used) != (rows["in"], rows["clean"]):
@@ -146,22 +182,61 @@ def check(job: Job, ours: dict[str, Any], peers: Mapping[str, dict[str, Any]]) -
 
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
     """Where the time of the median run went, the scores, and the unchanged rerun."""
-    mine, theirs = _median(runs["ours"]), _median(runs["notebook"])
-    started = time.perf_counter()
-    rerun = _run_flow(job)
-    rerun_s = time.perf_counter() - started
-    return {
+    assert job.storage is not None
+    mine = _median(runs["ours"])
+    rerun_s, reused = _again(job, job.storage)
+    found = {
         "ours": {
             "breakdown": breakdown(mine.output, mine.wall_s),
             "metrics": mine.output["metrics"],
-            "rerun_s": round(rerun_s, 3),
-            "rerun_reused": f"{sum(bool(s['reused']) for s in rerun['stages'])} of {len(rerun['stages'])} stages",
-        },
-        "notebook": {
+            "rerun_s": rerun_s,
+            "rerun_reused": reused,
+        }
+    }
+    if "notebook" in runs:
+        theirs = _median(runs["notebook"])
+        found["notebook"] = {
             "breakdown": {"stages_s": theirs.output["seconds"], "rows": theirs.output["rows"]["clean"]},
             "metrics": {k: theirs.output[k] for k in ("rmse", "mae")},
-        },
+        }
+    if "with_remote" in runs:
+        found["with_remote"] = _remote_details(job, mine, _median(runs["with_remote"]))
+    return found
+
+
+def _remote_details(job: Job, mine: Timed, theirs: Timed) -> dict[str, Any]:
+    """What the bucket costs: `times_ours` in wall time, and the runs that only read."""
+    assert job.mirrored is not None
+    rerun_s, reused = _again(job, job.mirrored, job.remote)
+    elsewhere = job.scratch / f"elsewhere-{next(job.numbers)}"
+    elsewhere.mkdir()
+    fetch_s, fetched = _again(job, elsewhere, job.remote)
+    snapshots = [f for f in (elsewhere / "snapshots").rglob("*") if f.is_file()]
+    times = round(theirs.wall_s / mine.wall_s, 4)
+    return {
+        "breakdown": breakdown(theirs.output, theirs.wall_s),
+        "times_ours": times,
+        "verdict": f"{'within' if times <= MAX_REMOTE_RATIO else 'MORE THAN'} {MAX_REMOTE_RATIO} times the local disk",
+        "rerun_s": rerun_s,
+        "rerun_reused": reused,
+        "fetch_s": fetch_s,
+        "fetch_reused": fetched,
+        "fetched_bytes": sum(f.stat().st_size for f in snapshots),
     }
+
+
+def _again(job: Job, storage: Path, remote: str = "") -> tuple[float, str]:
+    """Seconds of a run to which all is done already, and how much of it was."""
+    started = time.perf_counter()
+    rerun = _run_flow(job, storage, remote)
+    reused = f"{sum(bool(s['reused']) for s in rerun['stages'])} of {len(rerun['stages'])} stages"
+    return round(time.perf_counter() - started, 3), reused
+
+
+def without_moto(size: int) -> dict[str, str]:
+    from importlib.util import find_spec
+
+    return {} if find_spec("moto") else {"with_remote": "needs the S3 server of the dev extra (moto)"}
 
 
 def breakdown(summary: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
@@ -201,16 +276,18 @@ def _median(runs: Sequence[Timed]) -> Timed:
     return sorted(runs, key=lambda run: run.wall_s)[(len(runs) - 1) // 2]
 
 
+CHECKS = {"notebook": _check_notebook, "with_remote": _check_remote}
 CASE = Case(
     name="pipeline",
     size_of="rows",
     default_size=50_000,
     prepare=prepare,
     ours=ours,
-    peers={"notebook": notebook},
+    peers={"notebook": notebook, "with_remote": with_remote},
     check=check,
     measure_input=measure_input,
     details=details,
     takes_input=True,
     check_is_warm_up=True,
+    skip=without_moto,
 )

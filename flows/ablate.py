@@ -10,7 +10,7 @@ from rich.table import Table
 from flows.launch import launch
 from tasks.core.settings import Settings
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
+from tasks.core.store import open_store
 
 
 def ablate(settings: Settings, console: Console) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def splits_of(settings: Settings, console: Console) -> Snapshot:
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     summary = launch(settings, source, console, until="split")
     key = next(row["key"] for row in summary["stages"] if row["stage"] == "split")
-    found = SnapshotStore(settings.storage.path / "snapshots").find("split", key)
+    found = open_store(settings.storage).find("split", key)
     assert found is not None  # it was committed a moment ago
     return found
 

@@ -9,16 +9,18 @@ from rich.console import Console
 from flows.temporary_server import start_if_needed
 from tasks.core.settings import Settings
 from tasks.core.stage import HasDigest
+from tasks.core.store import open_store
 
 
 def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> dict[str, Any]:
     """Run `etl_train` on the discovered `source`, shown on `console`; its summary.
 
-    Raises an error before any work where the registry does not answer.
+    Raises an error before any work where the registry or the bucket of snapshots does not answer.
     """
     from tasks.engines.tracking import reach, tracking_uri
 
     reach(tracking_uri(settings.tracking))
+    open_store(settings.storage).check()
     server = start_if_needed()
     # From here on Prefect may be imported: it reads the server's address when it is.
     from flows.console import ConsoleView

@@ -33,6 +33,7 @@ class StorageConfig(Section):
     """Where snapshots, run records and reports go."""
 
     root: str
+    remote: str | None = Field(description="A bucket for snapshots and run records, s3://BUCKET/PREFIX; null: none")
     keep_runs: Positive
 
     @property
@@ -44,6 +45,7 @@ class RayConfig(Section):
     """The Ray session that stages run in."""
 
     address: str | None
+    env: list[str] = Field(description="Names of this process's variables that workers on a cluster get, too")
     logical_cpus: Positive | None
     object_store_mb: Annotated[int, Field(ge=100)]
     workers: Positive

@@ -13,6 +13,7 @@ renamed, so the protocol carries over to object storage.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,10 @@ class Manifest(_Record):
     deterministic: bool
     seconds: dict[str, float]
     committed_at: str
+
+    def text(self) -> str:
+        """As it is published: JSON."""
+        return json.dumps(self.model_dump(), indent=1, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,19 @@ class SnapshotStore:
     def keep(self, path: Path) -> None:
         """Take care of a file beside the snapshots (a run's record, a report): in a folder it lies well."""
 
+    def records_here(self) -> list[Path]:
+        """The records of the runs of this machine, the oldest first."""
+        return sorted((self.root.parent / "runs").glob("*.json"))
+
+    def records(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """The records of runs, the newest first, each with whether the run was this machine's."""
+        for path in reversed(self.records_here()):
+            yield json.loads(path.read_text()), True
+
+    def is_waiting(self, attempt: Path) -> bool:
+        """Whether an attempt is done and only waits to be stored: nothing waits in a folder."""
+        return False
+
     def holds(self, stage: str, key: str) -> bool:
         """Whether a snapshot with this key is committed; its files are not looked at."""
         return (self.root / stage / key / "manifest.json").exists()
@@ -135,7 +148,7 @@ class SnapshotStore:
             fsync_folder(folder)
         faults.point(writer.stage, "before-manifest")
         with (writer.folder / f"{writer.attempt}.manifest").open("w") as file:
-            file.write(json.dumps(manifest.model_dump(), indent=1, sort_keys=True))
+            file.write(manifest.text())
             fsync(file)
         snapshot = self.publish(writer.folder, manifest)
         writer.lock.close()

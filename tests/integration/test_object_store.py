@@ -13,6 +13,7 @@ import pytest
 from accounts import Told, told, zipped
 from pyarrow import fs
 from raw_files import delimited, review, write_parquet
+from s3_server import s3_server
 from stage_runs import made, settings
 
 from tasks import sources
@@ -27,13 +28,8 @@ ROWS = [review(review_id=f"R{i:03}", star_rating=str(1 + i % 6), review_body="é
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The URL options of an S3 server."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"endpoint_override={host}:{port}&scheme=http"
-    server.stop()
+    with s3_server() as server:
+        yield server.options
 
 
 @pytest.fixture(autouse=True)
