@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+from flows.zombies import HEARTBEATS
 from tasks.core.sections import PROJECT
 
 QUIET = {
@@ -17,6 +18,7 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "TRANSFORMERS_VERBOSITY": "error",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    **HEARTBEATS,
 }
 
 
@@ -26,6 +28,9 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     # requests silences this one itself, in a filter that another thread's `catch_warnings` may undo meanwhile.
     warnings.filterwarnings("ignore", message="SOCKS support in urllib3")
+    from flows.up_state import use_what_is_up
+
+    use_what_is_up()
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(PROJECT / "data" / "prefect"))
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")

@@ -6,15 +6,18 @@ prefect deployment run etl-train/default            # on a worker
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
-from flows import environment
-from flows.run import Run, git_commit, open_run
+from flows import environment, links, logs, notify
+from flows.record import git_commit
+from flows.run import Run, open_run
 from flows.stage_task import StageTask, together
 from tasks import clean as _clean
 from tasks import count_words as _count_words
@@ -35,11 +38,11 @@ from tasks import tokenize as _tokenize
 from tasks import train as _train
 from tasks import tune as _tune
 from tasks.contest import Candidate
-from tasks.core.errors import InputError, SettingsError
+from tasks.core.errors import InputError, RaymillError, SettingsError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
 from tasks.core.targets import TARGETS
-from tasks.engines import cluster
+from tasks.engines import cluster, registry
 from tasks.metrics import MODELS, by_measure, name_of
 from tasks.sources import Source, discover
 
@@ -63,7 +66,24 @@ evaluate = StageTask(_evaluate.evaluate)
 report = StageTask(_report.report)
 
 
-@flow(name="etl-train", flow_run_name="etl-train {dataset}", persist_result=False, validate_parameters=True)
+def _flow_run_name() -> str:
+    given: dict[str, Any] = flow_run.parameters
+    with suppress(RaymillError):  # wrong settings, which the flow itself will tell of
+        settings = given.get("settings") or load_settings(overrides=given.get("overrides") or [])
+        return f"etl-train {given.get('dataset') or settings.data.dataset}"
+    return "etl-train"
+
+
+@flow(
+    name="etl-train",
+    flow_run_name=_flow_run_name,
+    persist_result=False,
+    validate_parameters=True,
+    on_completion=[notify.tell_how_it_ended],
+    on_failure=[notify.tell_how_it_ended],
+    on_crashed=[notify.tell_how_it_ended],
+    on_cancellation=[notify.tell_how_it_ended],
+)
 def etl_train(
     input: str | list[str] | None = None,
     dataset: str | None = None,
@@ -81,12 +101,13 @@ def etl_train(
         until: The last stage to run; all if not given.
     """
     environment.prepare()  # a worker starts this without the `raymill` command
-    settings = settings or load_settings(overrides=overrides or [])
+    settings = _with_data(settings or load_settings(overrides=overrides or []), input, dataset)
+    logs.set_up(settings)
+    notify.remember(str(flow_run.id), settings)
     packs = _wanted("pack-tokens", settings.pack_tokens, until)
     embeds = _wanted("embeddings", settings.embeddings, until)
-    dataset = dataset or settings.data.dataset
-    source = discover(input or settings.data.input, dataset, settings.ingest)
-    metadata = _metadata(settings, dataset, until)
+    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
+    metadata = _metadata(settings, until)
 
     with open_run(settings) as run, run.until(until):
         raw = ingest(source, settings.ingest)
@@ -116,10 +137,15 @@ def etl_train(
     return run.summary("completed")
 
 
-def _metadata(settings: Settings, dataset: str, until: str | None) -> Source | None:
+def _with_data(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
+    given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
+    return settings.model_copy(update={"data": settings.data.model_copy(update=given)})
+
+
+def _metadata(settings: Settings, until: str | None) -> Source | None:
     """The product metadata, where there is some."""
     if settings.data.items:
-        return discover(settings.data.items, dataset, settings.ingest_items, "items")
+        return discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
     if until in ("ingest-items", "items"):
         raise InputError(
             f"there is no stage {until} without product metadata", where="--until", fix="give --items PATH"
@@ -145,7 +171,15 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
         return _evaluate.judge(splits, data, settings.evaluate)
 
     candidate = Candidate(model, splits, scores, run.snapshots, about)
-    return run.timed("register", lambda: _register.register(candidate, settings.registry, run.tracker, judge))
+
+    def decide() -> _register.Decision:
+        with registry.one_at_a_time(run.root / "register.lock", waiting):
+            return _register.register(candidate, settings.registry, run.tracker, judge)
+
+    def waiting() -> None:
+        get_run_logger().info("another run is registering its model: waiting for it")
+
+    return run.timed("register", decide)
 
 
 def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:
@@ -163,12 +197,12 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
     run.facts |= {"report": str(target), "data_docs": str(docs or ""), "mlflow": run.tracker.uri}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(_report.render(page, [_report_row(r) for r in run.rows], _report_facts(run)))
+    run.store.keep(target)
     run.track_results(_pngs(page))
     create_table_artifact(key="stages", table=[_artifact_row(r) for r in run.rows], description="What each stage did")
     create_markdown_artifact(key="result", markdown=_result_markdown(run, scores), description="Scores and promotion")
-    create_link_artifact(key="report", link=target.as_uri(), link_text="Report")
-    if docs:
-        create_link_artifact(key="data-docs", link=docs.as_uri(), link_text="Great Expectations Data Docs")
+    links.link("report", target.as_uri(), "Report")
+    links.link("data-docs", docs.as_uri() if docs else None, "Great Expectations Data Docs")
 
 
 def _report_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tasks.core.progress import Progress
 from tasks.core.settings import Settings, masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
-from tasks.core.store import SnapshotStore
+from tasks.core.store import SnapshotStore, open_store
 from tasks.engines import cluster, expectations, tracking
 from tasks.ingest import ingest
 
@@ -119,7 +119,7 @@ class Run:
     def _begins(self, name: str) -> float:
         with self.lock:
             self.at_work.append(name)
-            self.save("running")  # a run that is killed leaves word of where it was
+            self._write("running")  # a run that is killed leaves word of where it was
             self.view.started(name)
         return time.perf_counter()
 
@@ -153,7 +153,7 @@ class Run:
 
     def prepare(self) -> None:
         """Start what a stage that really runs needs; the validators load while it computes."""
-        cluster.start(self.settings.ray)
+        cluster.start(self.settings.ray, self.root)
         with self.lock:
             if self._validators is None:
                 self._validators = expectations.Validators(self.settings.ray.workers)
@@ -202,12 +202,17 @@ class Run:
             return self.summary("running")
 
     def save(self, state: str) -> None:
-        """Write the run's record: what `gc` and `snapshots` know of it. Replaced whole, never half written."""
+        """Write the run's record: what `gc` and `snapshots` know of it."""
+        self.store.keep(self._write(state))
+
+    def _write(self, state: str) -> Path:
+        """Replaced whole, never half written."""
         path = self.root / "runs" / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(self.summary(state), indent=1))
         os.replace(draft, path)
+        return path
 
     def close(self, state: str) -> None:
         if self._validators is not None:
@@ -223,12 +228,12 @@ class Run:
 
 def warm_up(settings: Settings, source: HasDigest) -> None:
     """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
-    store = SnapshotStore(settings.storage.path / "snapshots")
+    store = open_store(settings.storage)
 
     def start() -> None:
         # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
         with suppress(Exception):
-            if store.find("ingest", stage_key(ingest, [source], settings.ingest)) is None:
+            if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
                 cluster.start(settings.ray)
         with suppress(Exception):
             tracking.connect(tracking.tracking_uri(settings.tracking)).search_experiments(max_results=1)
@@ -255,8 +260,9 @@ def open_run(settings: Settings) -> Iterator[Run]:
         "prefect.flow_run_name": str(flow_run.name or ""),
     }
     clock = time.perf_counter()
+    store = open_store(settings.storage)
+    store.check()
     tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
-    store = SnapshotStore(settings.storage.path / "snapshots")
     run = Run(
         settings=settings,
         run_id=run_id,

@@ -1,4 +1,4 @@
-"""Stages as Prefect tasks: their own retries for transient faults only, a timeout, a readable name.
+"""Stages as Prefect tasks: retries for transient faults only, ever longer apart, a timeout, a readable name.
 
 Prefect's cache and result store are off: the snapshot store decides what is reused.
 """
@@ -13,11 +13,10 @@ from prefect.futures import wait
 
 from flows.run import current
 from tasks.core.errors import TransientError
+from tasks.core.sections import RetriesConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import Stage
 from tasks.engines import cluster
-
-RETRY_DELAYS_S = [5.0, 30.0, 120.0]
 
 
 class StageTask:
@@ -28,8 +27,6 @@ class StageTask:
             name=stage.name,
             task_run_name=stage.name,
             tags=["raymill"],
-            retries=stage.retries,
-            retry_delay_seconds=RETRY_DELAYS_S[: stage.retries],
             retry_condition_fn=_worth_a_retry,
             timeout_seconds=stage.timeout_s,
             cache_policy=NO_CACHE,
@@ -38,10 +35,17 @@ class StageTask:
         def run_stage_task(inputs: tuple[Any, ...], config: Any) -> Snapshot:
             return current().execute(stage, inputs, config)
 
-        self.name, self.task = stage.name, run_stage_task
+        self.name, self.retries, self.task = stage.name, stage.retries, run_stage_task
+
+    def under(self, config: RetriesConfig) -> Any:
+        """The Prefect task, with the retries that the settings want."""
+        times = self.retries if config.times is None else config.times
+        return self.task.with_options(
+            retries=times, retry_delay_seconds=config.delays(times), retry_jitter_factor=config.jitter or None
+        )
 
     def __call__(self, *arguments: Any) -> Snapshot:
-        snapshot = self.task(arguments[:-1], arguments[-1])
+        snapshot: Snapshot = self.under(current().settings.retries)(arguments[:-1], arguments[-1])
         current().stop_after(self.name)
         return snapshot
 
@@ -54,7 +58,9 @@ def together(*calls: tuple[Any, ...]) -> list[Snapshot]:
     run = current()
     names = [call[0].name for call in calls]
     wanted = calls[: names.index(run.last) + 1] if run.last in names else calls
-    futures = [stage_task.task.submit(tuple(inputs), config) for stage_task, *inputs, config in wanted]
+    futures = [
+        stage_task.under(run.settings.retries).submit(tuple(inputs), config) for stage_task, *inputs, config in wanted
+    ]
     wait(futures)
     snapshots = [future.result() for future in futures]
     for name in names:

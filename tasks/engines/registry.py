@@ -14,13 +14,15 @@ not have happened. Runs are added and never changed, and outlive the version and
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError, RegistryError
@@ -79,6 +81,20 @@ def when(ms: float | None = None) -> str:
     """A moment in milliseconds since 1970, or this one, as ISO 8601 in UTC."""
     moment = datetime.now(UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
     return moment.isoformat(timespec="seconds")
+
+
+@contextmanager
+def one_at_a_time(lock: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock file while the block runs, `waiting` for whoever holds it: two decisions at once would both compare
+    with the champion before them. The lock goes with the process, however that ends; NFS keeps it across machines."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

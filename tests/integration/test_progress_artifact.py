@@ -68,9 +68,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A run without Ray and validators, whose toy stages need neither."""
     monkeypatch.setattr(Run, "prepare", lambda self: None)
     monkeypatch.setattr(Run, "validate", lambda self, stage, out: {})
-    monkeypatch.setattr("flows.stage_task.RETRY_DELAYS_S", [0.0])
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    return load_settings(overrides=[f"storage.root={tmp_path / 'data'}", f"tracking.uri={database}"])
+    return load_settings(
+        overrides=[f"storage.root={tmp_path / 'data'}", f"tracking.uri={database}", "retries.first_delay_s=0"]
+    )
 
 
 @pytest.fixture

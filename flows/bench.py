@@ -1,0 +1,127 @@
+"""The flow `bench`: measures the cases of `raymill bench`, week after week, and keeps the numbers to be compared.
+
+prefect deployment run bench/default -p cases='["etl"]' -p sizes='{"etl": 100000}'
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from flows import environment, logs
+from flows.progress import artifact_key
+from flows.record import git_commit
+from tasks.core.errors import RunError, SettingsError
+from tasks.core.settings import Settings, load_settings
+from tasks.engines import tracking
+
+EXPERIMENT = "raymill-bench"
+
+
+def _flow_run_name() -> str:
+    return f"bench {', '.join(flow_run.parameters['cases'])}"
+
+
+@flow(name="bench", flow_run_name=_flow_run_name, persist_result=False, validate_parameters=True)
+def bench(
+    cases: list[str],
+    sizes: dict[str, int] | None = None,
+    workers: int = 2,
+    runs: int = 3,
+    overrides: list[str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measure cases one after another; returns each one's result as `raymill bench --json` prints it.
+
+    A case that fails does not keep the others from being measured. Raises RunError at the end if there was one.
+
+    Args:
+        cases: The cases to measure, such as etl, tokenize or train; raymill bench names them all.
+        sizes: How big, by case, in the case's own unit, rows or megabytes; the usual size for those not named.
+        workers: How many processes work side by side.
+        runs: Timed pairs of each case, after one warm-up.
+        overrides: Settings as "section.key=value" texts; of them only tracking and logging matter here.
+    """
+    environment.prepare()
+    settings = load_settings(overrides=overrides or [])
+    logs.set_up(settings)
+    sizes = sizes or {}
+    _check(cases, sizes)
+    results: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for case in cases:
+        try:
+            results[case] = _measure(case, sizes.get(case), workers, runs)
+            _keep(settings, results[case])
+        except Exception as error:
+            failed[case] = str(error).strip().partition("\n")[0]
+            get_run_logger().error("%s: %s", case, failed[case])
+    if failed:
+        said = "; ".join(f"{case}: {error}" for case, error in failed.items())
+        raise RunError(f"{len(failed)} of {len(cases)} cases failed: {said}", where="bench")
+    return results
+
+
+def _check(cases: list[str], sizes: Mapping[str, int]) -> None:
+    from benchmarks.harness import known_cases
+
+    known = known_cases()
+    for name in (*cases, *sizes):
+        if name not in known:
+            raise SettingsError(f"no bench case {name!r}", where="cases and sizes", fix=f"known: {', '.join(known)}")
+    if unused := sorted(set(sizes) - set(cases)):
+        raise SettingsError(f"sizes of cases that are not measured: {', '.join(unused)}", where="sizes")
+
+
+@task(name="measure", task_run_name="{case}", cache_policy=NO_CACHE, persist_result=False)
+def _measure(case: str, size: int | None, workers: int, runs: int) -> dict[str, Any]:
+    from benchmarks.harness import run_case
+
+    log = get_run_logger()
+    result = run_case(case, size=size, workers=workers, runs=runs, log=lambda line: log.info("%s", line))
+    text = f"```json\n{json.dumps(result, indent=1)}\n```"
+    create_markdown_artifact(key=artifact_key(f"bench-{case}"), markdown=text, description=_summary(result))
+    return result
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    ratios = ", ".join(f"{ratio:g} of {peer}'s time" for peer, ratio in result["ratio"].items())
+    return f"{result['case']}: {result['ours']['median_s']:g} s{', ' if ratios else ''}{ratios}"
+
+
+def _keep(settings: Settings, result: Mapping[str, Any]) -> None:
+    """A run in the experiment EXPERIMENT, with the same names of metrics every time."""
+    config = settings.tracking.model_copy(update={"experiment": EXPERIMENT})
+    machine = result["machine"]
+    tags = {
+        "raymill.bench.case": result["case"],
+        "raymill.bench.checked": result["checked"],
+        "mlflow.source.name": "raymill bench",
+        "mlflow.source.git.commit": git_commit(),
+    }
+    tracker = tracking.Tracker.open(config, f"bench {result['case']}", tags)
+    with tracking.reaching(tracker.uri):
+        params = {f"size_{name}": value for name, value in result["size"].items()}
+        params |= {"workers": result["workers"], "runs": result["ours"]["runs"]}
+        params |= {name: machine[name] for name in ("cpu", "cores", "memory_bytes", "python")}
+        tracker.log(tracker.run_id, params=params, metrics=metrics_of(result))
+        tracker.client.log_dict(tracker.run_id, dict(result), "bench.json")
+        tracker.end(tracker.run_id)
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """A case's numbers by name: ours_median_s, polars_median_s, ratio_polars, load_average and so on."""
+    sides = {"ours": result["ours"], **result["peers"]}
+    found = {
+        f"{side}_{name}": float(value)
+        for side, numbers in sides.items()
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    found |= {f"ratio_{peer}": float(ratio) for peer, ratio in result["ratio"].items()}
+    return found | {"load_average": float(result["machine"]["load_average"])}

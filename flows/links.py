@@ -1,0 +1,46 @@
+"""Links of a run, as artifacts on its page in Prefect: the MLflow run, Ray's dashboard, the report, the Data Docs."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from tasks.engines.tracking import Tracker
+
+
+def link(key: str, url: str | None, text: str) -> None:
+    """Make the artifact, if there is an address. A Prefect server that is away costs a run its links, no more."""
+    if not url:
+        return
+    from prefect.artifacts import create_link_artifact
+
+    try:
+        create_link_artifact(key=key, link=url, link_text=text)
+    except Exception as error:
+        from prefect.logging import get_logger
+
+        get_logger("raymill").warning("no link to the %s: %s", text, type(error).__name__)
+
+
+def public(url: str) -> str:
+    """Without user and password."""
+    return re.sub(r"://[^/@]*@", "://", url)
+
+
+def mlflow_page(tracker: Tracker) -> str | None:
+    """The run's page, where MLflow is a server."""
+    if urlsplit(tracker.uri).scheme not in ("http", "https"):
+        return None
+    return f"{public(tracker.uri).rstrip('/')}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
+
+
+def ray_dashboard() -> str | None:
+    """Ray's dashboard, where the cluster has one: a local session has none."""
+    # Ray tells it in public only to who calls `ray.init`.
+    with suppress(Exception):
+        from ray._private.worker import get_dashboard_url
+
+        if url := get_dashboard_url():
+            return public(url if "://" in url else f"http://{url}")
+    return None

@@ -1,0 +1,84 @@
+"""The weekly bench with a real Prefect and MLflow: what is kept, and what one failing case does to the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect_server import connected, running
+
+from flows.bench import bench
+from tasks.core.errors import RunError, SettingsError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with running() as api_url:
+        yield api_url
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[SyncPrefectClient]:
+    with connected() as client:
+        yield client
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    return [f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
+
+
+MEASURED = {
+    "case": "etl",
+    "size": {"rows": 1000, "bytes": 5},
+    "workers": 2,
+    "checked": "equal to polars",
+    "ours": {"median_s": 2.0, "runs": 3},
+    "peers": {"polars": {"median_s": 1.0, "runs": 3}},
+    "ratio": {"polars": 2.0},
+    "machine": {"cpu": "x", "cores": 2, "memory_bytes": 1, "python": "3.11", "load_average": 0.1},
+}
+
+
+def test_the_weekly_bench_keeps_each_cases_numbers_and_goes_on_after_one_that_failed(
+    client: SyncPrefectClient, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run_case(case: str, *, size: int | None, workers: int, runs: int, log: Any) -> dict[str, Any]:
+        asked.append((case, size, workers, runs))
+        if case == "train":
+            raise RunError("the outputs differ", where="bench train")
+        return {**MEASURED, "case": case}
+
+    monkeypatch.setattr("benchmarks.harness.run_case", run_case)
+    with pytest.raises(RunError, match=r"1 of 3 cases failed: train: bench train: the outputs differ"):
+        bench(["etl", "train", "wordcount"], {"etl": 1000}, runs=2, overrides=overrides)
+    assert asked == [("etl", 1000, 2, 2), ("train", None, 2, 2), ("wordcount", None, 2, 2)]
+
+    mlflow = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    kept = mlflow.search_runs([mlflow.get_experiment_by_name("raymill-bench").experiment_id])
+    assert {run.data.tags["raymill.bench.case"] for run in kept} == {"etl", "wordcount"}
+    assert {run.info.status for run in kept} == {"FINISHED"}
+    for run in kept:
+        assert run.data.metrics == {
+            "ours_median_s": 2.0, "ours_runs": 3.0, "polars_median_s": 1.0, "polars_runs": 3.0, "ratio_polars": 2.0,
+            "load_average": 0.1,
+        }  # fmt: skip
+        assert run.data.params["size_rows"] == "1000"
+    keys = ArtifactFilterKey(any_=["bench-etl"])
+    (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))
+    assert json.loads(str(artifact.data).removeprefix("```json\n").removesuffix("\n```")) == MEASURED
+
+
+def test_a_case_that_is_none_fails_before_any_is_measured(server: str, overrides: list[str]) -> None:
+    with pytest.raises(SettingsError, match="no bench case 'elt'"):
+        bench(["elt"], overrides=overrides)
