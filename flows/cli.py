@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import environment
+from flows import environment, logs
 from flows.launch import launch
 from flows.models import models_app
 from flows.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
@@ -59,7 +59,7 @@ def run(
     settings = load_settings(profile=profile, overrides=overrides or [], data=given)
     # A wrong input fails here, before anything starts.
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    view_console = Console(stderr=True) if json_file == "-" else console
+    view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     if settings.data.items:
         discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
     size = sum(f.size for f in source.files)
@@ -140,30 +140,27 @@ def inspect(
 
 @app.command()
 def snapshots(
-    stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage's; with --graph, what led to it.")] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Draw what the newest run was made from, in Mermaid's language.")
+    ] = False,
     overrides: SetOption = None,
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """List committed snapshots: rows, size, digest, and what each was made from."""
-    from rich.table import Table
-
-    from flows.maintenance import lineage_text, size_of, store_of
+    from flows.maintenance import lineage_graph, snapshot_table, store_of
     from tasks.core.settings import load_settings
 
-    found = [s for s in store_of(load_settings(profile=profile, overrides=overrides or [])) if stage in (None, s.stage)]
-    found.sort(key=lambda s: s.manifest.committed_at)
+    store = store_of(load_settings(profile=profile, overrides=overrides or []))
+    if graph:
+        print(lineage_graph(store, stage))
+        return
+    found = sorted((s for s in store if stage in (None, s.stage)), key=lambda s: s.manifest.committed_at)
     if json_file:
         write_json(json_file, [s.manifest.model_dump() for s in found])
         return
-    table = Table()
-    for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
-        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
-    for s in found:
-        rows = sum(e.rows or 0 for e in s.manifest.files if e.table != "rejects")
-        size = f"{size_of(Path(s.folder)) / 1e6:.1f}"
-        table.add_row(s.stage, s.digest[:12], f"{rows:,}", size, s.manifest.committed_at, lineage_text(s))
-    console.print(table if found else "no snapshots yet: raymill run makes them")
+    console.print(snapshot_table(found) if found else "no snapshots yet: raymill run makes them")
 
 
 @app.command()
@@ -189,6 +186,40 @@ def gc(
             remove(removal)
     verb = "would be freed" if dry_run else "freed"
     console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
+
+
+@app.command()
+def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
+    """Run the Prefect server, the MLflow server and a worker, with the nightly schedule, until Ctrl-C or raymill down.
+
+    Settings given here hold for the runs that the worker starts, too.
+    """
+    from flows.up import up
+    from tasks.core.settings import load_settings
+
+    up(load_settings(profile=profile, overrides=overrides or []), console, overrides or [], profile)
+
+
+@app.command()
+def status(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
+    """Say what raymill up runs and whether it answers. Exit status 1 unless all is well."""
+    from flows.up import print_status, status
+    from tasks.core.settings import load_settings
+
+    found = status(load_settings(profile=profile, overrides=overrides or []))
+    print_status(Console(stderr=True) if json_file == "-" else console, found)
+    write_json(json_file, found)
+    if not found["well"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def down() -> None:
+    """Stop all that raymill up started, also where it was killed itself."""
+    from flows.up import down
+
+    stopped = down()
+    console.print(f"stopped {stopped} process(es)" if stopped else "nothing is up", highlight=False)
 
 
 @app.command()
@@ -240,12 +271,13 @@ def main() -> None:
     environment.prepare()
     errors = Console(stderr=True)
     try:
-        app(standalone_mode=False)
+        # Typer's Exit comes back as what the call returns.
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except RaymillError as error:
-        errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        if not logs.tell(error):
+            errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; start it again to go on from the last finished stage")
         sys.exit(130)

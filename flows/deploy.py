@@ -1,18 +1,26 @@
-"""Applies prefect.yaml, and the automation that ends runs nobody hears of; `raymill up` runs `python -m flows.deploy`."""
+"""Applies prefect.yaml, and the automation that ends runs nobody hears of: `raymill up` runs it as a command."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-
-from tasks.core.sections import PROJECT
 
 
 def main() -> int:
-    """Deployments by Prefect's own command: its status."""
-    # No prompt: what prefect.yaml says is meant.
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    return subprocess.run(command, cwd=PROJECT, stdin=subprocess.DEVNULL).returncode
+    """Deployments by Prefect's own command, in this process, then the automation. Returns the command's status."""
+    from prefect.cli import app
+    from prefect.client.orchestration import get_client
+
+    from flows.zombies import ensure_automation
+
+    sys.argv[1:] = ["--no-prompt", "deploy", "--all"]  # no prompt: what prefect.yaml says is meant
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code:
+            return int(ended.code)
+    with get_client(sync_client=True) as client:
+        ensure_automation(client)
+    return 0
 
 
 if __name__ == "__main__":

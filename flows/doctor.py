@@ -51,7 +51,7 @@ def _python() -> Finding:
     if (3, 11) <= sys.version_info[:2] <= (3, 12):
         return Finding("ok", f"Python {version}")
     return Finding(
-        "bad", f"Python {version} is not supported", "use 3.11 or 3.12: make clean install PYTHON=python3.11"
+        "bad", f"Python {version} is not supported", "use 3.11 or 3.12: rm -rf .venv; make install PYTHON=python3.11"
     )
 
 
@@ -112,9 +112,15 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _ray(settings: Settings) -> Finding:
-    address = settings.ray.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        return Finding("ok", f"Ray: the cluster at {address} will be used")
+    from tasks.engines import attach
+
+    try:
+        if found := attach.examine(settings.ray):
+            attach.check_is_node(found)
+            about = f"{len(found.nodes)} node(s), Ray {found.ray}, Python {found.python}, as here"
+            return Finding("ok", f"Ray: the cluster at {found.address} answers: {about}")
+    except RaymillError as error:
+        return Finding("bad", f"Ray: {error.where}: {error.what}", error.fix)
     raylets = [p.pid for p in psutil.process_iter(["name"]) if p.info["name"] == "raylet"]
     current = Path("/tmp/ray/ray_current_cluster")
     if raylets:

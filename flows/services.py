@@ -6,6 +6,7 @@ Secrets travel in environment variables alone: a command line can be read by eve
 from __future__ import annotations
 
 import base64
+import hmac
 import ipaddress
 import os
 import secrets
@@ -13,13 +14,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.request import Request, build_opener
+from urllib.request import Request, urlopen
 
+from flows.up_state import credentials
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT, ServicesConfig
 from tasks.core.settings import ENV_PREFIX, Settings
 
-MARK = "RAYMILL_UP"  # in the environment of everything that `up` starts, down to Ray's workers: the state folder
+# In the environment of everything that `up` starts, down to Ray's workers: the state folder, and the service's name.
+MARK, MARK_SERVICE = "RAYMILL_UP", "RAYMILL_UP_SERVICE"
 # The kernel sends SIGTERM when the process that started us is gone, even if that was killed; Linux has it (1 is
 # PR_SET_PDEATHSIG). What it says stays true of the command that this process then becomes.
 TETHER = """
@@ -49,43 +52,44 @@ class Service:
 
     def problem(self, timeout_s: float) -> str:
         """What is wrong with the answer at `health`; "" for nothing."""
-        request = Request(self.health, headers={"Authorization": self.authorization} if self.authorization else {})
-        try:
-            with build_opener().open(request, timeout=timeout_s) as answer:
-                return "" if answer.status == 200 else f"it answers {answer.status}"
-        except OSError as error:
-            return str(getattr(error, "reason", error))
+        return answers(self.health, self.authorization, timeout_s)
 
 
-def state_folder() -> Path:
-    """Where `up` keeps its lock, state and log: data/services, or RAYMILL_SERVICES_DIR."""
-    return Path(os.environ.get("RAYMILL_SERVICES_DIR") or PROJECT / "data" / "services")
+def answers(url: str, authorization: str, timeout_s: float) -> str:
+    """Why this address does not answer 200; "" if it does."""
+    request = Request(url, headers={"Authorization": authorization} if authorization else {})
+    try:
+        with urlopen(request, timeout=timeout_s) as answer:
+            return "" if answer.status == 200 else f"it answers {answer.status}"
+    except OSError as error:  # HTTPError among them
+        return str(getattr(error, "reason", None) or error)
 
 
 def plan(settings: Settings, overrides: Sequence[str], profile: str | None, folder: Path) -> list[Service]:
     """The services in the order in which they are started. Raises SettingsError for what would not be safe.
 
-    A server that is named already (PREFECT_API_URL, tracking.uri) is used and not started.
+    A server that is named already (PREFECT_API_URL, a tracking.uri of http) is used and not started.
     """
     config = settings.services
     check_access(config)
     authorization = basic(config)
-    shared = {MARK: str(folder), "PYTHONUNBUFFERED": "1"}
+    shared = {MARK: str(folder), "PYTHONUNBUFFERED": "1", "PREFECT_LOGGING_LEVEL": "INFO", "PYTHONWARNINGS": "ignore"}
     found = []
     api = os.environ.get("PREFECT_API_URL", "")
     if not api:
         api = f"http://{reached_at(config.host)}:{config.prefect_port}/api"
         found.append(_prefect(config, api, shared, authorization))
     tracking = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not tracking:
+    if not tracking.startswith(("http://", "https://")):
+        database = config.mlflow_database.get_secret_value() if config.mlflow_database else tracking
         tracking = f"http://{reached_at(config.host)}:{config.mlflow_port}"
-        found.append(_mlflow(config, tracking, shared, authorization, folder))
+        found.append(_mlflow(config, database, tracking, shared, authorization, folder))
     env = {
         **shared,
         **clients(config, api),
-        "MLFLOW_TRACKING_URI": tracking,
+        f"{ENV_PREFIX}TRACKING__URI": tracking,
         "PREFECT_WORKER_QUERY_SECONDS": str(config.poll_seconds),
-        **{variable_of(override): override.partition("=")[2] for override in overrides},
+        **{variable_of(o): o.partition("=")[2] for o in overrides if not o.startswith("tracking.uri=")},
         **({"RAYMILL_PROFILE": profile} if profile else {}),
     }
     arguments = ["-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "raymill-up"]
@@ -98,12 +102,7 @@ POOL = "raymill"  # the work pool that prefect.yaml names
 
 def clients(config: ServicesConfig, api: str) -> dict[str, str]:
     """What Prefect's and MLflow's clients need to be let in."""
-    env = {"PREFECT_API_URL": api}
-    if config.auth:
-        user, _, password = config.auth.get_secret_value().partition(":")
-        env |= {"PREFECT_API_AUTH_STRING": f"{user}:{password}"}
-        env |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
-    return env
+    return {"PREFECT_API_URL": api, **(credentials(config.auth.get_secret_value()) if config.auth else {})}
 
 
 def _prefect(config: ServicesConfig, api: str, shared: dict[str, str], authorization: str) -> Service:
@@ -111,6 +110,7 @@ def _prefect(config: ServicesConfig, api: str, shared: dict[str, str], authoriza
         **shared,
         "PREFECT_API_URL": api,
         "PREFECT_UI_API_URL": "/api",
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
     if config.prefect_database:
@@ -123,8 +123,9 @@ def _prefect(config: ServicesConfig, api: str, shared: dict[str, str], authoriza
     return Service("prefect", arguments, env, api.removesuffix("/api"), f"{api}/ready", authorization)
 
 
-def _mlflow(config: ServicesConfig, url: str, shared: dict[str, str], authorization: str, folder: Path) -> Service:
-    database = config.mlflow_database.get_secret_value() if config.mlflow_database else ""
+def _mlflow(
+    config: ServicesConfig, database: str, url: str, shared: dict[str, str], authorization: str, folder: Path
+) -> Service:
     env = {
         **shared,
         "MLFLOW_BACKEND_STORE_URI": database or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}",
@@ -162,8 +163,10 @@ def _mlflow_auth(config: ServicesConfig, folder: Path) -> dict[str, str]:
     if not key.exists():
         key.touch(mode=0o600)
         key.write_text(secrets.token_hex(32))
+    # MLflow takes the password when it makes its first user and never again: another password, another file of users.
+    mark = hmac.digest(key.read_bytes(), f"{user}:{password}".encode(), "sha256").hex()[:12]
     ini.write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / 'mlflow_auth.db'}\n"
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / f'mlflow_users_{mark}.db'}\n"
         f"admin_username = {user}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     return {

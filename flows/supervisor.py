@@ -21,12 +21,12 @@ from typing import Any
 
 import psutil
 
-from flows.services import MARK, Service
+from flows.services import MARK, MARK_SERVICE, Service
 from tasks.core.errors import RunError
 
 PROBE_EVERY_S, PROBE_TIMEOUT_S = 15.0, 10.0
 RESTARTS, WINDOW_S = 5, 600.0  # a service that dies so often within so many seconds is given up
-BACK_OFF_S = (0.5, 2.0, 5.0, 15.0, 30.0)
+BACK_OFF_S = (0.5, 2.0, 5.0, 15.0, 30.0)  # before each of them
 GRACE_S = 5.0  # for flow runs to say that they end, then for services
 LOG_BYTES = 20 << 20
 
@@ -50,12 +50,11 @@ class Supervisor:
         self.say = say
         self.children: dict[str, Child] = {}
         self.events: queue.Queue[tuple[str, str]] = queue.Queue()
-        self.stopping = False
 
     def start(self, service: Service) -> None:
         process = subprocess.Popen(
             service.command,
-            env={**os.environ, **service.env, MARK: str(self.folder)},
+            env={**os.environ, **service.env, MARK: str(self.folder), MARK_SERVICE: service.name},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -65,14 +64,17 @@ class Supervisor:
         )
         before = self.children.get(service.name)
         self.children[service.name] = Child(service, process, time.time(), before.deaths if before else [])
-        threading.Thread(target=self._follow, args=(service.name, process), daemon=True).start()
+        for act in (self._pass_on, self._await):
+            threading.Thread(target=act, args=(service.name, process), daemon=True).start()
         self.save()
 
-    def _follow(self, name: str, process: subprocess.Popen[str]) -> None:
-        """Pass a service's lines on, and tell when it has ended."""
+    def _pass_on(self, name: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self.say(name, line.rstrip("\n"))
+
+    def _await(self, name: str, process: subprocess.Popen[str]) -> None:
+        # Not when its output ends: what it has started holds that open.
         process.wait()
         self.events.put(("ended", name))
 
@@ -106,7 +108,11 @@ class Supervisor:
                 continue
             if kind == "stop":
                 return
-            self._revive(self.children[name])
+            if kind == "start":
+                # Not in the timer's thread: for the kernel the parent of a process is the thread that started it.
+                self.start(self.children[name].service)
+            else:
+                self._revive(self.children[name])
 
     def _revive(self, child: Child) -> None:
         name, now = child.service.name, time.monotonic()
@@ -120,12 +126,12 @@ class Supervisor:
             )
         delay = BACK_OFF_S[len(child.deaths) - 1]
         self.say("up", f"{told}; starting it again in {delay:g} s")
-        end(descendants_of(child.process.pid))
-        threading.Timer(delay, self._again, [child.service]).start()
-
-    def _again(self, service: Service) -> None:
-        if not self.stopping:
-            self.start(service)
+        if child.service.health:
+            # What is left of a server holds its port. A flow run of a worker that died goes on to its end.
+            end(leftovers(self.folder, name))
+        timer = threading.Timer(delay, self.events.put, [("start", name)])
+        timer.daemon = True
+        timer.start()
 
     def _probe(self) -> None:
         """Say once when a service that runs stops answering, and once when it answers again."""
@@ -142,7 +148,6 @@ class Supervisor:
 
     def stop(self) -> None:
         """End everything, the worker and its flow runs before the servers that they report to."""
-        self.stopping = True
         order = sorted(self.children.values(), key=lambda c: c.service.health != "")
         worker = [c for c in order if not c.service.health]
         # The flow runs first: each tells Prefect and MLflow that it ends.
@@ -159,6 +164,7 @@ class Supervisor:
             name: {
                 "pid": child.process.pid,
                 "url": child.service.url,
+                "health": child.service.health,
                 "since": child.since,
                 "restarts": len(child.deaths),
                 "problem": child.problem,
@@ -208,12 +214,13 @@ def is_flow_run(candidate: psutil.Process) -> bool:
 FLOW_RUN = ("flow-run", "prefect.engine", "prefect.flow_engine")
 
 
-def leftovers(folder: Path) -> list[psutil.Process]:
+def leftovers(folder: Path, service: str | None = None) -> list[psutil.Process]:
     """Processes that an `up` with this state folder has started, whoever their parent is now; never this one."""
+    wanted = {MARK: str(folder)} if service is None else {MARK: str(folder), MARK_SERVICE: service}
     found = []
     for candidate in psutil.process_iter():
         with suppress(psutil.Error):
-            if candidate.pid != os.getpid() and candidate.environ().get(MARK) == str(folder):
+            if candidate.pid != os.getpid() and wanted.items() <= candidate.environ().items():
                 found.append(candidate)
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -12,15 +10,18 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from flows.services import Service, clients, plan, state_folder
+from flows.services import Service, answers, basic, plan
 from flows.supervisor import LOG_BYTES, Supervisor, end, leftovers
+from flows.up_state import is_up, locked, state, state_folder
 from tasks.core.errors import RunError, SettingsError
 from tasks.core.sections import PROJECT
 from tasks.core.settings import Settings, masked
@@ -75,8 +76,9 @@ def deploy(worker: Service, supervisor: Supervisor) -> None:
     done = subprocess.run(
         command, env={**os.environ, **worker.env}, cwd=PROJECT, capture_output=True, text=True, timeout=READY_TIMEOUT_S
     )
-    for line in (done.stdout + done.stderr).splitlines():
-        supervisor.say("deploy", line)
+    for line in done.stdout.splitlines() if not done.returncode else (done.stdout + done.stderr).splitlines():
+        if done.returncode or "successfully" in line:
+            supervisor.say("deploy", line.strip("│ "))
     if done.returncode:
         raise RunError("prefect.yaml could not be applied", where=str(PROJECT / "prefect.yaml"), fix="see the log")
 
@@ -84,7 +86,7 @@ def deploy(worker: Service, supervisor: Supervisor) -> None:
 def _ready(services: Sequence[Service], settings: Settings, seconds: float) -> str:
     urls = {s.name: s.url for s in services if s.url}
     env = services[-1].env
-    api, tracking = env["PREFECT_API_URL"], env["MLFLOW_TRACKING_URI"]
+    api, tracking = env["PREFECT_API_URL"], env["RAYMILL__TRACKING__URI"]
     lines = [
         f"up in {seconds:.0f} s; Ctrl-C or `raymill down` stops everything",
         f"  Prefect   {urls.get('prefect', api.removesuffix('/api'))}",
@@ -159,39 +161,6 @@ def _check_postgres(where: str, url: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which goes with this process however it ends. Raises RunError if another has it."""
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"raymill is up already (process {_state(folder).get('pid', '?')})",
-                where=str(folder),
-                fix="raymill status shows it, raymill down stops it",
-            ) from None
-        yield
-
-
-def is_up(folder: Path) -> bool:
-    try:
-        with (folder / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        return found
-    return {}
-
-
-@contextmanager
 def log(folder: Path, console: Console) -> Iterator[Any]:
     """A function that writes a service's line to the console and, with its time, to up.log; the log of before is kept
     once it is large."""
@@ -213,39 +182,40 @@ def log(folder: Path, console: Console) -> Iterator[Any]:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """What runs, whether it answers, and what is scheduled next."""
+    """What runs and whether it answers; "well" says that all of it does."""
     folder = state_folder()
     if not is_up(folder):
-        return {"up": False, "left": [p.pid for p in leftovers(folder)], "services": {}}
-    state = _state(folder)
-    services = {s.name: s for s in _planned(settings, state)}
-    for name, about in state.get("services", {}).items():
-        service = services.get(name)
-        alive = psutil.pid_exists(about["pid"])
-        about["problem"] = "" if alive else "it has ended"
-        if alive and service and service.health:
-            about["problem"] = service.problem(5.0)
-    return {"up": True, **state}
+        return {"up": False, "well": False, "services": {}, "left": [p.pid for p in leftovers(folder)]}
+    found = state(folder)
+    authorization = basic(settings.services)
+    for about in found.get("services", {}).values():
+        about["problem"] = "" if psutil.pid_exists(about["pid"]) else "it has ended"
+        if not about["problem"] and about["health"]:
+            about["problem"] = answers(about["health"], authorization, 5.0)
+    well = bool(found.get("services")) and not any(about["problem"] for about in found["services"].values())
+    return {"up": True, "well": well, **found}
 
 
-def _planned(settings: Settings, state: dict[str, Any]) -> list[Service]:
-    """The services as they would be started now, at the addresses at which they were."""
-    from dataclasses import replace
-    from urllib.parse import urlsplit
-
-    found = []
-    for service in plan(settings, (), None, state_folder()):
-        url = state.get("services", {}).get(service.name, {}).get("url") or service.url
-        path = urlsplit(service.health)._replace(scheme="", netloc="").geturl()
-        found.append(replace(service, url=url, health=url + path if service.health else ""))
-    return found
+def print_status(console: Console, found: dict[str, Any]) -> None:
+    if not found["up"]:
+        left = f"; {len(found['left'])} process(es) of an earlier one are left: raymill down" if found["left"] else ""
+        console.print(f"nothing is up{left}", highlight=False)
+        return
+    table = Table()
+    for name in ("service", "address", "process", "up for", "restarts", ""):
+        table.add_column(name)
+    for name, about in found["services"].items():
+        age = str(timedelta(seconds=round(time.time() - about["since"])))
+        state = f"[red]{escape(about['problem'])}[/]" if about["problem"] else "[green]well[/]"
+        table.add_row(name, about["url"] or "–", str(about["pid"]), age, str(about["restarts"]), state)
+    console.print(table)
 
 
 def down() -> int:
     """Stop what `up` started, also where that itself was killed; the number of processes that there were."""
     folder = state_folder()
     count = len(leftovers(folder))
-    if is_up(folder) and (pid := _state(folder).get("pid")):
+    if is_up(folder) and (pid := state(folder).get("pid")):
         count += 1
         with suppress(psutil.NoSuchProcess):
             os.kill(pid, signal.SIGTERM)
@@ -255,18 +225,3 @@ def down() -> int:
                 os.kill(pid, signal.SIGKILL)
     end(leftovers(folder))
     return count
-
-
-def use_what_is_up() -> None:
-    """Point this process at the servers of a running `up`, where it was not told of others."""
-    folder = state_folder()
-    if not (folder / "state.json").exists() or not is_up(folder):
-        return
-    services = _state(folder).get("services", {})
-    if url := services.get("prefect", {}).get("url"):
-        os.environ.setdefault("PREFECT_API_URL", f"{url}/api")
-    if url := services.get("mlflow", {}).get("url"):
-        os.environ.setdefault("MLFLOW_TRACKING_URI", url)
-
-
-__all__ = ["check_port", "clients", "deploy", "down", "is_up", "status", "up", "use_what_is_up"]

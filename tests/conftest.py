@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [n for n in os.environ if n.startswith(OTHERS)]:
         patch.delenv(name)
     patch.setenv("PREFECT_HOME", f"{home.name}/prefect")
+    patch.setenv("RAYMILL_SERVICES_DIR", f"{home.name}/services")  # no `raymill up` that the developer may have running
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home.name}/mlflow.db")
     config.stash[_HELD] = patch, home
 

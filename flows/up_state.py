@@ -1,0 +1,74 @@
+"""What is known of a running `raymill up`: a lock that it holds, and a file with its services. Imports little."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import RunError
+from tasks.core.sections import PROJECT
+
+
+def state_folder() -> Path:
+    """Where `up` keeps its lock, state and log: data/services, or RAYMILL_SERVICES_DIR."""
+    return Path(os.environ.get("RAYMILL_SERVICES_DIR") or PROJECT / "data" / "services").resolve()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which goes with this process however it ends. Raises RunError if another has it."""
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"raymill is up already (process {state(folder).get('pid', '?')})",
+                where=str(folder),
+                fix="raymill status shows it, raymill down stops it",
+            ) from None
+        yield
+
+
+def is_up(folder: Path) -> bool:
+    try:
+        with (folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def state(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        return found
+    return {}
+
+
+def use_what_is_up() -> None:
+    """Point this process at the servers of a running `up`, where it was not told of others, with its password."""
+    folder = state_folder()
+    if not (folder / "state.json").exists() or not is_up(folder):
+        return
+    services = state(folder).get("services", {})
+    if url := services.get("prefect", {}).get("url"):
+        os.environ.setdefault("PREFECT_API_URL", f"{url}/api")
+    if url := services.get("mlflow", {}).get("url"):
+        os.environ.setdefault("MLFLOW_TRACKING_URI", url)
+    if auth := os.environ.get("RAYMILL__SERVICES__AUTH"):
+        for name, value in credentials(auth).items():
+            os.environ.setdefault(name, value)
+
+
+def credentials(auth: str) -> dict[str, str]:
+    """Variables with which Prefect's and MLflow's clients are let in; auth: user:password."""
+    user, _, password = auth.partition(":")
+    mlflow = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return {"PREFECT_API_AUTH_STRING": auth, **mlflow}
