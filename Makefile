@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := data/sample
 SAMPLE_ROWS := 20000
 
-.PHONY: run test test-all test-fast lint install sample clean help
+.PHONY: run test test-all test-fast lint docs install sample clean help
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -32,6 +32,9 @@ lint: $(STAMP)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(STAMP)  ## Write docs/reference.md from the settings and the commands
+	@$(BIN)/python -m flows.reference
 
 install: $(STAMP)  ## Make .venv and install everything, pinned
 
