@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,11 +32,11 @@ class Registry:
 
 
 @contextmanager
-def _registry(overrides: list[str] | None, profile: str | None) -> Iterator[Registry]:
-    """Raises RegistryError where MLflow is down, or has nothing yet."""
+def _registry(overrides: list[str] | None, profile: str | None, *, changing: bool = False) -> Iterator[Registry]:
+    """Raises RegistryError where MLflow is down, or has nothing yet. `changing`: no run registers meanwhile."""
     from tasks.core.errors import RegistryError
     from tasks.core.settings import load_settings
-    from tasks.engines import tracking
+    from tasks.engines import registry, tracking
 
     settings = load_settings(profile=profile, overrides=overrides or [])
     uri = tracking.tracking_uri(settings.tracking)
@@ -45,7 +45,8 @@ def _registry(overrides: list[str] | None, profile: str | None) -> Iterator[Regi
         raise RegistryError(  # connecting would make an empty database
             f"no model {name} is registered yet, there is no database", where=uri, fix="raymill run registers one"
         )
-    with tracking.reaching(uri):
+    lock = settings.storage.path / "register.lock"
+    with tracking.reaching(uri), registry.one_at_a_time(lock) if changing else nullcontext():
         yield Registry(tracking.connect(uri), name, settings.tracking.experiment)
 
 
@@ -93,7 +94,7 @@ def models_promote(
     """Make a version the champion by hand, whatever the gates said. The one before it stays `previous`."""
     from tasks.engines import registry
 
-    with _registry(overrides, profile) as at:
+    with _registry(overrides, profile, changing=True) as at:
         done = registry.promote(at.client, at.experiment_id, at.name, version)
     if done is None:
         console.print(f"version {version} of {at.name} is champion already", highlight=False, soft_wrap=True)
@@ -107,7 +108,7 @@ def models_rollback(overrides: SetOption = None, profile: ProfileOption = None) 
     """Make the champion before this one champion again; twice goes two steps back."""
     from tasks.engines import registry
 
-    with _registry(overrides, profile) as at:
+    with _registry(overrides, profile, changing=True) as at:
         done = registry.rollback(at.client, at.experiment_id, at.name)
     gone = f", version {done.from_version} no longer" if done.from_version else ""
     console.print(f"version {done.to_version} of {at.name} is champion again{gone}", highlight=False, soft_wrap=True)
