@@ -72,8 +72,9 @@ def _read_parts(
     import ray
 
     numbered = [(i, parts[i]) for i in new]
-    outcomes = frames.from_map(load_part, numbered, recipe=recipe, extras=extras, sink=out.sink)
-    told = dict(zip(new, (outcome.to_pylist() for outcome in frames.to_driver(outcomes)), strict=True))
+    # The frame is let go at once: parts of one that is held are read again, and written, where their node is lost.
+    outcomes = frames.to_driver(frames.from_map(load_part, numbered, recipe=recipe, extras=extras, sink=out.sink))
+    told = dict(zip(new, (outcome.to_pylist() for outcome in outcomes), strict=True))
     units = {i: [r for r in told[i] if r["kind"] == "unit"] for i in new}
     files = {
         i: [FileEntry(**{k: r[k] for k in FileEntry.model_fields}) for r in told[i] if r["kind"] == "file"] for i in new
@@ -82,6 +83,8 @@ def _read_parts(
     renumber = ray.remote(renumber_rejects)
     moved = [i for i in new if any(firsts[i]) and any(e.table == "rejects" for e in files[i])]
     renumbered = dict(zip(moved, cluster.gather(renumber.remote(out.sink, i, firsts[i]) for i in moved), strict=True))
+    for i in moved:
+        (out.root / part_name(i, "renumber")).unlink()  # not by the task: it begins again where its node is lost
     for i in new:
         entries = [renumbered[i] if i in renumbered and e.table == "rejects" else e for e in files[i]]
         out.part(
@@ -137,7 +140,6 @@ def renumber_rejects(sink: FileSink, index: int, firsts: list[int]) -> FileEntry
     rejects = pl.read_parquet(counted, hive_partitioning=False)
     first = pl.Series(firsts, dtype=pl.Int64).gather(rejects["unit"])
     table = rejects.with_columns(row=rejects["row"] + first).select(REJECTS.names).to_arrow()
-    counted.unlink()
     return sink.write_table(part_name(index, "rejects", 0), table, REJECTS)
 
 

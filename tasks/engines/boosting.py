@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -212,9 +213,26 @@ def use_threads(threads: int) -> None:
     xgb.core._LIB.omp_set_num_threads(threads)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """XGBoost with one thread, for a metric: its last digit depends on how many threads the sum was dealt out to.
+
+    Trees do not: their sums are those of float32 values in float64.
+    """
+    import xgboost as xgb
+
+    threads = xgb.core._LIB.omp_get_max_threads()
+    use_threads(1)
+    try:
+        yield
+    finally:
+        use_threads(threads)
+
+
 def loss(booster: Any, data: Any) -> float:
     """The booster's metric on a matrix, with all digits: XGBoost gives it as text, "[0]\teval-rmse:0.5"."""
-    return float(booster.eval(data).rpartition(":")[2])
+    with one_thread():
+        return float(booster.eval(data).rpartition(":")[2])
 
 
 def load_model(data: bytes) -> Any:

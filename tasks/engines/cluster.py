@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLong
+from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.sections import RayConfig
+from tasks.engines import attach, nodes
 
 # One thread per worker process: the parallelism is Ray's, and two pools would fight over the cores.
 WORKER_ENV = {
@@ -30,65 +34,100 @@ WORKER_ENV = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
+}
+
+# On a cluster, whatever a node's own environment says. It is Ray's default for a worker of less than two CPUs, and the
+# last digits of BLAS's sums depend on it.
+CLUSTER_ENV = {"OMP_NUM_THREADS": "1"}
+
+# Of a session that this process starts.
+LOCAL_ENV = {
     # Ray warns on standard output at four times this many processes; ours are mostly waiting.
     "RAY_worker_maximum_startup_concurrency": "4",
     # Idle workers kept for the next stage: starting one costs 0.8 s of CPU. Ray's own limit is a worker per CPU.
     "RAY_num_workers_soft_limit": "4",
+    # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which
+    # it asks for on other systems, a session is on loopback alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
-# Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which it
-# asks for on other systems, a session is on loopback alone.
-LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
-
 _STARTING = threading.Lock()
+_CHECKED: set[str] = set()  # nodes of the cluster, by id, that are known to be fit
 # Held while Ray's libraries are imported for the first time: two threads at once meet half-made modules.
 IMPORTING = threading.Lock()
 
 
-def start(config: RayConfig) -> None:
-    """Connect to Ray unless this process already is connected. Threads that come second wait for the first."""
+def start(config: RayConfig, shared: Path | None = None) -> None:
+    """Connect to Ray unless this process already is connected. Threads that come second wait for the first.
+
+    shared: a folder that all nodes of a cluster have to see; those that joined since the last call are asked. Raises
+    UserError, in bounded time, where a cluster was asked for and is not there, does not fit, or has a node that does
+    not.
+    """
     with _STARTING:
-        _set_environment(config)
+        attaching = attach.wanted(config) is not None
+        _set_environment({} if attaching else LOCAL_ENV)
         import ray  # not before the variables are set: Ray reads some of them when it is imported
 
-        if ray.is_initialized():
-            return
-        outcome: Future[None] = Future()
-
-        def keep() -> None:
-            try:
-                _start(config)
-                outcome.set_result(None)
-            except BaseException as error:
-                outcome.set_exception(error)
-            # Ray's processes ask the kernel to die with their parent, and that means the thread that started them.
-            threading.Event().wait()
-
-        threading.Thread(target=keep, name="ray-parent", daemon=True).start()
-        outcome.result()
+        if not ray.is_initialized():
+            _start_in_a_thread(config, attach.INIT_S if attaching else None)
+            _CHECKED.clear()
+        if attaching and shared is not None:
+            _CHECKED.update(nodes.check(shared, _CHECKED))
+        if attaching and not ray.cluster_resources().get("CPU"):
+            logging.getLogger("raymill.ray").warning("no node of the cluster has CPUs: tasks wait until one joins")
 
 
-def _address(config: RayConfig) -> str | None:
-    return config.address or os.environ.get("RAY_ADDRESS")
+def _start_in_a_thread(config: RayConfig, patience_s: float | None) -> None:
+    outcome: Future[None] = Future()
+
+    def keep() -> None:
+        try:
+            _start(config)
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+        # Ray's processes ask the kernel to die with their parent, and that means the thread that started them.
+        threading.Event().wait()
+
+    threading.Thread(target=keep, name="ray-parent", daemon=True).start()
+    try:
+        outcome.result(timeout=patience_s)
+    except TooLong:
+        raise attach.too_slow(patience_s or 0, "ray.address") from None
 
 
-def _set_environment(config: RayConfig) -> None:
-    for name, value in {**WORKER_ENV, **({} if _address(config) else LOOPBACK_ENV)}.items():
+def _set_environment(more: dict[str, str]) -> None:
+    for name, value in {**WORKER_ENV, **more}.items():
         os.environ.setdefault(name, value)
     for noisy in ("ray.data", "ray.tune", "ray.train", "modin"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
+    for message in data["lines"]:
+        # What follows is advice, and the end of a log.
+        said = re.split(r"\n|(?<=\.) (?:This can happen|Possible reasons|To see)", message.strip())[0]
+        logging.getLogger("raymill.ray").warning("%s", said)
+
+
 def _start(config: RayConfig) -> None:
     import ray
+    from ray._private import worker
 
-    address = _address(config)
+    # What Ray has to say of lost nodes and workers it prints on standard output, which may be a command's JSON.
+    worker.print_to_stdstream = _tell
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
-    if address:
-        ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, **common)
+    if found := attach.examine(config):
+        attach.check_is_node(found)
+        environment = attach.runtime_env(config, {**WORKER_ENV, **CLUSTER_ENV})
+        try:
+            ray.init(address=found.address, runtime_env=environment, **common)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise attach.translated(error, found.where) from error
     else:
         ray.init(
+            address="local",
             num_cpus=config.logical_cpus or max(2, os.cpu_count() or 1),
             object_store_memory=config.object_store_mb << 20,
             include_dashboard=False,
@@ -112,7 +151,13 @@ def cpus() -> int:
     import ray
 
     logical = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    return logical if len(ray.nodes()) > 1 else min(logical, max(2, os.cpu_count() or 1))
+    return logical if len(nodes.alive()) > 1 else min(logical, max(2, os.cpu_count() or 1))
+
+
+def node_cpus() -> int:
+    """The same of the smallest node that has any: what the threads of one process may be sized by."""
+    own = [int(node["Resources"].get("CPU", 0)) for node in nodes.alive()]
+    return min([cpus(), *(n for n in own if n)])
 
 
 def gather(refs: Iterable[Any]) -> list[Any]:

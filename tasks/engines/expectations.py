@@ -68,7 +68,8 @@ class Validators:
         import ray
 
         self._limit = workers
-        self._actor = ray.remote(Validator).options(num_cpus=0, max_restarts=1, max_task_retries=1)
+        # The actor lives as long as the run, which may outlive several nodes. A call that kills it is made twice.
+        self._actor = ray.remote(Validator).options(num_cpus=0, max_restarts=-1, max_task_retries=1)
         self._workers = [self._actor.remote()]
         self._turn = itertools.count()  # its next() is one step, so threads may share it
 

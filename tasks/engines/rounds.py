@@ -16,6 +16,7 @@ import numpy as np
 from tasks.core import faults
 from tasks.core.errors import SettingsError
 from tasks.core.targets import Target
+from tasks.engines import boosting
 
 # The target, the worker or a setting of its own decides these.
 RESERVED = ("objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method")
@@ -72,7 +73,9 @@ def boost(
             break
         faults.point("train", "round", done)
         booster.update(dtrain, done)
-        for name, loss in _losses(booster.eval_set(evals, done), job.metric).items():
+        with boosting.one_thread():
+            line = booster.eval_set(evals, done)
+        for name, loss in _losses(line, job.metric).items():
             curves[name].append(loss)
         if job.checkpoint_every and (done + 1) % job.checkpoint_every == 0 and done + 1 < job.rounds:
             save(Checkpoint(bytes(booster.save_raw("ubj")), curves))

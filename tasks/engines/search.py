@@ -60,7 +60,8 @@ def run(
     problem, data = reading.remote([list(train), list(valid)], list(features))
     concurrent = min(config.concurrent or cluster.cpus(), study.missing())
     rungs = milestones(config)
-    threads = max(1, cluster.cpus() // concurrent)
+    # On a cluster a trial may have a node to itself; no more threads than that node has cores.
+    threads = min(max(1, cluster.cpus() // concurrent), cluster.node_cpus())
     fixed = {"tree_method": "hist", "seed": config.seed, "seed_per_iteration": True, "nthread": threads}
     task = Task(tuple(features), {**fixed, **target.params}, rungs, config.patience)
     search = StudySearch(study, on_end)

@@ -100,7 +100,11 @@ def fit(job: TrainJob, workers: int) -> Trained:
         train_loop_per_worker,
         train_loop_config={"job": job},
         scaling_config=train.ScalingConfig(
-            num_workers=workers, resources_per_worker=resources, use_gpu=job.device == "cuda"
+            num_workers=workers,
+            resources_per_worker=resources,
+            use_gpu=job.device == "cuda",
+            # Ray would pack them onto one node, whose cores they would share.
+            placement_strategy="SPREAD",
         ),
         run_config=train.RunConfig(
             name="train", storage_path=str(own), failure_config=train.FailureConfig(max_failures=2)

@@ -156,7 +156,7 @@ class _Master:
     def _mapped(self, mapper: Any, index: int, found: Any) -> None:
         if found is LOST:
             self._bury(mapper)
-            self.idle.append(self._hire())
+            self.idle.append(self._hire(cpus=0))
         else:
             self.idle.append(mapper)
             for owner in found.taken & self.owners.keys():
@@ -191,7 +191,7 @@ class _Master:
         owner = self.owners.pop(dead)
         del self.missing[dead]
         self._bury(owner.actor)
-        self._take_as_reducer(self._hire(), [p for p in owner.partitions if p not in self.results])
+        self._take_as_reducer(self._hire(cpus=0), [p for p in owner.partitions if p not in self.results])
         under_way = {index for _, index in self.mapping.values()}  # these come back by themselves: somebody lacks them
         self.todo = sorted(set(range(len(self.inputs))) - under_way, reverse=True)
 
@@ -210,11 +210,14 @@ class _Master:
                 "most often memory, then use smaller inputs, fewer workers or a smaller spill size",
             )
 
-    def _hire(self) -> Any:
+    def _hire(self, cpus: float = 0.5) -> Any:
+        """A new actor. Half a CPU, so that there is always room for the tasks and actors of a stage beside this one.
+
+        None for a replacement: the CPUs of a dead one's node may be gone, and the others keep theirs until the end.
+        """
         import ray
 
-        # Half a CPU, so that there is always room for the tasks and actors of a stage beside this one.
-        options: dict[str, Any] = {"num_cpus": 0.5, "concurrency_groups": {REDUCER: 1}}  # Ray's types lack the second
+        options: dict[str, Any] = {"num_cpus": cpus, "concurrency_groups": {REDUCER: 1}}  # Ray's types lack the second
         worker = ray.remote(**options)(Worker)
         self.actors.append(worker.remote(self.job, self.partitions, self.spill_bytes))
         return self.actors[-1]

@@ -1,0 +1,163 @@
+"""Nodes of a cluster lost in the middle of every stage that works on them: the run goes on, to the same digests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.sections import PROJECT
+from tasks.synth import synthesize
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(2400)]
+
+SETTINGS = [
+    "tune.trials=3",
+    "tune.concurrent=1",  # trials end in the order they began in: the search too can be compared
+    "tune.max_rounds=20",
+    "train.rounds=20",
+    "train.checkpoint_rounds=3",
+    "features.text_score.dimensions=4096",
+    "features.text_score.blocks=3",
+    "embeddings.enabled=true",
+    "pack_tokens.enabled=true",
+    "retries.first_delay_s=1",
+]
+
+# The stages whose workers write files, and the search; pack-tokens fills ranges of one file.
+HIT = {"ingest", "clean", "describe", "near-duplicates", "count-words", "tokenize", "language-model", "embeddings"}
+HIT |= {"features", "split", "train", "tune", "refit", "evaluate"}
+
+# Python reads this when a worker starts. The first of a stage's workers that is about to give a finished file its name
+# takes its node down, and itself. The markers say which stages lost one.
+KILL = """
+import os
+import signal
+
+rename = os.replace
+
+
+def replace(source, target, **given):
+    before, snapshots, place = os.fspath(target).partition("/snapshots/")
+    if snapshots:
+        try:
+            os.close(os.open(os.environ["LOST"] + "/" + place.split("/")[0], os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            with open(f"/proc/{os.getppid()}/comm") as parent:
+                assert parent.read().strip() == "raylet"
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target, **given)
+
+
+os.replace = replace
+"""
+
+# A head without CPUs, as KubeRay has it, and two nodes that work. Of a search, whose trials write nothing, the node is
+# killed that runs the trials, when the first has ended. Who is lost is replaced before the next stage begins.
+RUN = """
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from ray_nodes import Nodes
+
+NODES = Nodes()
+LOST = Path(os.environ["LOST"])
+
+
+class Storm:
+    def __init__(self):
+        self.failed_stages = []
+
+    def started(self, stage):
+        while sum(node.lives for node in NODES.nodes) < 1 + 2 + (stage in ("count-words", "tokenize", "train", "tune")):
+            NODES.start(2, env=HOOK)
+
+    def progressed(self, progress):
+        marker = LOST / "tune"
+        if progress.stage == "tune" and not marker.exists():
+            trying = [n for n in NODES.nodes if any(p.name().startswith("ray::Trial") for p in n.processes())]
+            marker.touch()
+            trying[0].kill()
+
+    def ended(self, row):
+        pass
+
+    def failed(self, stage, error):
+        self.failed_stages.append([stage, type(error).__name__, str(error)])
+
+
+if __name__ == "__main__":
+    HOOK = {"PYTHONPATH": sys.argv[2], "LOST": str(LOST)}
+    with NODES:
+        NODES.start(0)
+        os.environ.update(NODES.environment)
+        from flows import environment
+        from flows.temporary_server import start_if_needed
+
+        environment.prepare()
+        server = start_if_needed()
+        server.wait()
+        from flows.etl_train import etl_train
+        from flows.run import VIEW
+
+        view = Storm()
+        VIEW.set(view)
+        told = {"stages": []}
+        try:
+            told |= etl_train(sys.argv[3], None, overrides=sys.argv[5:])
+        finally:
+            told |= {"lost": sorted(p.name for p in LOST.iterdir()), "failed": view.failed_stages}
+            Path(sys.argv[4]).write_text(json.dumps(told))
+"""
+
+
+def settings(root: Path) -> list[str]:
+    return [f"storage.root={root}", f"tracking.uri=sqlite:///{root}/mlflow.db", *SETTINGS]
+
+
+def undisturbed(sample: Path, root: Path) -> dict[str, str]:
+    """Digests of a run in a local session."""
+    root.mkdir()
+    command = [sys.executable, "-m", "flows.cli", "run", "--input", str(sample), "--json", str(root / "run.json")]
+    command += [f"--set={setting}" for setting in settings(root)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return digests(json.loads((root / "run.json").read_text())["stages"])
+
+
+def digests(stages: list[dict[str, Any]]) -> dict[str, str]:
+    return {s["stage"]: s["digest"] for s in stages if s["digest"]}
+
+
+def test_a_node_lost_in_each_stage_changes_no_digest(tmp_path: Path) -> None:
+    sample, root, hook, lost = (tmp_path / name for name in ("sample", "stormy", "hook", "lost"))
+    synthesize(3000, 7, sample)
+    for folder in (root, hook, lost):
+        folder.mkdir()
+    (hook / "sitecustomize.py").write_text(KILL)
+    (tmp_path / "run.py").write_text(RUN)
+    arguments = [str(PROJECT / "tests" / "unit"), str(hook), str(sample), str(tmp_path / "told.json")]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py"), *arguments, *settings(root)],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "LOST": str(lost)},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert set(told["lost"]) >= HIT
+    assert {kind for _, kind, _ in told["failed"]} <= {"TransientError"}
+    assert digests(told["stages"]) == undisturbed(sample, tmp_path / "calm")

@@ -1,0 +1,50 @@
+"""A model does not depend on how many threads made it: the nodes of a cluster may have any number of cores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.core.targets import TARGETS
+from tasks.engines import boosting, rounds
+
+THREADS = (1, 2, 3, 4)
+FEATURES = ("a", "b", "c", "d")
+
+
+def slices(target: str, rows: int) -> list[tuple[Any, Any]]:
+    """Noisy sums with holes in them, with labels that the target may have."""
+    random = np.random.default_rng(7)
+    x = random.normal(size=(rows, len(FEATURES))).astype(np.float32)
+    signal = x @ np.array([1.0, -2.0, 0.5, 3.0]) + random.normal(size=rows)
+    ranks = signal.argsort().argsort() / rows
+    labels = {
+        "rating": 1 + np.floor(5 * ranks),
+        "positive": ranks > 0.3,
+        "stars": np.floor(5 * ranks),
+        "helpful": ranks,
+    }
+    x[random.random(x.shape) < 0.1] = np.nan
+    return [(x, labels[target].astype(np.float32))]
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> None:
+    train, valid = slices(target, 20_000), slices(target, 5_000)
+    params = {**TARGETS[target].params, "max_depth": 6, "subsample": 0.8, "colsample_bytree": 0.7, "seed": 7}
+
+    def boosted(threads: int) -> tuple[tuple[bytes, rounds.Curves, int], float]:
+        boosting.use_threads(threads)
+        dtrain = boosting.quantile_matrix(train, FEATURES)
+        dvalid = boosting.quantile_matrix(valid, FEATURES, dtrain)
+        plan = rounds.Rounds({**params, "nthread": threads}, TARGETS[target].metric, 8, 8)
+        found = rounds.boost(plan, dtrain, dvalid, None, lambda _: None)
+        booster = boosting.load_model(found[0])
+        booster.set_param({"nthread": threads, **TARGETS[target].params})
+        return found, boosting.loss(booster, dtrain)
+
+    made = [boosted(threads) for threads in THREADS]
+    assert len(made[0][0][1]["train"]) == 8
+    assert [one == made[0] for one in made] == [True] * len(THREADS)
