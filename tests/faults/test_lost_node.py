@@ -110,6 +110,7 @@ if __name__ == "__main__":
         server.wait()
         from flows.etl_train import etl_train
         from flows.run import VIEW
+        from tasks.engines import cluster
 
         view = Storm()
         VIEW.set(view)
@@ -119,6 +120,7 @@ if __name__ == "__main__":
         finally:
             told |= {"lost": sorted(p.name for p in LOST.iterdir()), "failed": view.failed_stages}
             Path(sys.argv[4]).write_text(json.dumps(told))
+            cluster.stop()  # before the head goes: Ray ends a driver whose head is lost
 """
 
 
