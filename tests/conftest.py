@@ -70,3 +70,13 @@ def ray_session() -> Iterator[None]:
 def store(tmp_path: Path) -> SnapshotStore:
     """An empty snapshot store."""
     return SnapshotStore(tmp_path / "snapshots")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of the one Prefect server of the test run: the parts of Prefect that ask for concurrency slots stay
+    with the first server that they meet in a process."""
+    from prefect_server import running
+
+    with running() as api_url:
+        yield api_url

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect_server import LIMIT_S, connected, running, until
+from prefect_server import LIMIT_S, connected, until
 from webhook import Hook, listening
 
 from flows import links
@@ -34,12 +34,6 @@ from tasks.core.stage import stage
 from tasks.synth import synthesize
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with running() as api_url:
-        yield api_url
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,10 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.progress import FINISH_S
 from flows.run import Run, open_run
 from flows.stage_task import StageTask, together
-from flows.temporary_server import TemporaryServer
 from tasks.core.errors import TransientError
 from tasks.core.sections import TokenizeConfig
 from tasks.core.settings import Settings, load_settings
@@ -51,16 +49,6 @@ def tried_twice(config: TokenizeConfig, out: SnapshotWriter) -> None:
     report(out, until=2 if len(TRIED) == 1 else 4)
     if len(TRIED) == 1:
         raise TransientError("the store did not answer", where="clean")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    server = TemporaryServer()
-    server.wait()
-    # Log lines still on their way would look for the server, for a minute, when it is gone.
-    with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_LOGGING_TO_API_ENABLED: False}):
-        yield server.api_url
-    server.stop()
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect_server import connected, running
+from prefect_server import connected
 
 from flows.bench import bench
 from tasks.core.errors import RunError, SettingsError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with running() as api_url:
-        yield api_url
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import DoNothing
-from prefect_server import connected, running, until
+from prefect_server import connected, until
 
 from flows.zombies import HEARTBEATS, NAME, automation, ensure_automation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with running() as api_url:
-        yield api_url
 
 
 @pytest.fixture
