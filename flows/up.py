@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -137,6 +138,12 @@ def check_databases(settings: Settings) -> None:
                 f"{masked(url)} is no database for {name.partition('_')[0]}",
                 where=f"services.{name}",
                 fix="postgresql+asyncpg://user:password@host/name for Prefect, postgresql+psycopg:// for MLflow",
+            )
+        if name == "mlflow_database" and find_spec("psycopg") is None:
+            raise SettingsError(
+                "MLflow reaches PostgreSQL only with the package psycopg",
+                where="services.mlflow_database",
+                fix='pip install --constraint constraints.txt --editable ".[postgres]"',
             )
         _check_postgres(f"services.{name}", url)
 
