@@ -16,7 +16,7 @@ from prefect_server import connected
 from flows.bench import bench
 from tasks.core.errors import RunError, SettingsError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
