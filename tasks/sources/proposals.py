@@ -255,5 +255,7 @@ def _scalar(value: str) -> str:
     """A text as YAML writes it on one line, whatever is in it."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and yaml.safe_load(value) == value:
         return value
-    dumped: Any = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=1 << 30)
+    # A node, not safe_dump: other libraries change how that writes texts of several lines, for the whole process.
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", value, style='"')
+    dumped: Any = yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True, width=1 << 30)
     return str(dumped).strip()
