@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.temporary_server import TemporaryServer
 
+DRAIN_S = 30.0
 LIMIT_S = 300.0  # for what takes a few seconds where the machine is free
 
 
@@ -24,6 +26,8 @@ def running() -> Iterator[str]:
         # Log lines still on their way would look for the server, for a minute, when it is gone.
         with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_LOGGING_TO_API_ENABLED: False}):
             yield server.api_url
+            # What is still on its way would look for the server at exit, for ever.
+            EventsWorker.drain_all(timeout=DRAIN_S)
     finally:
         server.stop()
 
