@@ -43,7 +43,7 @@ def longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def run(module: Any, store: SnapshotStore, rows: int) -> StageRun:
-    raw = store.find("clean", "k") or made(store, "k", REVIEWS, "clean")
+    raw = store.find("clean", "k") or made(store, "k", "clean", REVIEWS)
     config = module.LongestConfig(rows=rows)
     return run_stage(module.longest, [raw], config, store, validate=lambda stage, out: {})
 

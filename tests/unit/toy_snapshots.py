@@ -22,19 +22,29 @@ ABOUT: dict[str, Any] = {
     "committed_at": "2024-01-01T00:00:00+00:00",
 }
 TABLE = pa.table({"id": [1, 2, 3], "text": ["a", None, "ç"]})
-COMMITTED = {
-    f"snapshots/toy/k/{name}" for name in ("manifest.json", "attempt/part-00000.parquet", "attempt/rejects/x.bin")
-}
+MODEL = "models/model.ubj"
+FILES = ("part-00000.parquet", "part-00001.parquet", MODEL)
+COMMITTED = {f"snapshots/toy/k/{name}" for name in ("manifest.json", *(f"attempt/{file}" for file in FILES))}
 
 
 def fill(writer: SnapshotWriter, table: pa.Table = TABLE) -> SnapshotWriter:
-    writer.write_table(part_name(0), table)
-    writer.write_bytes("rejects/x.bin", b"trees")
+    writer.write_table(part_name(0), table.slice(0, 2))
+    writer.write_table(part_name(1), table.slice(2))
+    writer.write_bytes(MODEL, b"trees")
+    writer.count(words=4)
+    writer.fact(best=0.5)
     return writer
 
 
-def made(store: SnapshotStore, key: str = "k", table: pa.Table = TABLE, stage: str = "toy") -> Snapshot:
-    return store.commit(fill(store.open_attempt(stage, key), table), **ABOUT)
+def made(store: SnapshotStore, key: str = "k", stage: str = "toy", table: pa.Table = TABLE, **about: Any) -> Snapshot:
+    return store.commit(fill(store.open_attempt(stage, key), table), **{**ABOUT, **about})
+
+
+def left(folder: Path) -> set[str]:
+    """Names at one key, but for the committed attempt."""
+    manifest = folder / "manifest.json"
+    committed = Snapshot("", "", "", str(folder)).manifest.attempt if manifest.exists() else ""
+    return {p.name for p in folder.iterdir()} - {committed}
 
 
 def assert_whole(snapshot: Snapshot | None, table: pa.Table = TABLE) -> None:
@@ -44,7 +54,7 @@ def assert_whole(snapshot: Snapshot | None, table: pa.Table = TABLE) -> None:
     folder = Path(snapshot.folder)
     assert damaged_files(folder, snapshot.manifest, full=True) == []
     assert {p.name for p in folder.iterdir()} == {"manifest.json", snapshot.manifest.attempt}
-    assert {p.name for p in snapshot.root.rglob("*") if p.is_file()} == {"part-00000.parquet", "x.bin"}
+    assert {p.relative_to(snapshot.root).as_posix() for p in snapshot.root.rglob("*") if p.is_file()} == set(FILES)
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, *where: Any) -> None:

@@ -8,47 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+from toy_snapshots import ABOUT, MODEL, TABLE, fill, left, made
 
 from tasks.core import faults
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.sections import PROJECT
-from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshots import part_name
 from tasks.core.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
-
-ABOUT: dict[str, Any] = {
-    "inputs": (),
-    "config": {},
-    "config_digest": "c",
-    "code": {},
-    "deterministic": True,
-    "seconds": {"run": 1.0},
-    "committed_at": "2024-01-01T00:00:00+00:00",
-}
-TABLE = pa.table({"id": [1, 2, 3], "text": ["a", None, "ç"]})
-
-
-def fill(writer: SnapshotWriter, table: pa.Table = TABLE) -> SnapshotWriter:
-    writer.write_table(part_name(0), table.slice(0, 2))
-    writer.write_table(part_name(1), table.slice(2))
-    writer.write_bytes("model.ubj", b"trees")
-    writer.count(words=4)
-    writer.fact(best=0.5)
-    return writer
-
-
-def made(store: SnapshotStore, key: str = "k", stage: str = "toy", **about: Any) -> Snapshot:
-    return store.commit(fill(store.open_attempt(stage, key)), **{**ABOUT, **about})
-
-
-def left(folder: Path) -> set[str]:
-    """Names at one key, but for the committed attempt."""
-    manifest = folder / "manifest.json"
-    committed = Snapshot("", "", "", str(folder)).manifest.attempt if manifest.exists() else ""
-    return {p.name for p in folder.iterdir()} - {committed}
 
 
 @contextmanager
@@ -144,7 +113,7 @@ def test_an_interrupted_commit_is_whole_or_not_there(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "longer", "removed"])
-@pytest.mark.parametrize("name", [part_name(1), "model.ubj"])
+@pytest.mark.parametrize("name", [part_name(1), MODEL])
 def test_a_damaged_snapshot_is_an_error_that_says_what_to_do(store: SnapshotStore, damage: str, name: str) -> None:
     path = made(store).path(name)
     if damage == "removed":
@@ -178,7 +147,7 @@ def test_a_manifest_that_cannot_be_read_is_an_error_at_its_key_and_hides_no_othe
 
 def test_files_that_changed_before_the_commit_are_not_committed(store: SnapshotStore) -> None:
     writer = fill(store.open_attempt("toy", "k"))
-    os.truncate(writer.root / "model.ubj", 1)
+    os.truncate(writer.root / MODEL, 1)
     with pytest.raises(SnapshotCorrupt, match=r"model\.ubj"):
         store.commit(writer, **ABOUT)
     assert store.find("toy", "k") is None

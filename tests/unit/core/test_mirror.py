@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from s3_server import S3Server, digests, forget_clients, names
-from toy_snapshots import ABOUT, COMMITTED, TABLE, assert_whole, fill, interrupt_at, made
+from toy_snapshots import ABOUT, COMMITTED, MODEL, TABLE, assert_whole, fill, interrupt_at, made
 
 from tasks.core import remote
 from tasks.core.mirror import MirroredStore
@@ -119,7 +119,7 @@ def test_a_sealed_attempt_that_changed_on_disk_is_not_sent(machine: Machine, mon
         with pytest.raises(KeyboardInterrupt):
             store.commit(writer, **ABOUT)
     store.discard(writer)
-    (writer.root / "rejects" / "x.bin").write_bytes(b"tr33s")
+    (writer.root / MODEL).write_bytes(b"tr33s")
     assert store.find("toy", "k") is None
     assert_whole(made(store))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from s3_server import names
-from toy_snapshots import ABOUT, COMMITTED, assert_whole, fill, interrupt_at, made
+from toy_snapshots import ABOUT, COMMITTED, MODEL, assert_whole, fill, interrupt_at, made
 
 from tasks.core import remote_snapshots
 from tasks.core.errors import SnapshotCorrupt
@@ -24,13 +24,13 @@ def test_a_damaged_file_in_the_bucket_is_an_error_that_says_what_to_do_and_gc_re
     machine: Machine, bucket: Bucket, damage: str
 ) -> None:
     made(machine("a"))
-    (name,) = (o.name for o in bucket.objects("") if o.name.endswith("x.bin"))
+    (name,) = (o.name for o in bucket.objects("") if o.name.endswith(MODEL))
     if damage == "gone":
         bucket.delete([name])
     else:
         bucket.put(name, b"tr" if damage == "shorter" else b"tr33s")
     store = machine("b")
-    with pytest.raises(SnapshotCorrupt, match=r"x\.bin") as caught:
+    with pytest.raises(SnapshotCorrupt, match=MODEL) as caught:
         store.find("toy", "k")
     assert "snapshots/toy/k in s3://" in caught.value.where
     assert "raymill gc --damaged" in caught.value.fix
@@ -49,7 +49,7 @@ def test_a_damaged_file_in_the_bucket_is_an_error_that_says_what_to_do_and_gc_re
 @pytest.mark.parametrize(
     ("change", "to"),
     [
-        ('"name": "rejects/x.bin"', '"name": "../../../x.bin"'),
+        (f'"name": "{MODEL}"', '"name": "../../../x.bin"'),
         ('"stage": "toy"', '"stage": "other"'),
         ('"files"', '"f'),
     ],
