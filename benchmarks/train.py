@@ -221,6 +221,7 @@ CASE = Case(
     check=check,
     measure_input=measure_input,
     details=details,
+    check_is_warm_up=True,
 )
 
 

@@ -22,9 +22,6 @@ import pyarrow.parquet as pq
 from tasks.core.errors import InputError
 
 LABEL = "label"
-# XGBoost walks the rows five times. Reading and decoding them again each time took 2.5 s of 12 s for 1M x 40, so what
-# is this small is held; more is read again, and memory stays that of one row group and the matrix.
-HELD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,7 @@ class Slab:
     stop: int
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        # Without threads: the other workers are on the other cores.
-        whole = pq.ParquetFile(self.file).read_row_group(self.group, columns=list(columns), use_threads=False)
+        whole = pq.ParquetFile(self.file).read_row_group(self.group, columns=list(columns))
         return whole.slice(self.start, self.stop - self.start)
 
 
@@ -90,7 +86,7 @@ def arrays(table: pa.Table, features: Sequence[str]) -> tuple[Any, Any]:
 
 @dataclass
 class Rows:
-    """The rows of one rank, a row group at a time, for as many walks as XGBoost takes.
+    """The rows of one rank, a row group at a time, for as many walks as XGBoost takes: five, each read anew.
 
     problem: what is wrong with the first row group that cannot be learned from; the walk ends before it, so that this
     rank still takes its part in building the matrix and can tell the others afterwards.
@@ -99,23 +95,16 @@ class Rows:
     slabs: Sequence[Slab]
     features: Sequence[str]
     problem: InputError | None = None
-    _held: dict[Slab, tuple[Any, Any]] = field(default_factory=dict)
     _checked: set[Slab] = field(default_factory=set)
-
-    @property
-    def hold(self) -> bool:
-        return sum(s.stop - s.start for s in self.slabs) * (len(self.features) + 1) * 4 <= HELD_BYTES
 
     def walk(self) -> Iterator[tuple[Any, Any]]:
         for slab in self.slabs:
-            batch = self._held.get(slab) or arrays(slab.read([*self.features, LABEL]), self.features)
+            batch = arrays(slab.read([*self.features, LABEL]), self.features)
             if slab not in self._checked:
                 if problem := infinite(slab, self.features, *batch):
                     self.problem = problem
                     return
                 self._checked.add(slab)
-            if self.hold:
-                self._held[slab] = batch
             yield batch
 
 
@@ -150,9 +139,7 @@ def matrix(
 
     See `rows.problem` afterwards: a matrix of rows with one is not to be used. No rows make an empty matrix.
     """
-    made = _matrix(rows.walk, rows.features, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
-    rows._held.clear()
-    return made
+    return _matrix(rows.walk, rows.features, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
 
 
 def _matrix(
@@ -203,12 +190,14 @@ def import_xgboost() -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Let XGBoost have so many threads, here and when called from this thread.
+    """Let XGBoost, when called from this thread, and Arrow have so many threads.
 
-    Ray sets OMP_NUM_THREADS=1 for a worker of less than two CPUs, and XGBoost takes no more than OpenMP's default,
-    whatever its own `nthread` says.
+    Ray sets OMP_NUM_THREADS=1 for a worker of less than two CPUs. XGBoost takes no more than OpenMP's default, whatever
+    its own `nthread` says, and Arrow decodes with as many.
     """
     import xgboost as xgb
+
+    pa.set_cpu_count(threads)
 
     xgb.core._LIB.omp_set_num_threads(threads)
 
@@ -222,11 +211,11 @@ def one_thread() -> Iterator[None]:
     import xgboost as xgb
 
     threads = xgb.core._LIB.omp_get_max_threads()
-    use_threads(1)
+    xgb.core._LIB.omp_set_num_threads(1)
     try:
         yield
     finally:
-        use_threads(threads)
+        xgb.core._LIB.omp_set_num_threads(threads)
 
 
 def loss(booster: Any, data: Any) -> float:
