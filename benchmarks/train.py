@@ -182,6 +182,7 @@ def train_alone(folder: Path, model: Path, threads: int) -> dict[str, float]:
     import pyarrow.parquet as pq
     import xgboost as xgb
 
+    from tasks.core.targets import TARGETS
     from tasks.engines import boosting
 
     pa.set_cpu_count(threads)
@@ -193,7 +194,7 @@ def train_alone(folder: Path, model: Path, threads: int) -> dict[str, float]:
     params = {**PARAMS, "objective": "reg:squarederror", "tree_method": "hist", "seed": SEED, "nthread": threads}
     booster = xgb.train(params, data, ROUNDS)
     trained = time.perf_counter()
-    loss = boosting.loss(booster, data)
+    loss = boosting.loss(booster, data, TARGETS["rating"])
     booster.save_model(model)
     parts = {"matrix": built - started, "rounds": trained - built, "after": time.perf_counter() - trained}
     return {"loss": loss, **{name: round(s, 3) for name, s in parts.items()}}

@@ -26,7 +26,7 @@ from tasks.core.sections import TrainConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.targets import TARGETS
 from tasks.engines import boosting, cluster
-from tasks.metrics import losses, overall
+from tasks.engines.losses import losses, overall
 
 BLOCKS = 20_000  # of rows dealt out at random; beyond so many, their sums are drawn instead of rows
 DRAWS = 50  # at a time: 8 MB of weights

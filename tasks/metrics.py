@@ -1,4 +1,4 @@
-"""How good predictions are: the loss of each row, the measures of a target with bootstrap intervals, calibration.
+"""How good predictions are: the measures of a target with bootstrap intervals, calibration.
 
 numpy alone, and no file is read: what is here can be checked against scikit-learn row by row. Labels are (n,) numbers
 as `tasks.core.targets` makes them. A prediction is (n,) numbers or probabilities, or, for a target of several classes,
@@ -8,13 +8,12 @@ as `tasks.core.targets` makes them. A prediction is (n,) numbers or probabilitie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tasks.core.targets import Target
+from tasks.engines.losses import Array, losses, overall
 
-Array = np.ndarray[Any, Any]
 Measures = dict[str, dict[str, float | None]]
 
 NAMES = {"rmse": "RMSE", "mae": "MAE", "logloss": "log loss", "mlogloss": "log loss", "auc": "AUC"}
@@ -25,29 +24,7 @@ UNITS = {"rating": "stars", "stars": "stars", "helpful": "share of votes"}  # of
 LEVEL = 0.95
 BLOCKS = 20_000  # with so many, chance moves an interval's width by 0.5%, 400 samples by 4%
 DRAWS = 50  # samples at a time: 8 MB
-SMALLEST = 1e-15  # a probability of 0 for what then happens costs 34.5 nats, not infinitely many
 Z = 1.959963984540054  # of a 95% interval
-
-
-def losses(target: Target, label: Array, prediction: Array) -> Array:
-    """(n,) float64 losses of the rows, whose mean `overall` turns into the target's metric.
-
-    Squared error for a regression, log loss in nats for classes.
-    """
-    y, p = label.astype(np.float64), prediction.astype(np.float64)
-    if target.metric == "rmse":
-        return np.square(p - y)
-    if target.metric == "logloss":
-        p = p.clip(SMALLEST, 1 - SMALLEST)
-        return -np.where(y > 0.5, np.log(p), np.log1p(-p))
-    if p.ndim != 2:
-        raise ValueError(f"{target.name}: the loss needs a probability for each class, got shape {p.shape}")
-    return -np.log(p[np.arange(len(y)), y.astype(np.intp)].clip(SMALLEST, 1))
-
-
-def overall(metric: str, mean_loss: float) -> float:
-    """The metric of many rows from the mean of their losses."""
-    return float(mean_loss**0.5) if metric == "rmse" else float(mean_loss)
 
 
 def expected(target: Target, prediction: Array) -> Array:

@@ -20,7 +20,8 @@ from tasks.core.sections import EvaluateConfig
 from tasks.core.snapshots import FileEntry, FileSink, part_name
 from tasks.core.targets import Target
 from tasks.engines import boosting
-from tasks.metrics import Measures, calibration, expected, losses, measure
+from tasks.engines.losses import losses
+from tasks.metrics import Measures, calibration, expected, measure
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]  # "label" and each model's prediction, (n,) or (n, classes) float32

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.sections import EvaluateConfig
-from tasks.metrics import overall
+from tasks.engines.losses import overall
 
 MODELS = ("mean", "linear", "baseline", "tuned")
 SLICES = pa.schema(

@@ -33,7 +33,7 @@ class Rounds:
     """What decides the rounds, but for the data. `patience`: rounds without a better one after which to stop."""
 
     params: Mapping[str, Any]
-    metric: str
+    target: Target
     rounds: int
     patience: int | None = None
     checkpoint_every: int | None = None
@@ -73,10 +73,8 @@ def boost(
             break
         faults.point("train", "round", done)
         booster.update(dtrain, done)
-        with boosting.one_thread():
-            line = booster.eval_set(evals, done)
-        for name, loss in _losses(line, job.metric).items():
-            curves[name].append(loss)
+        for matrix, name in evals:
+            curves[name].append(boosting.loss(booster, matrix, job.target))
         if job.checkpoint_every and (done + 1) % job.checkpoint_every == 0 and done + 1 < job.rounds:
             save(Checkpoint(bytes(booster.save_raw("ubj")), curves))
             if draws:
@@ -101,12 +99,6 @@ def forget_draws(booster: Any) -> None:
 def best(curves: Curves) -> int:
     """The round, from 0, of least validation loss; the first of several."""
     return int(np.argmin(curves["valid"]))
-
-
-def _losses(line: str, metric: str) -> dict[str, float]:
-    """{"train": 0.5} of "[3]\\ttrain-rmse:0.5", which has all digits."""
-    pairs = (part.rsplit(":", 1) for part in line.split("\t")[1:])
-    return {name.removesuffix(f"-{metric}"): float(value) for name, value in pairs if name.endswith(f"-{metric}")}
 
 
 def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:

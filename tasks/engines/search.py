@@ -63,7 +63,7 @@ def run(
     # On a cluster a trial may have a node to itself; no more threads than that node has cores.
     threads = min(max(1, cluster.cpus() // concurrent), cluster.node_cpus())
     fixed = {"tree_method": "hist", "seed": config.seed, "seed_per_iteration": True, "nthread": threads}
-    task = Task(tuple(features), {**fixed, **target.params}, rungs, config.patience)
+    task = Task(tuple(features), target, {**fixed, **target.params}, rungs, config.patience)
     search = StudySearch(study, on_end)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Trial, data=[data], task=task), {"cpu": 0.5}),

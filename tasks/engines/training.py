@@ -227,7 +227,7 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
 
     target = TARGETS[job.target]
     params = {**job.params, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
-    plan = rounds.Rounds(params, target.metric, job.rounds, job.patience, job.checkpoint_every)
+    plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every)
     # Rank 0 alone looks, so that all begin at the same round.
     start = broadcast(read_checkpoint(job.folder, job.identity) if rank == 0 else None, size)
 

@@ -17,6 +17,7 @@ import ray
 from ray import tune
 
 from tasks.core.errors import InputError
+from tasks.core.targets import Target
 from tasks.engines import boosting
 
 
@@ -25,6 +26,7 @@ class Task:
     """What all trials have in common. `rungs`: rounds after which to report, the last the most there can be."""
 
     features: tuple[str, ...]
+    target: Target
     fixed: dict[str, Any]
     rungs: tuple[int, ...]
     patience: int
@@ -65,7 +67,7 @@ class Trial(tune.Trainable):
         try:
             while len(self.curve) < rung and not stale and not failed:
                 self.booster.update(self.dtrain, len(self.curve))
-                loss = boosting.loss(self.booster, self.dvalid)
+                loss = boosting.loss(self.booster, self.dvalid, self.task.target)
                 failed = "" if math.isfinite(loss) else f"the loss is {loss}"
                 self.curve.append(loss)
                 best = best if loss >= self.curve[best] else len(self.curve) - 1

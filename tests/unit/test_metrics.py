@@ -13,6 +13,7 @@ from sklearn import metrics as peer
 
 from tasks import metrics
 from tasks.core.targets import TARGETS
+from tasks.engines.losses import losses, overall
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(2, 60)
@@ -75,15 +76,15 @@ def test_measures_of_classes_are_those_of_scikit_learn(rows: int, seed: int) -> 
 def test_of_expected_stars_alone_no_probability_is_judged() -> None:
     assert values("stars", np.array([0, 4], np.float32), np.array([1, 3], np.float32)) == {"rmse": 2**0.5}
     with pytest.raises(ValueError, match="a probability for each class"):
-        metrics.losses(TARGETS["stars"], np.zeros(2), np.zeros(2))
+        losses(TARGETS["stars"], np.zeros(2), np.zeros(2))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_metric_is_the_mean_of_the_rows_losses(target: str) -> None:
     t = TARGETS[target]
     label, p = probabilities(50, 3, t.classes)
-    mean = metrics.losses(t, label, p).mean()
-    assert values(target, label, p)[t.metric] == pytest.approx(metrics.overall(t.metric, mean))
+    mean = losses(t, label, p).mean()
+    assert values(target, label, p)[t.metric] == pytest.approx(overall(t.metric, mean))
 
 
 def test_a_certain_prediction_that_is_wrong_costs_much_and_not_infinitely_much() -> None:
@@ -92,7 +93,7 @@ def test_a_certain_prediction_that_is_wrong_costs_much_and_not_infinitely_much()
         ("positive", [0.0], [1.0]),
         ("stars", [2.0], [[1, 0, 0, 0, 0]]),
     ):
-        (loss,) = metrics.losses(TARGETS[target], np.array(label), np.array(p, np.float32))
+        (loss,) = losses(TARGETS[target], np.array(label), np.array(p, np.float32))
         assert 30 < loss < 40
 
 

@@ -39,11 +39,11 @@ def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> No
         boosting.use_threads(threads)
         dtrain = boosting.quantile_matrix(train, FEATURES)
         dvalid = boosting.quantile_matrix(valid, FEATURES, dtrain)
-        plan = rounds.Rounds({**params, "nthread": threads}, TARGETS[target].metric, 8, 8)
+        plan = rounds.Rounds({**params, "nthread": threads}, TARGETS[target], 8, 8)
         found = rounds.boost(plan, dtrain, dvalid, None, lambda _: None)
         booster = boosting.load_model(found[0])
         booster.set_param({"nthread": threads, **TARGETS[target].params})
-        return found, boosting.loss(booster, dtrain)
+        return found, boosting.loss(booster, dtrain, TARGETS[target])
 
     made = [boosted(threads) for threads in THREADS]
     assert len(made[0][0][1]["train"]) == 8

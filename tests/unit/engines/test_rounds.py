@@ -29,7 +29,7 @@ def matrices(target: str, seed: int = 0) -> tuple[Any, Any]:
 
 def plan(target: str, **given: Any) -> Rounds:
     params = {**TARGETS[target].params, "nthread": 1, "seed": 7, "eta": 0.5, "max_depth": 4, **given.pop("params", {})}
-    return Rounds(params, TARGETS[target].metric, **{"rounds": 20, **given})
+    return Rounds(params, TARGETS[target], **{"rounds": 20, **given})
 
 
 def boosted(job: Rounds, start: Checkpoint | None = None) -> tuple[tuple[bytes, rounds.Curves, int], list[Checkpoint]]:
