@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from flows.record import record_stage
+from flows.record import KEY, record_stage
 from tasks.core.errors import RegistryError
 from tasks.core.settings import masked
 from tasks.core.snapshots import Snapshot
@@ -146,7 +146,7 @@ def _snapshot(store: SnapshotStore, row: Mapping[str, Any] | None) -> Snapshot |
 
 def _remove_children(tracker: tracking.Tracker, key: str) -> None:
     parent = f"tags.`mlflow.parentRunId` = '{tracker.run_id}'"
-    for child in tracker.client.search_runs([tracker.experiment_id], f"{parent} and tags.`raymill.key` = '{key}'"):
+    for child in tracker.client.search_runs([tracker.experiment_id], f"{parent} and tags.`{KEY}` = '{key}'"):
         below = f"tags.`mlflow.parentRunId` = '{child.info.run_id}'"
         for run in [*tracker.client.search_runs([tracker.experiment_id], below), child]:
             tracker.client.delete_run(run.info.run_id)

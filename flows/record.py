@@ -15,23 +15,31 @@ from tasks.core.stage import HasDigest, Stage, StageRun
 from tasks.engines import tracking
 from tasks.search_plots import search_plots
 
+KEY = "raymill.key"  # tag of a child run: the key of the snapshot that it tells of
+
 
 def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
-    """The stage's facts to MLflow: metrics and tags of the parent run, a child run for a stage that learned."""
+    """The stage's facts to MLflow: metrics and tags of the parent run, a child run for a stage that learned.
+
+    A snapshot has one child run, under the first run that could tell of it: the one that made it may have been killed
+    after its commit.
+    """
     snapshot = done.snapshot
     metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
     metrics[f"{stage.name}/rows"] = rows_out(snapshot)
     metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
     tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
     tracker.log(tracker.run_id, metrics=metrics, tags=tags)
-    if stage.name == "ingest" or (stage.name in ("train", "tune", "refit") and not done.reused):
-        made_from = [i for i in inputs if isinstance(i, Snapshot)] or [snapshot]
-        child = tracker.run_id if stage.name == "ingest" else _record_learning(tracker, stage, snapshot)
-        tracker.log_inputs(child, made_from)
+    if stage.name == "ingest":
+        tracker.log_inputs(tracker.run_id, [snapshot])
+    elif stage.name in ("train", "tune", "refit") and not tracker.has_finished(**{KEY: snapshot.key}):
+        child = _record_learning(tracker, stage, snapshot)
+        tracker.log_inputs(child, [i for i in inputs if isinstance(i, Snapshot)])
+        tracker.end(child)
 
 
 def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot) -> str:
-    child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, "raymill.key": snapshot.key})
+    child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, KEY: snapshot.key})
     if stage.name == "tune":
         _record_search(tracker, child, snapshot)
     else:
@@ -45,7 +53,6 @@ def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot
             curves=learned,
             tags={"raymill.target": facts["target"]},
         )
-    tracker.end(child)
     return child
 
 

@@ -68,6 +68,11 @@ class Tracker:
         below = {"mlflow.parentRunId": parent or self.run_id, **(tags or {})}
         return str(self.client.create_run(self.experiment_id, run_name=name, tags=below).info.run_id)
 
+    def has_finished(self, **tags: str) -> bool:
+        """Whether the experiment has a run with these tags that ended well."""
+        wanted = " and ".join(["attributes.status = 'FINISHED'", *(f"tags.`{k}` = '{v}'" for k, v in tags.items())])
+        return bool(self.client.search_runs([self.experiment_id], wanted, max_results=1))
+
     def log(
         self,
         run_id: str,

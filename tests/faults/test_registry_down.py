@@ -28,7 +28,7 @@ from tasks.core.errors import RegistryError
 from tasks.core.sections import TuneConfig
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot, SnapshotWriter
-from tasks.core.stage import stage
+from tasks.core.stage import run_stage, stage
 from tasks.engines import tracking
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
@@ -96,12 +96,15 @@ def train(reviews: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     out.fact(target="rating", metric="rmse", params={"eta": 0.1}, rounds=3, features=["x"], loss={"valid": 1.0})
 
 
-@pytest.fixture
-def settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A run whose stages need neither Ray nor validators."""
+@pytest.fixture(autouse=True)
+def _light_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs whose stages need neither Ray nor validators."""
     monkeypatch.setattr(Run, "prepare", lambda _self: None)
     monkeypatch.setattr(Run, "validate", lambda _self, _stage, _out: {})
-    return load_settings(overrides=[f"tracking.uri={server.uri}", f"storage.root={server.folder / 'data'}"])
+
+
+def settings_of(uri: str, folder: Path) -> Settings:
+    return load_settings(overrides=[f"tracking.uri={uri}", f"storage.root={folder / 'data'}"])
 
 
 def stages_of(run: Run) -> None:
@@ -110,8 +113,9 @@ def stages_of(run: Run) -> None:
 
 
 def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twice(
-    server: Server, settings: Settings
+    server: Server,
 ) -> None:
+    settings = settings_of(server.uri, server.folder)
     shown = io.StringIO()
     VIEW.set(ConsoleView(Console(file=shown, width=200)))
     with open_run(settings) as first:
@@ -154,6 +158,22 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
     run = client.get_run(third.tracker.run_id)
     assert run.info.status == "FINISHED"
     assert {"snapshot.clean", "snapshot.train"} <= set(run.data.tags)
+
+
+def test_what_a_run_killed_after_a_commit_could_not_tell_the_next_one_tells_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'm.db'}"
+    settings = settings_of(uri, tmp_path)
+    with open_run(settings) as killed:
+        reviews = killed.execute(clean, [], settings.tune)
+        run_stage(train, [reviews], settings.tune, killed.store, validate=lambda _stage, _out: {})
+    told = []
+    for _ in range(2):
+        with open_run(settings) as run:
+            stages_of(run)
+        assert all(row["reused"] for row in run.rows)
+        client = MlflowClient(uri, uri)
+        told.append([child.info.run_name for child in children(client, client.get_run(run.tracker.run_id))])
+    assert told == [["train"], []]
 
 
 def children(client: Any, run: Any) -> list[Any]:
