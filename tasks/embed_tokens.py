@@ -23,8 +23,8 @@ from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.svd import truncated_svd
 from tasks.parallel.word2vec import Word2VecParams, fit_word2vec
-from tasks.text_score import FilePair, hash_tokens, read_ids
 from tasks.timeline import timestamps_ms
+from tasks.token_matrix import FilePair, hash_tokens, read_ids
 
 NOTHING = 1e-6  # singular values below this share of the first are rounding
 

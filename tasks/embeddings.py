@@ -28,8 +28,8 @@ from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster
-from tasks.text_score import FilePair, read_ids
 from tasks.timeline import borders, timestamps_ms
+from tasks.token_matrix import FilePair, read_ids
 
 
 @stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))

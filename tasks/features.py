@@ -35,6 +35,7 @@ from tasks.count_words import CHUNK_BYTES, said, splitter
 from tasks.engines import cluster, pieces
 from tasks.feature_groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
 from tasks.text_shape import shape, text_digest
+from tasks.token_matrix import read_ids
 
 Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts were split for them
 
@@ -135,7 +136,7 @@ def write_part(
     for table in known:
         columns |= pl.DataFrame(pl.from_arrow(table)).drop(KEPT, strict=False).to_dict()
     columns |= shape(reviews["text"]).to_dict()
-    ids = text_score.read_ids(files[1])
+    ids = read_ids(files[1])
     if "shape" in groups:
         columns |= {**title_shape(reviews), **word_shares(reviews, counts), "n_tokens": token_counts(ids)}
     if "context" in groups:

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +32,8 @@ from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.logistic import fit_logistic
 from tasks.parallel.ridge import fit_ridge
 from tasks.timeline import borders, timestamps_ms
+from tasks.token_matrix import FilePair, Weighted, first_rows, hash_tokens, read_ids
 
-FilePair = tuple[Path, Path]  # a file of reviews and the file of its tokens, row by row
-ODD_A, ODD_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 STARS = (1, 2, 3, 4)  # the questions: more stars than these
 MIN_DOCUMENTS = 2  # what one earlier review alone holds says nothing of others
 ANSWERS = {
@@ -216,7 +214,7 @@ def _fit_field(
         idf = np.zeros(d, dtype=np.float32)
         met = np.flatnonzero(totals[:-2] >= MIN_DOCUMENTS)  # most columns are not: vectors get short without them
         idf[met] = np.log((1 + n) / (1 + totals[met])) + 1
-        past = Weighted(_first_rows(x, end)[:, met], idf[met])
+        past = Weighted(first_rows(x, end)[:, met], idf[met])
         with_intercept = np.append(met, d)
         logistic[with_intercept] = fit_logistic(
             comm, past, y[:end], l2=config.l2, iterations=config.iterations, start=logistic[with_intercept]
@@ -246,71 +244,3 @@ def _read_shard(files: Sequence[FilePair], task: Task) -> tuple[list[csr_matrix]
         times.append(timestamps_ms(reviews)[some])
     stacked = [vstack(blocks, format="csr") for blocks in zip(*fields, strict=True)]
     return stacked, np.concatenate(answers), np.concatenate(stars), np.concatenate(times)
-
-
-def read_ids(file: Path) -> pa.ListArray:
-    return pq.ParquetFile(file).read(columns=["input_ids"])["input_ids"].combine_chunks()
-
-
-def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) -> csr_matrix:
-    """Token uni- and bigrams of each row as a (n, dimensions) matrix of 1 + log(count), float32.
-
-    Multiply-shift hashing (Dietzfelbinger and others, 1997) into `dimensions` buckets, without signs. folds:
-    (vocabulary,) the id that each id counts as.
-    """
-    offsets = ids.offsets.to_numpy().astype(np.int64)
-    tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
-    tokens = (tokens if folds is None else folds[tokens]).astype(np.uint64) + np.uint64(1)
-    offsets -= offsets[0]
-    row = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(offsets))
-    inside = row[1:] == row[:-1]  # a bigram never spans two reviews
-    grams = np.concatenate([tokens * ODD_A, (tokens[:-1] * ODD_A ^ tokens[1:] * ODD_B)[inside] * ODD_A])
-    bucket = ((grams >> np.uint64(20)) % np.uint64(dimensions)).astype(np.int32)
-    ones = np.ones(len(bucket), dtype=np.float32)
-    counts = csr_matrix((ones, (np.concatenate([row, row[1:][inside]]), bucket)), shape=(len(ids), dimensions))
-    counts.sum_duplicates()
-    np.log(counts.data, out=counts.data)
-    counts.data += 1
-    return counts
-
-
-class Weighted:
-    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never made."""
-
-    def __init__(self, x: csr_matrix, idf: Array) -> None:
-        self.x, self.idf = x, idf
-        squares = csr_matrix((x.data**2, x.indices, x.indptr), shape=x.shape, copy=False) @ idf**2
-        self.scale = (1 / np.sqrt(np.maximum(squares, 1e-24))).astype(np.float32)
-
-    def squares(self) -> Array:
-        """(d,) sums of the squares of each column."""
-        row_scales = np.repeat(self.scale, np.diff(self.x.indptr))
-        return np.bincount(self.x.indices, (self.x.data * row_scales) ** 2, self.x.shape[1]) * self.idf**2
-
-    def __matmul__(self, v: Array) -> Array:
-        """(n,) of v (d,), or (n, k) of v (d, k)."""
-        return _times_rows(self.scale, self.x @ _times_rows(self.idf, v))
-
-    @property
-    def T(self) -> Transposed:  # numpy's name for it
-        return Transposed(self)
-
-
-class Transposed:
-    def __init__(self, weighted: Weighted) -> None:
-        self.of = weighted
-
-    def __matmul__(self, u: Array) -> Array:
-        """(d,) of u (n,), or (d, k) of u (n, k)."""
-        return _times_rows(self.of.idf, self.of.x.T @ _times_rows(self.of.scale, u))
-
-
-def _times_rows(factors: Array, a: Array) -> Array:
-    found: Array = factors * a if a.ndim == 1 else factors[:, None] * a
-    return found
-
-
-def _first_rows(x: csr_matrix, end: int) -> csr_matrix:
-    """The first rows of a matrix, sharing its memory (slicing would copy)."""
-    stop = x.indptr[end]
-    return csr_matrix((x.data[:stop], x.indices[:stop], x.indptr[: end + 1]), shape=(end, x.shape[1]), copy=False)

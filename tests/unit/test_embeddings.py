@@ -19,7 +19,7 @@ from tasks.core.snapshots import FileSink, part_name
 from tasks.parallel.comm import run_threads
 from tasks.parallel.exchange import shuffle_in_process
 from tasks.parallel.kmeans import Clusters
-from tasks.text_score import FilePair, hash_tokens
+from tasks.token_matrix import FilePair, hash_tokens
 
 BORDER, VOCABULARY = 300, 40
 Rows = list[dict[str, Any]]

@@ -12,6 +12,7 @@ from tasks import text_score
 from tasks.core.sections import TextScoreConfig
 from tasks.core.snapshots import FileSink
 from tasks.parallel.comm import run_threads
+from tasks.token_matrix import hash_tokens
 
 CUTS = np.array([100, 200, 300])
 CONFIG = TextScoreConfig(
@@ -58,7 +59,7 @@ def ids_of(tokens: list[list[int]]) -> pa.ListArray:
 
 
 def hashed(tokens: list[list[int]]) -> text_score.csr_matrix:
-    return text_score.hash_tokens(pa.array(tokens, pa.list_(pa.int32())), CONFIG.dimensions)
+    return hash_tokens(pa.array(tokens, pa.list_(pa.int32())), CONFIG.dimensions)
 
 
 def tf_idf(x: text_score.csr_matrix, idf: np.ndarray) -> np.ndarray:
@@ -78,7 +79,7 @@ def test_counts_are_of_tokens_and_of_pairs_within_one_review() -> None:
 def test_a_slice_of_a_list_column_is_hashed_like_a_column_of_its_own() -> None:
     tokens = [[1, 2, 3], [], [4, 5], [6]]
     whole = pa.array(tokens, pa.list_(pa.int32()))
-    cut = text_score.hash_tokens(whole.slice(1, 2), CONFIG.dimensions)
+    cut = hash_tokens(whole.slice(1, 2), CONFIG.dimensions)
     np.testing.assert_array_equal(cut.toarray(), hashed(tokens[1:3]).toarray())
 
 
@@ -87,7 +88,7 @@ def test_tokens_that_differ_in_case_or_in_the_space_before_them_count_as_the_sam
         ["Great", "\u0120great", "\u0120gre", "GREAT", "\u0120", "\u00c3", "\u00e3", "", "\u2581great"]
     )
     assert folds.tolist() == [0, 0, 2, 0, 4, 5, 6, 7, 0]  # what is no ASCII is left as it is: bytes, not letters
-    one, other = text_score.hash_tokens(ids_of([[0, 2], [3, 2]]), 1024, folds).toarray()
+    one, other = hash_tokens(ids_of([[0, 2], [3, 2]]), 1024, folds).toarray()
     np.testing.assert_array_equal(one, other)
 
 

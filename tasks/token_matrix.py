@@ -1,0 +1,83 @@
+"""Token ids of reviews as a sparse matrix of hashed uni- and bigrams, and its TF-IDF weighting as an operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix
+
+from tasks.parallel.comm import Array
+
+FilePair = tuple[Path, Path]  # a file of reviews and the file of its tokens, row by row
+ODD_A, ODD_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+def read_ids(file: Path) -> pa.ListArray:
+    return pq.ParquetFile(file).read(columns=["input_ids"])["input_ids"].combine_chunks()
+
+
+def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) -> csr_matrix:
+    """Token uni- and bigrams of each row as a (n, dimensions) matrix of 1 + log(count), float32.
+
+    Multiply-shift hashing (Dietzfelbinger and others, 1997) into `dimensions` buckets, without signs. folds:
+    (vocabulary,) the id that each id counts as.
+    """
+    offsets = ids.offsets.to_numpy().astype(np.int64)
+    tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
+    tokens = (tokens if folds is None else folds[tokens]).astype(np.uint64) + np.uint64(1)
+    offsets -= offsets[0]
+    row = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(offsets))
+    inside = row[1:] == row[:-1]  # a bigram never spans two reviews
+    grams = np.concatenate([tokens * ODD_A, (tokens[:-1] * ODD_A ^ tokens[1:] * ODD_B)[inside] * ODD_A])
+    bucket = ((grams >> np.uint64(20)) % np.uint64(dimensions)).astype(np.int32)
+    ones = np.ones(len(bucket), dtype=np.float32)
+    counts = csr_matrix((ones, (np.concatenate([row, row[1:][inside]]), bucket)), shape=(len(ids), dimensions))
+    counts.sum_duplicates()
+    np.log(counts.data, out=counts.data)
+    counts.data += 1
+    return counts
+
+
+class Weighted:
+    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never made."""
+
+    def __init__(self, x: csr_matrix, idf: Array) -> None:
+        self.x, self.idf = x, idf
+        squares = csr_matrix((x.data**2, x.indices, x.indptr), shape=x.shape, copy=False) @ idf**2
+        self.scale = (1 / np.sqrt(np.maximum(squares, 1e-24))).astype(np.float32)
+
+    def squares(self) -> Array:
+        """(d,) sums of the squares of each column."""
+        row_scales = np.repeat(self.scale, np.diff(self.x.indptr))
+        return np.bincount(self.x.indices, (self.x.data * row_scales) ** 2, self.x.shape[1]) * self.idf**2
+
+    def __matmul__(self, v: Array) -> Array:
+        """(n,) of v (d,), or (n, k) of v (d, k)."""
+        return _times_rows(self.scale, self.x @ _times_rows(self.idf, v))
+
+    @property
+    def T(self) -> Transposed:  # numpy's name for it
+        return Transposed(self)
+
+
+class Transposed:
+    def __init__(self, weighted: Weighted) -> None:
+        self.of = weighted
+
+    def __matmul__(self, u: Array) -> Array:
+        """(d,) of u (n,), or (d, k) of u (n, k)."""
+        return _times_rows(self.of.idf, self.of.x.T @ _times_rows(self.of.scale, u))
+
+
+def _times_rows(factors: Array, a: Array) -> Array:
+    found: Array = factors * a if a.ndim == 1 else factors[:, None] * a
+    return found
+
+
+def first_rows(x: csr_matrix, end: int) -> csr_matrix:
+    """The first rows of a matrix, sharing its memory (slicing would copy)."""
+    stop = x.indptr[end]
+    return csr_matrix((x.data[:stop], x.indices[:stop], x.indptr[: end + 1]), shape=(end, x.shape[1]), copy=False)
