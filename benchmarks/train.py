@@ -194,7 +194,7 @@ def train_alone(folder: Path, model: Path, threads: int) -> dict[str, float]:
     params = {**PARAMS, "objective": "reg:squarederror", "tree_method": "hist", "seed": SEED, "nthread": threads}
     booster = xgb.train(params, data, ROUNDS)
     trained = time.perf_counter()
-    loss = boosting.loss(booster, data, TARGETS["rating"])
+    loss = boosting.loss(booster, data, data.get_label(), TARGETS["rating"])
     booster.save_model(model)
     parts = {"matrix": built - started, "rounds": trained - built, "after": time.perf_counter() - trained}
     return {"loss": loss, **{name: round(s, 3) for name, s in parts.items()}}

@@ -23,6 +23,7 @@ from tasks.core.targets import Target
 from tasks.engines.losses import losses, overall
 
 LABEL = "label"
+LOSS_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -203,16 +204,19 @@ def use_threads(threads: int) -> None:
     xgb.core._LIB.omp_set_num_threads(threads)
 
 
-def loss(booster: Any, data: Any, target: Target) -> float:
-    """The target's metric of a booster on a matrix; among many workers, on the rows of all of them.
+def loss(booster: Any, data: Any, label: Any, target: Target) -> float:
+    """The target's metric of a booster on a matrix with these labels; among many workers, on the rows of all of them.
 
     XGBoost's own depends in its last digit on how many threads the sum was dealt out to, and takes three times as long.
     Trees do not depend on them: their sums are those of float32 values in float64.
     """
     from xgboost import collective
 
-    found = losses(target, data.get_label(), booster.predict(data)) if data.num_row() else np.empty(0)
-    total, rows = collective.allreduce(np.array([found.sum(), len(found)]), collective.Op.SUM)
+    found = booster.predict(data) if len(label) else label
+    # In pieces: what is larger than 32 MB the C library takes from the system, and gives back, each time.
+    pieces = (slice(at, at + LOSS_ROWS) for at in range(0, len(label), LOSS_ROWS))
+    sums = [losses(target, label[piece], found[piece]).sum() for piece in pieces]
+    total, rows = collective.allreduce(np.array([sum(sums), len(label)], np.float64), collective.Op.SUM)
     return overall(target.metric, total / rows)
 
 

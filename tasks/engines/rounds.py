@@ -64,6 +64,7 @@ def boost(
     # seed_per_iteration: what a round draws depends on its number alone, so that a resumed run draws the same.
     params = {"tree_method": "hist", "seed_per_iteration": True, **job.params}
     evals = [(dtrain, "train"), *([(dvalid, "valid")] if dvalid is not None else [])]
+    labels = {name: matrix.get_label() for matrix, name in evals}
     draws = any(params.get(name, 1) < 1 for name in SAMPLED)
     # xgb.train would count the rounds of a resumed model from 0 again.
     booster = xgb.Booster(params, [m for m, _ in evals], bytearray(start.model) if start else None)
@@ -74,7 +75,7 @@ def boost(
         faults.point("train", "round", done)
         booster.update(dtrain, done)
         for matrix, name in evals:
-            curves[name].append(boosting.loss(booster, matrix, job.target))
+            curves[name].append(boosting.loss(booster, matrix, labels[name], job.target))
         if job.checkpoint_every and (done + 1) % job.checkpoint_every == 0 and done + 1 < job.rounds:
             save(Checkpoint(bytes(booster.save_raw("ubj")), curves))
             if draws:

@@ -43,6 +43,7 @@ class Trial(tune.Trainable):
         train, valid = ray.get(data[0])
         self.dtrain = boosting.quantile_matrix(train, task.features)
         self.dvalid = boosting.quantile_matrix(valid, task.features, self.dtrain)
+        self.label = self.dvalid.get_label()
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
         self.reset_config(config)
@@ -67,7 +68,7 @@ class Trial(tune.Trainable):
         try:
             while len(self.curve) < rung and not stale and not failed:
                 self.booster.update(self.dtrain, len(self.curve))
-                loss = boosting.loss(self.booster, self.dvalid, self.task.target)
+                loss = boosting.loss(self.booster, self.dvalid, self.label, self.task.target)
                 failed = "" if math.isfinite(loss) else f"the loss is {loss}"
                 self.curve.append(loss)
                 best = best if loss >= self.curve[best] else len(self.curve) - 1

@@ -43,7 +43,7 @@ def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> No
         found = rounds.boost(plan, dtrain, dvalid, None, lambda _: None)
         booster = boosting.load_model(found[0])
         booster.set_param({"nthread": threads, **TARGETS[target].params})
-        return found, boosting.loss(booster, dtrain, TARGETS[target])
+        return found, boosting.loss(booster, dtrain, dtrain.get_label(), TARGETS[target])
 
     made = [boosted(threads) for threads in THREADS]
     assert len(made[0][0][1]["train"]) == 8
