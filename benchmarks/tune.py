@@ -32,7 +32,9 @@ from tasks.core.settings import Settings
 
 FEATURES = 40
 TRIALS = 32
-TOLERANCE = 0.01  # our best loss may be above a peer's by this share: searches of other seeds differ by as much
+# Our best loss may be above a peer's by this share. With seeds 7 and 8 Optuna alone came to 1.040 and 1.089, ours to
+# 1.077 and 1.043: what 32 trials find is a matter of luck. So each side's losses are told beside its times.
+TOLERANCE = 0.05
 
 
 @dataclass

@@ -13,12 +13,15 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
+from browser import CHROMIUM, text_of
 from up_place import Place, wait_for
 
 from flows.supervisor import leftovers
 from tasks.synth import synthesize
 
 pytestmark = pytest.mark.slow
+
+needs_a_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at pages with")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,26 @@ class TestUp:
         record = json.loads(runs[0].read_text())
         assert record["state"] == "completed"
         assert record["tracking"].endswith(str(running.mlflow))
+
+    @needs_a_browser
+    def test_the_pages_of_prefect_show_the_run_and_a_form_with_what_can_be_chosen(self, running: Place) -> None:
+        api = f"http://127.0.0.1:{running.prefect}"
+        about = json.loads(running.prefect_says("deployment", "inspect", "etl-train/default", "--output", "json"))
+        form = text_of(f"{api}/deployments/deployment/{about['id']}/run")
+        for word in (
+            "Run etl-train",
+            "Files, folders or globs with reviews",
+            "The dataset profile",
+            "The last stage to run",
+        ):
+            assert word in form, form
+        runs = text_of(f"{api}/runs")
+        assert "etl-train amazon-us" in runs
+        assert "Completed" in runs
+
+    @needs_a_browser
+    def test_the_page_of_mlflow_shows_the_experiment(self, running: Place) -> None:
+        assert "raymill" in text_of(f"http://127.0.0.1:{running.mlflow}/#/experiments")
 
     def test_a_server_that_dies_is_started_again(self, running: Place) -> None:
         before = running.status()["services"]["mlflow"]
