@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks import embed_tokens, embed_users
+from tasks import embed_tokens
 from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
@@ -47,6 +47,8 @@ def embeddings(reviews: Snapshot, tokens: Snapshot, config: EmbeddingsConfig, ou
     blocks = [embed.remote(pair, shared) for pair in files]
     pieces: list[list[Any]] = [[] for _ in files]
     if config.segments.enabled:
+        from tasks import embed_users  # scipy.spatial, which a flow without this stage need not wait for
+
         pieces, (clusters, found) = embed_users.segments(
             blocks, border, config.segments, partitions=config.shards, seed=config.seed
         )

@@ -8,12 +8,14 @@ processes while Arrow buffers travel through the object store without a copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from tasks.engines import cluster
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Frame = Any  # modin.pandas.DataFrame, which must not be imported before Ray is up
 
@@ -52,6 +54,8 @@ def to_driver(frame: Frame) -> list[pa.Table]:
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas columns, sharing the table's buffers."""
+    import pandas as pd  # half a second that a flow would wait for before its first stage
+
     return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 

@@ -98,9 +98,11 @@ class TestUp:
             "The last stage to run",
         ):
             assert word in form, form
-        runs = text_of(f"{api}/runs")
-        assert "etl-train amazon-us" in runs
-        assert "Completed" in runs
+        ended = ("flow-run", "ls", "--flow-name", "etl-train", "--state-type", "COMPLETED", "--output", "json")
+        (run,) = json.loads(running.prefect_says(*ended))
+        page = text_of(f"{api}/runs/flow-run/{run['id']}")
+        for word in ("etl-train amazon-us", "Completed", "ingest", "clean", "mlflow-run"):
+            assert word in page, page
 
     @needs_a_browser
     def test_the_page_of_mlflow_shows_the_experiment(self, running: Place) -> None:
