@@ -200,7 +200,6 @@ def use_threads(threads: int) -> None:
     import xgboost as xgb
 
     pa.set_cpu_count(threads)
-
     xgb.core._LIB.omp_set_num_threads(threads)
 
 
