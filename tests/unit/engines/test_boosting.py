@@ -63,15 +63,13 @@ def test_null_is_nan_and_labels_stay_with_their_rows(tmp_path: Path) -> None:
     assert (x.dtype, y.dtype) == (np.float32, np.float32)
 
 
-@pytest.mark.parametrize("held", [0, 1 << 30], ids=["read-again", "held"])
 @pytest.mark.parametrize("external", [False, True])
 def test_rows_that_stream_in_make_the_matrix_of_all_rows_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int, external: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool
 ) -> None:
     import xgboost as xgb
 
     monkeypatch.setattr("tasks.core.snapshots.ROW_GROUP_ROWS", 50)
-    monkeypatch.setattr(boosting, "HELD_BYTES", held)
     files = write(tmp_path, [130, 1, 70])
     x, y = walked(boosting.Rows(boosting.slabs(files), FEATURES))
     whole = xgb.QuantileDMatrix(x, y, feature_names=FEATURES, max_bin=16)
