@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
+from typing import Any
+
+from flows.services import POOL
+
+POOL_S, POLL_S = 60.0, 0.2
 
 
 def main() -> int:
@@ -12,6 +18,8 @@ def main() -> int:
 
     from flows.zombies import ensure_automation
 
+    with get_client(sync_client=True) as client:
+        wait_for_pool(client)
     sys.argv[1:] = ["--no-prompt", "deploy", "--all"]  # no prompt: what prefect.yaml says is meant
     try:
         app()
@@ -21,6 +29,23 @@ def main() -> int:
     with get_client(sync_client=True) as client:
         ensure_automation(client)
     return 0
+
+
+def wait_for_pool(client: Any) -> None:
+    """Until the worker, which starts beside this, has made its work pool: Prefect refuses to deploy to none.
+
+    If it takes too long, that refusal is what is told.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    deadline = time.monotonic() + POOL_S
+    while time.monotonic() < deadline:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            time.sleep(POLL_S)
+        else:
+            return
 
 
 if __name__ == "__main__":
