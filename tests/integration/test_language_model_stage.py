@@ -147,6 +147,7 @@ def test_switched_off_it_is_a_valid_empty_answer(store: SnapshotStore) -> None:
     assert done.read().schema.names == ["review_id", "lm_surprise", "lm_high"]
 
 
+@pytest.mark.nightly
 @pytest.mark.real
 def test_wording_tells_later_real_ratings(store: SnapshotStore) -> None:
     folder = PROJECT.parent / "shared" / "data" / "us-reviews-parquet"
