@@ -163,6 +163,8 @@ def test_a_failed_run_of_the_flow_is_told_of_by_prefects_hook(server: str, hook:
     assert (told["flow_run"], told["state"]) == ("etl-train amazon-us", "failed")
     assert told["error"].startswith("InputError: /no/such/folder")
     assert told["prefect"] == f"{server.removesuffix('/api')}/runs/flow-run/{told['flow_run_id']}"
+
+
 @pytest.mark.nightly
 def test_a_run_from_the_shell_logs_json_and_tells_the_webhook(hook: Hook, tmp_path: Path, overrides: list[str]) -> None:
     synthesize(400, 7, tmp_path / "sample")
