@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from html import unescape
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 CHROMIUM = next(
@@ -15,12 +14,11 @@ CHROMIUM = next(
 RENDERED_MS = 30_000  # of the page's own clock, which runs as fast as it can
 
 
-def text_of(url: str, picture: Path | None = None) -> str:
-    """The words on a page once its scripts have run; and what it looks like as a PNG, if asked for."""
+def text_of(url: str) -> str:
+    """The words on a page once its scripts have run."""
     with TemporaryDirectory(prefix="raymill-browser-") as profile:
         command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
         command += ["--window-size=1400,2000", f"--virtual-time-budget={RENDERED_MS}"]
-        command += [f"--screenshot={picture}"] if picture else ["--dump-dom"]
-        done = subprocess.run([*command, url], capture_output=True, text=True, timeout=180)
+        done = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, timeout=180)
     body = re.sub(r"<(script|style)\b.*?</\1>", " ", done.stdout, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
