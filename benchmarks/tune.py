@@ -4,8 +4,9 @@ In: `--size` rows x 40 features to learn from and a fifth as many to be judged b
 the features with noise. Out: the best hyper-parameters. Ours is the stage tune through the runner of stages, into an
 empty store, in a Ray session that is up; starting actors, reading files, hashing and committing are in the time,
 validation, which no peer does, is not. The peers have the rows in memory, imports behind them and no files to write:
-the same space, number of trials, rounds, patience and seeds, Optuna's own successive halving, one matrix for all
-trials; `optuna` boosts one trial at a time with all cores, `optuna_jobs` as many trials as there are cores.
+the same space and first trial, number of trials, rounds, patience and seeds, Optuna's own successive halving, one
+matrix for all trials; `optuna` boosts one trial at a time with all cores, `optuna_jobs` as many trials as there are
+cores.
 
 Each pair of runs has a seed of its own, and a search is a matter of luck: beside the ratio of the whole searches,
 `to_same_best` is that of the times to the worse of both bests, and the losses themselves are told.
@@ -179,6 +180,7 @@ def _optuna(job: Job, side: str, *, jobs: int, threads: int) -> SelfTimed:
     # Of Optuna's pruners the one that leaves the fewest rounds: the median pruner boosted twice as many.
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=config.min_rounds, reduction_factor=3)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
+    study.enqueue_trial(config.first)  # ours begins with it, too
     study.optimize(objective, n_trials=config.trials, n_jobs=jobs)
     took = time.perf_counter() - began
     losses = np.minimum.accumulate([loss for _, loss, _ in ended])

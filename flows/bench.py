@@ -14,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows import environment, logs
+from flows import engine, environment, logs
 from flows.progress import artifact_key
 from flows.record import git_commit
 from tasks.core.errors import RunError, SettingsError
@@ -48,6 +48,7 @@ def bench(
         overrides: Settings as "section.key=value" texts; of them only tracking and logging matter here.
     """
     environment.prepare()
+    engine.collect_again()
     settings = load_settings(overrides=overrides or [])
     logs.set_up(settings)
     sizes = sizes or {}

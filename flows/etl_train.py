@@ -161,7 +161,7 @@ def _wanted(stage: str, config: Any, until: str | None) -> bool:
     return bool(config.enabled)
 
 
-@task(name="register", task_run_name="register", tags=["raymill"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
 def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> _register.Decision:
     settings = run.settings
     about = {"data set": settings.data.dataset, "run": run.run_id, "code": git_commit()}

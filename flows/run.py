@@ -17,7 +17,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows import links, logs
+from flows import engine, links, logs
 from flows.names import STAGE_NAMES, check_stage_name
 from flows.outbox import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.progress import Artifacts, LogView, View
@@ -263,6 +263,7 @@ def open_run(settings: Settings) -> Iterator[Run]:
     store = open_store(settings.storage)
     store.check()
     tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
+    engine.collect_again()
     run = Run(
         settings=settings,
         run_id=run_id,

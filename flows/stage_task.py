@@ -26,7 +26,6 @@ class StageTask:
         @task(
             name=stage.name,
             task_run_name=stage.name,
-            tags=["raymill"],
             retry_condition_fn=_worth_a_retry,
             timeout_seconds=stage.timeout_s,
             cache_policy=NO_CACHE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.deploy import POOL_READY
 from flows.services import Service, answers, basic, plan
 from flows.supervisor import LOG_BYTES, Supervisor, end, leftovers
 from flows.up_state import is_up, locked, state, state_folder
@@ -64,24 +64,49 @@ def _start(supervisor: Supervisor, services: Sequence[Service], settings: Settin
     servers, worker = services[:-1], services[-1]
     for service in servers:
         supervisor.start(service)
-    # Prefect gets ready first: the worker needs it alone, and makes its work pool.
-    supervisor.wait_until_healthy([s.name for s in servers if s.name == "prefect"], READY_TIMEOUT_S)
-    supervisor.start(worker)
-    deploy(worker, supervisor)
+    with _deploying(worker) as deploying:  # it imports while the servers start
+        supervisor.wait_until_healthy([s.name for s in servers if s.name == "prefect"], READY_TIMEOUT_S)
+        assert deploying.stdout is not None
+        said = []
+        for line in deploying.stdout:
+            said.append(line.strip("│ \n"))
+            if said[-1] == POOL_READY:
+                supervisor.start(worker)
+            elif "successfully" in line:
+                supervisor.say("deploy", said[-1])
+    if deploying.returncode:
+        for line in said:
+            supervisor.say("deploy", line)
+        raise RunError("prefect.yaml could not be applied", where=str(PROJECT / "prefect.yaml"), fix="see the log")
     supervisor.wait_until_healthy([s.name for s in servers], READY_TIMEOUT_S)
 
 
-def deploy(worker: Service, supervisor: Supervisor) -> None:
-    """Apply prefect.yaml and what belongs to it, with the worker's variables."""
-    command = [sys.executable, "-m", "flows.deploy"]
-    done = subprocess.run(
-        command, env={**os.environ, **worker.env}, cwd=PROJECT, capture_output=True, text=True, timeout=READY_TIMEOUT_S
+@contextmanager
+def _deploying(worker: Service) -> Iterator[subprocess.Popen[str]]:
+    """The command that applies prefect.yaml and what belongs to it, with the worker's variables.
+
+    The block is to read what it says; it is ended with the block, or when it takes too long.
+    """
+    command = Service("deploy", ["-m", "flows.deploy"], worker.env).command
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **worker.env},
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
-    for line in done.stdout.splitlines() if not done.returncode else (done.stdout + done.stderr).splitlines():
-        if done.returncode or "successfully" in line:
-            supervisor.say("deploy", line.strip("│ "))
-    if done.returncode:
-        raise RunError("prefect.yaml could not be applied", where=str(PROJECT / "prefect.yaml"), fix="see the log")
+    limit = threading.Timer(READY_TIMEOUT_S, process.kill)
+    limit.start()
+    try:
+        yield process
+        process.wait()
+    finally:
+        limit.cancel()
+        process.kill()
+        process.wait()
 
 
 def _ready(services: Sequence[Service], settings: Settings, seconds: float) -> str:

@@ -96,6 +96,13 @@ class Axis(BaseModel):
         """The values that all others lie between, or all of a choice."""
         return self.choice if self.choice is not None else (self.low or 0, self.high or 0)
 
+    def holds(self, value: Value) -> bool:
+        """Whether a trial may have this value."""
+        if self.choice is not None:
+            return value in self.choice
+        number = isinstance(value, int) or (isinstance(value, float) and not self.whole)
+        return number and float(self.low or 0) <= float(value) <= float(self.high or 0)
+
     def points(self, count: int) -> list[Value]:
         """Of a choice all, of a range `count` values evenly spread from low to high (on the log scale, if that)."""
         if self.choice is not None:
@@ -121,18 +128,33 @@ def check(space: dict[str, Axis | None]) -> dict[str, Axis]:
     return kept
 
 
-def _problem(name: str, axis: Axis) -> str | None:
+def check_names(values: dict[str, Value | None]) -> dict[str, Value]:
+    """The values that are not null. Raises ValueError for a parameter that cannot be searched."""
+    kept = {name: value for name, value in values.items() if value is not None}
+    for name in kept:
+        if problem := _unknown(name):
+            raise ValueError(f"{name}: {problem}")
+    return kept
+
+
+def _unknown(name: str) -> str | None:
     if name in ALIASES:
         return f"call it {ALIASES[name]}, as train.params does"
     if name in DECIDED:
         return f"cannot be searched, {DECIDED[name]} decides it"
-    if name in WORDS:
-        wrong = [w for w in axis.choice or () if w not in WORDS[name]]
-        return f"expected {{choice: [{', '.join(WORDS[name])}]}}" if wrong or axis.choice is None else None
-    if name not in NUMBERS:
+    if name not in NUMBERS and name not in WORDS:
         near = get_close_matches(name, [*NUMBERS, *WORDS], n=1)
         known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted([*NUMBERS, *WORDS]))}"
         return f"XGBoost has no such parameter that can be searched; {known}"
+    return None
+
+
+def _problem(name: str, axis: Axis) -> str | None:
+    if problem := _unknown(name):
+        return problem
+    if name in WORDS:
+        wrong = [w for w in axis.choice or () if w not in WORDS[name]]
+        return f"expected {{choice: [{', '.join(WORDS[name])}]}}" if wrong or axis.choice is None else None
     if axis.choice is None and not (axis.low or 0) < (axis.high or 0):
         return f"low must be below high, got [{axis.low}, {axis.high}]"
     if axis.log and not (axis.low or 0) > 0:

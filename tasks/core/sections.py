@@ -263,6 +263,7 @@ class TuneConfig(Section):
     # is left out of all that is written down.
     storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
     space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
+    first: Annotated[dict[str, search_space.Value | None], AfterValidator(search_space.check_names)]
 
 
 class EvaluateConfig(Section):

@@ -124,8 +124,8 @@ def _holds_secret(place: Sequence[int | str]) -> bool:
 def _merge(below: dict[str, Any], above: dict[str, Any], *, where: str, path: str = "") -> None:
     for key, value in above.items():
         name = f"{path}{key}"
-        # train.params and tune.space are open: any key of the library may be added.
-        if key not in below and path not in ("train.params.", "tune.space."):
+        # These are open: any key of the library may be added.
+        if key not in below and path not in ("train.params.", "tune.space.", "tune.first."):
             from difflib import get_close_matches
 
             near = get_close_matches(key, below, n=1)

@@ -237,7 +237,7 @@ def combinations(config: TuneConfig) -> list[dict[str, Any]]:
 
 
 class Suggestions(optuna.samplers.BaseSampler):
-    """For the n-th trial those of a sampler that is seeded for it; of a grid the first free combination."""
+    """Of the first trial conf's; of the n-th those of a sampler seeded for it; of a grid the first free combination."""
 
     def __init__(self, config: TuneConfig, grid: Sequence[dict[str, Any]] | None) -> None:
         self.config = config
@@ -247,7 +247,11 @@ class Suggestions(optuna.samplers.BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         before = [t for t in in_order(study) if t.number < trial.number]
-        if self.grid is not None:
+        self.given = {}
+        if self.grid is None and not before:
+            space, first = self.config.space, self.config.first
+            self.given = {n: v for n, v in first.items() if (axis := space.get(n)) is not None and axis.holds(v)}
+        elif self.grid is not None:
             used = [t.params for t in before]
             # Two machines that ask at the same time may get the same one.
             self.given = next((p for p in self.grid if p not in used), self.grid[0])
@@ -270,6 +274,6 @@ class Suggestions(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        if self.grid is not None:
+        if param_name in self.given:
             return self.given[param_name]
         return self.inner.sample_independent(study, trial, param_name, param_distribution)

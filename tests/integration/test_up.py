@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -64,6 +65,12 @@ class TestUp:
         assert found["well"]
         assert set(found["services"]) == {"prefect", "mlflow", "worker"}
         assert "well" in running.raymill("status").stdout
+
+    def test_the_work_pool_starts_runs_by_this_python_and_our_command(self, running: Place) -> None:
+        about = json.loads(running.prefect_says("work-pool", "inspect", "raymill", "--output", "json"))
+        command = about["base_job_template"]["variables"]["properties"]["command"]
+        assert command["default"] == f"{sys.executable} -m flows.engine"
+        assert command["title"] == "Command"  # Prefect's own template otherwise
 
     def test_the_deployment_and_its_schedule_are_there(self, running: Place) -> None:
         about = running.prefect_says("deployment", "inspect", "etl-train/default", "--output", "json")

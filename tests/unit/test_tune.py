@@ -63,6 +63,8 @@ def tried(study: Study) -> list[dict[str, Any]]:
             "lambda: null}",
             "no parameter to search",
         ),
+        ("first.learning_rate=0.1", "learning_rate: call it eta"),
+        ("first.max_dept=3", "max_dept: XGBoost has no such parameter that can be searched; did you mean max_d"),
         ("algorithm=tpa", "'tpe', 'random' or 'grid'"),
         ("patience=0", "greater than or equal to 1"),
     ],
@@ -82,6 +84,28 @@ def test_a_space_takes_ranges_scales_and_choices_and_null_takes_one_out() -> Non
     assert space["eta"] == Axis.model_validate({"choice": [0.1, 0.3]})
     assert (space["max_depth"].whole, space["min_child_weight"].log, space["subsample"].log) == (True, True, False)
     assert TuneConfig.model_validate(config().model_dump(mode="json")) == config()
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_a_search_begins_with_the_parameters_of_the_untuned_model(tmp_path: Path, algorithm: str) -> None:
+    params = load_settings().train.params
+    study = Study(config("trials=3", f"algorithm={algorithm}"), "study", tmp_path / "study.db")
+    run(study, 3)
+    first, *others = tried(study)
+    assert first == {"colsample_bytree": 1.0, **params}
+    assert all(other["eta"] != first["eta"] for other in others)
+
+
+def test_what_the_space_does_not_hold_of_the_first_trial_is_drawn(tmp_path: Path) -> None:
+    narrow = config(
+        "trials=1", "space.eta=[0.01, 0.05]", "space.max_depth={choice: [4, 6]}", "space.lambda=null", "first.gamma=1"
+    )
+    study = Study(narrow, "study", tmp_path / "study.db")
+    run(study, 1)
+    (params,) = tried(study)
+    assert 0.01 <= params["eta"] <= 0.05
+    assert (params["max_depth"], params["subsample"]) == (6, 1.0)
+    assert params.keys() == narrow.space.keys()
 
 
 def test_points_of_a_grid_lie_evenly_on_the_scale_with_both_ends() -> None:
