@@ -44,6 +44,8 @@ CLUSTER_ENV = {"OMP_NUM_THREADS": "1"}
 LOCAL_ENV = {
     # Ray warns on standard output at four times this many processes; ours are mostly waiting.
     "RAY_worker_maximum_startup_concurrency": "4",
+    # The workers that Ray starts with a session have not the environment that our tasks ask for: none ever gets one.
+    "RAY_prestart_worker_first_driver": "0",
     # Idle workers kept for the next stage: starting one costs 0.8 s of CPU. Ray's own limit is a worker per CPU.
     "RAY_num_workers_soft_limit": "4",
     # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which
