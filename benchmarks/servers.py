@@ -83,7 +83,7 @@ def prepare(setup: Setup) -> Place:
         "RAYMILL__STORAGE__ROOT": f"{setup.scratch}/data",
         "RAYMILL__DATA__INPUT": f"{setup.scratch}/reviews",
     }
-    inherited = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAYMILL_", "PREFECT_", "MLFLOW_"))}
     place = Place({**inherited, **own}, f"http://127.0.0.1:{ports[0]}/api")
     place.up_s = _up(place, setup)
     place.environment["PREFECT_API_URL"] = place.api
@@ -103,13 +103,20 @@ def _up(place: Place, setup: Setup) -> float:
         command = [sys.executable, "-m", "flows.cli", "up"]
         up = subprocess.Popen(command, env=place.environment, cwd=PROJECT, stdout=file, stderr=file)
     threading.Thread(target=up.wait, daemon=True).start()  # `raymill down` waits until it is not even a zombie
-    setup.cleanup.callback(up.wait)
-    setup.cleanup.callback(up.terminate)
+    setup.cleanup.callback(_end, up)
     while "up in" not in output.read_text():
         if up.poll() is not None or time.perf_counter() - started > WAIT_S:
             raise RunError(f"raymill up did not get ready:\n{output.read_text()[-3000:]}", where="bench servers")
         time.sleep(0.05)
     return time.perf_counter() - started
+
+
+def _end(up: subprocess.Popen[bytes]) -> None:
+    up.terminate()
+    try:
+        up.wait(30)
+    except subprocess.TimeoutExpired:
+        up.kill()
 
 
 def ours(place: Place) -> SelfTimed:

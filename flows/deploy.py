@@ -1,10 +1,11 @@
-"""Applies prefect.yaml, and what belongs to it on the server: the work pool, with the command that starts its runs, and
-the automation that ends runs nobody hears of. `raymill up` runs it as a command while the server itself starts.
+"""Applies prefect.yaml, and what belongs to it on the server: the work pool, and the automation that ends runs nobody
+hears of. `raymill up` runs it as a command while the server itself starts.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 from flows import engine
 from flows.services import POOL
 
-SERVER_S, POLL_S = 120.0, 0.1
+SERVER_S, POLL_S = 150.0, 0.1  # longer than `up` waits for its server
 POOL_READY = "the work pool is there"  # said on a line of its own: from then on a worker may start
 
 
@@ -29,8 +30,9 @@ def main() -> int:
 
     with get_client(sync_client=True) as client:
         wait_for_server(client)
-        ensure_pool(client, engine.command())
+        ensure_pool(client)
     print(POOL_READY, flush=True)
+    os.environ[engine.VARIABLE] = engine.command()
     sys.argv[1:] = ["--no-prompt", "deploy", "--all"]  # no prompt: what prefect.yaml says is meant
     try:
         app()
@@ -43,27 +45,23 @@ def main() -> int:
 
 
 def wait_for_server(client: Any) -> None:
-    """Until it answers; if that takes too long, what asks it next tells why."""
+    """Until it answers. What it said last is raised if that takes too long."""
     deadline = time.monotonic() + SERVER_S
-    while client.api_healthcheck() is not None and time.monotonic() < deadline:
+    while problem := client.api_healthcheck():
+        if time.monotonic() > deadline:
+            raise problem
         time.sleep(POLL_S)
 
 
-def ensure_pool(client: Any, command: str) -> None:
-    """Make the work pool where there is none, and set the command by which it starts runs.
-
-    A deployment or a run that names one (its job variable `command`) has its own. All else that somebody set stays.
-    """
-    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+def ensure_pool(client: Any) -> None:
+    """Make the work pool where there is none. It is made before the worker starts, which would make it, too."""
+    from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
+    template = ProcessWorker.get_default_base_job_template()
     with suppress(ObjectAlreadyExists):
-        made = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=made))
-    template = client.read_work_pool(POOL).base_job_template
-    template["variables"]["properties"]["command"]["default"] = command
-    client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
+        client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
 
 
 if __name__ == "__main__":

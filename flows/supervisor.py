@@ -84,14 +84,15 @@ class Supervisor:
         for name in names:
             child = self.children[name]
             while problem := child.service.problem(PROBE_TIMEOUT_S):
-                self._stop_if_told()
+                self.stop_if_told()
                 code = child.process.poll()
                 if code is not None or time.monotonic() > deadline:
                     what = f"ended with status {code}" if code is not None else f"did not get ready: {problem}"
                     raise RunError(f"{name} {what}", where=child.service.url, fix=f"see {self.folder / 'up.log'}")
                 time.sleep(0.1)
 
-    def _stop_if_told(self) -> None:
+    def stop_if_told(self) -> None:
+        """Raise KeyboardInterrupt where a signal has asked for the end."""
         with suppress(queue.Empty):
             event = self.events.get_nowait()
             if event[0] == "stop":
@@ -207,11 +208,12 @@ def is_flow_run(candidate: psutil.Process) -> bool:
     """Whether this is the process of a flow run, and not one that it started."""
     with suppress(psutil.Error):
         command = candidate.cmdline()
-        return any("prefect" in part for part in command) and any(part in command for part in FLOW_RUN)
+        return any(part in command for part in FLOW_RUN)
     return False
 
 
-FLOW_RUN = ("flow-run", "prefect.engine", "prefect.flow_engine")
+# Modules that run flows: ours, and those that Prefect starts for a deployment without our command.
+FLOW_RUN = ("flows.engine", "prefect.engine", "prefect.flow_engine")
 
 
 def leftovers(folder: Path, service: str | None = None) -> list[psutil.Process]:

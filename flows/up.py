@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import threading
@@ -43,6 +44,7 @@ def up(settings: Settings, console: Console, overrides: Sequence[str], profile: 
             console.print(f"ending what an earlier one left: process {left.pid}", highlight=False)
         end(leftovers(folder))
         check_databases(settings)
+        check_server(services, settings)
         for service in services:
             check_port(service, settings)
         with log(folder, console) as say:
@@ -64,49 +66,68 @@ def _start(supervisor: Supervisor, services: Sequence[Service], settings: Settin
     servers, worker = services[:-1], services[-1]
     for service in servers:
         supervisor.start(service)
-    with _deploying(worker) as deploying:  # it imports while the servers start
+    with _deploying(worker) as (process, lines):  # it imports while the servers start
         supervisor.wait_until_healthy([s.name for s in servers if s.name == "prefect"], READY_TIMEOUT_S)
-        assert deploying.stdout is not None
-        said = []
-        for line in deploying.stdout:
-            said.append(line.strip("│ \n"))
-            if said[-1] == POOL_READY:
-                supervisor.start(worker)
-            elif "successfully" in line:
-                supervisor.say("deploy", said[-1])
-    if deploying.returncode:
-        for line in said:
-            supervisor.say("deploy", line)
-        raise RunError("prefect.yaml could not be applied", where=str(PROJECT / "prefect.yaml"), fix="see the log")
+        _deploy(process, lines, worker, supervisor)
     supervisor.wait_until_healthy([s.name for s in servers], READY_TIMEOUT_S)
 
 
-@contextmanager
-def _deploying(worker: Service) -> Iterator[subprocess.Popen[str]]:
-    """The command that applies prefect.yaml and what belongs to it, with the worker's variables.
+Lines = queue.Queue[str | None]
 
-    The block is to read what it says; it is ended with the block, or when it takes too long.
-    """
-    command = Service("deploy", ["-m", "flows.deploy"], worker.env).command
+
+@contextmanager
+def _deploying(worker: Service) -> Iterator[tuple[subprocess.Popen[str], Lines]]:
+    """The command that applies prefect.yaml and what belongs to it, with the worker's variables, and its lines, None
+    after the last. It is ended with the block."""
     process = subprocess.Popen(
-        command,
+        Service("deploy", ["-m", "flows.deploy"]).command,
         env={**os.environ, **worker.env},
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
-    limit = threading.Timer(READY_TIMEOUT_S, process.kill)
-    limit.start()
+    lines: Lines = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line.strip("│ \n"))
+        lines.put(None)
+
+    threading.Thread(target=read, name="deploy", daemon=True).start()
     try:
-        yield process
-        process.wait()
+        yield process, lines
     finally:
-        limit.cancel()
         process.kill()
         process.wait()
+
+
+def _deploy(process: subprocess.Popen[str], lines: Lines, worker: Service, supervisor: Supervisor) -> None:
+    """Follow it to its end, and start the worker as soon as there is a work pool. Raises RunError where it fails."""
+    deadline, said, where = time.monotonic() + READY_TIMEOUT_S, [], str(PROJECT / "prefect.yaml")
+    while True:
+        supervisor.stop_if_told()
+        if time.monotonic() > deadline:
+            raise RunError(f"prefect.yaml was not applied within {READY_TIMEOUT_S:.0f} s", where=where)
+        try:
+            line = lines.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        if line is None:
+            break
+        said.append(line)
+        if line == POOL_READY:
+            supervisor.start(worker)
+        elif "successfully" in line:
+            supervisor.say("deploy", line)
+    if process.wait():
+        for line in said:
+            supervisor.say("deploy", line)
+        raise RunError("prefect.yaml could not be applied", where=where, fix="see the log")
 
 
 def _ready(services: Sequence[Service], settings: Settings, seconds: float) -> str:
@@ -126,6 +147,19 @@ def _ready(services: Sequence[Service], settings: Settings, seconds: float) -> s
 
 
 DEFAULT_API = "http://127.0.0.1:4200/api"  # pyproject.toml tells it to Prefect's own command
+
+
+def check_server(services: Sequence[Service], settings: Settings) -> None:
+    """Raise RunError where Prefect's server is somebody else's (PREFECT_API_URL) and does not answer."""
+    api = services[-1].env["PREFECT_API_URL"]
+    if any(s.name == "prefect" for s in services):
+        return
+    if problem := answers(f"{api}/health", basic(settings.services), timeout_s=10):
+        raise RunError(
+            f"Prefect's server does not answer: {problem}",
+            where=f"PREFECT_API_URL={masked(api)}",
+            fix="see that it is up; or unset PREFECT_API_URL, and one is started",
+        )
 
 
 def check_port(service: Service, settings: Settings) -> None:

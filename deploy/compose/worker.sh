@@ -7,7 +7,6 @@ trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
 trap 'exit 143' TERM INT
 
 ray start --address="$RAYMILL__RAY__ADDRESS" --num-cpus=0 --object-store-memory=$((256 << 20)) --disable-usage-stats --block &
-prefect work-pool inspect raymill > /dev/null 2>&1 || prefect work-pool create raymill --type process
-python -m flows.deploy # what prefect.yaml says, and the automation that ends runs nobody hears of
+python -m flows.deploy # the work pool, what prefect.yaml says, the automation that ends runs nobody hears of
 prefect worker start --pool raymill --name "$(hostname)" --install-policy never &
 wait -n

@@ -100,8 +100,9 @@ class Axis(BaseModel):
         """Whether a trial may have this value."""
         if self.choice is not None:
             return value in self.choice
-        number = isinstance(value, int) or (isinstance(value, float) and not self.whole)
-        return number and float(self.low or 0) <= float(value) <= float(self.high or 0)
+        if isinstance(value, str) or (self.whole and value != int(value)):
+            return False
+        return float(self.low or 0) <= value <= float(self.high or 0)
 
     def points(self, count: int) -> list[Value]:
         """Of a choice all, of a range `count` values evenly spread from low to high (on the log scale, if that)."""

@@ -242,23 +242,25 @@ class Suggestions(optuna.samplers.BaseSampler):
     def __init__(self, config: TuneConfig, grid: Sequence[dict[str, Any]] | None) -> None:
         self.config = config
         self.grid = grid
+        space = config.space
+        self.first = {n: v for n, v in config.first.items() if (axis := space.get(n)) is not None and axis.holds(v)}
         self.given: dict[str, Any] = {}
         self.inner: Any = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         before = [t for t in in_order(study) if t.number < trial.number]
-        self.given = {}
-        if self.grid is None and not before:
-            space, first = self.config.space, self.config.first
-            self.given = {n: v for n, v in first.items() if (axis := space.get(n)) is not None and axis.holds(v)}
-        elif self.grid is not None:
-            used = [t.params for t in before]
+        used = [t.params for t in before]
+        if self.grid is None:
+            # Not simply of the trial with number 0: that one may have been lost while the second went on.
+            tried = any(self.first.items() <= params.items() for params in used)
+            self.given = {} if tried else self.first
+        else:
             # Two machines that ask at the same time may get the same one.
             self.given = next((p for p in self.grid if p not in used), self.grid[0])
         seed = random.Random(f"{self.config.seed}:{len(before)}").getrandbits(32)
         if self.config.algorithm == "tpe":
-            first = min(10, max(4, self.config.trials // 3))  # drawn at random, before there is anything to go by
-            self.inner = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
+            drawn = min(10, max(4, self.config.trials // 3))  # at random, before there is anything to go by
+            self.inner = optuna.samplers.TPESampler(seed=seed, n_startup_trials=drawn)
         else:
             self.inner = optuna.samplers.RandomSampler(seed=seed)
         self.inner.before_trial(study, trial)

@@ -208,8 +208,8 @@ def test_a_workers_run_logs_json_and_tells_how_it_ended_also_when_it_was_killed(
         **{f"RAYMILL__{s.partition('=')[0].replace('.', '__').upper()}": s.partition("=")[2] for s in settings},
     }
 
-    def prefect(*arguments: str, **more: str) -> str:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    def python(*arguments: str, **more: str) -> str:
+        command = [sys.executable, "-m", *arguments]
         done = subprocess.run(
             command, cwd=PROJECT, env={**env, **more}, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
@@ -220,13 +220,12 @@ def test_a_workers_run_logs_json_and_tells_how_it_ended_also_when_it_was_killed(
         deployment = client.read_deployment_by_name("etl-train/default")
         parameters = {"input": str(tmp_path / "sample"), "until": "ingest"}
         id = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
-        said = prefect("worker", "start", "--pool", "raymill", "--type", "process", "--run-once", **more)
+        said = python("prefect", "worker", "start", "--pool", "raymill", "--type", "process", "--run-once", **more)
         hook_told = until(lambda: [told for told in hook.posted if told["flow_run_id"] == str(id)])
         assert len(hook_told) == 1
         return client.read_flow_run(id), hook_told[0], said.splitlines()
 
-    prefect("work-pool", "create", "raymill", "--type", "process", "--overwrite")
-    prefect("deploy", "--all")
+    python("flows.deploy")
 
     killed, told, _ = night(RAYMILL_KILL_AT="ingest:before-run")
     assert killed.state_name == "Crashed"

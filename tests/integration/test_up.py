@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -66,17 +67,12 @@ class TestUp:
         assert set(found["services"]) == {"prefect", "mlflow", "worker"}
         assert "well" in running.raymill("status").stdout
 
-    def test_the_work_pool_starts_runs_by_this_python_and_our_command(self, running: Place) -> None:
-        about = json.loads(running.prefect_says("work-pool", "inspect", "raymill", "--output", "json"))
-        command = about["base_job_template"]["variables"]["properties"]["command"]
-        assert command["default"] == f"{sys.executable} -m flows.engine"
-        assert command["title"] == "Command"  # Prefect's own template otherwise
-
     def test_the_deployment_and_its_schedule_are_there(self, running: Place) -> None:
         about = running.prefect_says("deployment", "inspect", "etl-train/default", "--output", "json")
         deployment = json.loads(about)
         assert deployment["schedules"][0]["active"]
         assert deployment["work_pool_name"] == "raymill"
+        assert deployment["job_variables"]["command"] == f"{sys.executable} -m flows.engine"
 
     def test_a_second_one_is_refused(self, running: Place) -> None:
         done = running.raymill("up")
@@ -142,17 +138,34 @@ class TestPorts:
         assert f"process {os.getpid()}" in done.stderr
         assert "services.mlflow_port" in done.stderr
 
+    def test_a_server_of_somebody_else_that_does_not_answer_is_told_at_once(self, tmp_path: Path) -> None:
+        place = Place(tmp_path)
+        place.more["PREFECT_API_URL"] = f"http://127.0.0.1:{place.prefect}/api"
+        done = place.raymill("up")
+        assert done.returncode == 1
+        for word in ("Prefect's server does not answer", "Connection refused", "PREFECT_API_URL"):
+            assert word in done.stderr
+
 
 class TestEnd:
-    def test_down_stops_everything(self, tmp_path: Path) -> None:
+    def test_down_stops_everything_and_a_run_tells_before_that_it_was_ended(self, tmp_path: Path) -> None:
+        synthesize(1_500, 7, tmp_path / "reviews")
         place = Place(tmp_path)
         process = place.up()
+        place.prefect_says("deployment", "run", "etl-train/default")
+        records = tmp_path / "data" / "runs"
+        (record,) = wait_for(lambda: [*records.glob("*.json")], 60, "a stage at work")
+        assert json.loads(record.read_text())["at_work"] == ["ingest"]
         assert place.raymill("down").returncode == 0
         process.wait(30)
         assert process.returncode == 0
         assert leftovers(place.services) == []
         assert "nothing is up" in place.raymill("down").stdout
         assert place.raymill("status").returncode == 1
+        assert json.loads(record.read_text())["state"] == "failed"
+        with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database:
+            states = database.execute("SELECT state_name FROM flow_run WHERE start_time IS NOT NULL").fetchall()
+        assert states == [("Crashed",)]
 
     def test_what_a_killed_one_leaves_is_ended_by_the_next(self, tmp_path: Path) -> None:
         place = Place(tmp_path)

@@ -96,15 +96,27 @@ def test_a_search_begins_with_the_parameters_of_the_untuned_model(tmp_path: Path
     assert all(other["eta"] != first["eta"] for other in others)
 
 
+def test_the_first_trial_is_not_lost_with_a_process_whose_second_trial_ended(tmp_path: Path) -> None:
+    given = config("trials=3")
+    study = Study(given, "study", tmp_path / "study.db")
+    study.ask("killed with the process")
+    study.tell("second", [loss_of(study.ask("second"))], whole=True)
+    study.storage.engine.dispose()
+    again = Study(given, "study", tmp_path / "study.db")
+    run(again, 2)
+    assert given.first.items() <= tried(again)[1].items()
+
+
 def test_what_the_space_does_not_hold_of_the_first_trial_is_drawn(tmp_path: Path) -> None:
     narrow = config(
-        "trials=1", "space.eta=[0.01, 0.05]", "space.max_depth={choice: [4, 6]}", "space.lambda=null", "first.gamma=1"
-    )
+        "trials=1", "space.eta=[0.01, 0.05]", "space.max_depth={choice: [4, 6]}", "space.lambda=null", "first.gamma=1",
+        "space.min_child_weight=[1, 20]",
+    )  # fmt: skip
     study = Study(narrow, "study", tmp_path / "study.db")
     run(study, 1)
     (params,) = tried(study)
     assert 0.01 <= params["eta"] <= 0.05
-    assert (params["max_depth"], params["subsample"]) == (6, 1.0)
+    assert (params["max_depth"], params["subsample"], params["min_child_weight"]) == (6, 1.0, 1)
     assert params.keys() == narrow.space.keys()
 
 
