@@ -100,7 +100,7 @@ class Axis(BaseModel):
         """Whether a trial may have this value."""
         if self.choice is not None:
             return value in self.choice
-        if isinstance(value, str) or (self.whole and value != int(value)):
+        if isinstance(value, str) or (self.whole and not float(value).is_integer()):  # infinity is not, either
             return False
         return float(self.low or 0) <= value <= float(self.high or 0)
 

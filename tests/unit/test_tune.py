@@ -120,6 +120,12 @@ def test_what_the_space_does_not_hold_of_the_first_trial_is_drawn(tmp_path: Path
     assert params.keys() == narrow.space.keys()
 
 
+@pytest.mark.parametrize(("value", "held"), [(3, True), (8.0, True), (3.5, False), (9, False), ("3", False)])
+def test_a_whole_axis_holds_whole_numbers_within_it(value: Any, held: bool) -> None:
+    assert Axis.model_validate([3, 8]).holds(value) is held
+    assert not Axis.model_validate([3, 8]).holds(float("inf"))
+
+
 def test_points_of_a_grid_lie_evenly_on_the_scale_with_both_ends() -> None:
     def points(given: Any, count: int = 3) -> list[Any]:
         return Axis.model_validate(given).points(count)
