@@ -1,4 +1,4 @@
-"""Slices in, the best hyper-parameters out: Ray Tune with Optuna's suggestions and ASHA, several trials at once.
+"""Slices in, the best hyper-parameters out: Ray Tune runs what a study suggests, several trials at once.
 
 Trials learn on the train slice and are judged by the target's loss on the validation slice; the test slice is not
 read. Concurrent trials end in an order of their own, so the search is not deterministic and its manifest says so.
@@ -44,7 +44,7 @@ CURVES = pa.schema([("trial", pa.int32()), ("round", pa.int32()), ("loss", pa.fl
 OTHERS_POLL_S = 1.0
 
 
-@stage(version=2, libraries=("xgboost", "optuna", "ray"), deterministic=False)
+@stage(version=2, libraries=("xgboost", "optuna", "ray", "scipy"), deterministic=False)
 def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     from tasks.engines.study import Study
 
@@ -76,7 +76,7 @@ def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
 def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) -> None:
     """Run what is missing, wait for what other machines run, until all trials that are wanted have ended."""
 
-    began = time.perf_counter()
+    began, failed_before = time.perf_counter(), study.failed()
     improved: list[tuple[float, float]] = []  # seconds since the search began, the best loss from then on
 
     def ended() -> None:
@@ -89,10 +89,8 @@ def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) 
 
     while len(study.ended()) < study.wanted:
         study.fail_lost()
-        if study.failed() > study.wanted + 10:
-            raise RunError(
-                f"{study.failed()} trials ended without a loss", where="tune", fix="check the labels and tune.space"
-            )
+        if (failed := study.failed() - failed_before) > study.wanted + 10:
+            raise RunError(f"{failed} trials ended without a loss", where="tune", fix="check the labels and tune.space")
         if study.missing():
             with cluster.IMPORTING:
                 from tasks.engines import search as engine  # not at the top: Ray Tune takes a second to import

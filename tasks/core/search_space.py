@@ -55,7 +55,8 @@ DECIDED = {
 }
 
 FORMS = "expected [low, high], [low, high, log] or {choice: [a, b, ...]}"
-Algorithm = Literal["tpe", "random", "grid"]
+Algorithm = Literal["gp", "tpe", "random", "grid"]
+Stopping = Literal["forecast", "asha", "patience"]
 Value = float | int | str
 
 
@@ -104,6 +105,21 @@ class Axis(BaseModel):
             return False
         return float(self.low or 0) <= value <= float(self.high or 0)
 
+    def at(self, share: float) -> Value:
+        """The value that far, 0 to 1, from low to high (on the log scale, if that), or through the choice."""
+        if self.choice is not None:
+            return self.choice[min(int(share * len(self.choice)), len(self.choice) - 1)]
+        low, high = float(self.low or 0), float(self.high or 0)
+        value = low * (high / low) ** share if self.log else low + (high - low) * share
+        return round(value) if self.whole else min(max(value, low), high)
+
+    def share(self, value: Value) -> float:
+        """How far, 0 to 1, a value of the axis is: `at` gives it back."""
+        if self.choice is not None:
+            return (self.choice.index(value) + 0.5) / len(self.choice)
+        low, high, here = (math.log(v) if self.log else v for v in map(float, (*self.ends(), value)))
+        return (here - low) / (high - low)
+
     def points(self, count: int) -> list[Value]:
         """Of a choice all, of a range `count` values evenly spread from low to high (on the log scale, if that)."""
         if self.choice is not None:
@@ -111,11 +127,8 @@ class Axis(BaseModel):
         low, high = float(self.low or 0), float(self.high or 0)
         if self.whole and high - low < count:
             return list(range(int(low), int(high) + 1))
-        steps = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
-        values = [low * (high / low) ** s if self.log else low + (high - low) * s for s in steps]
-        if self.whole:
-            return list(dict.fromkeys(round(v) for v in values))
-        return [min(max(v, low), high) for v in values]
+        shares = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
+        return list(dict.fromkeys(self.at(share) for share in shares))
 
 
 def check(space: dict[str, Axis | None]) -> dict[str, Axis]:

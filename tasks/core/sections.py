@@ -256,6 +256,7 @@ class TuneConfig(Section):
     grid_points: Positive
     concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
     max_rounds: Positive
+    stopping: search_space.Stopping
     min_rounds: Positive
     patience: Positive
     seed: Annotated[int, Field(ge=0)]

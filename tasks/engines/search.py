@@ -1,14 +1,13 @@
-"""Ray Tune runs the trials: suggestions of the study, stopped early by ASHA, on actors that are reused.
+"""Ray Tune runs the trials: suggestions of the study, stopped early by its forecast or by ASHA, on reused actors.
 
 A new actor costs about 3 s of imports, so there is one for each trial that runs at a time; it is reset for the next
 trial and keeps its matrices. The data is read once by a task and shared through the object store. A trial reports at
-ASHA's rungs alone: a report is a round trip to the driver, and nobody could act on another. (`Tuner(trainer)` is
-deprecated, and training inside Tune has deadlocked on two CPUs, ray#54305: a trial is one process.)
+rungs alone: a report is a round trip to the driver, and nobody could act on another. (`Tuner(trainer)` is deprecated,
+and training inside Tune has deadlocked on two CPUs, ray#54305: a trial is one process.)
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -24,11 +23,10 @@ from ray.tune.search import Searcher
 from tasks.core.errors import RunError, TransientError
 from tasks.core.sections import TuneConfig
 from tasks.core.targets import Target
-from tasks.engines import cluster
+from tasks.engines import boosting, cluster
 from tasks.engines.study import Ended, Study
-from tasks.engines.trial import Task, Trial, read
-
-REDUCTION = 3  # of the trials that come to a rung, one in so many goes on
+from tasks.engines.suggestions import ASHA_FACTOR, milestones
+from tasks.engines.trial import Task, Trial
 
 # Read by Tune when it is used. Its own record of the search is of no use: the study is the record.
 TUNE_ENV = {
@@ -56,7 +54,7 @@ def run(
     # Variables that Tune gives its actors for other libraries: an environment of their own costs 0.7 s to make.
     class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
     # No CPU claimed: trials that hold them all wait for this task.
-    reading = ray.remote(read).options(num_cpus=0, num_returns=2)
+    reading = ray.remote(boosting.read_slices).options(num_cpus=0, num_returns=2)
     problem, data = reading.remote([list(train), list(valid)], list(features))
     concurrent = min(config.concurrent or cluster.cpus(), study.missing())
     rungs = milestones(config)
@@ -71,7 +69,7 @@ def run(
             num_samples=study.missing(),
             max_concurrent_trials=concurrent,
             search_alg=search,
-            scheduler=asha(config, study.ended()),
+            scheduler=asha(config, study.ended()) if config.stopping == "asha" else None,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -83,11 +81,12 @@ def run(
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     )
+    # The actors start while the data is read, and end at once if there is something wrong with it.
+    with study.beating():
+        results = tuner.fit()
     for found in cluster.gather([problem]):
         if found is not None:
             raise found
-    with study.beating():
-        results = tuner.fit()
     if search.failed:
         raise RunError(f"XGBoost failed: {search.failed}", where="tune", fix="check tune.space")
     if results.num_errors:
@@ -95,15 +94,6 @@ def run(
         kind = TransientError if cluster.is_lost(error) or "died" in str(error) else RunError
         raise kind(f"{results.num_errors} trials failed, the first: {error}", where="tune") from error
     return search.overhead.seconds()
-
-
-def milestones(config: TuneConfig) -> tuple[int, ...]:
-    """Rounds of ASHA's rungs, and the last round."""
-    rung, found = min(config.min_rounds, config.max_rounds), []
-    while rung < config.max_rounds:
-        found.append(rung)
-        rung *= REDUCTION
-    return (*found, config.max_rounds)
 
 
 def asha(config: TuneConfig, earlier: Sequence[Ended]) -> AsyncHyperBandScheduler:
@@ -115,7 +105,7 @@ def asha(config: TuneConfig, earlier: Sequence[Ended]) -> AsyncHyperBandSchedule
         mode="min",
         max_t=config.max_rounds,
         grace_period=rungs[0],
-        reduction_factor=REDUCTION,
+        reduction_factor=ASHA_FACTOR,
     )
     for number, trial in enumerate(earlier):
         seen: Any = tune.experiment.Trial("earlier", trial_id=f"earlier-{number}", stub=True)
@@ -127,7 +117,10 @@ def asha(config: TuneConfig, earlier: Sequence[Ended]) -> AsyncHyperBandSchedule
 
 
 class StudySearch(Searcher, tune.Stopper):
-    """Hands suggestions of the study to Tune and results of Tune to the study; stops all when a trial failed."""
+    """Hands suggestions of the study to Tune and results of Tune to the study, which says what is to be stopped.
+
+    All is stopped when a trial has failed.
+    """
 
     def __init__(self, study: Study, on_end: Callable[[], None]) -> None:
         super().__init__(metric="loss", mode="min")
@@ -141,22 +134,21 @@ class StudySearch(Searcher, tune.Stopper):
             return Searcher.FINISHED
         return self.study.ask(trial_id)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if math.isfinite(result["loss"]):
-            self.study.report(trial_id, result["loss"], result["rounds"])
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether to stop a trial that is at a rung."""
+        if result["done"]:
+            return False
+        self.study.report(trial_id, result["loss"], result["rounds"])
+        return self.study.config.stopping == "forecast" and not self.study.promising(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error or not result or result["failed"]:
             self.study.fail(trial_id)
             self.failed = self.failed or (result or {}).get("failed", "")
             return
-        self.on_trial_result(trial_id, result)
         self.study.tell(trial_id, result["curve"], whole=result["whole"])
         self.overhead.add(result)
         self.on_end()
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
 
     def stop_all(self) -> bool:
         return bool(self.failed)

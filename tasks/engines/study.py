@@ -8,8 +8,6 @@ interrupted.
 
 from __future__ import annotations
 
-import itertools
-import random
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import RunError, SettingsError, TransientError
-from tasks.core.search_space import Axis
 from tasks.core.sections import TuneConfig
 from tasks.core.settings import masked
+from tasks.engines.suggestions import Suggestions, combinations, distribution, forecast, in_order, one_thread
 
+DOUBTFUL = 0.05  # a trial that becomes the best one with no more than this probability is stopped
 HEARTBEAT_S, GRACE_S = 20, 120  # a trial whose machine was not heard of for so long is taken to be lost
 STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
 
@@ -63,8 +61,10 @@ class Study:
         self.distributions = {name: distribution(axis) for name, axis in config.space.items()}
         grid = combinations(config) if config.algorithm == "grid" else None
         self.wanted = min(config.trials, len(grid)) if grid else config.trials
-        sampler = Suggestions(config, grid)
         self.storage = open_storage(self.url, self.shared)
+        # Heard of before anything else is known of it: a trial that is lost while it is thought of is given up, too.
+        began = self.storage.record_heartbeat if self.shared else lambda _trial: None
+        sampler = Suggestions(config, grid, began)
         self.record = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, sampler=sampler)
         if self.shared:
             self.study = self.record
@@ -98,17 +98,23 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are said to be for Study.optimize: `beating` sends them
             trial = self.study.ask(self.distributions)
-        if self.shared:
-            self.storage.record_heartbeat(trial._trial_id)
         self.live[label] = trial
         return trial.params
 
     def report(self, label: str, loss: float, rounds: int) -> None:
-        """What a trial has come to after so many rounds: TPE ranks the trials that were stopped by it."""
+        """The least loss of a trial that is not over, after so many rounds: suggestions go by it, and what is stopped."""
         self.live[label].report(loss, rounds)
 
+    def promising(self, label: str) -> bool:
+        """Whether a trial that has reported may still become the best one; before any has ended by itself all may."""
+        this, known = self.live[label].number, in_order(self.study)
+        if not any(t.state == TrialState.COMPLETE for t in known) or all(t.number != this for t in known):
+            return True
+        with one_thread():
+            return forecast(self.config, known).chance(this) > DOUBTFUL
+
     def tell(self, label: str, curve: Sequence[float], *, whole: bool) -> None:
-        """A trial has ended, by itself (`whole`) or by comparison with others."""
+        """A trial has ended, by itself (`whole`) or because of others."""
         trial = self.live.pop(label)
         trial.set_user_attr("curve", list(curve))
         if whole:
@@ -213,69 +219,3 @@ def open_storage(url: str, shared: bool) -> Any:
 
 def _hidden(error: object, url: str) -> str:
     return masked(str(error).strip().splitlines()[0].replace(url, masked(url)))
-
-
-def in_order(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials but those that were lost or failed."""
-    return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-
-
-def distribution(axis: Axis) -> BaseDistribution:
-    if axis.choice is not None:
-        return CategoricalDistribution(axis.choice)
-    if axis.whole:
-        return IntDistribution(int(axis.low or 0), int(axis.high or 0), log=axis.log)
-    return FloatDistribution(float(axis.low or 0), float(axis.high or 0), log=axis.log)
-
-
-def combinations(config: TuneConfig) -> list[dict[str, Any]]:
-    """Every combination of the points of each axis, in an order drawn by the seed: the first few are a fair sample."""
-    axes = [[(name, value) for value in axis.points(config.grid_points)] for name, axis in config.space.items()]
-    found = [dict(point) for point in itertools.product(*axes)]
-    random.Random(config.seed).shuffle(found)
-    return found
-
-
-class Suggestions(optuna.samplers.BaseSampler):
-    """Of the first trial conf's; of the n-th those of a sampler seeded for it; of a grid the first free combination."""
-
-    def __init__(self, config: TuneConfig, grid: Sequence[dict[str, Any]] | None) -> None:
-        self.config = config
-        self.grid = grid
-        space = config.space
-        self.first = {n: v for n, v in config.first.items() if (axis := space.get(n)) is not None and axis.holds(v)}
-        self.given: dict[str, Any] = {}
-        self.inner: Any = None
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        before = [t for t in in_order(study) if t.number < trial.number]
-        used = [t.params for t in before]
-        if self.grid is None:
-            # Not simply of the trial with number 0: that one may have been lost while the second went on.
-            tried = any(self.first.items() <= params.items() for params in used)
-            self.given = {} if tried else self.first
-        else:
-            # Two machines that ask at the same time may get the same one.
-            self.given = next((p for p in self.grid if p not in used), self.grid[0])
-        seed = random.Random(f"{self.config.seed}:{len(before)}").getrandbits(32)
-        if self.config.algorithm == "tpe":
-            drawn = min(10, max(4, self.config.trials // 3))  # at random, before there is anything to go by
-            self.inner = optuna.samplers.TPESampler(seed=seed, n_startup_trials=drawn)
-        else:
-            self.inner = optuna.samplers.RandomSampler(seed=seed)
-        self.inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self.inner.infer_relative_search_space(study, trial))
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return dict(self.inner.sample_relative(study, trial, search_space))
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        if param_name in self.given:
-            return self.given[param_name]
-        return self.inner.sample_independent(study, trial, param_name, param_distribution)

@@ -1,4 +1,4 @@
-"""One trial of a search, in a process of its own that imports little: a step goes on to the next rung of ASHA.
+"""One trial of a search, in a process of its own that imports little: a step goes on to the next rung.
 
 Between rungs nobody has a say, so nothing is reported there. Reused actors keep their matrices.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from ray import tune
 
-from tasks.core.errors import InputError
 from tasks.core.targets import Target
 from tasks.engines import boosting
 
@@ -40,10 +37,13 @@ class Trial(tune.Trainable):
         self.task = task
         boosting.import_xgboost()
         boosting.use_threads(task.fixed["nthread"])
-        train, valid = ray.get(data[0])
-        self.dtrain = boosting.quantile_matrix(train, task.features)
-        self.dvalid = boosting.quantile_matrix(valid, task.features, self.dtrain)
-        self.label = self.dvalid.get_label()
+        try:
+            slices = ray.get(data[0])
+        except ray.exceptions.RayError:
+            slices = []  # the search tells what has happened to the reading
+        self.dtrain = boosting.quantile_matrix(slices[0], task.features) if slices else None
+        self.dvalid = boosting.quantile_matrix(slices[1], task.features, self.dtrain) if slices else None
+        self.label = self.dvalid.get_label() if self.dvalid else None
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
         self.reset_config(config)
@@ -51,7 +51,8 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         import xgboost as xgb
 
-        self.booster = xgb.Booster({**self.task.fixed, **new_config}, [self.dtrain, self.dvalid])
+        params = {**self.task.fixed, **new_config}
+        self.booster = xgb.Booster(params, [self.dtrain, self.dvalid]) if self.dtrain else None
         self.curve: list[float] = []
         self.idle_s = self.busy_s = 0.0
         return True
@@ -64,7 +65,7 @@ class Trial(tune.Trainable):
             self.idle_s += began - self.idle_since
         best = int(np.argmin(self.curve)) if self.curve else 0
         rung = next(r for r in self.task.rungs if r > len(self.curve))
-        stale, failed = False, ""
+        stale, failed = False, "" if self.dtrain else "there is no data to learn from"
         try:
             while len(self.curve) < rung and not stale and not failed:
                 self.booster.update(self.dtrain, len(self.curve))
@@ -94,16 +95,3 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial whose worker is lost begins again."""
-
-
-def read(
-    slices: Sequence[Sequence[Path]], features: Sequence[str]
-) -> tuple[InputError | None, list[list[tuple[Any, Any]]]]:
-    """What is wrong with the slices, if anything, and for each slice its batches of arrays. Run as a task, once."""
-    found = []
-    for files in slices:
-        rows = boosting.Rows(boosting.slabs(list(files)), list(features))
-        found.append(list(rows.walk()))
-        if rows.problem:
-            return rows.problem, []
-    return None, found

@@ -174,6 +174,26 @@ def test_a_slice_without_rows_or_with_an_infinite_feature_is_refused(store: Snap
             made(own, tune, [splits], settings(*SMALL).tune)
 
 
+def test_a_search_that_halves_asks_the_trials_before_it_too(store: SnapshotStore) -> None:
+    splits, asha = put_splits(store), (*SMALL, "tune.stopping=asha", "tune.algorithm=tpe")
+    left = studied(store, splits, asha)
+    for number in range(2):
+        add(left, {**POINT, "eta": 0.1 + number / 10}, [1e-6] * 15)  # nothing comes near it
+    left.close()
+    trials = made(store, tune, [splits], settings(*asha).tune).snapshot.read().to_pylist()
+    assert [trial["status"] for trial in trials] == ["complete", "complete", "pruned"]
+    assert trials[2]["rounds"] == 5
+
+
+def test_files_that_cannot_be_read_end_the_search_with_their_reason(store: SnapshotStore) -> None:
+    splits = put_splits(store)
+    for file in splits.files("train"):
+        file.write_bytes(b"PAR1")
+    with pytest.raises(Exception, match=r"(?i)parquet|footer|invalid") as caught:
+        made(store, tune, [splits], settings(*SMALL).tune)
+    assert "trials" not in str(caught.value)
+
+
 def test_a_failure_of_xgboost_ends_the_search_with_its_reason(store: SnapshotStore) -> None:
     splits = put_splits(store, "stars")
     wrong = put(

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.core.errors import RunError, SettingsError, TransientError
@@ -65,7 +66,8 @@ def tried(study: Study) -> list[dict[str, Any]]:
         ),
         ("first.learning_rate=0.1", "learning_rate: call it eta"),
         ("first.max_dept=3", "max_dept: XGBoost has no such parameter that can be searched; did you mean max_d"),
-        ("algorithm=tpa", "'tpe', 'random' or 'grid'"),
+        ("algorithm=tpa", "'gp', 'tpe', 'random' or 'grid'"),
+        ("stopping=halving", "'forecast', 'asha' or 'patience'"),
         ("patience=0", "greater than or equal to 1"),
     ],
 )
@@ -86,7 +88,7 @@ def test_a_space_takes_ranges_scales_and_choices_and_null_takes_one_out() -> Non
     assert TuneConfig.model_validate(config().model_dump(mode="json")) == config()
 
 
-@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+@pytest.mark.parametrize("algorithm", ["gp", "tpe", "random"])
 def test_a_search_begins_with_the_parameters_of_the_untuned_model(tmp_path: Path, algorithm: str) -> None:
     params = load_settings().train.params
     study = Study(config("trials=3", f"algorithm={algorithm}"), "study", tmp_path / "study.db")
@@ -155,7 +157,7 @@ def test_a_database_that_cannot_be_opened_is_named_with_what_to_check(tmp_path: 
     assert "check tune.storage" in caught.value.fix
 
 
-@pytest.mark.parametrize("algorithm", ["tpe", "random", "grid"])
+@pytest.mark.parametrize("algorithm", ["gp", "tpe", "random", "grid"])
 def test_a_search_taken_up_again_and_again_makes_the_trials_of_one_that_was_not(tmp_path: Path, algorithm: str) -> None:
     given = config("trials=8", f"algorithm={algorithm}")
     calm = Study(given, "study", tmp_path / "calm.db")
@@ -174,6 +176,39 @@ def test_a_search_taken_up_again_and_again_makes_the_trials_of_one_that_was_not(
     assert [t.status for t in again.ended()] == [t.status for t in calm.ended()]
     assert len({json.dumps(p) for p in tried(calm)}) == 8
     assert again.missing() == 0
+
+
+def test_the_forecast_suggests_better_ones_than_chance_once_there_are_trials_to_learn_from(tmp_path: Path) -> None:
+    losses = {}
+    for algorithm in ("gp", "random"):
+        study = Study(config("trials=12", f"algorithm={algorithm}", "first.eta=0.3"), algorithm, tmp_path / "study.db")
+        run(study, 12)
+        losses[algorithm] = [loss_of(params) for params in tried(study)]
+    assert losses["gp"][:4] == losses["random"][:4]
+    assert np.mean(losses["gp"][4:]) < min(np.mean(losses["random"][4:]), 0.05)
+
+
+def test_a_trial_is_given_up_when_it_will_hardly_be_the_best_and_not_before_one_has_ended(tmp_path: Path) -> None:
+    study = Study(config("algorithm=random", "trials=20"), "study", tmp_path / "study.db")
+    study.ask("far behind")
+    study.report("far behind", 1.9, 20)
+    assert study.promising("far behind")
+    for _ in range(8):
+        study.ask("ended")
+        study.tell("ended", [1.0 + 0.5 / r for r in range(1, 201)], whole=True)
+    study.ask("ahead")
+    study.report("ahead", 1.02, 20)
+    assert study.promising("ahead")
+    assert not study.promising("far behind")
+
+
+def test_what_another_machine_is_about_to_try_does_not_disturb(tmp_path: Path) -> None:
+    """A trial is in the database before its parameters are."""
+    given = config("trials=8", f"storage=sqlite:///{tmp_path}/shared.db")
+    study = Study(given, "study", tmp_path / "unused")
+    run(study, 5)
+    study.storage.create_new_trial(study.study._study_id)
+    assert study.ask("sixth").keys() == given.space.keys()
 
 
 def test_a_grid_is_searched_once_and_whole(tmp_path: Path) -> None:
