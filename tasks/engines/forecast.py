@@ -23,9 +23,8 @@ from tasks.engines.gaussian_process import GaussianProcess, fit
 
 ANYWHERE, NEAR, CENTRES, RADIUS = 512, 48, 4, 0.12  # candidates, of which so many around each of the best trials
 WAY_LENGTH = 0.4  # expected length of the kernel along the way; along each parameter it is 1, all of its range
-MOST_POINTS = (
-    256  # to learn from, whose cost is their third power; beyond, of each trial the last, and then of the last
-)
+# To learn from, at a cost of their third power; where there are more, the last one of each of the last trials.
+MOST_POINTS = 256
 FLOOR = 0.9  # of the best loss: losses are believed in by the logarithm of what they are above it
 ETA, DEPTH = 0.3, 6.0  # XGBoost's, where the space does not have them, or no limit of depth
 

@@ -102,7 +102,7 @@ class Study:
         return trial.params
 
     def report(self, label: str, loss: float, rounds: int) -> None:
-        """The least loss of a trial that is not over, after so many rounds: suggestions go by it, and what is stopped."""
+        """The least loss of a trial that goes on, after so many rounds: suggestions go by it, and what is stopped."""
         self.live[label].report(loss, rounds)
 
     def promising(self, label: str) -> bool:

@@ -56,7 +56,7 @@ def one_thread() -> AbstractContextManager[None]:
 
 
 def forecast(config: TuneConfig, trials: Sequence[FrozenTrial]) -> Forecast:
-    """Raises ValueError where no trial has a loss. Of a trial that another machine begins just now too little is known."""
+    """Raises ValueError where no trial has a loss. A trial that another machine begins just now may lack parameters."""
     known = [seen(trial) for trial in trials if trial.params.keys() >= config.space.keys()]
     return Forecast(config.space, rungs(config, FORECAST_FACTOR), known)
 
