@@ -224,7 +224,9 @@ def loss(booster: Any, data: Any, label: Any, target: Target) -> float:
     """
     from xgboost import collective
 
-    found = booster.predict(data) if len(label) else label
+    # Of a plain regression the margin is the prediction, and comes in a tenth of the time.
+    plain = target.objective == "reg:squarederror"
+    found = booster.predict(data, output_margin=plain) if len(label) else label
     # In pieces: what is larger than 32 MB the C library takes from the system, and gives back, each time.
     pieces = (slice(at, at + LOSS_ROWS) for at in range(0, len(label), LOSS_ROWS))
     sums = [losses(target, label[piece], found[piece]).sum() for piece in pieces]

@@ -39,8 +39,8 @@ class Trial(tune.Trainable):
         boosting.use_threads(task.fixed["nthread"])
         try:
             slices = ray.get(data[0])
-        except ray.exceptions.RayError:
-            slices = []  # the search tells what has happened to the reading
+        except ray.exceptions.RayTaskError:
+            slices = []  # the search says why they could not be read; what was lost is another matter, and tried again
         self.dtrain = boosting.quantile_matrix(slices[0], task.features) if slices else None
         self.dvalid = boosting.quantile_matrix(slices[1], task.features, self.dtrain) if slices else None
         self.label = self.dvalid.get_label() if self.dvalid else None

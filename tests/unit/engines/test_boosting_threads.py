@@ -1,4 +1,4 @@
-"""A model does not depend on how many threads made it: the nodes of a cluster may have any number of cores."""
+"""Neither a model nor its loss depends on the number of threads: nodes of a cluster may have any number of cores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost as xgb
 
 from tasks.core.targets import TARGETS
 from tasks.engines import boosting, rounds
+from tasks.engines.losses import losses, overall
 
 THREADS = (1, 2, 3, 4)
 FEATURES = ("a", "b", "c", "d")
@@ -48,3 +50,12 @@ def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> No
     made = [boosted(threads) for threads in THREADS]
     assert len(made[0][0][1]["train"]) == 8
     assert [one == made[0] for one in made] == [True] * len(THREADS)
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_the_loss_is_that_of_the_predictions(target: str) -> None:
+    data = boosting.quantile_matrix(slices(target, 2_000), FEATURES)
+    booster = xgb.train({**TARGETS[target].params, "base_score": 0.4}, data, num_boost_round=3)
+    lost = losses(TARGETS[target], data.get_label(), booster.predict(data))
+    expected = overall(TARGETS[target].metric, lost.sum() / len(lost))
+    assert boosting.loss(booster, data, data.get_label(), TARGETS[target]) == expected
