@@ -1,7 +1,7 @@
 """What a trial will have come to in the end, believed after the rounds and the trials so far.
 
 Comparing trials after the same few rounds, as successive halving does, favours large steps: on real reviews it ranks
-trials the wrong way round until a third of the rounds are over (decision 014). So a Gaussian process learns the least
+trials the wrong way round for the first fifth of their rounds (decision 014). So a Gaussian process learns the least
 loss so far over the parameters and the rounds of all trials, and one is asked for the end: it says which trial to make
 next (expected improvement, Jones, Schonlau and Welch 1998) and which is no longer likely to become the best one.
 

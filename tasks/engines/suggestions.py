@@ -17,7 +17,7 @@ from tasks.core.search_space import Axis
 from tasks.core.sections import TuneConfig
 from tasks.engines.forecast import Forecast, Seen
 
-ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # from rung to rung; ASHA lets as large a part of the trials go on
+ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # from rung to rung; by ASHA one trial in so many goes on
 STARTS = 4  # trials before the forecast suggests any: conf's first and some at random
 
 
