@@ -34,7 +34,7 @@ lint: $(STAMP)  ## Check style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 docs: $(STAMP)  ## Write docs/reference.md from the settings and the commands
-	@$(BIN)/python -m flows.reference
+	@$(BIN)/python -m flows.cli.reference
 
 install: $(STAMP)  ## Make .venv and install everything, pinned
 

@@ -87,8 +87,8 @@ class Case:
 
 
 def known_cases() -> list[str]:
-    """Names of the cases, sorted: the modules of this package that define `CASE`. Nothing is imported."""
-    files = Path(__file__).parent.glob("*.py")
+    """Names of the cases, sorted: the modules of benchmarks.cases that define `CASE`. Nothing is imported."""
+    files = (Path(__file__).parent / "cases").glob("*.py")
     return sorted(f.stem for f in files if re.search(r"^CASE\b", f.read_text(), re.MULTILINE))
 
 
@@ -99,7 +99,7 @@ def load_case(name: str) -> Case:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UserError(f"no bench case {name!r}", fix=hint)
-    case: Case = importlib.import_module(f"benchmarks.{name}").CASE
+    case: Case = importlib.import_module(f"benchmarks.cases.{name}").CASE
     return case
 
 

@@ -22,8 +22,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases.pipeline import INPUTS, SEED
 from benchmarks.harness import SelfTimed, Setup, Timed
-from benchmarks.pipeline import INPUTS, SEED
 from tasks.core.errors import InputError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
@@ -111,7 +111,7 @@ def measure_input(job: Job) -> dict[str, int]:
 def run_stage_alone(job: Job, stage: Any, config: Any) -> SelfTimed:
     """One run of a stage on the reviews, from nothing and without validation."""
     from tasks.core.stage import run_stage
-    from tasks.core.store import SnapshotStore
+    from tasks.core.storage.store import SnapshotStore
 
     if job.storage is not None:
         shutil.rmtree(job.storage)
@@ -127,7 +127,7 @@ def peer(module: str, name: str) -> Callable[[Job], SelfTimed]:
     """A peer of that module, which takes NAME INPUT OUT, in a process of its own."""
 
     def run(job: Job) -> SelfTimed:
-        from benchmarks.etl import in_own_process
+        from benchmarks.cases.etl import in_own_process
 
         out = job.scratch / name
         shutil.rmtree(out, ignore_errors=True)
@@ -160,7 +160,7 @@ def prepared(setup: Setup, settings: Settings) -> TextInput:
     if setup.input is not None:
         write_text(partial(cleaned, setup.input, settings, setup.scratch), setup.size, setup.scratch / "input")
         return load(setup.scratch / "input")
-    made_by = source_digest("tasks.clean")[:8]  # another way of cleaning gives another text
+    made_by = source_digest("tasks.stages.clean.stage")[:8]  # another way of cleaning gives another text
     folder = INPUTS / f"text-{setup.size}-{SEED}-{made_by}"
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
@@ -175,7 +175,7 @@ def load(folder: Path) -> TextInput:
 
 def synthetic(settings: Settings, setup: Setup) -> Any:
     """Enough made-up reviews, clean."""
-    from tasks.synth import synthesize
+    from tasks.sources.synth import synthesize
 
     synthesize(setup.size * MEGABYTE // SYNTHETIC_BYTES + 1, SEED, setup.scratch / "raw")
     return cleaned(setup.scratch / "raw", settings, setup.scratch)
@@ -185,11 +185,11 @@ def cleaned(raw: Path, settings: Settings, scratch: Path) -> Any:
     """All reviews of a folder with the columns of the US customer reviews, or of REVIEWS, as a Polars frame."""
     import polars as pl
 
-    from tasks.clean import clean
     from tasks.core.stage import run_stage
-    from tasks.core.store import SnapshotStore
-    from tasks.ingest import ingest
+    from tasks.core.storage.store import SnapshotStore
     from tasks.sources import discover
+    from tasks.stages.clean.stage import clean
+    from tasks.stages.ingest.stage import ingest
 
     run = partial(run_stage, store=SnapshotStore(scratch / "clean"), validate=lambda _stage, _out: {})
     taken = run(ingest, [discover(str(raw), dataset_of(raw), settings.ingest)], settings.ingest)
@@ -210,8 +210,8 @@ def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
     import numpy as np
     import polars as pl
 
-    from tasks.core.schemas import FEW_VALUES, REVIEWS
     from tasks.core.snapshots import FileSink, part_name
+    from tasks.domain.schemas import FEW_VALUES, REVIEWS
 
     found = rows()
     usable = found.filter(~said().str.contains(disputed()))
@@ -286,7 +286,7 @@ def committed(text: TextInput, storage: Path) -> Snapshot:
 
     from tasks.core.digests import file_sha256
     from tasks.core.snapshots import FileEntry
-    from tasks.core.store import SnapshotStore
+    from tasks.core.storage.store import SnapshotStore
 
     store = SnapshotStore(storage)
     out = store.open_attempt("clean", "bench")

@@ -14,9 +14,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows import engine, environment, logs
-from flows.progress import artifact_key
-from flows.record import git_commit
+from flows.run import environment, logs
+from flows.run.progress import artifact_key
+from flows.run.record import git_commit
+from flows.servers import engine
 from tasks.core.errors import RunError, SettingsError
 from tasks.core.settings import Settings, load_settings
 from tasks.engines import tracking

@@ -15,36 +15,36 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows import environment, links, logs, notify
-from flows.record import git_commit
-from flows.run import Run, open_run
-from flows.stage_task import StageTask, together
-from tasks import clean as _clean
-from tasks import count_words as _count_words
-from tasks import describe as _describe
-from tasks import embeddings as _embeddings
-from tasks import evaluate as _evaluate
-from tasks import features as _features
-from tasks import ingest as _ingest
-from tasks import ingest_items as _ingest_items
-from tasks import items as _items
-from tasks import language_model as _language_model
-from tasks import near_duplicates as _near_duplicates
-from tasks import pack_tokens as _pack_tokens
-from tasks import register as _register
-from tasks import report as _report
-from tasks import split as _split
-from tasks import tokenize as _tokenize
-from tasks import train as _train
-from tasks import tune as _tune
-from tasks.contest import Candidate
+from flows.run import environment, links, logs, notify
+from flows.run.context import Run, open_run
+from flows.run.record import git_commit
+from flows.run.stage_task import StageTask, together
 from tasks.core.errors import InputError, RaymillError, SettingsError
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
-from tasks.core.targets import TARGETS
+from tasks.domain.metrics import MODELS, by_measure, name_of
+from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, registry
-from tasks.metrics import MODELS, by_measure, name_of
 from tasks.sources import Source, discover
+from tasks.stages import count_words as _count_words
+from tasks.stages import describe as _describe
+from tasks.stages import ingest_items as _ingest_items
+from tasks.stages import items as _items
+from tasks.stages import near_duplicates as _near_duplicates
+from tasks.stages import pack_tokens as _pack_tokens
+from tasks.stages import split as _split
+from tasks.stages import tokenize as _tokenize
+from tasks.stages.clean import stage as _clean
+from tasks.stages.embeddings import stage as _embeddings
+from tasks.stages.evaluate import stage as _evaluate
+from tasks.stages.features import stage as _features
+from tasks.stages.ingest import stage as _ingest
+from tasks.stages.language_model import stage as _language_model
+from tasks.stages.register import stage as _register
+from tasks.stages.register.champion_comparison import Candidate
+from tasks.stages.report import stage as _report
+from tasks.stages.train import stage as _train
+from tasks.stages.tune import stage as _tune
 
 ingest = StageTask(_ingest.ingest)
 ingest_items = StageTask(_ingest_items.ingest_items)

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import HealthCheck, settings
 
-from flows import environment
+from flows.run import environment
 from tasks.core.settings import load_settings
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
 
 # What a developer may have set for work must not decide whether a test passes.
 OTHERS = ("RAYMILL_", "RAY_ADDRESS", "PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI")
@@ -76,7 +76,7 @@ def store(tmp_path: Path) -> SnapshotStore:
 def server() -> Iterator[str]:
     """The address of the one Prefect server of the test run: the parts of Prefect that ask for concurrency slots stay
     with the first server that they meet in a process."""
-    from prefect_server import running
+    from tests.support.prefect_server import running
 
     with running() as api_url:
         yield api_url

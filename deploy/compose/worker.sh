@@ -7,6 +7,6 @@ trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
 trap 'exit 143' TERM INT
 
 ray start --address="$RAYMILL__RAY__ADDRESS" --num-cpus=0 --object-store-memory=$((256 << 20)) --disable-usage-stats --block &
-python -m flows.deploy # the work pool, what prefect.yaml says, the automation that ends runs nobody hears of
+python -m flows.servers.deploy # the work pool, what prefect.yaml says, the automation that ends runs nobody hears of
 prefect worker start --pool raymill --name "$(hostname)" --install-policy never &
 wait -n

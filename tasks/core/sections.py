@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from tasks.core import search_space
+from tasks.domain import search_space
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -30,7 +30,7 @@ from tasks.core.errors import SettingsError, TooManyRejects
 from tasks.core.progress import Receiver, Reporter, nothing
 from tasks.core.settings import CONF
 from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
 
 
 class HasDigest(Protocol):

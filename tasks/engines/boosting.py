@@ -2,7 +2,7 @@
 
 Rows are dealt to workers in equal runs of whole table order, and none is dropped: Ray Data's own split drops the
 remainder. Every rank builds every matrix, even from no rows, or the all-reduce of the quantile sketch would hang.
-Nothing here knows of Ray: `tasks.engines.training` does.
+Nothing here knows of Ray: `tasks.engines.ray_train` does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import InputError
-from tasks.core.targets import Target
-from tasks.engines.losses import losses, overall
+from tasks.domain.losses import losses, overall
+from tasks.domain.targets import Target
 
 LABEL = "label"
 LOSS_ROWS = 1 << 16

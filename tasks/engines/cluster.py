@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.sections import RayConfig
-from tasks.engines import attach, nodes
+from tasks.engines import cluster_connect, nodes
 
 # One thread per worker process: the parallelism is Ray's, and two pools would fight over the cores.
 WORKER_ENV = {
@@ -67,12 +67,12 @@ def start(config: RayConfig, shared: Path | None = None) -> None:
     not.
     """
     with _STARTING:
-        attaching = attach.wanted(config) is not None
+        attaching = cluster_connect.wanted(config) is not None
         _set_environment({} if attaching else LOCAL_ENV)
         import ray  # not before the variables are set: Ray reads some of them when it is imported
 
         if not ray.is_initialized():
-            _start_in_a_thread(config, attach.INIT_S if attaching else None)
+            _start_in_a_thread(config, cluster_connect.INIT_S if attaching else None)
             _CHECKED.clear()
         if attaching and shared is not None:
             _CHECKED.update(nodes.check(shared, _CHECKED))
@@ -96,7 +96,7 @@ def _start_in_a_thread(config: RayConfig, patience_s: float | None) -> None:
     try:
         outcome.result(timeout=patience_s)
     except TooLong:
-        raise attach.too_slow(patience_s or 0, "ray.address") from None
+        raise cluster_connect.too_slow(patience_s or 0, "ray.address") from None
 
 
 def _set_environment(more: dict[str, str]) -> None:
@@ -120,13 +120,13 @@ def _start(config: RayConfig) -> None:
     # What Ray has to say of lost nodes and workers it prints on standard output, which may be a command's JSON.
     worker.print_to_stdstream = _tell
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
-    if found := attach.examine(config):
-        attach.check_is_node(found)
-        environment = attach.runtime_env(config, {**WORKER_ENV, **CLUSTER_ENV})
+    if found := cluster_connect.examine(config):
+        cluster_connect.check_is_node(found)
+        environment = cluster_connect.runtime_env(config, {**WORKER_ENV, **CLUSTER_ENV})
         try:
             ray.init(address=found.address, runtime_env=environment, **common)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise attach.translated(error, found.where) from error
+            raise cluster_connect.translated(error, found.where) from error
     else:
         ray.init(
             address="local",

@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.core import faults
 from tasks.core.errors import SettingsError
-from tasks.core.targets import Target
+from tasks.domain.targets import Target
 from tasks.engines import boosting
 
 # The target, the worker or a setting of its own decides these.

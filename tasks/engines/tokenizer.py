@@ -19,8 +19,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.algorithms import pretokens
 from tasks.core.errors import SettingsError
-from tasks.engines import pieces
 
 GPT2 = "gpt2"
 GPT2_SIZE, GPT2_HELLO_WORLD = 50257, [15496, 995]
@@ -170,7 +170,7 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.classes = pieces.Classes(pieces.GPT2_CLASSES)
+        self.classes = pretokens.Classes(pretokens.GPT2_CLASSES)
         self.added = [added.content for added in tokenizer.get_added_tokens_decoder().values()]
         self._forget()
 
@@ -183,7 +183,7 @@ class PieceEncoder:
         return self._gather(texts)
 
     def _gather(self, texts: pl.Series) -> pa.ListArray:
-        cut = pieces.gpt2_pieces(texts, self.classes)
+        cut = pretokens.gpt2_pieces(texts, self.classes)
         encoded = cut.text.dictionary_encode()
         piece = self._codes(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
         sizes = self.sizes[piece]

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.schemas import REJECTS, REVIEWS
+from tasks.domain.schemas import REJECTS, REVIEWS
 from tasks.sources.json_records import BadRecord
 from tasks.sources.profiles import Profile, Scalar
 

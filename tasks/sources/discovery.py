@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
-from tasks.core.schemas import REVIEWS
 from tasks.core.sections import ReadConfig
 from tasks.core.settings import load_settings, masked
-from tasks.item_records import parse_literal, steps_of
-from tasks.sources import places, streams
+from tasks.domain.schemas import REVIEWS
+from tasks.sources import locations, streams
+from tasks.sources.item_records import parse_literal, steps_of
 from tasks.sources.json_records import parse_json
 from tasks.sources.profiles import Profile, Quoting, load_profile
 
@@ -101,7 +101,7 @@ def discover(
         )
     found: list[SourceFile] = []
     wrong: list[tuple[str, str, Unreadable]] = []
-    for file in places.find(given):
+    for file in locations.find(given):
         if file.problem:
             wrong.append((file.name, file.path, Unreadable(file.problem, "name the file itself, if it is meant")))
             continue
@@ -126,7 +126,7 @@ def discover(
 
 
 def look(
-    file: places.RawFile, profile: Profile, config: ReadConfig, kind: Kind = "reviews"
+    file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind = "reviews"
 ) -> tuple[list[SourceFile], list[Quarantined]]:
     """What `discover` would make of one file: what is read of it, not hashed, and what is not."""
     if file.problem:
@@ -148,16 +148,16 @@ def _hashed(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
 
 def _sha256(path: str) -> str:
     sha = hashlib.sha256()
-    with places.open_raw(path) as raw:
-        for chunk in places.chunks(raw):
+    with locations.open_raw(path) as raw:
+        for chunk in locations.chunks(raw):
             sha.update(chunk)
     return sha.hexdigest()
 
 
-def _look(file: places.RawFile, profile: Profile, config: ReadConfig, kind: Kind) -> list[SourceFile | Quarantined]:
+def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind) -> list[SourceFile | Quarantined]:
     if file.size == 0:
         raise Unreadable("the file is empty", "remove it or write it again")
-    with places.open_raw(file.path) as raw:
+    with locations.open_raw(file.path) as raw:
         start = raw.read(16)
         raw.seek(0)
         packing = streams.packing(start)
@@ -167,12 +167,12 @@ def _look(file: places.RawFile, profile: Profile, config: ReadConfig, kind: Kind
             members = streams.members(raw)
         except ValueError as error:
             raise Unreadable(str(error), "write or copy it again") from None
-        known = [m for m in members if places.ending(m.name) in places.ENDINGS or m.problem]
+        known = [m for m in members if locations.ending(m.name) in locations.ENDINGS or m.problem]
         if not known:
-            inside = ", ".join(sorted({places.ending(m.name) or m.name for m in members})[:5]) or "nothing"
+            inside = ", ".join(sorted({locations.ending(m.name) or m.name for m in members})[:5]) or "nothing"
             raise Unreadable(
                 f"a zip file with no review files in it, only {inside}",
-                f"readable endings: {', '.join(places.ENDINGS)}",
+                f"readable endings: {', '.join(locations.ENDINGS)}",
             )
         looked: list[SourceFile | Quarantined] = []
         for member in known:
@@ -195,8 +195,8 @@ def limits(config: ReadConfig) -> streams.Limits:
 
 
 def _look_inside(
-    file: places.RawFile,
-    raw: places.BinaryIO,
+    file: locations.RawFile,
+    raw: locations.BinaryIO,
     packing: str | None,
     member: streams.Member | None,
     profile: Profile,
@@ -225,7 +225,7 @@ def sniff(
     start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind
 ) -> tuple[Format, Quoting | None, tuple[str, ...] | None]:
     """Format, quoting and header of a file by its first (unpacked) bytes. Raises Unreadable."""
-    ending = places.ending(name)
+    ending = locations.ending(name)
     if start[:4] == b"PAR1":
         if ending not in (".parquet", ""):
             raise Unreadable(f"this is a parquet file, not {ending[1:].upper()} text", "give it the right ending")
@@ -238,7 +238,7 @@ def sniff(
     if start.count(0) > len(start) // 8 or start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         wide = " (UTF-16?)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise Unreadable(
-            f"this is not text in UTF-8 or like it{wide}", f"readable endings: {', '.join(places.ENDINGS)}"
+            f"this is not text in UTF-8 or like it{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
         )
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
         _check_json_lines(text, profile, kind)
@@ -313,7 +313,7 @@ def _item_id(profile: Profile) -> str:
 
 def _check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -> None:
     try:
-        with places.open_raw(path) as raw:
+        with locations.open_raw(path) as raw:
             schema = pq.read_schema(raw)
     except (pa.ArrowException, OSError) as error:
         what = f"the parquet file is cut off or damaged ({str(error).splitlines()[0]})"

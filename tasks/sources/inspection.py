@@ -17,14 +17,14 @@ import numpy as np
 import polars as pl
 
 from tasks.core.errors import InputError
-from tasks.core.schemas import REVIEWS
 from tasks.core.sections import IngestConfig
 from tasks.core.settings import CONF, load_settings
-from tasks.item_records import to_items
-from tasks.sources import places
+from tasks.domain.schemas import REVIEWS
+from tasks.sources import locations
 from tasks.sources.canonical import ANONYMOUS, Period
 from tasks.sources.discovery import Quarantined, SourceFile, look
-from tasks.sources.layouts import ANY, Layout, layouts_of, read_columns, sample
+from tasks.sources.file_groups import ANY, Layout, layouts_of, read_columns, sample
+from tasks.sources.item_records import to_items
 from tasks.sources.loading import Recipe
 from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose
@@ -80,11 +80,11 @@ def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_00
     """Look at these files, folders or globs. Raises InputError where nothing can be read, and ProfileError."""
     config = load_settings().ingest
     given = load_profile(dataset) if dataset else None
-    found = places.find(inputs)
+    found = locations.find(inputs)
     readable, unreadable = _looked(found, ANY, config)
     if not readable:
         more = f" (and {len(unreadable) - 1} more files)" if len(unreadable) > 1 else ""
-        fix = f"readable endings: {', '.join(places.ENDINGS)}, each also packed"
+        fix = f"readable endings: {', '.join(locations.ENDINGS)}, each also packed"
         raise InputError(f"{unreadable[0].reason}{more}", where=unreadable[0].name, fix=fix)
     layouts = layouts_of(readable, config)
     for layout in layouts:
@@ -102,7 +102,7 @@ def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_00
     return inspection
 
 
-def _choose(inspection: Inspection, found: Sequence[places.RawFile], config: IngestConfig, rows: int) -> None:
+def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: IngestConfig, rows: int) -> None:
     """The shipped profile that fits best, or a proposal made from the largest layout that allows one."""
     trial = _trial(found, inspection.layouts)
     tried = [judge(name, load_profile(name), trial, config, rows) for name in known_profiles()]
@@ -124,7 +124,9 @@ def _choose(inspection: Inspection, found: Sequence[places.RawFile], config: Ing
         inspection.why_none = proposal
 
 
-def judge(name: str, profile: Profile, found: Sequence[places.RawFile], config: IngestConfig, rows: int) -> Judgement:
+def judge(
+    name: str, profile: Profile, found: Sequence[locations.RawFile], config: IngestConfig, rows: int
+) -> Judgement:
     """What `ingest` would make of the first rows of the first of these files with this profile."""
     judged = Judgement(name, profile)
     files, judged.quarantined = _looked(found, profile, config)
@@ -174,13 +176,13 @@ def _lost(raw: pl.DataFrame, table: pl.DataFrame, profile: Profile) -> int:
 
 
 def _looked(
-    found: Sequence[places.RawFile], profile: Profile, config: IngestConfig
+    found: Sequence[locations.RawFile], profile: Profile, config: IngestConfig
 ) -> tuple[list[SourceFile], list[Quarantined]]:
     looked = [look(file, profile, config) for file in found]
     return [f for files, _ in looked for f in files], [q for _, wrong in looked for q in wrong]
 
 
-def _trial(found: Sequence[places.RawFile], layouts: Sequence[Layout]) -> list[places.RawFile]:
+def _trial(found: Sequence[locations.RawFile], layouts: Sequence[Layout]) -> list[locations.RawFile]:
     """The first files of each layout: enough to try a profile on."""
     paths = {file.path for layout in layouts for file in layout.files[:TRIED_FILES]}
     return [file for file in found if file.path in paths]
@@ -213,6 +215,6 @@ def _proposal(layout: Layout) -> Proposal | str:
         description=f"Reviews as in {name}",
         header=layout.header,
         quoting=layout.first.quoting if delimited else None,
-        ending=places.ending(layout.first.name),
+        ending=locations.ending(layout.first.name),
         encoding=layout.encoding,
     )

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import RowsLost
-from tasks.core.schemas import ITEMS, REJECTS, REVIEWS
 from tasks.core.sections import ReadConfig
-from tasks.item_records import to_items
-from tasks.sources import places
+from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS
+from tasks.sources import locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
 from tasks.sources.discovery import Kind
+from tasks.sources.item_records import to_items
 from tasks.sources.json_records import BadRecord
-from tasks.sources.parts import PART_MAX_BYTES, Part, Unit
+from tasks.sources.partitions import PART_MAX_BYTES, Part, Unit
 from tasks.sources.profiles import Profile
 from tasks.sources.readers import Batch, Reading
 
@@ -102,7 +102,7 @@ def check_nothing_lost(account: Account, kept: int) -> None:
     unit, found = account.unit, kept + sum(t.num_rows for t in account.rejects)
     there = account.rows
     if unit.file.format == "parquet" and not account.damage:
-        with places.open_raw(unit.file.path) as raw:
+        with locations.open_raw(unit.file.path) as raw:
             footer = pq.read_metadata(raw)
         there = sum(footer.row_group(group).num_rows for group in unit.row_groups)
     if not there == account.rows == found:

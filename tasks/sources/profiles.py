@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.errors import ProfileError
-from tasks.core.schemas import REVIEWS
 from tasks.core.settings import CONF
-from tasks.item_records import ItemColumns
+from tasks.domain.schemas import REVIEWS
+from tasks.sources.item_records import ItemColumns
 
 MANDATORY = ("user_id", "item_id", "rating", "text", "timestamp")
 Scalar = str | int | float | bool

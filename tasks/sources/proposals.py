@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tasks.core.schemas import REVIEWS
+from tasks.domain.schemas import REVIEWS
 from tasks.sources.column_guesses import NO, YES, Column
 from tasks.sources.profiles import MANDATORY, Profile, Quoting
 

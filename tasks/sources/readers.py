@@ -18,11 +18,11 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tasks.core.sections import ReadConfig
-from tasks.item_records import parse_literal
-from tasks.sources import delimited, places, streams
+from tasks.sources import delimited, locations, streams
 from tasks.sources.discovery import Kind, limits
+from tasks.sources.item_records import parse_literal
 from tasks.sources.json_records import BadRecord, Block, blocks, parse_json
-from tasks.sources.parts import PART_MAX_BYTES, Unit
+from tasks.sources.partitions import PART_MAX_BYTES, Unit
 from tasks.sources.profiles import Profile
 
 BLOCK_BYTES = 16 << 20
@@ -69,7 +69,7 @@ class Reading:
         if file.format == "parquet":
             yield from self._parquet()
             return
-        with places.open_raw(file.path) as raw:
+        with locations.open_raw(file.path) as raw:
             stream = self._stream(raw)
             yield from self._delimited(stream) if file.format == "delimited" else self._json(stream)
         self.damage = stream_damage(stream) or self.damage
@@ -86,7 +86,7 @@ class Reading:
 
     def _parquet(self) -> Iterator[Batch]:
         unit = self.unit
-        if self.kind == "reviews" and not places.is_remote(unit.file.path):
+        if self.kind == "reviews" and not locations.is_remote(unit.file.path):
             # Twice as fast as pyarrow's reader here; what it cannot read, the other can tell what is wrong with.
             try:
                 frame = self._parquet_at_once()
@@ -95,7 +95,7 @@ class Reading:
             if frame is not None:
                 yield Batch(frame, np.arange(unit.first_row, unit.first_row + len(frame)))
                 return
-        with places.open_raw(unit.file.path) as raw:
+        with locations.open_raw(unit.file.path) as raw:
             reader = pq.ParquetFile(raw, page_checksum_verification=True)
             names = reader.schema_arrow.names
             columns = [c for c in self.profile.wanted if c in names] if self.kind == "reviews" else None

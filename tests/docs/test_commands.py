@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from documented import COMMANDS, Command, of_program
 from typer.testing import CliRunner
 
 from benchmarks.harness import known_cases
-from flows.cli import app
-from flows.names import STAGE_NAMES, check_stage_name
+from flows.cli.main import app
+from flows.run.names import STAGE_NAMES, check_stage_name
 from tasks.core.errors import RegistryError
 from tasks.core.sections import PROJECT
 from tasks.core.settings import load_settings
 from tasks.sources import load_profile
-from tasks.synth import synthesize
+from tasks.sources.synth import synthesize
+from tests.support.documented import COMMANDS, Command, of_program
 
 RAYMILL, PREFECT, MAKE = of_program("raymill"), of_program("prefect"), of_program("make")
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")  # PATH, NAME, VERSION

@@ -18,8 +18,8 @@ import ray
 import typer
 import yaml
 
-from flows.cli import app
-from flows.environment import QUIET
+from flows.cli.main import app
+from flows.run.environment import QUIET
 from tasks.core.settings import PROJECT, load_settings
 from tasks.engines.cluster import WORKER_ENV
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from documented import PAGES
 
-from flows.cli import app
-from flows.names import STAGE_NAMES
+from flows.cli.main import app
+from flows.run.names import STAGE_NAMES
 from tasks.core.sections import PROJECT
+from tests.support.documented import PAGES
 
 README = PROJECT / "README.md"
 

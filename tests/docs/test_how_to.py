@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
-from toy_snapshots import made
 
 from tasks.core import sections
 from tasks.core.sections import PROJECT
 from tasks.core.stage import StageRun, run_stage
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
 from tasks.engines import suites
+from tests.support.toy_snapshots import made
 
 REVIEWS = pa.table({"review_id": ["a", "b", "c", "d"], "text": ["ok", "quite good", "quite long", "no"]})
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.reference import PAGE, VARIABLES, page, type_text
+from flows.cli.reference import PAGE, VARIABLES, page, type_text
 from tasks.core.sections import PROJECT
 from tasks.core.settings import CONF
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tasks.core.sections import PROJECT
-from tasks.core.store import SnapshotStore, damaged_files
-from tasks.synth import synthesize
+from tasks.core.storage.store import SnapshotStore, damaged_files
+from tasks.sources.synth import synthesize
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -53,7 +53,7 @@ def start(sample: Path, root: Path, kill_at: str = "") -> tuple[int, str]:
         "features.text_score.dimensions=4096",
         "features.text_score.blocks=3",
     ]
-    command = [sys.executable, "-m", "flows.cli", "run", "--input", str(sample), "--json", str(root / "run.json")]
+    command = [sys.executable, "-m", "flows.cli.main", "run", "--input", str(sample), "--json", str(root / "run.json")]
     # Into a file: Prefect's temporary server outlives a killed process, and would hold a pipe open.
     with (root / "said.txt").open("w+") as said:
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.core import faults
 from tasks.core.sections import PROJECT
-from tasks.core.store import SnapshotStore, damaged_files
+from tasks.core.storage.store import SnapshotStore, damaged_files
 
 pytestmark = pytest.mark.fault
 
@@ -28,7 +28,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from tasks.core.snapshots import part_name
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
 from tasks.core.stage import run_stage, stage
 
 

@@ -23,11 +23,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[3])
-from stage_runs import made, put_reviews, settings
-from tasks.core.store import SnapshotStore
-from tasks.count_words import count_words
+from tests.support.stage_runs import made, put_reviews, settings
+from tasks.core.storage.store import SnapshotStore
+from tasks.stages.count_words import count_words
 from tasks.engines import cluster
-from tasks.tokenize import tokenize
+from tasks.stages.tokenize import tokenize
 
 if __name__ == "__main__":
     root, name = Path(sys.argv[1]), sys.argv[2]

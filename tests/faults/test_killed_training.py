@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 
 sys.path.insert(0, sys.argv[2])
-from stage_runs import made, put, settings
-from tasks.core.store import SnapshotStore
+from tests.support.stage_runs import made, put, settings
+from tasks.core.storage.store import SnapshotStore
 from tasks.engines import cluster
-from tasks.train import train
+from tasks.stages.train.stage import train
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])

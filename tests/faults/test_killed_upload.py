@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import SECRET, S3Server, digests, s3_server, set_credentials
 
-from tasks.core.mirror import MirroredStore
-from tasks.core.remote import Bucket
 from tasks.core.settings import PROJECT
-from tasks.core.store import damaged_files
+from tasks.core.storage.bucket import Bucket
+from tasks.core.storage.mirror import MirroredStore
+from tasks.core.storage.store import damaged_files
+from tests.support.s3_server import SECRET, S3Server, digests, s3_server, set_credentials
 
 pytestmark = pytest.mark.fault
 
@@ -33,8 +33,8 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel
 
-from tasks.core.mirror import MirroredStore
-from tasks.core.remote import Bucket
+from tasks.core.storage.mirror import MirroredStore
+from tasks.core.storage.bucket import Bucket
 from tasks.core.snapshots import part_name
 from tasks.core.stage import run_stage, stage
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.core.sections import PROJECT
-from tasks.synth import synthesize
+from tasks.sources.synth import synthesize
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(2400)]
 
@@ -69,7 +69,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from ray_nodes import Nodes
+from tests.support.ray_nodes import Nodes
 
 NODES = Nodes()
 LOST = Path(os.environ["LOST"])
@@ -102,14 +102,14 @@ if __name__ == "__main__":
     with NODES:
         NODES.start(0)
         os.environ.update(NODES.environment)
-        from flows import environment
-        from flows.temporary_server import start_if_needed
+        from flows.run import environment
+        from flows.servers.temporary_server import start_if_needed
 
         environment.prepare()
         server = start_if_needed()
         server.wait()
         from flows.etl_train import etl_train
-        from flows.run import VIEW
+        from flows.run.context import VIEW
         from tasks.engines import cluster
 
         view = Storm()
@@ -131,7 +131,7 @@ def settings(root: Path) -> list[str]:
 def undisturbed(sample: Path, root: Path) -> dict[str, str]:
     """Digests of a run in a local session."""
     root.mkdir()
-    command = [sys.executable, "-m", "flows.cli", "run", "--input", str(sample), "--json", str(root / "run.json")]
+    command = [sys.executable, "-m", "flows.cli.main", "run", "--input", str(sample), "--json", str(root / "run.json")]
     command += [f"--set={setting}" for setting in settings(root)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

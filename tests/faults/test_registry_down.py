@@ -22,8 +22,8 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from flows.console import ConsoleView, print_summary
-from flows.run import VIEW, Run, open_run
+from flows.cli.console import ConsoleView, print_summary
+from flows.run.context import VIEW, Run, open_run
 from tasks.core.errors import RegistryError
 from tasks.core.sections import TuneConfig
 from tasks.core.settings import Settings, load_settings

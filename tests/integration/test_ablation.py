@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_runs import put, settings
 
-from tasks.ablation import ablate
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
+from tasks.stages.evaluate.ablation import ablate
+from tests.support.stage_runs import put, settings
 
 CONFIG = settings("train.rounds=20").train
 

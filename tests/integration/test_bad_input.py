@@ -13,7 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from wrong_inputs import (
+
+from tasks.core.sections import PROJECT
+from tests.support.wrong_inputs import (
     COLUMNS,
     as_csv,
     as_parquet,
@@ -34,8 +36,6 @@ from wrong_inputs import (
     zip_that_leads_out,
 )
 
-from tasks.core.sections import PROJECT
-
 
 class Command:
     """`raymill run` in a process of its own, with storage and tracking in a temporary folder."""
@@ -47,7 +47,7 @@ class Command:
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         there = (f"storage.root={self.storage}", f"tracking.uri=sqlite:///{self.storage}/mlflow.db")
-        command = [sys.executable, "-m", "flows.cli", "run", *arguments]
+        command = [sys.executable, "-m", "flows.cli.main", "run", *arguments]
         for override in there:
             command += ["--set", override]
         return subprocess.run(

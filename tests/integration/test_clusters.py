@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import Nodes
 
 from tasks.core.sections import PROJECT
-from tasks.synth import synthesize
+from tasks.sources.synth import synthesize
+from tests.support.ray_nodes import Nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
@@ -52,7 +52,7 @@ def raymill(
 ) -> subprocess.CompletedProcess[str]:
     """A whole run as a user starts it. around: a command that runs it."""
     given = {"storage.root": root, "tracking.uri": f"sqlite:///{root}/mlflow.db", **SETTINGS}
-    command = [*around, sys.executable, "-m", "flows.cli", "run", "--input", str(sample)]
+    command = [*around, sys.executable, "-m", "flows.cli.main", "run", "--input", str(sample)]
     command += ["--json", str(root / "run.json"), *(f"--set={name}={value}" for name, value in given.items())]
     root.mkdir(exist_ok=True)
     return subprocess.run(command, cwd=PROJECT, env={**environment}, capture_output=True, text=True, timeout=900)
@@ -118,7 +118,7 @@ def test_what_keeps_a_driver_from_a_cluster_is_said(tmp_path: Path) -> None:
         without = {**nodes.environment, "RAY_AUTH_MODE": "disabled"}
         assert "the Ray cluster asks for its token" in attach(tmp_path, without)
 
-        doctor = [sys.executable, "-m", "flows.cli", "doctor"]
+        doctor = [sys.executable, "-m", "flows.cli.main", "doctor"]
         options: dict[str, Any] = {"cwd": PROJECT, "env": nodes.environment, "capture_output": True, "text": True}
         assert f"the cluster at {nodes.address} answers: 1 node(s)" in subprocess.run(doctor, **options).stdout
 

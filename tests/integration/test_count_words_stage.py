@@ -10,14 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from stage_runs import made, put_reviews, settings
 
 from tasks.core.errors import SettingsError
-from tasks.core.schemas import COUNTS_BY_RATING
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.count_words import count_words
+from tasks.core.storage.store import SnapshotStore
+from tasks.domain.schemas import COUNTS_BY_RATING
 from tasks.engines import tokenizer
+from tasks.stages.count_words import count_words
+from tests.support.stage_runs import made, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)

@@ -9,14 +9,14 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from stage_runs import made, put_reviews, settings
 
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.describe import RATINGS, REVIEWERS, describe
+from tasks.core.storage.store import SnapshotStore
 from tasks.engines import cluster, expectations
 from tasks.parallel.exchange import shuffle, shuffle_in_process
+from tasks.stages.describe import RATINGS, REVIEWERS, describe
+from tests.support.stage_runs import made, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DAY = dt.datetime(2014, 1, 1, tzinfo=dt.UTC)

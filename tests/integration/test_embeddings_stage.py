@@ -13,17 +13,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from stage_runs import put, put_reviews, settings
 
-from tasks import embed_tokens
-from tasks.core.schemas import TOKENS
 from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import Stage, run_stage
-from tasks.core.store import SnapshotStore
-from tasks.embeddings import embeddings
+from tasks.core.storage.store import SnapshotStore
+from tasks.domain.schemas import TOKENS
 from tasks.engines import expectations, suites
 from tasks.parallel.comm import run_threads
+from tasks.stages.embeddings import review_vectors
+from tasks.stages.embeddings.stage import embeddings
+from tests.support.stage_runs import put, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 START = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
@@ -84,7 +84,7 @@ def test_actors_come_to_what_ranks_of_one_process_come_to(
     assert [entry.rows for entry in done.entries()] == [50, 0, 70]
 
     files = list(zip(*(snapshot.files() for snapshot in given), strict=True))
-    fit = partial(embed_tokens.fit_rank, border=done.facts["border"], vocabulary=40, config=config)
+    fit = partial(review_vectors.fit_rank, border=done.facts["border"], vocabulary=40, config=config)
     model, about = run_threads(fit, [(files[0::2],), (files[1::2],)])[0]
     assert about["reviews"] == 60  # a half
     with np.load(io.BytesIO(done.path("vectors.npz").read_bytes())) as held:

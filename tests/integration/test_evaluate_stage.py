@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 from sklearn import metrics as peer
-from stage_runs import made, put, put_reviews, settings
 
-from tasks import scoring
 from tasks.core.errors import InputError, RunError
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.core.targets import TARGETS
-from tasks.evaluate import evaluate, judge
+from tasks.core.storage.store import SnapshotStore
+from tasks.domain.targets import TARGETS
+from tasks.stages.evaluate import scoring
+from tasks.stages.evaluate.stage import evaluate, judge
+from tests.support.stage_runs import made, put, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["n_chars", "user_count", "item_count", "guess", "noise"]

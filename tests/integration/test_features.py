@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from feature_runs import CATALOGUE, DAY, Rows, block_borders, feature_table, some_reviews
-from stage_runs import made, put_reviews, settings
 
 from tasks.core.errors import SettingsError
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.count_words import count_words
-from tasks.feature_groups import FEATURES, KEPT
-from tasks.features import word_shares
-from tasks.history import KNOWN
+from tasks.core.storage.store import SnapshotStore
+from tasks.stages.count_words import count_words
+from tasks.stages.features.groups import FEATURES, KEPT
+from tasks.stages.features.past_aggregates import KNOWN
+from tasks.stages.features.stage import word_shares
+from tests.support.feature_runs import CATALOGUE, DAY, Rows, block_borders, feature_table, some_reviews
+from tests.support.stage_runs import made, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -11,15 +11,15 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from stage_runs import made, put, settings
 
-from tasks.core.schemas import ITEMS
 from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
+from tasks.domain.schemas import ITEMS
 from tasks.engines import expectations
-from tasks.item_records import ItemColumns, parse_literal, to_items
-from tasks.items import COLUMNS, items
+from tasks.sources.item_records import ItemColumns, parse_literal, to_items
+from tasks.stages.items import COLUMNS, items
+from tests.support.stage_runs import made, put, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 PRODUCTS = PROJECT.parent / "shared" / "data" / "joined-2014" / "test-products.txt"

@@ -11,23 +11,22 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from ngram_oracle import Review, scores
-from stage_runs import made, put, put_reviews, settings
 
-from tasks import language_model as stages
-from tasks import timeline
-from tasks.clean import clean
-from tasks.core.schemas import TOKENS
 from tasks.core.sections import PROJECT, LanguageModelConfig
 from tasks.core.snapshots import FileSink, Snapshot
 from tasks.core.stage import run_stage
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
+from tasks.domain.schemas import TOKENS
 from tasks.engines import expectations, suites
-from tasks.ingest import ingest
-from tasks.language_model import language_model
-from tasks.parallel import mapreduce
+from tasks.parallel import mapreduce, time_borders
 from tasks.sources import discover
-from tasks.tokenize import tokenize
+from tasks.stages.clean.stage import clean
+from tasks.stages.ingest.stage import ingest
+from tasks.stages.language_model import stage as stages
+from tasks.stages.language_model.stage import language_model
+from tasks.stages.tokenize import tokenize
+from tests.support.ngram_oracle import Review, scores
+from tests.support.stage_runs import made, put, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 START = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
@@ -78,7 +77,7 @@ def test_scores_and_totals_of_the_stage_are_those_of_plain_dictionaries(store: S
     config = settings("language_model.periods=4").language_model
     reviews, tokens = put_both(store, rows[:120], rows[120:121], rows[121:])
     done = validated(store, [reviews, tokens], config)
-    cuts = timeline.borders(reviews.files(), [k / 4 for k in range(1, 4)])
+    cuts = time_borders.borders(reviews.files(), [k / 4 for k in range(1, 4)])
     assert done.facts["borders"] == cuts
 
     ms = [int(r["timestamp"].timestamp() * 1000) for r in rows]
@@ -128,7 +127,7 @@ def test_counts_that_outgrow_memory_are_the_same_files(store: SnapshotStore, tmp
     config = settings("language_model.periods=3").language_model
     reviews, tokens = put_both(store, *(some_rows(150, seed) for seed in range(4)))
     pairs = list(zip(reviews.files(), tokens.files(), strict=True))
-    cuts = timeline.borders(reviews.files(), [1 / 3, 2 / 3])
+    cuts = time_borders.borders(reviews.files(), [1 / 3, 2 / 3])
 
     def counted(name: str, spill_bytes: int) -> list[tuple[str, int | None, list[int]]]:
         job = stages.counting(FileSink(str(tmp_path / name)), config, cuts)
@@ -161,7 +160,7 @@ def test_wording_tells_later_real_ratings(store: SnapshotStore) -> None:
     table = pl.DataFrame(pl.from_arrow(done.read())).with_columns(
         rating=pl.Series(reviews.read(columns=["rating"])["rating"]),
         period=np.searchsorted(
-            done.facts["borders"], np.concatenate([timeline.timestamps_ms(f) for f in reviews.files()]), "right"
+            done.facts["borders"], np.concatenate([time_borders.timestamps_ms(f) for f in reviews.files()]), "right"
         ),
     )
     later = table.filter(pl.col("period") > 0).drop_nulls()

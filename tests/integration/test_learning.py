@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_runs import made, put, settings
 
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.engines import boosting, training
-from tasks.train import refit, train
+from tasks.core.storage.store import SnapshotStore
+from tasks.engines import boosting, ray_train
+from tasks.stages.train.stage import refit, train
+from tests.support.stage_runs import made, put, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["n_chars", "user_count", "item_count", "noise"]
@@ -169,7 +169,7 @@ def put_few(
 def test_labels_that_teach_nothing_are_said_before_any_worker_starts(
     store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, labels: list[float], target: str, says: str
 ) -> None:
-    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("workers were started"))
+    monkeypatch.setattr(ray_train, "fit", lambda *_: pytest.fail("workers were started"))
     splits = put_few(store, labels or [0.0], target)
     if not labels:
         splits = put(SnapshotStore(store.root / "none"), "split", {"valid": [splits.read("valid")]}, facts=splits.facts)

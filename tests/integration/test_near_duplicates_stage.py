@@ -7,12 +7,12 @@ import random
 from typing import Any
 
 import pytest
-from stage_runs import made, put, put_features, put_reviews, settings
 
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.near_duplicates import NEAR_DUPLICATES, near_duplicates
-from tasks.split import SLICES, split
+from tasks.core.storage.store import SnapshotStore
+from tasks.stages.near_duplicates import NEAR_DUPLICATES, near_duplicates
+from tasks.stages.split import SLICES, split
+from tests.support.stage_runs import made, put, put_features, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)

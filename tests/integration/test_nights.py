@@ -19,19 +19,19 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect_server import LIMIT_S, connected, until
-from webhook import Hook, listening
 
-from flows import links
 from flows.etl_train import etl_train
-from flows.run import Run, open_run
-from flows.stage_task import StageTask
+from flows.run import links
+from flows.run.context import Run, open_run
+from flows.run.stage_task import StageTask
 from tasks.core.errors import InputError, TransientError
 from tasks.core.sections import PROJECT, TokenizeConfig
 from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
-from tasks.synth import synthesize
+from tasks.sources.synth import synthesize
+from tests.support.prefect_server import LIMIT_S, connected, until
+from tests.support.webhook import Hook, listening
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -168,7 +168,7 @@ def test_a_failed_run_of_the_flow_is_told_of_by_prefects_hook(server: str, hook:
 @pytest.mark.nightly
 def test_a_run_from_the_shell_logs_json_and_tells_the_webhook(hook: Hook, tmp_path: Path, overrides: list[str]) -> None:
     synthesize(400, 7, tmp_path / "sample")
-    command = [sys.executable, "-m", "flows.cli", "run", "--input", str(tmp_path / "sample"), "--until", "clean"]
+    command = [sys.executable, "-m", "flows.cli.main", "run", "--input", str(tmp_path / "sample"), "--until", "clean"]
     settings = [*overrides, "logging.json=true", f"notify.webhook={hook.url}"]
 
     def shell(*more: str) -> subprocess.CompletedProcess[str]:
@@ -225,7 +225,7 @@ def test_a_workers_run_logs_json_and_tells_how_it_ended_also_when_it_was_killed(
         assert len(hook_told) == 1
         return client.read_flow_run(id), hook_told[0], said.splitlines()
 
-    python("flows.deploy")
+    python("flows.servers.deploy")
 
     killed, told, _ = night(RAYMILL_KILL_AT="ingest:before-run")
     assert killed.state_name == "Crashed"

@@ -7,14 +7,14 @@ import random
 import numpy as np
 import polars as pl
 import pytest
-from feature_runs import WORDS, Rows, block_borders, feature_table, some_reviews
-from stage_runs import made, nothing_alike, settings
 
-from tasks.ablation import losses_of
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.feature_groups import FEATURES
-from tasks.split import split
+from tasks.core.storage.store import SnapshotStore
+from tasks.stages.evaluate.ablation import losses_of
+from tasks.stages.features.groups import FEATURES
+from tasks.stages.split import split
+from tests.support.feature_runs import WORDS, Rows, block_borders, feature_table, some_reviews
+from tests.support.stage_runs import made, nothing_alike, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 NAMES = [name for group, names in FEATURES.items() if group != "stars" for name in names]

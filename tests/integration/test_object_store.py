@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accounts import Told, told, zipped
 from pyarrow import fs
-from raw_files import delimited, review, write_parquet
-from s3_server import s3_server
-from stage_runs import made, settings
 
 from tasks import sources
 from tasks.core.errors import InputError
-from tasks.core.store import SnapshotStore
-from tasks.ingest import ingest
-from tasks.sources import places
+from tasks.core.storage.store import SnapshotStore
+from tasks.sources import locations
+from tasks.stages.ingest.stage import ingest
+from tests.support.accounts import Told, told, zipped
+from tests.support.raw_files import delimited, review, write_parquet
+from tests.support.s3_server import s3_server
+from tests.support.stage_runs import made, settings
 
 ROWS = [review(review_id=f"R{i:03}", star_rating=str(1 + i % 6), review_body="é★ " * (i % 9)) for i in range(300)]
 
@@ -37,9 +37,9 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "from-the-environment")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    places._system_of.cache_clear()  # a system keeps the credentials that it was opened with
+    locations._system_of.cache_clear()  # a system keeps the credentials that it was opened with
     yield
-    places._system_of.cache_clear()
+    locations._system_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def contents(found: Told) -> tuple[list[dict[str, Any]], list[Any], set[str]]:
 def test_a_prefix_is_read_as_a_folder_is(
     folder: Path, bucket: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.sources.parts.PART_MIN_BYTES", 1)
+    monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
     here, there = told(folder), told(f"{bucket}?{server}")
     assert contents(here) == contents(there)
     assert there.units == here.units > 10
@@ -83,9 +83,9 @@ def test_a_prefix_is_read_as_a_folder_is(
 
 def test_a_bucket_a_file_and_a_glob_name_what_they_say(folder: Path, bucket: str, server: str) -> None:
     assert len(told(f"s3://reviews?{server}").kept) == 250
-    assert [f.name for f in places.find([f"{bucket}/c.parquet?{server}"])] == ["c.parquet"]
-    assert [f.name for f in places.find([f"{bucket}/*.csv?{server}"])] == ["_SUCCESS.csv", "a.csv"]
-    assert [f.name for f in places.find([f"{bucket}/20*/*?{server}"])] == ["2015/b.jsonl.gz"]
+    assert [f.name for f in locations.find([f"{bucket}/c.parquet?{server}"])] == ["c.parquet"]
+    assert [f.name for f in locations.find([f"{bucket}/*.csv?{server}"])] == ["_SUCCESS.csv", "a.csv"]
+    assert [f.name for f in locations.find([f"{bucket}/20*/*?{server}"])] == ["2015/b.jsonl.gz"]
     both = told([f"{bucket}/a.csv?{server}", str(folder / "d.tsv")])
     assert len(both.kept) + len(both.rejected) == 120
 

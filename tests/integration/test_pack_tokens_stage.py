@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_runs import made, put, settings
 
 from tasks.core.errors import SettingsError
-from tasks.core.schemas import TOKENS
 from tasks.core.sections import PackTokensConfig
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore, damaged_files
+from tasks.core.storage.store import SnapshotStore, damaged_files
+from tasks.domain.schemas import TOKENS
 from tasks.engines import expectations
-from tasks.pack_tokens import pack_tokens
+from tasks.stages.pack_tokens import pack_tokens
+from tests.support.stage_runs import made, put, settings
 
 GPT2 = {"end_of_text": 50256, "vocabulary": 50257}
 SIZE = 64

@@ -12,9 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 
-from flows.progress import FINISH_S
-from flows.run import Run, open_run
-from flows.stage_task import StageTask, together
+from flows.run.context import Run, open_run
+from flows.run.progress import FINISH_S
+from flows.run.stage_task import StageTask, together
 from tasks.core.errors import TransientError
 from tasks.core.sections import TokenizeConfig
 from tasks.core.settings import Settings, load_settings
@@ -65,8 +65,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def every_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy stages take no time: let Prefect have every report, and be waited for."""
-    monkeypatch.setattr("flows.progress.ARTIFACT_EVERY_S", 0.0)
-    monkeypatch.setattr("flows.progress.FINISH_S", 20 * FINISH_S)
+    monkeypatch.setattr("flows.run.progress.ARTIFACT_EVERY_S", 0.0)
+    monkeypatch.setattr("flows.run.progress.FINISH_S", 20 * FINISH_S)
 
 
 def run(settings: Settings, stages: Callable[[], Any]) -> str:
@@ -111,7 +111,7 @@ def test_a_stage_tried_again_leaves_one_artifact_too(settings: Settings) -> None
 
 @pytest.mark.usefixtures("server")
 def test_a_short_stage_and_a_reused_one_leave_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.progress.ARTIFACT_EVERY_S", 3600.0)
+    monkeypatch.setattr("flows.run.progress.ARTIFACT_EVERY_S", 3600.0)
     assert artifacts(run(settings, lambda: StageTask(tokens)(settings.tokenize)), "tokenize") == []
-    monkeypatch.setattr("flows.progress.ARTIFACT_EVERY_S", 0.0)
+    monkeypatch.setattr("flows.run.progress.ARTIFACT_EVERY_S", 0.0)
     assert artifacts(run(settings, lambda: StageTask(tokens)(settings.tokenize)), "tokenize") == []

@@ -13,18 +13,19 @@ from typing import Any
 
 import polars as pl
 import pytest
-from stage_runs import made, settings
 
 from tasks import sources
-from tasks.clean import clean
-from tasks.clean_text import tidy_text
+from tasks.algorithms import pretokens
 from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
-from tasks.core.store import SnapshotStore
-from tasks.engines import pieces, tokenizer
-from tasks.ingest import ingest
-from tasks.ingest_items import ingest_items
-from tasks.items import items
+from tasks.core.storage.store import SnapshotStore
+from tasks.engines import tokenizer
+from tasks.stages.clean.stage import clean
+from tasks.stages.clean.text import tidy_text
+from tasks.stages.ingest.stage import ingest
+from tasks.stages.ingest_items import ingest_items
+from tasks.stages.items import items
+from tests.support.stage_runs import made, settings
 
 WORD = r"\w+(?:['’]\w+)*"
 DATA = PROJECT.parent / "shared" / "data"
@@ -206,12 +207,12 @@ def test_ids_and_words_of_every_text_are_those_of_the_tokenizer_and_the_regular_
     """Every line of every text file as it stands, markup and all, and every text of the parquet files."""
     given("")
     own, encode = tokenizer.load("gpt2").backend_tokenizer, tokenizer.encoder(tokenizer.recipe("gpt2").made)
-    classes, checked = pieces.Classes(pieces.WORD_CLASSES), 0
+    classes, checked = pretokens.Classes(pretokens.WORD_CLASSES), 0
     for texts in raw_texts():
-        for rows in pieces.chunks(texts, 4 << 20):
+        for rows in pretokens.chunks(texts, 4 << 20):
             chunk, checked = texts[rows], checked + rows.stop - rows.start
             assert encode(chunk).equals(tokenizer.encode(own, chunk))
-            cut = pieces.words(chunk, classes)
+            cut = pretokens.words(chunk, classes)
             words = chunk.str.extract_all(WORD)
             assert cut.counts.tolist() == words.list.len().to_list()
             assert pl.Series(cut.text).cast(pl.String).equals(words.explode(empty_as_null=False))

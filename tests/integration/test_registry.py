@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
-from registry_shop import Shop
 
-from tasks import model_card
-from tasks.contest import Candidate
 from tasks.core.errors import InputError, RegistryError
 from tasks.core.sections import TrackingConfig
 from tasks.engines import registry, tracking
-from tasks.register import Decision
+from tasks.stages.register import model_card
+from tasks.stages.register.champion_comparison import Candidate
+from tasks.stages.register.stage import Decision
+from tests.support.registry_shop import Shop
 
 pytestmark = pytest.mark.slow
 

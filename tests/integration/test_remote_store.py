@@ -13,18 +13,20 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from s3_server import SECRET, S3Server, digests, forget_clients, s3_server, set_credentials
 
-from flows import maintenance
-from tasks.core import faults, mirror, remote, remote_snapshots
+from flows.cli import snapshots as maintenance
+from tasks.core import faults
 from tasks.core.errors import TransientError
-from tasks.core.mirror import MirroredStore
 from tasks.core.sections import TuneConfig
 from tasks.core.settings import PROJECT, Settings, load_settings
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import run_stage, stage
-from tasks.core.store import open_store
-from tasks.synth import synthesize
+from tasks.core.storage import bucket as remote
+from tasks.core.storage import mirror, remote_snapshots
+from tasks.core.storage.mirror import MirroredStore
+from tasks.core.storage.store import open_store
+from tasks.sources.synth import synthesize
+from tests.support.s3_server import SECRET, S3Server, digests, forget_clients, s3_server, set_credentials
 
 RAN: list[str] = []
 
@@ -208,7 +210,7 @@ class Place:
         given |= {"tracking.uri": f"sqlite:///{self.root}/mlflow.db", "ingest.min_rows": 10}
         words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
         summary = self.root / "summary.json"
-        command = [sys.executable, "-m", "flows.cli", "run", "--input", str(self.reviews), "--until", "clean"]
+        command = [sys.executable, "-m", "flows.cli.main", "run", "--input", str(self.reviews), "--until", "clean"]
         done = subprocess.run(
             [*command, *words, "--json", str(summary)],
             capture_output=True,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows.names import STAGE_NAMES
-from tasks.synth import synthesize
+from flows.run.names import STAGE_NAMES
+from tasks.sources.synth import synthesize
 
 pytestmark = pytest.mark.slow
 ROWS = 3_000
@@ -38,7 +38,7 @@ class Place:
     root: Path
 
     def raymill(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments, *self.settings()]
+        command = [sys.executable, "-m", "flows.cli.main", *arguments, *self.settings()]
         env = {**os.environ, "COLUMNS": "200"}
         return subprocess.run(command, capture_output=True, text=True, timeout=500, env=env)
 

@@ -11,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
-from stage_runs import made, nothing_alike, put_features, put_reviews, settings
 
-from tasks import sources, timeline
-from tasks.clean import clean
+from tasks import sources
 from tasks.core.errors import InputError, TooManyRejects
 from tasks.core.stage import StageRun
-from tasks.core.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore
 from tasks.engines import tokenizer
-from tasks.ingest import ingest
-from tasks.split import SLICES, split
-from tasks.tokenize import tokenize
+from tasks.parallel import time_borders
+from tasks.stages.clean.stage import clean
+from tasks.stages.ingest.stage import ingest
+from tasks.stages.split import SLICES, split
+from tasks.stages.tokenize import tokenize
+from tests.support.stage_runs import made, nothing_alike, put_features, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
@@ -52,7 +53,7 @@ def raw_rows(n: int) -> list[dict[str, Any]]:
 class TestIngestAndClean:
     @pytest.fixture
     def source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sources.Source:
-        monkeypatch.setattr("tasks.sources.parts.PART_MIN_BYTES", 1)
+        monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
         folder = tmp_path / "input"
         folder.mkdir()
         table = pa.Table.from_pylist(raw_rows(60))
@@ -80,7 +81,7 @@ class TestIngestAndClean:
     def test_a_folder_that_has_grown_gives_what_it_would_from_scratch_and_old_parts_are_taken_over(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tasks.sources.parts.PART_MIN_BYTES", 1)
+        monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
         folder = tmp_path / "input"
         folder.mkdir()
         table = pa.Table.from_pylist(raw_rows(90))
@@ -191,6 +192,6 @@ class TestSplit:
 
     def test_a_border_has_the_share_below_it(self, store: SnapshotStore) -> None:
         files = self.table(store, list(range(100))).files()
-        cuts = timeline.borders(files, [0.25, 0.5, 0.9])
-        times = np.concatenate([timeline.timestamps_ms(f) for f in files])
+        cuts = time_borders.borders(files, [0.25, 0.5, 0.9])
+        times = np.concatenate([time_borders.timestamps_ms(f) for f in files])
         assert [int((times < c).sum()) for c in cuts] == [25, 50, 90]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_runs import made, put, settings
 
 from tasks.core.errors import InputError, RunError
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import stage_key
-from tasks.core.store import SnapshotStore
-from tasks.engines.study import Study
-from tasks.tune import tune
+from tasks.core.storage.store import SnapshotStore
+from tasks.stages.tune.stage import tune
+from tasks.stages.tune.study import Study
+from tests.support.stage_runs import made, put, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["slope", "noise"]
@@ -53,7 +53,7 @@ class Calm:
 @pytest.fixture
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that runs is a failure."""
-    from tasks.engines import search
+    from tasks.stages.tune import search
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the search ran")
@@ -120,7 +120,7 @@ def test_a_second_machine_on_the_same_study_comes_to_the_same_output_without_a_t
 def test_the_curve_of_a_trial_is_that_of_xgboost_alone_in_the_loss_of_the_target(calm: Calm) -> None:
     import xgboost as xgb
 
-    from tasks.core.targets import TARGETS
+    from tasks.domain.targets import TARGETS
     from tasks.engines import boosting
 
     splits, facts = calm.splits, calm.search.facts

@@ -15,11 +15,11 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from browser import CHROMIUM, text_of
-from up_place import Place, wait_for
 
-from flows.supervisor import leftovers
-from tasks.synth import synthesize
+from flows.servers.supervisor import leftovers
+from tasks.sources.synth import synthesize
+from tests.support.browser import CHROMIUM, text_of
+from tests.support.up_place import Place, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ class TestUp:
         deployment = json.loads(about)
         assert deployment["schedules"][0]["active"]
         assert deployment["work_pool_name"] == "raymill"
-        assert deployment["job_variables"]["command"] == f"{sys.executable} -m flows.engine"
+        assert deployment["job_variables"]["command"] == f"{sys.executable} -m flows.servers.engine"
 
     def test_a_second_one_is_refused(self, running: Place) -> None:
         done = running.raymill("up")

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres import Postgres, postgres
-from up_place import Place, wait_for
+
+from tests.support.postgres import Postgres, postgres
+from tests.support.up_place import Place, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect_server import connected
 
 from flows.bench import bench
 from tasks.core.errors import RunError, SettingsError
+from tests.support.prefect_server import connected
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 

@@ -1,0 +1,243 @@
+"""Raw reviews to clean ones and a row per reviewer: our stages against the programs people write instead.
+
+Ours: ingest, clean and describe through the runner of stages, into an empty store, in a Ray session that is up.
+Validation, which no peer does, is left out; hashing the input and every file that is written, keeping the raw table
+and the rejects, and committing stay in. The peers (`benchmarks/peers/etl.py`) each run in a process of their own with
+as many threads as we have workers; their time is taken inside, after the imports. They keep nothing but the result.
+
+    raymill bench etl [--size ROWS] [--workers W] [--json FILE|-]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases.pipeline import QUIET, synthetic
+from benchmarks.harness import Case, SelfTimed, Setup, Timed
+from tasks.core.errors import RunError
+from tasks.core.sections import PROJECT
+from tasks.core.settings import Settings, load_settings
+
+MOST_ROWS_IN_PANDAS = 2_000_000
+TIE = ("user_id", "item_id", "timestamp")
+
+
+@dataclass
+class Job:
+    """The raw files and where the sides write. `storage` is the folder of our latest run."""
+
+    input: Path
+    workers: int
+    scratch: Path
+    settings: Settings
+    numbers: count[int] = field(default_factory=count)
+    storage: Path | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """The files of both tables, and for our side the seconds of each stage by phase."""
+
+    reviews: list[Path]
+    reviewers: list[Path]
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def prepare(setup: Setup) -> Job:
+    from tasks.engines import cluster
+
+    input = synthetic(setup.size)
+    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
+    cluster.start(settings.ray)
+    setup.cleanup.callback(cluster.stop)
+    return Job(input, setup.workers, setup.scratch, settings)
+
+
+def measure_input(job: Job) -> dict[str, int]:
+    return {"bytes": sum(f.stat().st_size for f in job.input.iterdir())}
+
+
+def ours(job: Job) -> SelfTimed:
+    """One run of the stages from nothing."""
+    from tasks.core.stage import run_stage
+    from tasks.core.storage.store import SnapshotStore
+    from tasks.sources import discover
+    from tasks.stages.clean.stage import clean
+    from tasks.stages.describe import describe
+    from tasks.stages.ingest.stage import ingest
+
+    if job.storage is not None:
+        shutil.rmtree(job.storage)
+    job.storage = job.scratch / f"ours-{next(job.numbers)}"
+    store, config = SnapshotStore(job.storage), job.settings
+    run = partial(run_stage, store=store, validate=lambda _stage, _out: {})
+    began = time.perf_counter()  # not before: removing what the last run wrote is no part of this one
+    raw = run(ingest, [discover(str(job.input), "amazon-us", config.ingest)], config.ingest)
+    reviews = run(clean, [raw.snapshot], config.clean)
+    described = run(describe, [reviews.snapshot], config.describe)
+    took = time.perf_counter() - began
+    seconds = {r.snapshot.stage: dict(r.seconds) for r in (raw, reviews, described)}
+    return SelfTimed(took, Output(reviews.snapshot.files(), described.snapshot.files(), seconds))
+
+
+def peer(name: str) -> Callable[[Job], SelfTimed]:
+    def run(job: Job) -> SelfTimed:
+        out = job.scratch / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        took = in_own_process("benchmarks.peers.etl", [name, str(job.input), str(out)], out, threads=job.workers)
+        # Modin writes a folder of parts where the others write a file.
+        files = {t: sorted((out / f"{t}.parquet").glob("*.parquet")) for t in ("reviews", "reviewers")}
+        tables = {t: found or [out / f"{t}.parquet"] for t, found in files.items()}
+        return SelfTimed(took["wall_s"], Output(**tables))
+
+    return run
+
+
+def in_own_process(module: str, arguments: Sequence[str], folder: Path, *, threads: int) -> dict[str, Any]:
+    """Run a peer's module and return the JSON object that it wrote. Raises RunError with the end of its output."""
+    took = folder / "took.json"
+    command = [sys.executable, "-m", module, *arguments, "--threads", str(threads), "--json", str(took)]
+    # To a file: a pipe that Ray's daemons inherit would stay open after the command is done.
+    with (folder / "output.log").open("w+") as output:
+        environment = _environment()
+        done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=output, stderr=output, check=False)
+        output.seek(0)
+        said = output.read()
+    if done.returncode != 0 or not took.exists():
+        last = "\n".join(said.splitlines()[-15:])
+        raise RunError(f"exit status {done.returncode}:\n{last}", where=" ".join(command[1:4]), fix="run it alone")
+    loaded: dict[str, Any] = json.loads(took.read_text())
+    return loaded
+
+
+def _environment() -> dict[str, str]:
+    from tasks.engines.cluster import WORKER_ENV
+
+    # What our Ray session has set in this process is none of a peer's business.
+    return {**QUIET, **{name: value for name, value in os.environ.items() if name not in WORKER_ENV}}
+
+
+def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
+    """Every peer's tables must hold our rows. Raises AssertionError that names a row which differs.
+
+    Which of two reviews stays that one user wrote of one item on one day is up to the side: those are compared by user,
+    item and day, and by whether the review is in the input.
+    """
+    mine, tied = read(ours), 0
+    for name, output in peers.items():
+        theirs = read(output)
+        ties = compare_reviews(mine[0], theirs[0], f"ours and {name}")
+        compare_reviewers(mine[1], theirs[1], ties, f"ours and {name}")
+        from_input(job.input, ties, name)
+        tied = max(tied, len(ties))
+    return (
+        f"{len(mine[0]):,} reviews row for row and {len(mine[1]):,} reviewers equal to {', '.join(peers)}; "
+        f"{tied} of the reviews had another of the same user, item and day, and only those were compared"
+    )
+
+
+def read(output: Output) -> tuple[Any, Any]:
+    """Both tables of a side as Polars frames of one schema, the texts as 64-bit hashes."""
+    import polars as pl
+
+    def scan(files: list[Path]) -> Any:
+        return pl.scan_parquet(files, hive_partitioning=False)
+
+    texts = pl.col("title", "text").cast(pl.String).hash(seed=1)
+    plain = pl.col("review_id", "user_id", "item_id", "category").cast(pl.String)
+    votes = pl.col("helpful_votes", "total_votes").cast(pl.Int64)
+    rest = (pl.col("rating").cast(pl.Float32), pl.col("timestamp").cast(pl.Datetime("ms", "UTC")), "verified")
+    reviews = scan(output.reviews).select(plain, texts, votes, *rest)
+    whole = pl.col("reviews", "items", "first_year", "latest_year").cast(pl.Int64)
+    reviewers = scan(output.reviewers).select(pl.col("user_id").cast(pl.String), "mean_rating", whole, votes)
+    return reviews.collect(engine="streaming"), reviewers.collect(engine="streaming")
+
+
+def compare_reviews(ours: Any, theirs: Any, who: str) -> Any:
+    """Raise AssertionError unless the rows are the same but for ties; returns a row per tie: `user_id`, `item_id`,
+    `timestamp`, `review_id` and `review_id_right`, the ids that the two sides chose."""
+    assert len(ours) == len(theirs), f"{len(ours):,} and {len(theirs):,} reviews, {who}"
+    mine, yours = (a.join(b, on=a.columns, how="anti", nulls_equal=True) for a, b in ((ours, theirs), (theirs, ours)))
+    ties = mine.join(yours, on=TIE).filter(review_id_differs())
+    stray = mine.join(ties, on="review_id", how="anti")
+    assert not len(stray), f"{len(stray):,} reviews differ, {who}; the first: {_difference(stray, theirs)}"
+    assert len(yours) == len(ties) == len(mine), f"{len(mine):,} and {len(yours):,} reviews differ, {who}"
+    return ties.select(*TIE, "review_id", "review_id_right")
+
+
+def review_id_differs() -> Any:
+    import polars as pl
+
+    return pl.col("review_id") != pl.col("review_id_right")
+
+
+def _difference(stray: Any, theirs: Any) -> str:
+    row = stray.sort("review_id").row(0, named=True)
+    found = theirs.filter(theirs["review_id"] == row["review_id"]).to_dicts()
+    columns = [c for c in row if found and row[c] != found[0][c]]
+    return f"{row['review_id']}, " + (f"in {', '.join(columns)}" if found else "which the peer has not")
+
+
+def compare_reviewers(ours: Any, theirs: Any, ties: Any, who: str) -> None:
+    """Raise AssertionError unless the rows are the same; of reviewers with a tie, but for mean rating and votes."""
+    loose = ["mean_rating", "helpful_votes", "total_votes"]
+    mine, yours = (frame.sort("user_id") for frame in (ours, theirs))
+    assert mine.drop(loose).equals(yours.drop(loose)), f"reviewers or their counts or years differ, {who}"
+    mine, yours = (frame.join(ties, on="user_id", how="anti").sort("user_id") for frame in (mine, yours))
+    assert mine.equals(yours), f"mean rating or votes of reviewers differ, {who}"
+
+
+def from_input(input: Path, ties: Any, name: str) -> None:
+    """Raise AssertionError where a side chose a review that the input does not have for that user, item and day."""
+    import polars as pl
+
+    if not len(ties):
+        return
+    day = pl.col("review_date").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+    raw = pl.scan_parquet(input / "*.parquet").select(
+        "review_id", user_id="customer_id", item_id="product_id", timestamp=day
+    )
+    for side, column in (("ours", "review_id"), (name, "review_id_right")):
+        chosen = ties.select(*TIE, review_id=column)
+        made_up = chosen.lazy().join(raw, on=chosen.columns, how="anti").collect(engine="streaming")
+        assert not len(made_up), f"not in the input: review {made_up['review_id'][0]} of {side}"
+
+
+def skip(size: int) -> dict[str, str]:
+    if size <= MOST_ROWS_IN_PANDAS:
+        return {}
+    reason = f"more than {MOST_ROWS_IN_PANDAS:,} rows: it holds the whole table and copies of it in memory"
+    return dict.fromkeys(("pandas", "modin_naive"), reason)
+
+
+def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
+    """Where the time of our median run went."""
+    median = sorted(runs["ours"], key=lambda run: run.wall_s)[(len(runs["ours"]) - 1) // 2]
+    return {"ours": {"stages_s": median.output.seconds}}
+
+
+CASE = Case(
+    name="etl",
+    size_of="rows",
+    default_size=1_000_000,
+    prepare=prepare,
+    ours=ours,
+    peers={name: peer(name) for name in ("polars", "polars_tuned", "pandas", "modin_naive")},
+    check=check,
+    measure_input=measure_input,
+    details=details,
+    check_is_warm_up=True,
+    skip=skip,
+)

@@ -1,0 +1,53 @@
+"""`raymill ablate`: the pipeline as far as the splits, then what each group of features is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli.launch import launch
+from tasks.core.settings import Settings
+from tasks.core.snapshots import Snapshot
+from tasks.core.storage.store import open_store
+
+
+def ablate(settings: Settings, console: Console) -> dict[str, Any]:
+    """The result of `tasks.stages.evaluate.ablation.ablate` on the splits of these settings, made where they are not
+    there yet."""
+    splits = splits_of(settings, console)
+    from tasks.engines import cluster
+    from tasks.stages.evaluate import ablation
+
+    cluster.start(settings.ray)
+    console.print(f"training without each of {len(splits.facts['groups'])} groups in turn", highlight=False)
+    return ablation.ablate(splits, settings.train)
+
+
+def splits_of(settings: Settings, console: Console) -> Snapshot:
+    """Run the flow until `split`; what is done already is not done again."""
+    from tasks.sources import discover
+
+    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
+    summary = launch(settings, source, console, until="split")
+    key = next(row["key"] for row in summary["stages"] if row["stage"] == "split")
+    found = open_store(settings.storage).find("split", key)
+    assert found is not None  # it was committed a moment ago
+    return found
+
+
+def print_worths(console: Console, result: dict[str, Any]) -> None:
+    """A row per group, the one that is missed most first."""
+    table = Table(
+        title=f"{result['metric']} of {result['target']} on {result['rows']:,} validation rows; "
+        f"with all {result['features']} features {result['loss']:.4f}",
+        title_justify="left",
+    )
+    for name in ("without", "features", result["metric"], "difference", "95% interval", ""):
+        table.add_column(name, justify="left" if name in ("without", "") else "right")
+    for w in result["groups"]:
+        sure = "helps" if w["low"] > 0 else "harms" if w["high"] < 0 else "cannot tell"
+        interval = f"{w['low']:+.4f} … {w['high']:+.4f}"
+        table.add_row(w["group"], str(w["features"]), f"{w['without']:.4f}", f"{w['difference']:+.4f}", interval, sure)
+    console.print(table)

@@ -1,0 +1,127 @@
+"""What `raymill` prints: a line per stage while a run goes on, and the table at its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.run.progress import LOG_EVERY_S, Lines
+from tasks.core.progress import Progress
+
+DRAW_EVERY_S = 0.2
+SPINNER = 2  # columns
+
+
+class ConsoleView:
+    """A spinner for the stages at work and how far they are, then each one's line: rows, seconds, made or reused.
+
+    Where nobody looks on (a pipe, a file), long stages say how far they are in plain lines, LOG_EVERY_S apart.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._at_work: dict[str, str] = {}  # stage: how far it is, "" where it has not said so
+        self._lock = threading.RLock()  # stages may run side by side
+        self._status = console.status("")
+        self._live = console.is_terminal and not console.is_dumb_terminal
+        self._lines = Lines(DRAW_EVERY_S) if self._live else Lines(LOG_EVERY_S, first_s=LOG_EVERY_S, last=False)
+
+    def started(self, stage: str) -> None:
+        with self._lock:
+            self._lines.forget(stage)
+            self._at_work[stage] = ""
+            self._show()
+
+    def progressed(self, progress: Progress) -> None:
+        with self._lock:
+            line = self._lines.next(progress, self.console.width - SPINNER if self._live else None)
+            if line is None:
+                return
+            if self._live:
+                self._at_work[progress.stage] = line
+                self._show()
+            else:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
+        done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
+        lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
+        lost += [f"{row['left_out']:,} left out"] if row.get("left_out") else []
+        lost += [f"{row['quarantined']:,} file(s) quarantined"] if row["quarantined"] else []
+        more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
+        if taken := row["notes"].get("parts_taken_over"):
+            more += f"  [dim]{taken:,} of {row['notes']['parts']:,} parts as before[/]"
+        if not row.get("recorded", True):
+            more += "  [yellow]MLflow does not answer; recorded later[/]"
+        self.console.print(f"[green]✓[/] {row['stage']:<16}{rows}  {done}{more}", highlight=False)
+        self._done(row["stage"])
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        self.console.print(f"[red]✗[/] {stage}", highlight=False)
+        self._done(stage)
+
+    def _done(self, stage: str) -> None:
+        with self._lock:
+            self._at_work.pop(stage, None)
+            self._show()
+
+    def _show(self) -> None:
+        if not self.console.is_terminal:
+            return
+        if self._at_work:
+            silent = ", ".join(stage for stage, line in self._at_work.items() if not line)
+            lines = [line for line in self._at_work.values() if line]
+            lines += [f"{silent} …"] if silent else []
+            self._status.update(Text(f"\n{' ' * SPINNER}".join(lines)))
+            self._status.start()
+        else:
+            self._status.stop()
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """The tables that end a run."""
+    stages = Table(title=f"Run {summary['run_id']}", title_justify="left")
+    for name in ("stage", "rows in", "out", "rejected", "repeated", "seconds", "snapshot"):
+        stages.add_column(name, justify="right" if name not in ("stage", "snapshot") else "left", no_wrap=True)
+    for row in summary["stages"]:
+        numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
+        if row["unit"] != "rows":
+            numbers[1] += f" {row['unit']}"
+        seconds = "reused" if row["reused"] else f"{row['wall_s']:.1f}"
+        stages.add_row(row["stage"], *numbers, seconds, row["digest"][:8])
+    console.print(stages)
+    if "metrics" in summary:
+        console.print(_scores(summary["metrics"]))
+    if "decision" in summary:
+        console.print(f"Model {summary['decision']}", highlight=False)
+    for label, name in (("Report", "report"), ("Data Docs", "data_docs"), ("MLflow", "mlflow")):
+        if summary.get(name):
+            console.print(f"{label + ':':<10} {summary[name]}", highlight=False, soft_wrap=True)
+    for told in summary.get("caught_up", ()):
+        console.print(f"Recorded in MLflow now, of run {told}", highlight=False, markup=False)
+    if waiting := summary.get("unrecorded"):
+        console.print(f"Not recorded in MLflow yet, the next run will: {', '.join(waiting)}", style="yellow")
+    made = [r["stage"] for r in summary["stages"] if not r["reused"]]
+    if not made:
+        console.print("Nothing has changed: every stage was reused, none ran.", highlight=False)
+    console.print(f"{summary['wall_s']:.1f} s", highlight=False)
+
+
+def _scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    """{measure: {model: value}} as a table; what is not known of a model is left empty."""
+    from tasks.domain.metrics import MODELS, NAMES
+
+    scores = Table(title="On the untouched test slice", title_justify="left")
+    scores.add_column("model")
+    for name in metrics:
+        scores.add_column(NAMES[name], justify="right")
+    for model, label in MODELS.items():
+        if any(model in of for of in metrics.values()):
+            scores.add_row(label, *(f"{of[model]:.4f}" if model in of else "" for of in metrics.values()))
+    return scores

@@ -1,0 +1,211 @@
+"""What `raymill data inspect` prints and writes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from tasks.core.errors import InputError, UserError
+from tasks.core.settings import masked
+from tasks.sources.discovery import Quarantined
+from tasks.sources.file_groups import Layout
+from tasks.sources.inspection import Inspection, Judgement
+
+SHOWN = 5  # files of a list
+EXAMPLE_CHARS = 60
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+
+
+def check_target(target: Path | None, dataset: str | None) -> None:
+    """Raise UserError, before any work, where nothing could be written."""
+    if target is None:
+        return
+    if dataset is not None:
+        raise UserError("--write saves a proposal, and with --dataset there is none", fix="leave one of them out")
+    if target.exists():
+        raise UserError("this file is there already", where=str(target), fix="name another, or remove it first")
+    if target.suffix not in (".yaml", ".yml"):
+        raise UserError("a dataset profile needs the ending .yaml", where=str(target), fix="for example mine.yaml")
+
+
+def save(found: Inspection, target: Path | None) -> None:
+    """Write the profile. Raises InputError where the input has none, and UserError where it cannot be written."""
+    if found.why_none and not (found.chosen is None and found.items):
+        raise InputError(f"no reviews to be read here: {found.why_none}", fix="see above what the columns hold")
+    if target is None or found.yaml is None:
+        return
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(found.yaml)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot be written: {reason}", where=str(target), fix="name another file") from None
+
+
+def print_inspection(console: Console, found: Inspection, paths: Sequence[str], target: Path | None) -> None:
+    """The layouts, the profile that fits, and what it would make of the rows."""
+    for layout in found.layouts:
+        _print_layout(console, layout)
+    chosen = found.chosen
+    damage = {d.name: d for layout in found.layouts for d in layout.damage}
+    damage |= {d.name: d for d in chosen.damage} if chosen else {}
+    _print_files(console, "cannot be read to the end", list(damage.values()))
+    _print_files(console, "would be quarantined", chosen.quarantined if chosen else found.unreadable)
+    if found.items:
+        metadata = [Quarantined(name, f"read as {profile} reads it") for name, profile in found.items.items()]
+        _print_files(console, "product metadata: give it with --items, not as reviews", metadata)
+    if chosen is None:
+        return
+    name = str(target or "mine.yaml") if found.proposed else chosen.name
+    if found.proposed:
+        _say(console, "No shipped dataset profile fits. Proposed, for you to check:", "bold")
+        console.print()
+        console.print(Text(found.yaml or ""), soft_wrap=True, highlight=False)
+    else:
+        _say(console, f"Dataset profile {name}: {chosen.profile.description}", "bold")
+    _print_judgement(console, chosen)
+    if not chosen.usable:
+        return
+    console.print()
+    if found.proposed and target is None:
+        _say(console, f"Save it with --write {name}, then:")
+    command = shlex.join(_command(found, paths, name))
+    _say(console, f"  {command}")
+
+
+def _command(found: Inspection, paths: Sequence[str], name: str) -> list[str]:
+    """The run to start. A folder with product metadata in it is not given whole."""
+    few = 0 < len(found.item_paths) <= SHOWN and len(found.review_paths) <= SHOWN
+    reviews, items = (found.review_paths, found.item_paths) if few else (list(paths), [])
+    given = [w for p in reviews for w in ("--input", masked(p))] + [w for p in items for w in ("--items", masked(p))]
+    return ["raymill", "run", *given, "--dataset", name]
+
+
+def _print_layout(console: Console, layout: Layout) -> None:
+    _say(console, f"{_files_in_words(layout)}: {_format_in_words(layout)}", "bold")
+    if layout.wrong_bytes:
+        trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, in place of bytes that are not"
+        _say(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
+    rows = [[_short(c.name, 32), c.kind, _percent(c.null_share), _short(c.example)] for c in layout.columns]
+    _print_table(console, ("column", "holds", "empty", "example"), rows, fixed=3)
+    _say(console, f"of the first {layout.rows:,} rows", "dim")
+    console.print()
+
+
+def _files_in_words(layout: Layout) -> str:
+    if len(layout.files) == 1:
+        return _shown(layout.first.name)
+    return f"{len(layout.files):,} files such as {_shown(layout.first.name)}"
+
+
+def _format_in_words(layout: Layout) -> str:
+    file = layout.first
+    words = {"parquet": "parquet", "json-lines": "JSON lines", "json-array": "a JSON array"}
+    said = [words.get(file.format, "")]
+    if file.quoting is not None:
+        said = [f"text with {_DELIMITERS.get(file.quoting.delimiter, file.quoting.delimiter)} between fields"]
+        said.append("quotes are data" if file.quoting.quote is None else "quoted")
+        without = sum(f.header is None for f in layout.files)
+        if without == len(layout.files):
+            said.append("no header row")
+        else:
+            said.append(f"a header row in all but {without:,}" if without else "a header row")
+        said.append("UTF-8" if layout.encoding == "utf-8" else layout.encoding)
+    packings = sorted({f.packing for f in layout.files if f.packing})
+    said.append(f"packed with {', '.join(packings)}" if packings else "not packed")
+    size = sum({f.path: f.size for f in layout.files}.values())
+    return f"{', '.join(said)}, {size / 1e6:,.1f} MB"
+
+
+def _print_files(console: Console, what: str, files: Sequence[Quarantined]) -> None:
+    if not files:
+        return
+    _say(console, f"{len(files):,} file(s) {what}:", "yellow")
+    for file in files[:SHOWN]:
+        _say(console, f"  {file.name}: {file.reason}")
+    if len(files) > SHOWN:
+        _say(console, f"  and {len(files) - SHOWN:,} more")
+    console.print()
+
+
+def _print_judgement(console: Console, judged: Judgement) -> None:
+    if not judged.rows:
+        _say(console, "No row could be read with it.", "red")
+        return
+    rejected = judged.rows - judged.usable
+    share = f" ({_percent(judged.rejected_share)})" if rejected else ""
+    _say(
+        console, f"Of the first {judged.rows:,} rows {f'{rejected:,}' if rejected else 'none'} would be rejected{share}"
+    )
+    for reason, count in judged.reasons.most_common(8):
+        _say(console, f"  {count:>9,}  {reason}")
+    if judged.lost_values:
+        _say(console, f"  {judged.lost_values:,} values of optional columns are not understood and become empty")
+    if not judged.usable:
+        return
+    rows = [[c, _short(_origin(c, judged), 32), _percent(empty)] for c, empty in judged.nulls.items()]
+    _print_table(console, ("becomes", "from", "empty"), rows, fixed=3)
+    rows = [[c, *(_short(_value(row[c])) for row in judged.examples)] for c in judged.nulls]
+    rows = [row for row in rows if any(row[1:])]
+    _print_table(console, ("", *(f"row {n + 1}" for n in range(len(judged.examples)))), rows, fixed=1)
+
+
+def _print_table(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], fixed: int) -> None:
+    """A table whose first `fixed` columns are as wide as they need; the others share the rest of the line."""
+    table = Table()
+    widths = [max(map(cell_len, cells)) for cells in zip(names, *rows, strict=True)]
+    left = console.width - sum(widths[:fixed]) - 3 * len(names) - 1
+    for number, (name, width) in enumerate(zip(names, widths, strict=True)):
+        room = width if number < fixed else max(8, min(width, left // (len(names) - fixed)))
+        justify: JustifyMethod = "right" if name == "empty" else "left"
+        table.add_column(name, width=room, no_wrap=True, overflow="ellipsis", justify=justify)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _origin(column: str, judged: Judgement) -> str:
+    profile = judged.profile
+    if column in profile.constants:
+        return "(the same for all)"
+    if profile.votes and column in ("helpful_votes", "total_votes"):
+        return profile.votes.pair
+    if column in profile.columns:
+        return profile.columns[column]
+    made = column == "review_id" or (column == "user_id" and profile.missing_user == "anonymous")
+    return "(made)" if made else "(nothing)"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.strftime("%Y-%m-%d %H:%M") if hasattr(value, "strftime") else str(value)
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return f"{share:.1%}".replace("100.0", "100") if share else "0"
+
+
+def _short(text: str, chars: int = EXAMPLE_CHARS) -> str:
+    # Cut before and after: a review may be megabytes long, and one character become ten.
+    shown = _shown(text[: chars + 1])
+    return shown if len(shown) <= chars else shown[: chars - 1] + "…"
+
+
+def _shown(text: str) -> str:
+    """A text from a file, safe to print: what does not print, marks that turn the line included, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    shown = "\n".join(_shown(line) for line in text.split("\n"))
+    console.print(Text(shown, style=style), highlight=False, soft_wrap=True)

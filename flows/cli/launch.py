@@ -1,0 +1,36 @@
+"""Starting the flow from a command: a server if none is configured, what it needs warming up beside it, the view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from flows.servers.temporary_server import start_if_needed
+from tasks.core.settings import Settings
+from tasks.core.stage import HasDigest
+from tasks.core.storage.store import open_store
+
+
+def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> dict[str, Any]:
+    """Run `etl_train` on the discovered `source`, shown on `console`; its summary.
+
+    Raises an error before any work where the registry or the bucket of snapshots does not answer.
+    """
+    from tasks.engines.tracking import reach, tracking_uri
+
+    reach(tracking_uri(settings.tracking))
+    open_store(settings.storage).check()
+    server = start_if_needed()
+    # From here on Prefect may be imported: it reads the server's address when it is.
+    from flows.cli.console import ConsoleView
+    from flows.run.context import VIEW, warm_up
+
+    warm_up(settings, source)
+    from flows.etl_train import etl_train
+
+    if server is not None:
+        server.wait()
+    VIEW.set(ConsoleView(console))
+    summary: dict[str, Any] = etl_train(settings.data.input, settings.data.dataset, settings=settings, until=until)
+    return summary

@@ -1,0 +1,300 @@
+"""The `raymill` command. Exit status: 0 done, 1 a failed run, 2 a user's mistake, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.cli.launch import launch
+from flows.cli.models import models_app
+from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
+from flows.run import environment, logs
+from tasks.core.errors import RaymillError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+data_app = typer.Typer(no_args_is_help=True, help="Make review data; look at yours.")
+app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+
+
+@app.callback()
+def _app() -> None:
+    """Raw product reviews into a tuned, validated, registered model.
+
+    Start with [bold]raymill run --input PATH --dataset amazon-us[/], or with [bold]make run[/] on synthetic reviews.
+    """
+
+
+@app.command()
+def run(
+    input: InputOption = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset profile: a name in conf/datasets or a YAML file.")
+    ] = None,
+    items: Annotated[
+        list[str] | None, typer.Option("--items", help="Product metadata, given as the input is; repeatable.")
+    ] = None,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Run the whole pipeline on your reviews: clean, count, tokenize, learn, judge, register, report.
+
+    What is already done for the same data, settings and code is not done again. A run that was killed can simply be
+    started again.
+    """
+    began = time.perf_counter()
+    from flows.run.names import check_stage_name
+    from tasks.core.settings import load_settings
+    from tasks.sources import discover
+
+    check_stage_name(until)
+    given = {k: v for k, v in (("input", input), ("dataset", dataset), ("items", items)) if v}
+    settings = load_settings(profile=profile, overrides=overrides or [], data=given)
+    # A wrong input fails here, before anything starts.
+    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
+    view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
+    if settings.data.items:
+        discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
+    size = sum(f.size for f in source.files)
+    view_console.print(
+        f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False
+    )
+    for wrong in source.quarantined:
+        view_console.print(f"[yellow]not read:[/] {_escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
+
+    # So does a registry that is down.
+    summary = launch(settings, source, view_console, until)
+    total = time.perf_counter() - began
+    summary["startup_s"] = round(total - summary["wall_s"], 2)
+    summary["wall_s"] = round(total, 2)
+    from flows.cli.console import print_summary
+
+    print_summary(view_console, summary)
+    write_json(json_file, summary)
+
+
+@app.command()
+def ablate(
+    input: InputOption = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Say what each group of features is worth: the loss on the validation slice with it and without it."""
+    from flows.cli.ablate import ablate, print_worths
+    from tasks.core.settings import load_settings
+
+    given = {k: v for k, v in (("input", input), ("dataset", dataset)) if v}
+    view_console = Console(stderr=True) if json_file == "-" else console
+    result = ablate(load_settings(profile=profile, overrides=overrides or [], data=given), view_console)
+    print_worths(view_console, result)
+    write_json(json_file, result)
+
+
+@data_app.command()
+def synth(
+    rows: Annotated[int, typer.Option(min=1, help="How many reviews.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 7,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing if the folder is there already.")
+    ] = False,
+) -> None:
+    """Make synthetic reviews with the columns and the dirt of the real releases."""
+    from tasks.sources.synth import synthesize
+
+    if if_missing and out.exists():
+        return
+    report = synthesize(rows, seed, out)
+    console.print(f"{report.rows:,} reviews, {report.bytes / 1e6:,.1f} MB in {out}", highlight=False)
+
+
+@data_app.command()
+def inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or globs, as for --input.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Judge with this dataset profile instead of looking for the best.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to look at.")] = 20_000,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the proposed profile here; no file is overwritten.")
+    ] = None,
+) -> None:
+    """Say what raw files hold, and which dataset profile fits them; propose one where none does."""
+    from flows.cli.inspect import check_target, print_inspection, save
+    from tasks.sources.inspection import inspect
+
+    check_target(write, dataset)
+    found = inspect(paths, dataset, rows)
+    print_inspection(console, found, paths, write)
+    save(found, write)
+
+
+@app.command()
+def snapshots(
+    stage: Annotated[str | None, typer.Option(help="Only this stage's; with --graph, what led to it.")] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Draw what the newest run was made from, in Mermaid's language.")
+    ] = False,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """List committed snapshots: rows, size, digest, and what each was made from."""
+    from flows.cli.snapshots import lineage_graph, snapshot_table, store_of
+    from tasks.core.settings import load_settings
+
+    store = store_of(load_settings(profile=profile, overrides=overrides or []))
+    if graph:
+        print(lineage_graph(store, stage))
+        return
+    found = sorted((s for s in store if stage in (None, s.stage)), key=lambda s: s.manifest.committed_at)
+    if json_file:
+        write_json(json_file, [s.manifest.model_dump() for s in found])
+        return
+    console.print(snapshot_table(found) if found else "no snapshots yet: raymill run makes them")
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Also check every file's sha256; remove what differs.")
+    ] = False,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Remove attempts of dead processes and snapshots that nothing refers to.
+
+    What the last storage.keep_runs runs or any registered model was made from is never removed.
+    """
+    from flows.cli.snapshots import plan_gc, remove
+    from tasks.core.settings import load_settings
+
+    removals = plan_gc(load_settings(profile=profile, overrides=overrides or []), damaged=damaged)
+    for removal in removals:
+        console.print(f"{removal.path}  {removal.size / 1e6:.1f} MB  {removal.why}", highlight=False, soft_wrap=True)
+        if not dry_run:
+            remove(removal)
+    verb = "would be freed" if dry_run else "freed"
+    console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
+
+
+@app.command()
+def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
+    """Run the Prefect server, the MLflow server and a worker, with the nightly schedule, until Ctrl-C or raymill down.
+
+    Settings given here hold for the runs that the worker starts, too.
+    """
+    from flows.servers.up import up
+    from tasks.core.settings import load_settings
+
+    up(load_settings(profile=profile, overrides=overrides or []), console, overrides or [], profile)
+
+
+@app.command()
+def status(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
+    """Say what raymill up runs and whether it answers. Exit status 1 unless all is well."""
+    from flows.servers.up import print_status, status
+    from tasks.core.settings import load_settings
+
+    found = status(load_settings(profile=profile, overrides=overrides or []))
+    print_status(Console(stderr=True) if json_file == "-" else console, found)
+    write_json(json_file, found)
+    if not found["well"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def down() -> None:
+    """Stop all that raymill up started, also where it was killed itself."""
+    from flows.servers.up import down
+
+    stopped = down()
+    console.print(f"stopped {stopped} process(es)" if stopped else "nothing is up", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing or odd on this machine, and how to mend it."""
+    from flows.cli.doctor import examine
+
+    signs = {"ok": "[green]✓[/]", "odd": "[yellow]![/]", "bad": "[red]✗[/]"}
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        console.print(f"{signs[finding.level]} {_escaped(finding.what)}", highlight=False, soft_wrap=True)
+        if finding.fix:
+            console.print(f"    → {_escaped(finding.fix)}", highlight=False, soft_wrap=True)
+    if any(f.level == "bad" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    case: Annotated[str, typer.Argument(help="The case, such as pipeline.")],
+    size: Annotated[int | None, typer.Option(help="How big: rows, for pipeline.")] = None,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Timed pairs, after one warm-up.")] = 3,
+    input: Annotated[
+        Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")
+    ] = None,
+    peers: Annotated[list[str] | None, typer.Option("--peer", help="Only this peer; may be repeated.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a case against the best single-process way: results compared first, then timed in turn."""
+    from benchmarks.harness import run_case
+
+    log = Console(stderr=True)
+    result = run_case(
+        case,
+        size=size,
+        workers=workers,
+        runs=runs,
+        input=input,
+        peers=peers,
+        log=lambda line: log.print(line, highlight=False),
+    )
+    write_json(json_file or "-", result)
+
+
+def main() -> None:
+    """Entry point: errors a user can meet become one message and an exit status."""
+    environment.prepare()
+    errors = Console(stderr=True)
+    try:
+        # Typer's Exit comes back as what the call returns.
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except RaymillError as error:
+        if not logs.tell(error):
+            errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("interrupted; start it again to go on from the last finished stage")
+        sys.exit(130)
+    except SystemExit:
+        raise
+    except Exception as error:
+        if getattr(error, "exit_code", None) == 2 and hasattr(error, "show"):
+            error.show()
+            sys.exit(2)
+        raise
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""`raymill models`: what is registered, who is champion, how that came about, and changing it by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.options import JsonOption, ProfileOption, SetOption, console, write_json
+
+models_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back registered models.")
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A connection to the registry, the model's name there and the experiment that audit records go to."""
+
+    client: Any
+    name: str
+    experiment: str
+
+    @property
+    def experiment_id(self) -> str:
+        """Made where there is none: a registered model may come from elsewhere."""
+        found = self.client.get_experiment_by_name(self.experiment)
+        return str(found.experiment_id if found else self.client.create_experiment(self.experiment))
+
+
+@contextmanager
+def _registry(overrides: list[str] | None, profile: str | None, *, changing: bool = False) -> Iterator[Registry]:
+    """Raises RegistryError where MLflow is down, or has nothing yet. `changing`: no run registers meanwhile."""
+    from tasks.core.errors import RegistryError
+    from tasks.core.settings import load_settings
+    from tasks.engines import registry, tracking
+
+    settings = load_settings(profile=profile, overrides=overrides or [])
+    uri = tracking.tracking_uri(settings.tracking)
+    name = settings.registry.name_for(settings.features.target)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise RegistryError(  # connecting would make an empty database
+            f"no model {name} is registered yet, there is no database", where=uri, fix="raymill run registers one"
+        )
+    lock = settings.storage.path / "register.lock"
+    with tracking.reaching(uri), registry.one_at_a_time(lock) if changing else nullcontext():
+        yield Registry(tracking.connect(uri), name, settings.tracking.experiment)
+
+
+@models_app.command("list")
+def models_list(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
+    """Versions of the registered model, with aliases, losses on their test slices and the decision on each.
+
+    It is the model for the target in conf; for another one give --set features.target=NAME.
+    """
+    from tasks.engines import registry
+
+    with _registry(overrides, profile) as at:
+        found = registry.existing(at.client, at.name)
+        held = registry.aliases(at.client, at.name)
+    rows = []
+    for version in found:
+        measured = json.loads(version.tags.get("raymill.metrics", "{}"))
+        losses = {k: v for k, v in measured.items() if not k.startswith(("latency_", "model_"))}
+        rows.append(
+            {
+                "version": str(version.version),
+                "aliases": [alias for alias, held_by in held.items() if held_by == str(version.version)],
+                "made": registry.when(version.creation_timestamp),
+                "losses": losses,
+                "promoted": version.tags.get(registry.PROMOTED, ""),
+                "decision": version.tags.get("raymill.decision", ""),
+            }
+        )
+    if json_file:
+        write_json(json_file, rows)
+        return
+    cells = []
+    for row in rows:
+        loss = ", ".join(f"{name.partition('_')[2]} {value:.4f}" for name, value in row["losses"].items())
+        cells.append([row["version"], ", ".join(row["aliases"]), row["made"], loss, row["promoted"], row["decision"]])
+    _print(at.name, ["version", "alias", "made", "loss", "promoted", "decision"], cells)
+
+
+@models_app.command("promote")
+def models_promote(
+    version: Annotated[str, typer.Argument(help="The version to make champion.")],
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Make a version the champion by hand, whatever the gates said. The one before it stays `previous`."""
+    from tasks.engines import registry
+
+    with _registry(overrides, profile, changing=True) as at:
+        done = registry.promote(at.client, at.experiment_id, at.name, version)
+    if done is None:
+        console.print(f"version {version} of {at.name} is champion already", highlight=False, soft_wrap=True)
+        return
+    before = f", before it version {done.from_version} was" if done.from_version else ""
+    console.print(f"version {version} of {at.name} is champion{before}", highlight=False, soft_wrap=True)
+
+
+@models_app.command("rollback")
+def models_rollback(overrides: SetOption = None, profile: ProfileOption = None) -> None:
+    """Make the champion before this one champion again; twice goes two steps back."""
+    from tasks.engines import registry
+
+    with _registry(overrides, profile, changing=True) as at:
+        done = registry.rollback(at.client, at.experiment_id, at.name)
+    gone = f", version {done.from_version} no longer" if done.from_version else ""
+    console.print(f"version {done.to_version} of {at.name} is champion again{gone}", highlight=False, soft_wrap=True)
+
+
+@models_app.command("history")
+def models_history(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
+    """Every decision on the registered model, the oldest first: when, who, what, from and to which version, and why.
+
+    Each is a run in MLflow of its own, with metrics, digests and gates in its audit.json.
+    """
+    from tasks.engines import registry
+
+    with _registry(overrides, profile) as at:
+        found = registry.history(at.client, at.name)
+    if json_file:
+        write_json(json_file, [asdict(audit) for audit in found])
+        return
+    if not found:
+        console.print(f"nothing was decided on {at.name} yet", highlight=False)
+        return
+    cells = []
+    for audit in found:
+        action = audit.action if audit.finished else f"{audit.action} (not finished)"
+        step = f"{audit.from_version or 'none'} → {audit.to_version or 'none'}"
+        cells.append([audit.when, audit.who, action, audit.version, step, audit.reason])
+    _print(at.name, ["when", "who", "action", "version", "champion", "why"], cells)
+
+
+def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # not markup: a decision may name what the data names
+    console.print(table)

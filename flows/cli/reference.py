@@ -1,0 +1,203 @@
+"""Writes docs/reference.md: every setting, variable and command, as the code and conf/base.yaml have them.
+
+python -m flows.cli.reference
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from flows.run.names import STAGE_NAMES
+from tasks.core.sections import PROJECT
+from tasks.core.settings import CONF, Settings
+
+PAGE = PROJECT / "docs" / "reference.md"
+TOP = """\
+<!-- Written by `make docs`. To change it change conf/base.yaml, tasks/core/sections.py, flows/cli/main.py or
+     flows/cli/reference.py. -->
+# Reference
+
+[Settings](#settings) · [Variables](#variables) · [Commands](#commands)
+
+## Settings
+
+From conf/base.yaml, a profile (conf/profiles/NAME.yaml with `--profile NAME`), variables such as
+`RAYMILL__TUNE__TRIALS=30`, and `--set tune.trials=30`; the later one wins. Values are written as in YAML. A stage has
+the section of its name, `refit` that of `train`, `register` that of `registry`; a changed section redoes the stages
+that depend on it. A setting marked *secret* is written down nowhere: set it by its variable.
+"""
+# What the environment says besides settings. A test looks for each name in the code.
+VARIABLES = {
+    "RAYMILL__SECTION__KEY": "a setting; deeper ones go on with `__`: `RAYMILL__REGISTRY__GATES__MAX_LOSS`",
+    "RAYMILL_PROFILE": "the profile, where `--profile` is not given",
+    "RAYMILL_SERVICES_DIR": "where `raymill up` keeps its lock, its state, its log and MLflow's users; data/services",
+    "PREFECT_API_URL": "Prefect's server. Not set: that of a running `raymill up`; where there is none, `raymill run` "
+    "starts one for itself and `raymill up` starts one to stay",
+    "PREFECT_API_AUTH_STRING": "`user:password`, for a Prefect server that asks for them",
+    "PREFECT_HOME": "Prefect's own files, its SQLite database among them; data/prefect",
+    "MLFLOW_TRACKING_URI": "MLflow's database or server, where `tracking.uri` is null; mlruns/mlflow.db",
+    "MLFLOW_TRACKING_USERNAME": "for an MLflow server that asks for it, with `MLFLOW_TRACKING_PASSWORD`",
+    "RAY_ADDRESS": "a Ray cluster, where `ray.address` is null",
+}
+TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null", "object": "mapping"}
+FORMATS = {"date": "date", "password": "text, *secret*"}
+VALUES = {int: "NUMBER", Path: "PATH"}  # of options
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A leaf of conf/base.yaml: its dotted name, the values it takes, its default as YAML, and what is said of it."""
+
+    name: str
+    type: str
+    default: str
+    says: str
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [TOP, *sections(), variables(), *commands()]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def sections() -> Iterator[str]:
+    """A heading, a sentence and a table for each section."""
+    text = (CONF / "base.yaml").read_text()
+    schema = Settings.model_json_schema()
+    conf: Any = yaml.compose(text)
+    for key, node in conf.value:
+        section = _resolved(schema["properties"][key.value], schema)
+        stage = key.value.replace("_", "-")
+        said = [f"of the stage `{stage}`"] if stage in STAGE_NAMES else []
+        said.append(section.get("description") or _comment(text, key.end_mark))
+        told = " ".join(_sentence(part) for part in said if part)
+        found = settings(text, key, node, section, schema)
+        rows = [[f"`{s.name}`", s.type, f"`{s.default}`" if s.default else "", s.says] for s in found]
+        table = _table(["setting", "value", "default", ""], rows)
+        yield "\n\n".join(part for part in (f"### {key.value}", told, table) if part)
+
+
+def settings(text: str, key: Any, node: Any, about: Any, schema: Any, path: str = "") -> Iterator[Setting]:
+    """The leaves at and below a key of conf/base.yaml (YAML nodes), with what the JSON schema says about them."""
+    name = f"{path}{key.value}"
+    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+        default = text[node.start_mark.index : node.end_mark.index]
+        said = _comment(text, node.end_mark) or about.get("description", "")
+        yield Setting(name, type_text(about, schema), default, said)
+        return
+    if path and (said := _comment(text, key.end_mark)):
+        yield Setting(name, "mapping", "", said)
+    for below, value in node.value:
+        known = about.get("properties", {}).get(below.value) or about["additionalProperties"]
+        yield from settings(text, below, value, _resolved(known, schema), schema, f"{name}.")
+
+
+def type_text(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words: "whole number from 1, or null"."""
+    about = _resolved(about, schema)
+    if any_of := about.get("anyOf"):
+        kinds = [type_text(one, schema) for one in any_of]
+        return ", or ".join(k for k in dict.fromkeys(kinds) if k != "whole number" or "number" not in kinds)
+    if values := about.get("enum"):
+        return " or ".join([", ".join(f"`{v}`" for v in values[:-1]), f"`{values[-1]}`"])
+    if about.get("title") == "Axis":
+        return "range or choice"
+    if about["type"] == "array":
+        return f"list of {type_text(about['items'], schema)}s"
+    kind = FORMATS.get(about.get("format", ""), TYPES.get(about["type"], "text"))
+    least = {"minimum": "from", "exclusiveMinimum": "above"}
+    most = {"maximum": "up to", "exclusiveMaximum": "and below" if least.keys() & about.keys() else "below"}
+    return " ".join([kind, *(f"{word} {about[bound]:g}" for bound, word in (least | most).items() if bound in about)])
+
+
+def _resolved(about: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = schema["$defs"][about["$ref"].rpartition("/")[2]] if "$ref" in about else about
+    return found
+
+
+def _comment(text: str, mark: Any) -> str:
+    """What stands in a comment behind this place, and in lines below that hold nothing else."""
+    first, *below = text.splitlines()[mark.line :]
+    said = [first[mark.column :].partition("#")[2].strip()]
+    for line in below:
+        if not said[0] or not line.strip().startswith("#"):
+            break
+        said.append(line.strip(" #"))
+    return re.sub(r"&\w+;", r"`\g<0>`", " ".join(said).strip())
+
+
+def variables() -> str:
+    rows = [[f"`{name}`", says] for name, says in VARIABLES.items()]
+    rows.append(["`AWS_ACCESS_KEY_ID` and the like", "credentials for `s3://` addresses, as other tools take them"])
+    return "## Variables\n\n" + _table(["variable", ""], rows)
+
+
+def commands() -> Iterator[str]:
+    """A heading, the help and a table of options for each command of `raymill`."""
+    from typer.main import get_command
+
+    from flows.cli.main import app
+
+    yield "## Commands\n\nExit status: 0 done, 1 a failed run, 2 a mistake in what was given, 130 interrupted.\n"
+
+    def walk(command: Any, name: str) -> Iterator[str]:
+        if hasattr(command, "commands"):
+            for word, below in command.commands.items():
+                yield from walk(below, f"{name} {word}")
+        else:
+            yield _command(command, name)
+
+    yield from walk(get_command(app), "raymill")
+
+
+def _command(command: Any, name: str) -> str:
+    types = get_type_hints(inspect.unwrap(command.callback))
+    rows, usage = [], [name]
+    for parameter in command.params:
+        value = "" if getattr(parameter, "is_flag", False) else _value(parameter, types[parameter.name])
+        named = parameter.param_type_name == "option"
+        shown = " ".join(part for part in (parameter.opts[0] if named else "", value) if part)
+        if parameter.required:
+            usage.append(shown)
+        default = parameter.default
+        also = f"; {default} if not given" if default not in (None, False, [], ()) else ""
+        rows.append([f"`{shown}`", f"{(parameter.help or '').rstrip('.')}{also}".lstrip("; ")])
+    told = "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.help or "").split("\n\n"))
+    table = _table(["option", ""], rows) if rows else ""
+    return "\n\n".join(part for part in (f"### {' '.join(usage)}", told, table) if part)
+
+
+def _value(parameter: Any, annotation: Any) -> str:
+    """What stands for a parameter's value: its metavar, or a word for its type."""
+    for _ in range(2):  # list[str] | None
+        inner = [one for one in get_args(annotation) if one is not NoneType]
+        annotation = inner[0] if inner else annotation
+    word = parameter.metavar or (parameter.name.upper() if parameter.param_type_name == "argument" else "")
+    assert get_origin(annotation) is None
+    return (word or VALUES.get(annotation, "TEXT")) + (" ..." if parameter.multiple or parameter.nargs == -1 else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def main() -> None:
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

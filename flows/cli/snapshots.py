@@ -1,0 +1,167 @@
+"""What is on disk and in the bucket: listing snapshots with their lineage, removing what nothing refers to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tasks.core.errors import SnapshotCorrupt, UserError
+from tasks.core.settings import Settings, masked
+from tasks.core.snapshots import Manifest, Snapshot, load_manifest
+from tasks.core.storage.bucket import Bucket
+from tasks.core.storage.mirror import MirroredStore
+from tasks.core.storage.store import SnapshotStore, damaged_files, open_store, orphaned_attempts, remove_attempt
+from tasks.domain.targets import TARGETS
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something `gc` removes, and why: a folder, or objects of a bucket. `size` in bytes."""
+
+    path: Path | str
+    why: str
+    size: int
+    bucket: Bucket | None = None
+    names: tuple[str, ...] = ()
+
+
+def store_of(settings: Settings) -> SnapshotStore:
+    return open_store(settings.storage)
+
+
+def size_of(path: Path) -> int:
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def plan_gc(settings: Settings, *, damaged: bool = False) -> list[Removal]:
+    """What may go: orphaned attempts, and snapshots that neither the last N runs nor a registered model refer to.
+
+    Where the store has a bucket, the runs are those of all machines, and the same goes there as here.
+    Raises RegistryError where the registry cannot be asked, TransientError where the bucket does not answer: then
+    nothing may be removed.
+    """
+    store = store_of(settings)
+    store.check()
+    removals: list[Removal] = []
+    for folder in sorted(p for p in store.root.glob("*/*") if p.is_dir()):
+        for attempt in orphaned_attempts(folder):
+            if not store.is_waiting(attempt):
+                removals.append(Removal(attempt, "attempt of a process that is gone", size_of(attempt)))
+        if damaged and (problem := _damage(folder)):
+            removals.append(Removal(folder, problem, size_of(folder)))
+    kept = store.lineage(needed_keys(settings, store))
+    gone = {removal.path for removal in removals}
+    for snapshot in store:
+        if snapshot.key not in kept and Path(snapshot.folder) not in gone:
+            removals.append(Removal(Path(snapshot.folder), "superseded", size_of(Path(snapshot.folder))))
+    if isinstance(store, MirroredStore):
+        for left in store.there.leftovers(kept, full=damaged):
+            removals.append(Removal(f"{store.bucket}: {left.home}", left.why, left.size, store.bucket, left.names))
+    return removals
+
+
+def remove(removal: Removal) -> None:
+    if removal.bucket is not None:
+        removal.bucket.delete(removal.names)
+        return
+    path = Path(removal.path)
+    if path.name.startswith("attempt-"):
+        remove_attempt(path)
+        return
+    # The manifest first: from then on nobody believes in the files.
+    (path / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
+    """Keys that the last runs or registered models refer to.
+
+    A run on another machine may have registered its model where this one cannot ask: what it made is kept for good.
+    """
+    from tasks.engines import tracking
+
+    own = masked(tracking.tracking_uri(settings.tracking))
+    needed = registered_keys(settings)
+    for place, (record, here) in enumerate(store.records()):
+        # Two machines may have a database file of the same name: such an address tells nothing.
+        asked = here or (record.get("tracking") == own and not own.startswith("sqlite"))
+        if place < settings.storage.keep_runs or (record.get("decision") and not asked):
+            needed |= {row["key"] for row in record["stages"]}
+    return needed
+
+
+def registered_keys(settings: Settings) -> set[str]:
+    """Keys of snapshots that versions of the registered models, of any target, were made from."""
+    from tasks.engines import tracking
+
+    uri = tracking.tracking_uri(settings.tracking)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return set()  # nothing was ever registered
+    keys: set[str] = set()
+    client = tracking.connect(uri)
+    with tracking.reaching(uri):
+        for name in {settings.registry.name_for(target) for target in TARGETS}:
+            for version in tracking.all_versions(client, name):
+                keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
+    return keys
+
+
+def snapshot_table(found: Sequence[Snapshot]) -> Table:
+    """A row for each snapshot: how big it is, when it was committed, what it was made from."""
+    table = Table()
+    for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
+        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
+    for snapshot in found:
+        about = snapshot.manifest
+        rows = sum(e.rows or 0 for e in about.files if e.table != "rejects")
+        size = f"{size_of(Path(snapshot.folder)) / 1e6:.1f}"
+        made_from = ", ".join(f"{i.stage}@{i.digest[:8]}" for i in about.inputs)
+        table.add_row(snapshot.stage, snapshot.digest[:12], f"{rows:,}", size, about.committed_at, made_from)
+    return table
+
+
+def lineage_graph(store: SnapshotStore, stage: str | None = None) -> str:
+    """What the snapshots of the newest run were made from, as the manifests tell it: a flowchart in Mermaid's language.
+
+    stage: only its snapshot and what led to it. Raises UserError where there is no such run.
+    """
+    known = store.manifests()
+    for record, _ in store.records():
+        rows = {row["key"]: row for row in record["stages"] if row["key"] in known}
+        wanted = store.lineage(key for key, row in rows.items() if stage in (None, row["stage"]))
+        if wanted:
+            return _flowchart([(row, known[key]) for key, row in rows.items() if key in wanted])
+    what = f"no run has a snapshot of {stage}" if stage else "no run has a snapshot yet"
+    raise UserError(what, where=str(store.root), fix="raymill run makes them")
+
+
+def _flowchart(made: Sequence[tuple[dict[str, Any], Manifest]]) -> str:
+    """made: in the order of the stages, the row of each in the run's record and its manifest."""
+    lines = ["flowchart LR"]
+    for row, manifest in made:
+        amount = f"{row['rows']:,} {row['unit']}<br/>" if row["rows"] else ""
+        node = manifest.stage.replace("-", "_")
+        for read in manifest.inputs:
+            origin = read.stage.replace("-", "_") if read.key else f"raw_{node}"
+            if not read.key:  # files as they were found
+                lines.append(f'    {origin}[("raw files<br/>{read.digest[:8]}")]')
+            lines.append(f"    {origin} --> {node}")
+        lines.append(f'    {node}["{manifest.stage}<br/>{amount}{manifest.digest[:8]}"]')
+    return "\n".join(lines)
+
+
+def _damage(folder: Path) -> str:
+    path = folder / "manifest.json"
+    if not path.exists():
+        return ""
+    try:
+        found = damaged_files(folder, load_manifest(path), full=True)
+    except SnapshotCorrupt:
+        return "its manifest cannot be read"
+    return f"{len(found)} file(s) gone or changed" if found else ""

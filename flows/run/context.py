@@ -1,0 +1,297 @@
+"""A run: what the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from flows.run import links, logs
+from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
+from flows.run.names import STAGE_NAMES, check_stage_name
+from flows.run.progress import Artifacts, LogView, View
+from flows.run.record import git_commit, record_stage, row_of, row_without_snapshot
+from flows.servers import engine
+from tasks.core.digests import digest_of
+from tasks.core.progress import Progress
+from tasks.core.settings import Settings, masked
+from tasks.core.snapshots import Snapshot, SnapshotWriter
+from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
+from tasks.core.storage.store import SnapshotStore, open_store
+from tasks.engines import cluster, expectations, tracking
+from tasks.stages.ingest.stage import ingest
+
+
+class _LastStageDone(Exception):
+    """Raised inside `Run.until` alone."""
+
+
+VIEW: ContextVar[View] = ContextVar("view")
+_CURRENT: ContextVar[Run] = ContextVar("run")
+
+
+@dataclass
+class Run:
+    """One flow run."""
+
+    settings: Settings
+    run_id: str
+    store: SnapshotStore
+    tracker: tracking.Tracker
+    outbox: Outbox
+    view: View
+    began: datetime
+    clock: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    validations: dict[str, Any] = field(default_factory=dict)
+    extra_s: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    at_work: list[str] = field(default_factory=list)
+    last: str | None = None
+    artifacts: Artifacts = field(default_factory=Artifacts)
+    lock: Any = field(default_factory=threading.RLock)
+    _validators: Any = None
+
+    @property
+    def root(self) -> Path:
+        return self.settings.storage.path
+
+    def execute(self, stage: Stage, inputs: Sequence[HasDigest], config: Any) -> Snapshot:
+        """Run or reuse a stage, record it, show it."""
+        start = self._begins(stage.name)
+        try:
+            with logs.about(stage=stage.name), self.artifacts.of(stage.name) as to_prefect:
+
+                def progress(report: Progress) -> None:
+                    self.view.progressed(report)
+                    to_prefect(report)
+
+                done = run_stage(
+                    stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
+                )
+        except BaseException as error:
+            self._failed(stage.name, error)
+            raise
+        recording = time.perf_counter()
+        self.snapshots[stage.name] = done.snapshot
+        row = row_of(stage, done)
+        # The work is done and committed: MLflow's troubles must not undo it.
+        row["recorded"] = self.outbox.send(
+            stage.name, lambda: record_stage(self.tracker, stage, done, inputs), self.recorded
+        )
+        row["seconds"]["record"] = round(time.perf_counter() - recording, 4)
+        row["wall_s"] = round(time.perf_counter() - start, 3)
+        self._ended(row)
+        return done.snapshot
+
+    def timed(self, name: str, decide: Callable[[], Any]) -> Any:
+        """Run a step that leaves no snapshot (the registry is its state), and show it like a stage."""
+        start = self._begins(name)
+        try:
+            with logs.about(stage=name):
+                decision = decide()
+        except BaseException as error:
+            self._failed(name, error)
+            raise
+        seconds = round(time.perf_counter() - start, 3)
+        self._ended(row_without_snapshot(name, seconds, decision.reused))
+        return decision
+
+    @contextmanager
+    def until(self, last: str | None) -> Iterator[None]:
+        """End the block early, in order, once the stage named `last` is done."""
+        check_stage_name(last)
+        self.last = last
+        with suppress(_LastStageDone):
+            yield
+
+    def _begins(self, name: str) -> float:
+        with self.lock:
+            self.at_work.append(name)
+            self._write("running")  # a run that is killed leaves word of where it was
+            self.view.started(name)
+        return time.perf_counter()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        with self.lock:
+            self.at_work.remove(name)
+            self.facts.setdefault("failed", {"stage": name, "error": logs.Masker.of(self.settings)(said)})
+            self.view.failed(name, error)
+
+    def _ended(self, row: dict[str, Any]) -> None:
+        with self.lock:  # stages may run side by side
+            self.at_work.remove(row["stage"])
+            if self.facts.get("failed", {}).get("stage") == row["stage"]:
+                del self.facts["failed"]  # it was tried again
+            self.rows.append(row)
+            self.rows.sort(key=lambda r: STAGE_NAMES.index(r["stage"]))
+            self.save("running")
+            self.view.ended(row)
+
+    def stop_after(self, name: str) -> None:
+        """End the block of `until` if this was the last stage wanted."""
+        if name == self.last:
+            raise _LastStageDone
+
+    def track_results(self, pictures: Sequence[Path]) -> None:
+        """Scores, the decision, plots and the report, as they are in the run's facts, to the parent run."""
+        start = time.perf_counter()
+        self.outbox.send(RESULTS, lambda: record_results(self.tracker, self.facts, list(pictures)), self.recorded)
+        self.extra_s["tracking_results"] = round(time.perf_counter() - start, 3)
+
+    def prepare(self) -> None:
+        """Start what a stage that really runs needs; the validators load while it computes."""
+        cluster.start(self.settings.ray, self.root)
+        with self.lock:
+            if self._validators is None:
+                self._validators = expectations.Validators(self.settings.ray.workers)
+                links.link("ray-dashboard", links.ray_dashboard(), "Ray dashboard")
+
+    def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
+        config = getattr(self.settings, stage.name.replace("-", "_"), None)
+        suite = expectations.load_suite(stage.name).under(config)
+        tables = {name: out.files(name) for name in {e.table for e in out.entries if e.rows is not None} | {""}}
+        validation = self._validators.validate(suite, tables)
+        self.validations[stage.name] = validation
+        if not validation.success:
+            docs = self.write_docs()
+            expectations.raise_on_failure(stage.name, validation, str(docs))
+        return validation.summary()
+
+    def write_docs(self) -> Path | None:
+        """Build the Data Docs from what this run validated; the existing ones where it validated nothing."""
+        folder = self.root / "docs"
+        if not self.validations:
+            return min(folder.rglob("index.html"), key=lambda page: len(page.parts), default=None)
+        start = time.perf_counter()
+        page = self._validators.write_data_docs(folder, self.validations, self.run_id, self.began)
+        self.extra_s["data_docs"] = round(time.perf_counter() - start, 3)
+        return Path(page)
+
+    def summary(self, state: str) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "state": state,
+            "started": self.began.isoformat(timespec="seconds"),
+            "wall_s": round(time.perf_counter() - self.clock, 2),
+            "rows_in": next((r["rows_in"] for r in self.rows if r["stage"] == "ingest"), 0),
+            "stages": self.rows,
+            "at_work": list(self.at_work),
+            "extra_s": self.extra_s,
+            "mlflow_run": self.tracker.run_id,
+            "tracking": masked(self.tracker.uri),
+            "unrecorded": list(self.outbox.waiting),
+            **self.facts,
+        }
+
+    def recorded(self) -> dict[str, Any]:
+        """The run's record up to now."""
+        with self.lock:
+            return self.summary("running")
+
+    def save(self, state: str) -> None:
+        """Write the run's record: what `gc` and `snapshots` know of it."""
+        self.store.keep(self._write(state))
+
+    def _write(self, state: str) -> Path:
+        """Replaced whole, never half written."""
+        path = self.root / "runs" / f"{self.run_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(self.summary(state), indent=1))
+        os.replace(draft, path)
+        return path
+
+    def close(self, state: str) -> None:
+        if self._validators is not None:
+            self._validators.close()
+        self.artifacts.finish()
+
+        def ended() -> dict[str, Any]:
+            return self.summary(state)
+
+        self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
+        self.save(state)
+
+
+def warm_up(settings: Settings, source: HasDigest) -> None:
+    """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
+    store = open_store(settings.storage)
+
+    def start() -> None:
+        # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
+        with suppress(Exception):
+            if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
+                cluster.start(settings.ray)
+        with suppress(Exception):
+            tracking.connect(tracking.tracking_uri(settings.tracking)).search_experiments(max_results=1)
+
+    threading.Thread(target=start, name="warm-up", daemon=True).start()
+
+
+def current() -> Run:
+    return _CURRENT.get()
+
+
+@contextmanager
+def open_run(settings: Settings) -> Iterator[Run]:
+    """Everything a flow run needs, closed again however it ends."""
+    began = datetime.now(UTC)
+    run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    tags = {
+        "raymill.run_id": run_id,
+        "raymill.config_digest": digest_of(settings.model_dump(mode="json")),
+        "raymill.dataset": settings.data.dataset,
+        "mlflow.source.name": "raymill etl-train",
+        "mlflow.source.git.commit": git_commit(),
+        "prefect.flow_run_id": str(flow_run.id or ""),
+        "prefect.flow_run_name": str(flow_run.name or ""),
+    }
+    clock = time.perf_counter()
+    store = open_store(settings.storage)
+    store.check()
+    tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
+    engine.collect_again()
+    run = Run(
+        settings=settings,
+        run_id=run_id,
+        store=store,
+        tracker=tracker,
+        outbox=Outbox(tracker, store),
+        view=LogView() if settings.logging.as_json else VIEW.get(LogView()),
+        began=began,
+        clock=clock,
+    )
+    if told := catch_up(run.root, tracker, store):
+        run.facts["caught_up"] = told
+    run.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
+    run.facts |= {"flow_run_id": str(flow_run.id or ""), "mlflow_page": links.mlflow_page(tracker)}
+    links.link("mlflow-run", run.facts["mlflow_page"], "MLflow run")
+    token = _CURRENT.set(run)
+    state = "failed"
+    try:
+        with (
+            logs.about(run_id=run_id, flow_run_id=run.facts["flow_run_id"]),
+            tracking.system_metrics(tracker, settings.tracking.system_metrics),
+        ):
+            yield run
+        state = "completed"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    finally:
+        _CURRENT.reset(token)
+        run.close(state)

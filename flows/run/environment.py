@@ -1,0 +1,37 @@
+"""Environment variables of a quiet, offline-safe process, set before Prefect and MLflow are imported."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from flows.servers.heartbeat import HEARTBEATS
+from tasks.core.sections import PROJECT
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    **HEARTBEATS,
+}
+
+
+def prepare() -> None:
+    """Set what is not set already. Prefect's own files go into the project unless the user placed them elsewhere."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    # requests silences this one itself, in a filter that another thread's `catch_warnings` may undo meanwhile.
+    warnings.filterwarnings("ignore", message="SOCKS support in urllib3")
+    from flows.servers.up_state import use_what_is_up
+
+    use_what_is_up()
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(PROJECT / "data" / "prefect"))
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")

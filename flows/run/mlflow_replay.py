@@ -1,0 +1,152 @@
+"""What MLflow could not be told, kept until it can.
+
+A registry that goes down in the middle of a run must not cost the run its work. What a run could not record stands in
+its own record (`ROOT/runs/RUN.json`, key `unrecorded`): names of stages, "results" (scores, plots, the report) and
+"end" (how the run ended). The record and the committed snapshots hold all that MLflow is to be told, so nothing else
+is kept. The run itself tries again at its next stage and when it closes; after that, the next run does (`catch_up`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from flows.run.record import KEY, record_stage
+from tasks.core.errors import RegistryError
+from tasks.core.settings import masked
+from tasks.core.snapshots import Snapshot
+from tasks.core.stage import StageRun
+from tasks.core.storage.store import SnapshotStore
+from tasks.engines import tracking
+
+RESULTS, END = "results", "end"
+ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}  # MLflow's words; any other state is FAILED
+
+
+@dataclass
+class Outbox:
+    """What this run still has to tell MLflow, in order."""
+
+    tracker: tracking.Tracker
+    store: SnapshotStore
+    waiting: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # stages may run side by side
+
+    def send(self, name: str, now: Callable[[], None], record: Callable[[], Mapping[str, Any]]) -> bool:
+        """Tell MLflow with `now`, after all that waits; False if it waits, too. `record` gives the run's record."""
+        with self._lock:
+            if not self._empty(record):
+                self.waiting.append(name)
+                return False
+            try:
+                with tracking.reaching(self.tracker.uri):
+                    now()
+            except RegistryError as error:
+                logging.getLogger(__name__).warning("%s is not recorded in MLflow: %s", name, error.what)
+                self.waiting.append(name)
+                return False
+            return True
+
+    def _empty(self, record: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether nothing waits any more."""
+        if self.waiting:
+            try:
+                tracking.reach(self.tracker.uri)  # a server that is still down costs no retries
+                with tracking.reaching(self.tracker.uri):
+                    while self.waiting and _is_known(self.waiting[0], told := record()):
+                        replay(self.waiting[0], told, self.tracker, self.store)
+                        del self.waiting[0]
+            except RegistryError:
+                return False
+        return not self.waiting
+
+
+def _is_known(name: str, record: Mapping[str, Any]) -> bool:
+    """Whether the record speaks of it: a stage beside this one may have ended, and not be in there yet."""
+    return name in (RESULTS, END) or any(row["stage"] == name for row in record["stages"])
+
+
+def replay(name: str, record: Mapping[str, Any], tracker: tracking.Tracker, store: SnapshotStore) -> None:
+    """Tell MLflow one thing of a run, from the run's record and its snapshots alone. Doing it twice does no harm."""
+    rows = {row["stage"]: row for row in record["stages"]}
+    if name == END:
+        if record["state"] != "running":
+            tracker.end(tracker.run_id, ENDS.get(record["state"], "FAILED"))
+    elif name == RESULTS:
+        page = _snapshot(store, rows.get("report"))
+        pictures = [page.path(e.name) for e in page.manifest.files if e.name.endswith(".png")] if page else []
+        record_results(tracker, record, pictures)
+    elif snapshot := _snapshot(store, rows.get(name)):
+        row = rows[name]
+        _remove_children(tracker, snapshot.key)  # of an attempt that broke off
+        inputs = [store.find(i.stage, i.key) for i in snapshot.manifest.inputs if i.key]
+        done = StageRun(snapshot, row["reused"], row["seconds"], row["validation"], row["notes"])
+        stage: Any = SimpleNamespace(name=name)
+        record_stage(tracker, stage, done, [i for i in inputs if i is not None])
+
+
+def record_results(tracker: tracking.Tracker, record: Mapping[str, Any], pictures: list[Path]) -> None:
+    """Scores, the decision, plots and the report to the parent run."""
+    metrics = {f"test_{name}_{model}": v for name, of in record["metrics"].items() for model, v in of.items()}
+    tracker.log(tracker.run_id, metrics=metrics, tags={"raymill.decision": record["decision"]})
+    tracker.log_files(tracker.run_id, pictures, "plots")
+    report = Path(record["report"])
+    tracker.log_files(tracker.run_id, [report] if report.exists() else [], "report")
+
+
+def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> list[str]:
+    """Tell MLflow what earlier runs could not; returns a line per run that it was told of.
+
+    Only what is for this MLflow. If it goes down again, the rest waits for the next run.
+    """
+    told: list[str] = []
+    for path in sorted((root / "runs").glob("*.json")):
+        record = json.loads(path.read_text())
+        if not record.get("unrecorded") or record.get("tracking") != masked(tracker.uri):
+            continue
+        try:
+            with tracking.reaching(tracker.uri):
+                told.append(f"{record['run_id']}: {_catch_up(record, tracker, store)}")
+        except RegistryError:
+            break
+        record = {**json.loads(path.read_text()), "unrecorded": []}
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(record, indent=1))
+        os.replace(draft, path)
+    return told
+
+
+def _catch_up(record: Mapping[str, Any], tracker: tracking.Tracker, store: SnapshotStore) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = tracker.client.get_run(record["mlflow_run"])
+        if run.info.lifecycle_stage != "active":
+            return "its MLflow run was deleted"
+        theirs = replace(tracker, run_id=record["mlflow_run"], experiment_id=run.info.experiment_id)
+        for name in record["unrecorded"]:
+            replay(name, record, theirs, store)
+    except MlflowException as error:
+        if tracking.is_outage(error):
+            raise
+        return f"MLflow does not take it: {error}"  # nor will it next time
+    return ", ".join(record["unrecorded"])
+
+
+def _snapshot(store: SnapshotStore, row: Mapping[str, Any] | None) -> Snapshot | None:
+    return store.find(row["stage"], row["key"]) if row and row["key"] else None
+
+
+def _remove_children(tracker: tracking.Tracker, key: str) -> None:
+    parent = f"tags.`mlflow.parentRunId` = '{tracker.run_id}'"
+    for child in tracker.client.search_runs([tracker.experiment_id], f"{parent} and tags.`{KEY}` = '{key}'"):
+        below = f"tags.`mlflow.parentRunId` = '{child.info.run_id}'"
+        for run in [*tracker.client.search_runs([tracker.experiment_id], below), child]:
+            tracker.client.delete_run(run.info.run_id)

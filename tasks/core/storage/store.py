@@ -1,0 +1,269 @@
+"""The store of snapshots: attempts, the commit, and finding what is committed.
+
+A manifest is published last and create-if-absent: of two processes at one key the first wins, and a process that is
+killed anywhere leaves either a whole snapshot or an attempt that nobody sees and the next one removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tasks.core import faults
+from tasks.core.digests import digest_of, file_sha256
+from tasks.core.errors import SnapshotCorrupt
+from tasks.core.sections import StorageConfig
+from tasks.core.snapshots import (
+    DRAFT,
+    EarlierPart,
+    FileEntry,
+    Manifest,
+    Snapshot,
+    SnapshotWriter,
+    fsync,
+    fsync_folder,
+    load_manifest,
+)
+
+
+def open_store(storage: StorageConfig) -> SnapshotStore:
+    """The store that the settings name: below storage.root alone, or with a bucket as its home. Opening asks nothing.
+
+    Raises SettingsError for an address that cannot be one.
+    """
+    root = storage.path / "snapshots"
+    if storage.remote is None:
+        return SnapshotStore(root)
+    from tasks.core.storage.bucket import Bucket
+    from tasks.core.storage.mirror import MirroredStore
+
+    return MirroredStore(root, Bucket(storage.remote))
+
+
+class SnapshotStore:
+    """All snapshots below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def check(self) -> None:
+        """Raise an error before any work where the store cannot be used: a folder always can."""
+
+    def keep(self, path: Path) -> None:
+        """Take care of a file beside the snapshots (a run's record, a report): in a folder it lies well."""
+
+    def records_here(self) -> list[Path]:
+        """The records of the runs of this machine, the oldest first."""
+        return sorted((self.root.parent / "runs").glob("*.json"))
+
+    def records(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """The records of runs, the newest first, each with whether the run was this machine's."""
+        for path in reversed(self.records_here()):
+            yield json.loads(path.read_text()), True
+
+    def is_waiting(self, attempt: Path) -> bool:
+        """Whether an attempt is done and only waits to be stored: nothing waits in a folder."""
+        return False
+
+    def holds(self, stage: str, key: str) -> bool:
+        """Whether a snapshot with this key is committed; its files are not looked at."""
+        return (self.root / stage / key / "manifest.json").exists()
+
+    def find(self, stage: str, key: str) -> Snapshot | None:
+        """The committed snapshot with this key, if its files are still as the manifest says."""
+        folder = self.root / stage / key
+        path = folder / "manifest.json"
+        if not path.exists():
+            return None
+        manifest = load_manifest(path)
+        if missing := damaged_files(folder, manifest, full=False):
+            raise SnapshotCorrupt(
+                f"{len(missing)} committed file(s) gone or changed, the first: {missing[0]}",
+                where=str(folder),
+                fix=f"raymill gc --damaged removes it; the next run makes {stage} again",
+            )
+        return Snapshot(stage, key, manifest.digest, str(folder))
+
+    def open_attempt(self, stage: str, key: str) -> SnapshotWriter:
+        """A fresh attempt folder, locked for as long as this process lives; dead attempts at this key are removed."""
+        folder = self.root / stage / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for orphan in orphaned_attempts(folder):
+            remove_attempt(orphan)
+        attempt = f"attempt-{uuid.uuid4().hex[:12]}"
+        lock = (folder / f"{attempt}.lock").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / attempt).mkdir()
+        return SnapshotWriter(
+            stage=stage, key=key, folder=folder, attempt=attempt, lock=lock, earlier=_EarlierParts(self.root / stage)
+        )
+
+    def discard(self, writer: SnapshotWriter) -> None:
+        """Remove an attempt, unless its manifest is published already: an interrupt may come right after that."""
+        writer.lock.close()
+        manifest = writer.folder / "manifest.json"
+        if not manifest.exists() or load_manifest(manifest).attempt != writer.attempt:
+            remove_attempt(writer.root)
+
+    def commit(self, writer: SnapshotWriter, **about: Any) -> Snapshot:
+        """Verify the files, then publish the manifest create-if-absent.
+
+        Where another process published the same key first, its snapshot is returned and this attempt removed.
+        """
+        entries = tuple(sorted(writer.entries, key=lambda e: e.name))
+        content = {
+            "stage": writer.stage,
+            "files": [e.model_dump() for e in entries],
+            "counts": writer.counts,
+            "facts": writer.facts,
+        }
+        manifest = Manifest(
+            stage=writer.stage,
+            key=writer.key,
+            digest=digest_of(content),
+            attempt=writer.attempt,
+            files=entries,
+            schemas={
+                t: _schema_of(writer.root, entries, t) for t in sorted({e.table for e in entries if e.rows is not None})
+            },
+            parts=writer.parts,
+            counts=writer.counts,
+            facts=writer.facts,
+            **about,
+        )
+        if damaged := damaged_files(writer.folder, manifest, full=False):
+            raise SnapshotCorrupt(f"written file is not as it was written: {damaged[0]}", where=writer.stage)
+        for left in writer.root.rglob(f"*{DRAFT}"):  # by workers that died
+            left.unlink(missing_ok=True)
+        for folder in sorted({(writer.root / e.name).parent for e in entries} | {writer.root, writer.folder}):
+            fsync_folder(folder)
+        faults.point(writer.stage, "before-manifest")
+        with (writer.folder / f"{writer.attempt}.manifest").open("w") as file:
+            file.write(manifest.text())
+            fsync(file)
+        snapshot = self.publish(writer.folder, manifest)
+        writer.lock.close()
+        return snapshot
+
+    def publish(self, folder: Path, manifest: Manifest) -> Snapshot:
+        """Publish the manifest that lies beside its whole attempt, create-if-absent: the first one of a key stands."""
+        published = folder / "manifest.json"
+        draft = folder / f"{manifest.attempt}.manifest"
+        with suppress(FileExistsError):
+            os.link(draft, published)  # fails if it exists
+        if load_manifest(published).attempt == manifest.attempt:
+            draft.unlink(missing_ok=True)
+            (folder / f"{manifest.attempt}.lock").unlink(missing_ok=True)
+        else:
+            remove_attempt(folder / manifest.attempt)
+        fsync_folder(folder)
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
+        faults.point(manifest.stage, "after-manifest")
+        snapshot = SnapshotStore.find(self, manifest.stage, manifest.key)
+        assert snapshot is not None
+        return snapshot
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        for path in sorted(self.root.glob("*/*/manifest.json")):
+            try:
+                manifest = load_manifest(path)
+            except SnapshotCorrupt:
+                continue  # `gc --damaged` lists and removes these
+            yield Snapshot(manifest.stage, manifest.key, manifest.digest, str(path.parent))
+
+    def manifests(self) -> dict[str, Manifest]:
+        """The manifests of all snapshots, by key."""
+        return {snapshot.key: snapshot.manifest for snapshot in self}
+
+    def lineage(self, keys: Iterable[str]) -> set[str]:
+        """These keys and those of everything they were made from."""
+        known = self.manifests()
+        closed: set[str] = set()
+        todo = [k for k in keys if k in known]
+        while todo:
+            key = todo.pop()
+            if key not in closed:
+                closed.add(key)
+                todo.extend(i.key for i in known[key].inputs if i.key in known)
+        return closed
+
+
+class _EarlierParts:
+    """Looks up a part in the committed snapshots of one stage; they are listed on the first call."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, EarlierPart] | None = None
+
+    def __call__(self, identity: str) -> EarlierPart | None:
+        if self._known is None:
+            self._known = {}
+            for path in self._folder.glob("*/manifest.json"):
+                try:
+                    manifest = load_manifest(path)
+                except (SnapshotCorrupt, OSError):
+                    continue
+                self._known.update(parts_of(path.parent, manifest))
+        return self._known.get(identity)
+
+
+def parts_of(folder: Path, manifest: Manifest) -> dict[str, EarlierPart]:
+    """The parts of a snapshot in this folder, by identity."""
+    root, entries = folder / manifest.attempt, {e.name: e for e in manifest.files}
+    return {
+        part: EarlierPart(root, tuple(entries[f] for f in record.files), record.about)
+        for part, record in manifest.parts.items()
+    }
+
+
+def damaged_files(folder: Path, manifest: Manifest, *, full: bool) -> list[str]:
+    """Names of files whose size (or, if `full`, sha256) differs from the manifest's."""
+    damaged = []
+    for entry in manifest.files:
+        path = folder / manifest.attempt / entry.name
+        if not path.is_file() or path.stat().st_size != entry.size or (full and file_sha256(path) != entry.sha256):
+            damaged.append(entry.name)
+    return damaged
+
+
+def orphaned_attempts(folder: Path) -> list[Path]:
+    """Attempt folders at one key that are neither committed nor held by a living process."""
+    manifest = folder / "manifest.json"
+    committed = load_manifest(manifest).attempt if manifest.exists() else None
+    return [
+        path
+        for path in sorted(folder.glob("attempt-*"))
+        if path.is_dir() and path.name != committed and not _is_held(folder / f"{path.name}.lock")
+    ]
+
+
+def remove_attempt(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    for leftover in (path.with_name(f"{path.name}.lock"), path.with_name(f"{path.name}.manifest")):
+        leftover.unlink(missing_ok=True)
+
+
+def _is_held(lock: Path) -> bool:
+    # The lock goes with the process that took it, however that process ended.
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _schema_of(root: Path, entries: Sequence[FileEntry], table: str) -> list[str]:
+    first = next(e for e in entries if e.table == table and e.rows is not None)
+    return [f"{f.name}: {f.type}" for f in pq.read_schema(root / first.name)]

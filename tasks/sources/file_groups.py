@@ -1,0 +1,223 @@
+"""How raw files lie, whatever they are: their format, quoting, header row, encoding, and what their columns hold."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from tasks.core.sections import ReadConfig
+from tasks.sources import locations, streams
+from tasks.sources.column_guesses import Column, series_of
+from tasks.sources.discovery import BOM, HEAD_BYTES, Kind, Quarantined, SourceFile, limits
+from tasks.sources.item_records import parse_literal
+from tasks.sources.json_records import blocks
+from tasks.sources.partitions import Unit
+from tasks.sources.profiles import Profile, Quoting
+from tasks.sources.readers import Batch, Reading
+
+KEPT_RECORDS = 500
+ANY = Profile(description="whatever can be read", columns={})
+_USUAL_QUOTE = {",": '"', "\t": None, ";": '"', "|": '"'}
+_DIALECTS = [Quoting(delimiter=d, quote=q) for d in _USUAL_QUOTE for q in ('"', None)]
+
+
+@dataclass
+class Layout:
+    """Files of one format with the same columns. `header` stands in for the header row that they lack."""
+
+    files: list[SourceFile]
+    names: tuple[str, ...]
+    header: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    wrong_bytes: int = 0  # values with U+FFFD in them, among `rows`
+    rows: int = 0
+    columns: list[Column] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)  # the first, as parsed
+    damage: list[Quarantined] = field(default_factory=list)  # what ended files early
+
+    @property
+    def first(self) -> SourceFile:
+        return self.files[0]
+
+
+def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
+    """Files with the same format and (about) the same columns, those with a header row first."""
+    layouts: list[Layout] = []
+    told = [_told(file, config) for file in files]
+    for file, names, encoding in sorted(told, key=lambda t: t[0].format == "delimited" and t[0].header is None):
+        for layout in layouts:
+            same_way = (layout.first.format, layout.first.quoting, layout.encoding) == (
+                file.format,
+                file.quoting,
+                encoding,
+            )
+            if same_way and _alike(file, names, layout):
+                layout.files.append(file)
+                if file.format == "delimited" and file.header is None:
+                    layout.header = layout.names
+                break
+        else:
+            lacking = file.format == "delimited" and file.header is None
+            layouts.append(Layout([file], names, names if lacking else (), encoding))
+    return layouts
+
+
+def _alike(file: SourceFile, names: tuple[str, ...], layout: Layout) -> bool:
+    if file.format == "delimited" and file.header is None:
+        return len(names) == len(layout.names)
+    both, either = set(names) & set(layout.names), set(names) | set(layout.names)
+    return 2 * len(both) >= len(either)
+
+
+def _told(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[str, ...], str]:
+    """(the file with its quoting and header, its columns, its encoding)."""
+    if file.format == "parquet":
+        with locations.open_raw(file.path) as raw:
+            return file, tuple(pq.read_schema(raw).names), "utf-8"
+    if file.format != "delimited":
+        found = blocks(
+            io.BytesIO(_head(file, config)),
+            array=file.format == "json-array",
+            max_record_bytes=config.max_record_mb << 20,
+            parse_line=parse_literal,
+        )
+        return file, tuple(dict.fromkeys(key for block in found for row in block.rows for key in row)), "utf-8"
+    start = _head(file, config)
+    encoding = _encoding(start)
+    quoting, first, second = _dialect(start.removeprefix(BOM).decode(encoding, "replace"), locations.ending(file.name))
+    names = tuple(n.strip() for n in first)
+    if _is_header(names, second):
+        return replace(file, quoting=quoting, header=names), names, encoding
+    made_up = tuple(f"column_{i + 1}" for i in range(len(names)))
+    return replace(file, quoting=quoting, header=None), made_up, encoding
+
+
+def _head(file: SourceFile, config: ReadConfig) -> bytes:
+    with locations.open_raw(file.path) as raw:
+        return streams.Unpacked(raw, file.packing, limits(config), file.member).read(4 * HEAD_BYTES) or b""
+
+
+def _encoding(start: bytes) -> str:
+    """UTF-8 unless more of what is not ASCII breaks its rules than keeps them."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+        return "utf-8"
+    except UnicodeDecodeError:
+        text = start.decode("utf-8", "replace")
+        wrong = text.count("\ufffd")
+        return "windows-1252" if wrong > sum(c > "\x7f" for c in text) - wrong else "utf-8"
+
+
+def _dialect(text: str, ending: str) -> tuple[Quoting, list[str], list[str]]:
+    """(quoting, first record, one from further on): the way of reading that gives the most like records."""
+    usual = {".tsv": ANY.tsv, ".csv": ANY.csv}.get(ending)
+    best: tuple[Any, ...] = ()
+    chosen: tuple[Quoting, list[str], list[str]] = (ANY.csv, [""], [])
+    for quoting in _DIALECTS:
+        records = _records(text, quoting)
+        if not records:
+            continue
+        width, alike = Counter(len(r) for r in records).most_common(1)[0]
+        share = round(alike / len(records), 1)  # a few of them may be damaged
+        whole = width > 1 and len(records[0]) == width
+        usual_delimiter = usual is not None and quoting.delimiter == usual.delimiter
+        usual_quote = quoting.quote == (usual.quote if usual and usual_delimiter else _USUAL_QUOTE[quoting.delimiter])
+        # Without the quotes that are meant, a delimiter inside of texts may seem to make more fields.
+        score = (whole, share >= 0.9, usual_quote, share, width, usual_delimiter)
+        if score > best:
+            best = score
+            chosen = (quoting, records[0], next((r for r in records[1:] if len(r) == width), []))
+    return chosen
+
+
+def _records(text: str, quoting: Quoting, at_most: int = 100) -> list[list[str]]:
+    lines = text.splitlines(keepends=True)
+    if quoting.quote is None:
+        records = [line.rstrip("\r\n").split(quoting.delimiter) for line in text.split("\n")[: at_most + 1]]
+    else:
+        csv.field_size_limit(1 << 30)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
+        records = list(islice(reader, at_most + 1))
+    records = records[:-1] if len(records) > 1 and (len(records) > at_most or not lines[-1].endswith("\n")) else records
+    return [r for r in records if r and r != [""]]
+
+
+def _is_header(names: Sequence[str], second: Sequence[str]) -> bool:
+    """Short different words and no numbers, or unlike the row below in having none."""
+    if len(set(names)) < len(names) or any(len(n) > 60 or "\n" in n for n in names):
+        return False
+    return not any(re.fullmatch(r"[-+\d.,:/ ]+", n) for n in names if n) and list(names) != list(second)
+
+
+def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
+    """Read the sample as it is, every column of it."""
+    reader = Profile(description="", columns={}, encoding=layout.encoding, header=layout.header or layout.names)
+    values: dict[str, list[Any]] = {}
+    frames: list[pl.DataFrame] = []
+    for batch, _ in sample(layout.files, reader, config, rows, "items", layout.damage):
+        if batch.records is not None:
+            for record in batch.records:
+                for key in record:
+                    values.setdefault(key, [None] * layout.rows)
+                for key, column in values.items():
+                    column.append(record.get(key))
+                layout.rows += 1
+            layout.records += batch.records[: KEPT_RECORDS - len(layout.records)]
+        elif len(batch.numbers):
+            frames.append(batch.frame)
+            layout.records += batch.frame.head(KEPT_RECORDS - len(layout.records)).to_dicts()
+            layout.rows += len(batch.numbers)
+    if frames:
+        frame = pl.concat(frames, how="diagonal_relaxed")
+        series = [series_of(c.name, c.to_list()) if c.dtype.is_nested() else c for c in frame]
+    else:
+        series = [series_of(name, column) for name, column in values.items()]
+    texts = [s for s in series if s.dtype == pl.String]
+    layout.wrong_bytes = sum(int(s.str.contains("\ufffd", literal=True).sum()) for s in texts)
+    layout.columns = [Column.of(s.name, s) for s in series]
+
+
+def sample(
+    files: Sequence[SourceFile],
+    profile: Profile,
+    config: ReadConfig,
+    rows: int,
+    kind: Kind,
+    damage: list[Quarantined] | None = None,
+) -> Iterator[tuple[Batch, SourceFile]]:
+    """The first `rows` rows of the first files."""
+    for file in files:
+        for unit in _units(file):
+            reading = Reading(unit, profile, config, kind)
+            for batch in reading:
+                if rows <= 0:
+                    return
+                records = batch.records[:rows] if batch.records is not None else None
+                yield Batch(batch.frame.head(rows), batch.numbers[:rows], batch.bad[:rows], records), file
+                rows -= len(batch.numbers) + len(batch.bad)
+                if rows <= 0:
+                    return
+            if reading.damage and damage is not None:
+                damage.append(Quarantined(file.name, reading.damage))
+
+
+def _units(file: SourceFile) -> Iterator[Unit]:
+    if file.format != "parquet":
+        yield Unit(file)
+        return
+    with locations.open_raw(file.path) as raw:
+        meta = pq.read_metadata(raw)
+    first = 0
+    for group in range(meta.num_row_groups):
+        yield Unit(file, (group,), first)
+        first += meta.row_group(group).num_rows

@@ -1,0 +1,259 @@
+"""Product records as releases write them in, rows of the canonical items table out.
+
+A release's `items:` section says where each canonical column lies in a record, by a dotted path:
+
+    items:
+      item_id: asin
+      category: categories[0][0]          # the first of the first path
+      sales_rank: salesRank               # {'Books': 64038}, "64,038 in Books (See Top 100)" or a bare number
+      also_viewed: related.also_viewed
+
+A record without an id is rejected. All else is optional: what cannot be used is null, and the item is kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tasks.domain.schemas import ITEMS
+
+# What repr() writes of dicts, lists, texts, numbers, booleans and None, and nothing else. Python's parser alone is no
+# guard: a megabyte of f-string keeps it busy for minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
+_STRING = r"""u?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
+_NUMBER = r"-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
+_VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None)(?=\s*+(?:[\]){{}},:]|\Z))"
+_LITERAL = re.compile(rf"(?:[\s\[\](){{}},:]|{_VALUE})*+", re.S)
+# Parsing takes up to 1 kB for a value; no record of any release has a hundredth of these.
+MAX_VALUES = 100_000
+
+_STEP = re.compile(r"([^\[\]]+)((?:\[\d+\])*)")
+_PRICE = re.compile(r"[$€£]?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)")
+_RANK = re.compile(r"([\d,]+)\s*(?:(?:Paid|Free)\s+)?in(?![a-z])\s*([^(]+)")
+
+
+class ItemColumns(BaseModel):
+    """Where each canonical column lies in a release's product records: `name`, `name.name`, `name[0]`, or null."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item_id: str
+    title: str | None = None
+    brand: str | None = None
+    price: str | None = Field(default=None, description='A number, or a text such as "$1,299.00"')
+    category: str | None = Field(default=None, description="A text; of lists the first of the first")
+    sales_category: str | None = Field(default=None, description="Where the rank does not name its category itself")
+    sales_rank: str | None = Field(default=None, description='{"Books": 7}, "7 in Books (…)" or a list of such, or 7')
+    also_viewed: str | None = Field(default=None, description="A list of item ids")
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_path(cls, path: str | None) -> str | None:
+        if path is not None:
+            steps_of(path)
+        return path
+
+
+@lru_cache(maxsize=256)
+def steps_of(path: str) -> tuple[str | int, ...]:
+    """A dotted path as keys and indices: "categories[0][0]" is ("categories", 0, 0). Raises ValueError."""
+    steps: list[str | int] = []
+    for part in path.split("."):
+        match = _STEP.fullmatch(part)
+        if match is None:
+            raise ValueError(f"{path!r} is not a path; write name, name.name or name[0]")
+        steps += [match[1], *(int(index) for index in re.findall(r"\d+", match[2]))]
+    return tuple(steps)
+
+
+def parse_literal(line: bytes) -> Any:
+    """The value of one line of JSON or of one Python literal. Nothing is ever evaluated.
+
+    Raises ValueError, in plain words, for anything else, and for nesting or numbers of values that no record has.
+    The caller limits the length.
+    """
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        pass
+    if b'"' not in line and b"\\" not in line:
+        # Half of the literals of the 2014 release: every quote in them begins or ends a text, so that they are JSON but
+        # for the kind of quote. 8 µs a line instead of 200 with Python's parser.
+        try:
+            return orjson.loads(line.replace(b"'", b'"'))
+        except ValueError:
+            pass
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    try:
+        return json.loads(text)  # takes NaN, Infinity and half a surrogate pair, which orjson refuses
+    except (ValueError, RecursionError):
+        pass
+    return _parse_python(text)
+
+
+def _parse_python(text: str) -> Any:
+    if not text or not _LITERAL.fullmatch(text):
+        raise ValueError("neither JSON nor a Python literal")
+    if text.count(",") > MAX_VALUES:
+        raise ValueError(f"a Python literal of more than {MAX_VALUES:,} values")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an unknown escape such as \d stays as it is
+            return ast.literal_eval(text)
+    except (RecursionError, MemoryError):
+        raise ValueError("nested too deeply") from None
+    except (ValueError, SyntaxError, TypeError) as error:
+        deep = "too many nested" in str(error)
+        raise ValueError("nested too deeply" if deep else "neither JSON nor a Python literal") from None
+
+
+def to_items(rows: Sequence[Any], mapping: ItemColumns) -> tuple[pa.Table, list[tuple[int, str]]]:
+    """Records as a table of `schemas.ITEMS`, in their order, and (index, reason) of those that cannot be used.
+
+    Texts have their HTML entities decoded and runs of white space made one space; an empty one is null. A price is null
+    unless it is a finite number from 0 up, a rank unless it is a whole number from 1 up.
+    """
+    kept, rejected = [], []
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            rejected.append((index, "not an object"))
+        elif (item_id := id_of(_find(row, mapping.item_id))) is None:
+            rejected.append((index, "no item_id"))
+        else:
+            kept.append(_item(item_id, row, mapping))
+    columns = zip(*kept, strict=True) if kept else [()] * len(ITEMS)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ITEMS, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=ITEMS), rejected
+
+
+def _item(item_id: str, row: dict[str, Any], mapping: ItemColumns) -> tuple[Any, ...]:
+    """The values of one item in the order of `schemas.ITEMS`."""
+    rank, ranked_in = rank_of(_find(row, mapping.sales_rank))
+    return (
+        item_id,
+        text_of(_find(row, mapping.title)),
+        text_of(_find(row, mapping.brand)),
+        price_of(_find(row, mapping.price)),
+        text_of(_first(_find(row, mapping.category))),
+        ranked_in or text_of(_find(row, mapping.sales_category)),
+        rank,
+        ids_of(_find(row, mapping.also_viewed)),
+    )
+
+
+def _find(row: dict[str, Any], path: str | None) -> Any:
+    """The value at a path, None where there is none. A column whose name is the whole path comes first."""
+    if path is None:
+        return None
+    if path in row:
+        return row[path]
+    value: Any = row
+    for step in steps_of(path):
+        value = _opened(value)
+        if isinstance(step, str):
+            value = value.get(step) if isinstance(value, dict) else None
+        else:
+            value = value[step] if isinstance(value, (list, tuple)) and step < len(value) else None
+    return value
+
+
+def _opened(value: Any) -> Any:
+    """A list or an object that a delimited file or a parquet column holds as text."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return parse_literal(value.encode())
+        except ValueError:
+            return value
+    return value
+
+
+def _first(value: Any) -> Any:
+    for _ in range(2):
+        value = _opened(value)
+        if isinstance(value, (list, tuple)):
+            value = value[0] if value else None
+    return value
+
+
+def text_of(value: Any) -> str | None:
+    """A text with entities decoded and white space collapsed; None where nothing is left."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a book may be called 1984
+    if not isinstance(value, str):
+        return None
+    text = " ".join((html.unescape(value) if "&" in value else value).split())
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which Arrow cannot hold
+        text = text.encode("utf-8", "replace").decode()
+    return text or None
+
+
+def id_of(value: Any) -> str | None:
+    """An item's id: a text without white space at its ends, or a whole number; None for all else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value.strip() or None
+
+
+def ids_of(value: Any) -> list[str] | None:
+    value = _opened(value)
+    return [i for v in value if (i := id_of(v)) is not None] if isinstance(value, (list, tuple)) else None
+
+
+def price_of(value: Any) -> float | None:
+    """A finite price from 0 up, or None. "$1,299.00" is one; "$5 - $10", "from 10.99" and "None" are none."""
+    if isinstance(value, str):
+        match = _PRICE.fullmatch(value.strip())
+        value = float(match[1].replace(",", "")) if match else None
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return None
+    try:
+        price = float(value)
+    except (OverflowError, ValueError):
+        return None
+    return price + 0.0 if math.isfinite(price) and price >= 0 else None  # + 0.0: no -0.0
+
+
+def rank_of(value: Any) -> tuple[int | None, str | None]:
+    """Sales rank and the category it counts in, each None where unknown. Of several the first is taken."""
+    value = _opened(value)
+    if isinstance(value, dict):
+        # Parquet gives each record all the keys of the file, null where it has none.
+        return next(((_whole(v), text_of(k)) for k, v in value.items() if v is not None), (None, None))
+    for said in value if isinstance(value, (list, tuple)) else [value]:
+        if match := _RANK.search(text_of(said) or "") if isinstance(said, str) else None:
+            return _whole(match[1]), match[2].strip() or None
+        if (rank := _whole(said)) is not None:
+            return rank, None
+    return None, None
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str):
+        digits = value.strip().replace(",", "")
+        value = int(digits) if re.fullmatch(r"[0-9]{1,19}", digits) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        return None
+    return int(value) if 1 <= value < 1 << 63 else None

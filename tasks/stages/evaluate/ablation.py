@@ -1,0 +1,131 @@
+"""What each group of features is worth: the untuned model with all of them, and without each in turn.
+
+All models learn from the same train slice with the parameters and rounds in conf and are judged on the validation
+slice; the test slice stays sealed. Columns are only left out, nothing is computed again. Each model is one Ray task
+that reads the slices for itself, so its matrix has to fit into one process; the losses of the rows go from task to
+task.
+
+A difference is without minus with: above zero, the group helps. Its interval is that of a paired bootstrap over the
+rows of the validation slice, so it tells of chance in these rows, not of what another year would show. Two groups that
+say the same hide each other: neither is missed alone.
+
+    raymill ablate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.core.errors import InputError
+from tasks.core.sections import TrainConfig
+from tasks.core.snapshots import Snapshot
+from tasks.domain.losses import losses, overall
+from tasks.domain.targets import TARGETS
+from tasks.engines import boosting, cluster
+
+BLOCKS = 20_000  # of rows dealt out at random; beyond so many, their sums are drawn instead of rows
+DRAWS = 50  # at a time: 8 MB of weights
+RESAMPLES = 1000
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """A group's `features` (how many), the loss `without` it, and by how much that is more than with all groups.
+
+    low, high: a 95% interval of the difference.
+    """
+
+    group: str
+    features: int
+    without: float
+    difference: float
+    low: float
+    high: float
+
+
+def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
+    """Groups by worth, as JSON values: `target`, `metric`, `rows`, `loss` with all groups, `groups` (Worth).
+
+    Raises InputError where the splits have one group alone.
+    """
+    import ray
+
+    groups, target = splits.facts["groups"], splits.facts["target"]
+    names = splits.facts["features"]
+    if len(groups) < 2:
+        raise InputError(
+            f"the only group of features is {', '.join(groups) or 'none'}: there is nothing to leave out",
+            where="ablate",
+            fix="switch more on in features.groups",
+        )
+    files = (splits.files("train"), splits.files("valid"))
+    learn = ray.remote(losses_of)
+    order = sorted(groups)
+    variants = [names, *([n for n in names if n not in groups[group]] for group in order)]
+    found = [learn.remote(*files, features, target, config) for features in variants]
+    (compared,) = cluster.gather([ray.remote(compare).remote(TARGETS[target].metric, *found)])
+    values, spread = compared
+    worths = [
+        Worth(group, len(groups[group]), without, without - values[0], *interval)
+        for group, without, interval in zip(order, values[1:], spread, strict=True)
+    ]
+    return {
+        "target": target,
+        "metric": TARGETS[target].metric,
+        "rows": splits.rows("valid"),
+        "features": len(names),
+        "loss": values[0],
+        "groups": [asdict(w) for w in sorted(worths, key=lambda w: -w.difference)],
+    }
+
+
+def losses_of(
+    train: Sequence[Path], valid: Sequence[Path], features: Sequence[str], target: str, config: TrainConfig
+) -> Array:
+    """(n,) losses of the validation rows under a model that learned from these features."""
+    import xgboost as xgb
+
+    rows = [boosting.Rows(boosting.slabs(files), features) for files in (train, valid)]
+    learned = boosting.matrix(rows[0])
+    judged = boosting.matrix(rows[1], ref=learned)
+    for problem in (r.problem for r in rows):
+        if problem is not None:
+            raise problem
+    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
+    patience = config.early_stopping_rounds
+    model = xgb.train(
+        params,
+        learned,
+        config.rounds,
+        evals=[(judged, "valid")],
+        early_stopping_rounds=patience,
+        verbose_eval=False,
+    )
+    best = model.best_iteration + 1 if patience else config.rounds
+    return losses(TARGETS[target], judged.get_label(), model.predict(judged, iteration_range=(0, best)))
+
+
+def compare(metric: str, *told: Array) -> tuple[list[float], list[tuple[float, float]]]:
+    """The metric of each model, and for each but the first a 95% interval of its difference from the first.
+
+    told: (n,) losses of each model on the same rows. A sample takes each row, or each of BLOCKS random blocks of rows,
+    a Poisson(1) number of times, the same for all models.
+    """
+    random = np.random.default_rng(7)
+    n = len(told[0])
+    block = random.permutation(n) % BLOCKS
+    sums = np.stack([np.bincount(block, column) for column in (np.ones(n), *told)], axis=1)
+    drawn = [random.poisson(1, (DRAWS, len(sums))) @ sums for _ in range(0, RESAMPLES, DRAWS)]
+    samples = np.concatenate(drawn)
+    samples = samples[samples[:, 0] > 0]
+    means = samples[:, 1:] / samples[:, :1]
+    values = np.sqrt(means) if metric == "rmse" else means
+    low, high = np.quantile(values[:, 1:] - values[:, :1], [0.025, 0.975], axis=0)
+    whole = [overall(metric, float(column.mean())) for column in told]
+    return whole, list(zip(low.tolist(), high.tolist(), strict=True))

@@ -1,0 +1,207 @@
+"""Reviews, word counts, tokens, language-model scores and, where there is one, the catalogue in; numbers out, a row for
+each review.
+
+No feature looks ahead. What is known of a user, an item, a category or a brand is taken from reviews strictly before
+the review's own timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes
+from models of earlier time blocks (`tasks.stages.features.text_score`), and so do the scores of `language-model`; a
+word is new or not
+by when it was first seen.
+
+Out: one file per file of reviews, in the same row order: KEPT, `text_digest` (uint64, `text_shape.text_digest`),
+`label` (float32, null where a review has none for this target), SLICED_BY and the features of the groups that are
+switched on; and `text_score.npz` with the score's models, so that new reviews can be scored.
+`tasks.stages.features.groups`
+lists groups, columns and their meaning. Facts: `features`, their `groups`, `target`, and `linear`, the feature that is
+the linear baseline's prediction in the target's unit, or null.
+
+    raymill run --until features
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks.algorithms import pretokens
+from tasks.core.sections import FeaturesConfig
+from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.stage import stage
+from tasks.domain.targets import TARGETS, labels
+from tasks.engines import cluster
+from tasks.parallel.token_matrix import read_ids
+from tasks.stages.count_words import CHUNK_BYTES, said, splitter
+from tasks.stages.features import catalogue, past_aggregates, text_score
+from tasks.stages.features.groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
+from tasks.stages.features.text_shape import shape, text_digest
+
+Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts were split for them
+
+
+@stage(version=2, libraries=("pyarrow", "polars", "scipy", "numpy"))
+def features(
+    reviews: Snapshot,
+    counts: Snapshot,
+    tokens: Snapshot,
+    language: Snapshot,
+    vectors: Snapshot | None,
+    items: Snapshot | None,
+    config: FeaturesConfig,
+    out: SnapshotWriter,
+) -> None:
+    import ray
+
+    groups = wanted_groups(
+        config,
+        with_items=items is not None,
+        with_language=language.rows() > 0,
+        embedded=vectors.facts["columns"] if vectors else [],
+    )
+    files = list(zip(reviews.files(), tokens.files(), strict=True))
+    known = known_columns(reviews.files(), items.files() if items else [], groups, config.buckets)
+    scores = None
+    if "text" in groups:
+        vocabulary = tokens.read("vocabulary")["token"].to_pylist()
+        scores = text_score.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
+    shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups, scores))
+    nothing: list[Path | None] = [None] * len(files)
+    models = language.files() if "language" in groups else nothing
+    embedded = vectors.files() if vectors and "embeddings" in groups else nothing
+    write = ray.remote(write_part)
+    refs = [
+        write.remote(out.sink, i, pair, by_row, shared, *(columns[i] for columns in known))
+        for i, (pair, *by_row) in enumerate(zip(files, models, embedded, strict=True))
+    ]
+    out.add(cluster.gather(refs))
+    if scores is not None:
+        buffer = io.BytesIO()
+        fields = {"whole": scores.whole, "title": scores.title}
+        arrays = {f"{f}_{n}": getattr(m, n)[-1] for f, m in fields.items() for n in ("idf", "weights")}
+        np.savez_compressed(buffer, folds=scores.reader.folds, **arrays)
+        out.write_bytes("text_score.npz", buffer.getvalue())
+    out.count(rows_in=reviews.rows())
+    out.fact(
+        features=[name for names in groups.values() for name in names],
+        groups=groups,
+        target=config.target,
+        linear="text_score" if scores is not None else None,
+    )
+
+
+def known_columns(files: Sequence[Path], items: Sequence[Path], groups: Groups, buckets: int) -> list[list[Any]]:
+    """Lists of references, one per file: to tables of finished columns in row order."""
+    import ray
+
+    finish = ray.remote(past_columns)
+
+    def past(blocks: Sequence[Any], kind: str, key: str, names: Sequence[str]) -> list[Any]:
+        answers = past_aggregates.known_before(blocks, key, buckets)
+        return [finish.remote(b, kind, key, names, *found) for b, found in zip(blocks, answers, strict=True)]
+
+    votes = VOTES if "helpful" in groups else ()
+    known = [past(files, kind, f"{kind}_id", (*PAST, *votes)) for kind in ("user", "item")]
+    if "catalogue" not in groups:
+        return known
+    blocks = catalogue.with_items(files, items, buckets) if items else files
+    known += [past(blocks, kind, kind, ("count", "mean")) for kind in (catalogue.KEYS if items else ("category",))]
+    return [*known, blocks] if items else known
+
+
+def past_columns(
+    block: past_aggregates.Block, kind: str, key: str, names: Sequence[str], *answers: pa.Table
+) -> pa.Table:
+    """What was known of a block's users, items, categories or brands, row by row, as features."""
+    found = pl.DataFrame(past_aggregates.in_row_order(block, key, answers, names))
+    if kind in catalogue.KEYS:
+        found = found.with_columns(pl.col("count").log1p())
+    else:
+        found = found.with_columns(pl.col("count").fill_null(0))
+    return found.rename({name: f"{kind}_{name}" for name in names}).to_arrow()
+
+
+def write_part(
+    sink: FileSink,
+    index: int,
+    files: text_score.FilePair,
+    by_row: Sequence[Path | None],
+    shared: tuple[Vocabulary, FeaturesConfig, Groups, text_score.TextScore | None],
+    *known: pa.Table,
+) -> FileEntry:
+    """All features of one file of reviews. known: finished columns. by_row: its files of language-model scores and of
+    embeddings, where there are any."""
+    counts, config, groups, scores = shared
+    reviews = pl.read_parquet(files[0], hive_partitioning=False)
+    label = labels(reviews.to_arrow(), TARGETS[config.target], config.min_votes)
+    columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
+    for table in known:
+        columns |= pl.DataFrame(pl.from_arrow(table)).drop(KEPT, strict=False).to_dict()
+    columns |= shape(reviews["text"]).to_dict()
+    ids = read_ids(files[1])
+    if "shape" in groups:
+        columns |= {**title_shape(reviews), **word_shares(reviews, counts), "n_tokens": token_counts(ids)}
+    if "context" in groups:
+        when = pl.col("timestamp").dt
+        columns |= reviews.select("verified", month=when.month(), weekday=when.weekday()).to_dict()
+    if scores is not None:
+        columns |= text_columns(reviews, ids, scores, config)
+    for file, group in zip(by_row, ("language", "embeddings"), strict=True):
+        if file is not None:
+            columns |= pl.read_parquet(file, columns=groups[group], hive_partitioning=False).to_dict()
+    names = dict.fromkeys(["label", *SLICED_BY, *(n for names in groups.values() for n in names if n not in KEPT)])
+    table = reviews.select(KEPT).with_columns(**columns)
+    return sink.write_table(
+        part_name(index), table.select(*KEPT, "text_digest", pl.col(list(names)).cast(pl.Float32)).to_arrow()
+    )
+
+
+def title_shape(reviews: pl.DataFrame) -> dict[str, pl.Series]:
+    found = shape(reviews["title"])
+    return {
+        "title_chars": found["n_chars"],
+        "title_exclamations": found["exclamations"],
+        "title_capitals": found["capitals"],
+    }
+
+
+def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Series]:
+    """Shares of each review's words that no review before its moment holds, and of those not said before in it.
+
+    Both are 0 where there are no words.
+    """
+    files, splitting = counts
+    known = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
+    known = known.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
+    texts, times, split = said(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
+    new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    for rows in pretokens.chunks(texts, CHUNK_BYTES):
+        cut = split(texts[rows])
+        words = cut.text.dictionary_encode()
+        met = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
+        # The vocabulary is looked up once for each different word.
+        first = met.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
+        word = words.indices.to_numpy()
+        row = np.repeat(np.arange(len(cut.counts)), cut.counts)
+        size = cut.counts.clip(1)
+        new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)
+        different = np.unique(row * len(met) + word) // max(len(met), 1)
+        unique.append(np.bincount(different, minlength=len(cut.counts)) / size)
+    shares = {"new_words": new, "unique_words": unique}
+    return {name: pl.Series(np.concatenate(parts), dtype=pl.Float32) for name, parts in shares.items()}
+
+
+def token_counts(ids: pa.ListArray) -> pl.Series:
+    return pl.Series(np.diff(ids.offsets.to_numpy()), dtype=pl.Float32)
+
+
+def text_columns(
+    reviews: pl.DataFrame, ids: pa.ListArray, scores: text_score.TextScore, config: FeaturesConfig
+) -> dict[str, pl.Series]:
+    """The group `text`."""
+    times = reviews["timestamp"].dt.epoch("ms").to_numpy()
+    found = text_score.columns(scores.score(ids, times), config.target)
+    return {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in found.items()}

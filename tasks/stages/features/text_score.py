@@ -1,0 +1,246 @@
+"""What a review's words say of its label, learned from earlier reviews alone.
+
+Time is cut into K blocks. The reviews of block k are scored by logistic regressions on TF-IDF weighted, hashed token
+uni- and bigrams, fitted on blocks 0..k-1 and no other row; block 0 gets no score (null). So a score never knows its
+own review's label, nor any later one: prequential evaluation (Dawid, 1984). Document frequencies come from the same
+earlier blocks. Tokens that differ in case or in the space before them count as the same (`folded`).
+
+The questions are whether a review has more than 1, 2, 3 and 4 stars (ordinal regression by its cumulative
+probabilities; Frank and Hall, 2001), which gives the expected stars as 1 + their sum, and how helpful it is where that
+is the target; a ridge regression says the stars once more. Both are asked of title and text together and of the title
+alone, which weighs more than its few words do among all. Fitting is data-parallel: each rank hashes its files once,
+gradients are all-reduced (`tasks.parallel.logistic`, `.ridge`), and each block starts from the weights of the block
+before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix
+
+from tasks.core.sections import TextScoreConfig
+from tasks.domain.targets import TARGETS, labels
+from tasks.parallel.allreduce import allreduce
+from tasks.parallel.comm import Array, Comm, run_actors
+from tasks.parallel.logistic import fit_logistic
+from tasks.parallel.ridge import fit_ridge
+from tasks.parallel.time_borders import borders, timestamps_ms
+from tasks.parallel.token_matrix import FilePair, Weighted, first_rows, hash_tokens, read_ids
+
+STARS = (1, 2, 3, 4)  # the questions: more stars than these
+MIN_DOCUMENTS = 2  # what one earlier review alone holds says nothing of others
+ANSWERS = {
+    f"{field}_{name}": f"{meaning}, {where}"
+    for field, where in (("text", "by title and text"), ("title", "by the title alone"))
+    for name, meaning in (
+        *((f"above_{s}", f"probability of more than {s} stars") for s in STARS),
+        ("ridge", "stars by ridge regression"),
+    )
+}
+TITLE_SHARE = 8  # titles have so many times fewer hash buckets
+NEWLINES = ("\u010a", "\n", "<0x0A>")  # how tokenizers write what stands between title and text
+LABEL_COLUMNS = ("rating", "helpful_votes", "total_votes")
+
+
+@dataclass(frozen=True)
+class Model:
+    """K - 1 fitted models of C questions about one field of the reviews, the last of them the ridge regression's.
+
+    idf: (K - 1, d) float32; weights: (K - 1, d + 1, C) float32, intercepts last.
+    """
+
+    idf: Array
+    weights: Array
+
+    def score(self, x: csr_matrix, block: Array) -> Array:
+        """(n, C) float32 answers for rows x (n, d), NaN in block 0. block: (n,)."""
+        scores = np.full((x.shape[0], self.weights.shape[2]), np.nan, dtype=np.float32)
+        for k in np.unique(block[block > 0]).tolist():
+            rows = np.flatnonzero(block == k)
+            weights = self.weights[k - 1]
+            z = Weighted(x[rows], self.idf[k - 1]) @ weights[:-1] + weights[-1]
+            z[:, :-1] = 1 / (1 + np.exp(-z[:, :-1]))
+            scores[rows] = z
+        return scores
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """Models of both fields. borders: (K - 1,) ms."""
+
+    borders: Array
+    reader: Reader
+    whole: Model
+    title: Model
+
+    def score(self, ids: pa.ListArray, times_ms: Array) -> tuple[Array, Array]:
+        """(n, C) answers by title and text, and by the title alone, for reviews' token ids."""
+        block = np.searchsorted(self.borders, times_ms, side="right")
+        whole, title = self.reader.fields(ids)
+        return self.whole.score(whole, block), self.title.score(title, block)
+
+
+def columns(scores: tuple[Array, Array], target: str) -> dict[str, Array]:
+    """The features, (n,) each: `text_score` in the target's unit, then all answers of both fields (`ANSWERS`)."""
+    whole = scores[0]
+    expected = {
+        "positive": whole[:, STARS.index(3)],
+        "helpful": whole[:, len(STARS)],
+    }.get(target, 1 + whole[:, : len(STARS)].sum(axis=1))
+    answers = [answer for field in scores for answer in (*field[:, : len(STARS)].T, field[:, -1])]
+    return {"text_score": expected, **dict(zip(ANSWERS, answers, strict=True))}
+
+
+def questions(reviews: pa.Table, target: str, min_votes: int) -> Array:
+    """(n, C) float32 answers of reviews with LABEL_COLUMNS: 0 or 1 for each of STARS, then the share of helpful votes
+    where that is the target, NaN where it is not known."""
+    stars = reviews["rating"].to_numpy()
+    answers = [stars > s for s in STARS]
+    if target == "helpful":
+        answers.append(labels(reviews, TARGETS[target], min_votes).to_numpy(zero_copy_only=False))
+    return np.stack(answers, axis=1).astype(np.float32)
+
+
+def folded(vocabulary: Sequence[str]) -> Array:
+    """(vocabulary,) int64: for each token id the least id of the tokens that say the same.
+
+    Tokens of ASCII say the same where they differ in case or in the mark of a space before them alone: "Great", "great"
+    and " great" are one word. vocabulary: the tokens as the tokenizers library writes them, by id.
+    """
+    first: dict[str, int] = {}
+    found = np.arange(len(vocabulary))
+    for i, token in enumerate(vocabulary):
+        bare = token.lstrip("\u0120\u2581")  # how byte-level and SentencePiece tokenizers write a space
+        if bare and bare.isascii():
+            found[i] = first.setdefault(bare.lower(), i)
+    return found
+
+
+@dataclass(frozen=True)
+class Reader:
+    """From token ids to rows of hashed n-grams. folds: (vocabulary,); newline: the id that ends a title, None without;
+    dimensions: hash buckets of whole reviews."""
+
+    folds: Array
+    newline: int | None
+    dimensions: int
+
+    @classmethod
+    def of(cls, vocabulary: Sequence[str], dimensions: int) -> Reader:
+        newline = next((vocabulary.index(n) for n in NEWLINES if n in vocabulary), None)
+        return cls(folded(vocabulary), newline, dimensions)
+
+    def fields(self, ids: pa.ListArray) -> tuple[csr_matrix, csr_matrix]:
+        """(n, d) rows of title and text together, and (n, d / TITLE_SHARE) of the title alone."""
+        titles = self.titles(ids)
+        small = self.dimensions // TITLE_SHARE
+        return hash_tokens(ids, self.dimensions, self.folds), hash_tokens(titles, small, self.folds)
+
+    def titles(self, ids: pa.ListArray) -> pa.ListArray:
+        """The ids before the first newline of each review; none where there is no newline."""
+        offsets = ids.offsets.to_numpy().astype(np.int64)
+        tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
+        offsets -= offsets[0]
+        newlines = np.flatnonzero(tokens == (-1 if self.newline is None else self.newline))
+        at = np.searchsorted(newlines, offsets[:-1])
+        ends = np.append(newlines, len(tokens))[at]  # of each review the next newline, maybe a later review's
+        lengths = np.where(ends < offsets[1:], ends - offsets[:-1], 0)
+        starts = np.cumsum(lengths) - lengths
+        taken = np.arange(lengths.sum()) + np.repeat(offsets[:-1] - starts, lengths)
+        return pa.ListArray.from_arrays(pa.array(np.append(starts, lengths.sum()), pa.int32()), pa.array(tokens[taken]))
+
+
+def fit(
+    files: Sequence[FilePair],
+    vocabulary: Sequence[str],
+    config: TextScoreConfig,
+    target: str = "rating",
+    min_votes: int = 1,
+) -> TextScore:
+    """Fit all blocks on Ray actors, one per shard; files are dealt out in turn.
+
+    Of more than `config.max_reviews` reviews, one in so many is learned from that about as many remain.
+    """
+    cuts = np.array(borders([reviews for reviews, _ in files], [k / config.blocks for k in range(1, config.blocks)]))
+    rows = sum(pq.read_metadata(reviews).num_rows for reviews, _ in files)
+    stride = max(1, -(-rows // config.max_reviews))
+    task = Task(cuts, Reader.of(vocabulary, config.dimensions), stride, target, min_votes)
+    shards = [list(files[i :: config.shards]) for i in range(config.shards)]
+    found = run_actors(partial(fit_rank, config=config, task=task), [(shard,) for shard in shards])[0]
+    return TextScore(task.cuts, task.reader, *found)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all ranks know. cuts: (K - 1,) ms; every `stride`th review of a file is read."""
+
+    cuts: Array
+    reader: Reader
+    stride: int = 1
+    target: str = "rating"
+    min_votes: int = 1
+
+
+def fit_rank(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, task: Task) -> list[Model]:
+    """One rank's part of `fit`: the models of both fields; of the ranks the first returns them, the others nothing."""
+    fields, y, stars, times = _read_shard(files, task)
+    order = np.argsort(times, kind="stable")  # earlier rows first: the past of any block is a prefix
+    ends = np.concatenate([[0], np.searchsorted(times[order], task.cuts, side="left")]).tolist()
+    models = [_fit_field(comm, x[order], y[order], stars[order], ends, config) for x in fields]
+    return [] if comm.rank else models  # the same as the first one's, and large
+
+
+def _fit_field(
+    comm: Comm, x: csr_matrix, y: Array, stars: Array, ends: Sequence[int], config: TextScoreConfig
+) -> Model:
+    """All blocks' models of one field. ends: where each block's rows begin, and the last one's end."""
+    d = x.shape[1]
+    documents = np.zeros(d)
+    logistic = np.zeros((d + 1, y.shape[1]), dtype=np.float32)
+    ridge = np.zeros(d, dtype=np.float32)
+    idfs, fitted = [], []
+    for start, end in pairwise(ends):
+        documents += np.bincount(x.indices[x.indptr[start] : x.indptr[end]], minlength=d)
+        totals = allreduce(comm, np.concatenate([documents, [end, stars[:end].sum()]]))
+        n = max(totals[-2], 1.0)
+        mean = totals[-1] / n
+        idf = np.zeros(d, dtype=np.float32)
+        met = np.flatnonzero(totals[:-2] >= MIN_DOCUMENTS)  # most columns are not: vectors get short without them
+        idf[met] = np.log((1 + n) / (1 + totals[met])) + 1
+        past = Weighted(first_rows(x, end)[:, met], idf[met])
+        with_intercept = np.append(met, d)
+        logistic[with_intercept] = fit_logistic(
+            comm, past, y[:end], l2=config.l2, iterations=config.iterations, start=logistic[with_intercept]
+        )
+        off = (stars[:end] - mean).astype(np.float32)
+        ridge[met] = fit_ridge(comm, past, off, l2=config.ridge_l2, iterations=config.iterations, start=ridge[met])
+        idfs.append(idf)
+        fitted.append(np.column_stack([logistic, np.append(ridge, np.float32(mean))]))
+    return Model(np.stack(idfs), np.stack(fitted))
+
+
+def _read_shard(files: Sequence[FilePair], task: Task) -> tuple[list[csr_matrix], Array, Array, Array]:
+    """Of a rank's files: rows of both fields, answers (n, C - 1), stars (n,) float64, times (n,) ms."""
+    from scipy.sparse import vstack
+
+    empty = pa.table({c: pa.array([], pa.float32()) for c in LABEL_COLUMNS})
+    fields = [task.reader.fields(pa.array([], pa.list_(pa.int32())))]
+    answers, stars = [questions(empty, task.target, task.min_votes)], [np.zeros(0)]
+    times = [np.zeros(0, dtype=np.int64)]
+    for reviews, tokens in files:
+        some = slice(None, None, task.stride)
+        ids = read_ids(tokens)
+        fields.append(task.reader.fields(ids.take(pa.array(range(len(ids))[some], pa.int64()))))
+        known = pq.ParquetFile(reviews).read(columns=list(LABEL_COLUMNS))
+        answers.append(questions(known, task.target, task.min_votes)[some])
+        stars.append(known["rating"].to_numpy().astype(np.float64)[some])
+        times.append(timestamps_ms(reviews)[some])
+    stacked = [vstack(blocks, format="csr") for blocks in zip(*fields, strict=True)]
+    return stacked, np.concatenate(answers), np.concatenate(stars), np.concatenate(times)

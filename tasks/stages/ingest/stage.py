@@ -1,0 +1,38 @@
+"""Raw review files in, the canonical reviews table out, on Modin over Ray.
+
+In: files of any format that `tasks.sources` reads, and a dataset profile. Out: `part-*.parquet` with the columns of
+`schemas.REVIEWS`, text as it came, in the order of files and rows; `keys/` with the hashes of each row that clean
+finds repeats by; `rejects/` with every record that cannot be used, its reason, file and row number; `quarantine/` with
+the files that could not be read, or not to their end. rows in = rows out + rejects.
+
+    raymill run --input PATH --dataset amazon-us --until ingest
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tasks import sources
+from tasks.core.errors import InputError
+from tasks.core.sections import IngestConfig
+from tasks.core.snapshots import SnapshotWriter
+from tasks.core.stage import stage
+from tasks.stages.ingest import read_parts, row_hashes
+
+
+@stage(version=2, libraries=("pyarrow", "polars"))
+def ingest(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
+    out.beside("keys")
+    period = sources.Period.of(config.earliest, config.latest)
+    read_parts.read(ingest, source, sources.Recipe("reviews", source.profile, config, period), out, keys_beside)
+    if out.rows() < config.min_rows:
+        raise InputError(
+            f"{out.rows():,} usable rows ({out.rows('rejects'):,} unusable{read_parts.first_reject(out)}); "
+            f"at least {config.min_rows:,} are needed to split by time and learn",
+            where=", ".join(f.name for f in source.files[:3]),
+            fix="give more data, check the dataset profile, or lower ingest.min_rows",
+        )
+
+
+def keys_beside(reviews: pa.Table) -> dict[str, pa.Table]:
+    return {"keys": row_hashes.of(reviews)}

@@ -1,0 +1,281 @@
+"""Clean reviews and their tokens in, how unusual and how approving each review's wording is out.
+
+Time is cut into `periods` with as many reviews each. A review is scored by the n-grams of all earlier periods, and by
+nothing else: no score knows its own review or a later one (prequential evaluation; Dawid, 1984). Counting is the second
+use of `tasks.parallel.mapreduce`; what is made of the counts is in `tasks.stages.language_model.ngrams`.
+
+Out: one file per file of reviews, in the same row order: `review_id` and
+
+- `lm_surprise`: bits per token, the mean of -log2 of the stupid-backoff scores under the counts of earlier reviews;
+- `lm_high`: the mean over tokens of log2 of how much likelier earlier reviews of four stars and more are than the
+  others to say them where they stand.
+
+Null without tokens, and where there is nothing earlier to compare with: in period 0, or no approving review, or no
+other. Beside it the table `ngrams`: how often each gram occurred in each period, sorted by gram, which alone decides
+its file; bigrams and trigrams met less than `min_count` times in all are left out.
+
+    raymill run --until language-model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.core.errors import RunError, SettingsError
+from tasks.core.sections import LanguageModelConfig
+from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.stage import stage
+from tasks.engines import cluster
+from tasks.parallel import mapreduce
+from tasks.parallel.time_borders import borders, timestamps_ms
+from tasks.stages.language_model import ngrams
+from tasks.stages.language_model.ngrams import ALL, HIGH, NGRAMS, Array, Counts
+
+HIGH_STARS = 4
+READ_ROWS = 16_384  # of token lists read at once
+CHUNK_TOKENS = 1 << 19  # counted or scored at once: some 200 bytes each
+GRAMS = ("unigrams", "bigrams", "trigrams")
+FilePair = tuple[Path, Path]  # a file of reviews and the file of its tokens, row by row
+
+SCORES = pa.schema(
+    [
+        pa.field("review_id", pa.string(), nullable=False),
+        pa.field("lm_surprise", pa.float32()),
+        pa.field("lm_high", pa.float32()),
+    ]
+)
+
+
+@stage(version=1, libraries=("pyarrow", "polars", "numpy"))
+def language_model(reviews: Snapshot, tokens: Snapshot, config: LanguageModelConfig, out: SnapshotWriter) -> None:
+    out.beside("ngrams")
+    if not config.enabled:
+        out.write_table(part_name(0), SCORES.empty_table(), SCORES)
+        out.write_table(part_name(0, "ngrams"), NGRAMS.empty_table(), NGRAMS)
+        return
+    check_vocabulary(tokens.facts["vocabulary"])
+    files = list(zip(reviews.files(), tokens.files(), strict=True))
+    sizes = [entry.rows or 0 for entry in reviews.entries()]
+    fractions = [k / config.periods for k in range(1, config.periods)]
+    some = [file for file, rows in zip(reviews.files(), sizes, strict=True) if rows]  # an empty file has no times
+    cuts = borders(some, fractions) if some else [0] * len(fractions)
+    progress = _Progress(out, 2 * sum(sizes))  # each review is read twice
+
+    actors = cluster.cpus()
+    counted = mapreduce.run(
+        counting(out.sink, config, cuts),
+        files,
+        partitions=config.partitions,
+        mappers=actors,
+        reducers=actors,
+        spill_bytes=config.spill_mb << 20,
+        on_mapped=lambda index: progress.add(sizes[index]),
+    )
+    out.add(part.entry for part in counted)
+    model = Model.of(counted, cuts, config)
+    said = sum(part.said for part in counted)
+    kept = sum(part.kept for part in counted)
+    out.count(rows_in=reviews.rows(), tokens=said[:, ALL].sum(), **dict(zip(GRAMS, kept, strict=True)))
+    out.fact(borders=cuts, period_tokens=said[:, ALL].tolist(), period_tokens_high=said[:, HIGH].tolist())
+    out.add(_score(files, [out.root / part.entry.name for part in counted], model, out.sink, progress))
+
+
+def check_vocabulary(size: int) -> None:
+    if size >= ngrams.ID_LIMIT:
+        raise SettingsError(
+            f"the tokenizer has {size:,} tokens; n-grams are counted of vocabularies below {ngrams.ID_LIMIT:,}",
+            where="language_model",
+            fix="give another tokenizer, or --set language_model.enabled=false",
+        )
+
+
+@dataclass
+class _Progress:
+    out: SnapshotWriter
+    total: int
+    done: int = 0
+
+    def add(self, rows: int) -> None:
+        self.done += rows
+        self.out.progress(self.done, self.total, unit="rows read")
+
+
+# Counting
+
+
+def counting(sink: FileSink, config: LanguageModelConfig, cuts: Sequence[int]) -> mapreduce.Job:
+    """The job that counts the n-grams of pairs of files; see `Part` for what it gives."""
+    return mapreduce.Job(
+        # A record is of a gram and a period: most grams are rare, and known of few periods. The periods of one come
+        # to the reducer together, for they share their key.
+        map=partial(count_file, order=config.order, cuts=np.array(cuts)),
+        key=("gram",),
+        combine=ngrams.add,
+        reduce=partial(write_part, sink, config),
+    )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some reviews. tokens: (T,); lengths, period, high (0 or 1): (reviews,)."""
+
+    tokens: Array
+    lengths: Array
+    period: Array
+    high: Array
+
+    def by_token(self, column: Array) -> Array:
+        return np.repeat(column, self.lengths)
+
+    def means(self, values: Array, known: Array) -> Array:
+        """(reviews,) means over each one's tokens (T,), NaN where it has none or is not `known` (reviews,)."""
+        sums = np.bincount(self.by_token(np.arange(len(known))), values, minlength=len(known))
+        return np.divide(sums, self.lengths, out=np.full(len(known), np.nan), where=known & (self.lengths > 0))
+
+
+def read_chunks(files: FilePair, cuts: Array) -> Iterator[Chunk]:
+    """The reviews of a file in row order, about CHUNK_TOKENS tokens at a time; a longer review is one of its own."""
+    period = np.searchsorted(cuts, timestamps_ms(files[0]), side="right")
+    stars = pq.ParquetFile(files[0]).read(columns=["rating"])["rating"].to_numpy()
+    high = (stars >= HIGH_STARS).astype(np.int64)
+    row = 0
+    for batch in pq.ParquetFile(files[1]).iter_batches(batch_size=READ_ROWS, columns=["input_ids"]):
+        ids = batch.column(0)
+        ends, tokens = ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy()
+        start = 0
+        while start < len(ids):
+            stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
+            stop = min(max(stop, start + 1), len(ids))
+            here = slice(row + start, row + stop)
+            yield Chunk(tokens[ends[start] : ends[stop]], np.diff(ends[start : stop + 1]), period[here], high[here])
+            start = stop
+        row += len(ids)
+    if row != len(period):
+        raise RunError(f"{row:,} rows of tokens for {len(period):,} reviews", where=str(files[1]))
+
+
+def count_file(files: FilePair, order: int, cuts: Array) -> Iterator[pa.Table]:
+    for chunk in read_chunks(files, cuts):
+        grams = ngrams.packed(chunk.tokens, chunk.lengths, order)
+        yield ngrams.count(grams, chunk.by_token(chunk.period), chunk.by_token(chunk.high))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition of the counts. kept: (3,) grams of each length; said: (periods, 2) tokens, ALL and HIGH."""
+
+    entry: FileEntry
+    kept: Array
+    said: Array
+
+
+def write_part(sink: FileSink, config: LanguageModelConfig, partition: int, records: Iterator[pa.Table]) -> Part:
+    """Write one partition, sorted by gram and period, without the grams that are too rare."""
+    kept, said = np.zeros(len(GRAMS), dtype=np.int64), np.zeros((config.periods, 2), dtype=np.int64)
+
+    def common() -> Iterator[pa.Table]:
+        for table in records:
+            rows = ngrams.frame(table).with_columns(length=ngrams.length_of(pl.col("gram")))
+            often = pl.col("all").sum().over("gram") >= config.min_count
+            rows = rows.filter((pl.col("length") == 1) | often).sort("gram", "period")
+            lengths = rows.filter(pl.col("gram").is_first_distinct())["length"].to_numpy()
+            np.add(kept, np.bincount(lengths, minlength=1 + len(GRAMS))[1:], out=kept)
+            words = rows.filter(pl.col("length") == 1)
+            np.add.at(said, words["period"].to_numpy(), words.select("all", "high").to_numpy())
+            yield rows.drop("length").to_arrow()
+
+    return Part(sink.write_batches(part_name(partition, "ngrams"), common(), NGRAMS), kept, said)
+
+
+# Scoring
+
+
+@dataclass(frozen=True)
+class Model:
+    """cuts: (periods - 1,) ms; said: (periods, 2) tokens in earlier periods, ALL and HIGH."""
+
+    cuts: Array
+    said: Array
+    config: LanguageModelConfig
+
+    @classmethod
+    def of(cls, counted: Sequence[Part], cuts: Sequence[int], config: LanguageModelConfig) -> Model:
+        said = np.sum([part.said for part in counted], axis=0)
+        return cls(np.array(cuts), np.cumsum(said, axis=0) - said, config)
+
+
+def _score(
+    files: Sequence[FilePair], counts: Sequence[Path], model: Model, sink: FileSink, progress: _Progress
+) -> list[FileEntry]:
+    """Score all files in Ray tasks, one each. The counts are in shared memory, once for all tasks of a node."""
+    import ray
+
+    read, score = ray.remote(read_counts), ray.remote(_score_file)
+    parts = [read.remote(file, len(model.said)) for file in counts]
+    shared = ray.put(model)
+    waiting = {score.remote(sink, index, pair, shared, parts): index for index, pair in enumerate(files)}
+    entries: dict[int, FileEntry] = {}
+    while waiting:
+        for done in ray.wait(list(waiting))[0]:
+            index = waiting.pop(done)
+            entries[index] = cluster.gather([done])[0]
+            progress.add(entries[index].rows or 0)
+    return [entries[index] for index in range(len(files))]
+
+
+def read_counts(file: Path, periods: int) -> Counts:
+    """One part of the counts, without the last period's, which no score knows."""
+    table = pq.ParquetFile(file).read()
+    table = table.filter(pc.field("period") < periods - 1)
+    gram, period, *times = (table[name].to_numpy() for name in NGRAMS.names)
+    return Counts(gram, period, np.stack(times, axis=1))
+
+
+def _score_file(sink: FileSink, index: int, files: FilePair, model: Model, parts: Sequence[Any]) -> FileEntry:
+    return score_file(sink, index, files, model, _Held(parts))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Parts in Ray's shared memory, one of them mapped at a time."""
+
+    parts: Sequence[Any]
+
+    def __iter__(self) -> Iterator[Counts]:
+        return (cluster.gather([part])[0] for part in self.parts)
+
+
+def score_file(sink: FileSink, index: int, files: FilePair, model: Model, parts: Any) -> FileEntry:
+    """Score the reviews of one file. parts: what gives the Counts of all partitions whenever it is iterated over."""
+    ids = pq.ParquetFile(files[0]).read(columns=["review_id"])["review_id"]
+    scores = [np.zeros((2, 0)), *(score_chunk(chunk, model, parts) for chunk in read_chunks(files, model.cuts))]
+    surprise, high = (pa.array(column, from_pandas=True) for column in np.concatenate(scores, axis=1))
+    columns = {"review_id": ids, "lm_surprise": surprise, "lm_high": high}
+    return sink.write_table(part_name(index), pa.table(columns), SCORES)
+
+
+def score_chunk(chunk: Chunk, model: Model, parts: Any) -> Array:
+    """(2, reviews): `lm_surprise` and `lm_high`, NaN where a review has none."""
+    order, backoff, min_count = model.config.order, model.config.backoff, model.config.min_count
+    grams = ngrams.packed(chunk.tokens, chunk.lengths, order)
+    times = ngrams.counts_before(grams, chunk.by_token(chunk.period), parts, min_count)
+    high, low = times[..., HIGH], times[..., ALL] - times[..., HIGH]
+    said, said_high = model.said[chunk.period].T
+    said_low = said - said_high
+
+    likely = ngrams.surprise(times[..., ALL], chunk.by_token(said), grams, backoff)
+    leaning = ngrams.leaning(high, chunk.by_token(said_high), grams, likely)
+    leaning -= ngrams.leaning(low, chunk.by_token(said_low), grams, likely)
+    return np.stack(
+        [chunk.means(-np.log2(likely[-1]), said > 0), chunk.means(leaning, (said_high > 0) & (said_low > 0))]
+    )

@@ -1,0 +1,223 @@
+"""Clean reviews in, the reviews whose texts are nearly the same out, in groups.
+
+Two texts are near-duplicates if their sets of three-word shingles have a Jaccard similarity of at least
+`similarity`; texts of fewer than `min_words` words are left out (`tasks.algorithms.minhash` says what a word is, also
+where scripts know no spaces). A group is what such pairs connect, so two of its texts may be less alike than that,
+through others in between. Out: one row per review of a group, with `review_id`, `group` (the smallest review_id of it)
+and `timestamp`, sorted by group and review_id. Nothing is removed: `split` says which fall on both sides of a border.
+
+Texts that share a band of their MinHash signatures are candidates; only they are read a second time, and only their
+shingles travel. Every pair is verified by its exact similarity, so no pair is found wrongly; one of the least
+similarity is missed with a probability of 0.01 (`minhash.banding`). Neither the number of files nor the order of rows
+changes the result: a text is known by a digest of its words, and wherever one comes first, it is by this digest.
+
+    raymill run --until near-duplicates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.algorithms import minhash
+from tasks.core.sections import NearDuplicatesConfig
+from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.stage import stage
+from tasks.engines import cluster
+from tasks.parallel.exchange import keyed_exchange, shuffle
+
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("review_id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),  # the smallest review_id of the group
+        pa.field("timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
+    ]
+)
+# In a cluster of candidates all are compared to one of them, then to one of those that were not like it, so often at
+# most. A text repeated 10,000 times costs 10,000 comparisons, not 50 million.
+LEADERS = 16
+# More buckets than configured where there are more reviews, so that a task never holds more keys than these reviews'.
+BUCKET_REVIEWS = 500_000
+
+
+@stage(version=1, libraries=("pyarrow", "polars", "numpy", "scipy"))
+def near_duplicates(reviews: Snapshot, config: NearDuplicatesConfig, out: SnapshotWriter) -> None:
+    import ray
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return ray.remote(function).remote(*arguments)
+
+    if not config.enabled:
+        out.write_table(part_name(0), NEAR_DUPLICATES.empty_table(), NEAR_DUPLICATES)
+        return
+    buckets = max(config.buckets, -(-reviews.rows() // BUCKET_REVIEWS))
+    config = config.model_copy(update={"buckets": buckets})  # they do not change the result
+    found = find_groups(reviews.files(), config, keyed_exchange, shuffle, call)
+    out.add(cluster.gather([call(write_groups, out.sink, found)]))
+
+
+def find_groups(
+    files: Sequence[Path],
+    config: NearDuplicatesConfig,
+    exchange: Callable[..., list[list[Any]]],
+    shuffle: Callable[..., list[Any]],
+    call: Callable[..., Any],
+) -> Any:
+    """The groups (NEAR_DUPLICATES) as `call` returns them: a reference on Ray, a table in process.
+
+    exchange, shuffle: those of `tasks.parallel.exchange`, or their oracles. call(function, *arguments) runs a function.
+    """
+    shared = exchange(files, partial(split_by_band, config=config), find_shared, config.buckets)
+    candidates = [call(read_candidates, file, config, *keys) for file, keys in zip(files, shared, strict=True)]
+    members = [call(without_sets, c) for c in candidates]
+    links = shuffle(candidates, split_by_key, partial(find_links, similarity=config.similarity), config.buckets)
+    return call(join_groups, len(members), *members, *links)
+
+
+def split_by_band(file: Path, buckets: int, config: NearDuplicatesConfig) -> list[pa.Table]:
+    """Band keys of a file's texts, hash-partitioned by key: `key`, `digest` of the text and `row`."""
+    bands, rows = minhash.banding(config.similarity)
+    empty = np.zeros(0, np.uint64)
+    keys, digests, numbers = [empty], [empty], [np.zeros(0, np.int32)]
+    for first, texts in _texts(file):
+        for shingled in minhash.shingle(texts, config.min_words):
+            keys.append(minhash.band_keys(shingled, bands, rows).ravel())
+            digests.append(np.repeat(shingled.digest, bands))
+            numbers.append(np.repeat((shingled.text + first).astype(np.int32), bands))
+    key, digest, row = np.concatenate(keys), np.concatenate(digests), np.concatenate(numbers)
+    home = key % np.uint64(buckets)
+    pieces = (home == b for b in range(buckets))
+    return [pa.table({"key": key[p], "digest": digest[p], "row": row[p]}) for p in pieces]
+
+
+def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, pa.ChunkedArray]]:
+    """The texts of a file by row group, so that memory does not follow the file, with the number of the first row.
+
+    wanted: (n,) ascending row numbers; a row group without any is not read.
+    """
+    reader = pq.ParquetFile(file)
+    first = 0
+    for group in range(reader.num_row_groups):
+        rows = reader.metadata.row_group(group).num_rows
+        if wanted is None:
+            yield first, reader.read_row_group(group, columns=["text"])["text"]
+        elif len(here := wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + rows)]):
+            yield first, reader.read_row_group(group, columns=["text"])["text"].take(pa.array(here - first))
+        first += rows
+
+
+def find_shared(slices: list[pa.Table]) -> list[pa.Table]:
+    """For each block, its rows whose key another row has too: `row` and `key`, null where all with it say the same."""
+    seen = pl.concat([_frame(s).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)])
+    # First those with company, for most have none and are to cost no more than this.
+    shared = seen.filter(pl.col("key").is_duplicated())
+    differ = (pl.col("digest").min() != pl.col("digest").max()).over("key")
+    answers = shared.select("block", "row", key=pl.when(differ).then("key")).unique()
+    by_block = answers.partition_by("block", as_dict=True, include_key=False)
+    nothing = answers.clear().drop("block")
+    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+
+
+def read_candidates(file: Path, config: NearDuplicatesConfig, *shared: pa.Table) -> pa.Table:
+    """The candidates of a file: `review_id`, `timestamp`, `digest`, their `keys`, and their `shingles`, a sorted set.
+
+    Keys and shingles are there once for a text that several rows have, and only where there is something to verify.
+    """
+    keys = pl.concat([_frame(s) for s in shared]).group_by("row").agg(pl.col("key").drop_nulls()).sort("row")
+    rows = keys["row"].to_numpy()
+    digests, sets = [pl.Series(dtype=pl.UInt64)], [pl.Series(dtype=pl.List(pl.UInt64))]
+    for _, texts in _texts(file, rows):
+        for shingled in minhash.shingle(texts, config.min_words):
+            digests.append(pl.Series(shingled.digest))
+            sets.append(_lists(*minhash.shingle_sets(shingled)))
+    about = pq.ParquetFile(file).read(columns=["review_id", "timestamp"]).take(pa.array(rows))
+    found = _frame(about).with_columns(digest=pl.concat(digests), keys=keys["key"], shingles=pl.concat(sets))
+    needed = pl.col("digest").is_first_distinct() & (pl.col("keys").list.len() > 0)
+    return found.with_columns(pl.when(needed).then(pl.col("keys", "shingles"))).to_arrow()
+
+
+def _lists(starts: np.ndarray, values: np.ndarray) -> pl.Series:
+    lists = pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), pa.array(values))
+    return pl.Series(values=pl.from_arrow(lists))
+
+
+def without_sets(candidates: pa.Table) -> pa.Table:
+    return candidates.select(["review_id", "timestamp", "digest"])
+
+
+def split_by_key(candidates: pa.Table, buckets: int) -> list[pa.Table]:
+    """Candidates to verify, by bucket: `digest`, the `keys` of this bucket, `shingles`."""
+    frame = _frame(candidates).select("digest", "keys", "shingles").drop_nulls()
+    pieces = []
+    for b in range(buckets):
+        here = frame.with_columns(pl.col("keys").list.eval(pl.element().filter(pl.element() % buckets == b)))
+        pieces.append(here.filter(pl.col("keys").list.len() > 0).to_arrow())
+    return pieces
+
+
+def find_links(_bucket: int, slices: list[pa.Table], similarity: float) -> pa.Table:
+    """Verified pairs of digests: `left`, `right`.
+
+    Texts of one key are compared to the one with the smallest digest, then to the smallest of those not yet linked. A
+    later leader is compared to all, linked or not, so whatever is alike ends up connected unless leaders run out.
+    """
+    texts = pl.concat([_frame(s) for s in slices]).unique("digest").sort("digest")
+    starts = np.concatenate([[0], np.cumsum(texts["shingles"].list.len().to_numpy())]).astype(np.int64)
+    _, values = np.unique(texts["shingles"].explode(empty_as_null=False).to_numpy(), return_inverse=True)
+    pairs = texts.select(text=pl.int_range(pl.len(), dtype=pl.Int64), key="keys").explode("key").sort("key", "text")
+    text, key = pairs["text"].to_numpy(), pairs["key"].to_numpy()
+    group = np.cumsum(np.diff(key, prepend=key[:1]) != 0)
+    unlinked, led = np.ones(len(text), dtype=bool), np.zeros(len(text), dtype=bool)
+    links = [np.zeros(0, np.int64)]
+    for _ in range(LEADERS):
+        first = np.flatnonzero(unlinked)
+        _, leading = np.unique(group[first], return_index=True)
+        if not len(leading):
+            break
+        leaders = first[leading]
+        led[leaders], unlinked[leaders] = True, False
+        leader = np.full(group[-1] + 1, -1)
+        leader[group[leaders]] = leaders
+        compared = np.flatnonzero(~led & (leader[group] >= 0))
+        # A pair is one number, for most share more than one key and are to be compared once.
+        numbers = text[leader[group[compared]]] * len(texts) + text[compared]
+        pair, place = np.unique(numbers, return_inverse=True)
+        alike = minhash.jaccard(starts, values, *np.divmod(pair, len(texts))) >= similarity
+        unlinked[compared[alike[place]]] = False
+        links.append(pair[alike])
+    left, right = np.divmod(np.concatenate(links), max(len(texts), 1))
+    digest = texts["digest"].to_numpy()
+    return pa.table({"left": digest[left], "right": digest[right]})
+
+
+def join_groups(count: int, *tables: pa.Table) -> pa.Table:
+    """Groups (NEAR_DUPLICATES) from `count` tables of candidates and the tables of links: connected components."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    members = pl.concat([_frame(t) for t in tables[:count]])
+    links = pl.concat([_frame(t) for t in tables[count:]]).unique()
+    digests = members["digest"].unique().sort()
+    ends = [digests.search_sorted(links[c]).to_numpy() for c in ("left", "right")]
+    graph = coo_array((np.ones(len(links), np.int8), ends), shape=(len(digests), len(digests)))
+    _, component = connected_components(graph, directed=False)
+    found = members.with_columns(component=component[digests.search_sorted(members["digest"]).to_numpy()])
+    grouped = found.with_columns(
+        group=pl.col("review_id").min().over("component"), size=pl.len().over("component")
+    ).filter(pl.col("size") > 1)
+    return grouped.sort("group", "review_id").to_arrow().select(NEAR_DUPLICATES.names).cast(NEAR_DUPLICATES)
+
+
+def write_groups(sink: FileSink, groups: pa.Table) -> FileEntry:
+    return sink.write_table(part_name(0), groups, NEAR_DUPLICATES)
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(table))  # type: ignore[arg-type]

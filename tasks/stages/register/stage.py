@@ -1,0 +1,183 @@
+"""A scored model into the MLflow registry, and the decision whether it becomes the champion.
+
+Every new model becomes `challenger`. It becomes `champion` only through the gates (`tasks.stages.register.gates`),
+which compare it
+with the champion of the day on this run's test slice. The version keeps the decision, its numbers and the model card
+(`tasks.stages.register.model_card`); an audit record says who decided what, when and on which data
+(`tasks.engines.registry`).
+
+A model that is registered already (same snapshot digest) is not registered again, and decided on again only where its
+scores or the gates have changed. What a person rolled back comes back by a person's hand alone.
+
+The registry is the state here, not a snapshot: what is right depends on who is champion tonight. A process that dies
+in here is simply started again: the last thing written is the tag DECIDED.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from tasks.core.digests import digest_of
+from tasks.core.errors import RegistryError
+from tasks.core.sections import RegistryConfig
+from tasks.engines import boosting, registry, tracking
+from tasks.stages.evaluate.stage import model_bytes
+from tasks.stages.register import model_card
+from tasks.stages.register.champion_comparison import (
+    TARGET_TAG,
+    UNTIL_TAG,
+    Candidate,
+    Judge,
+    champion_score,
+    first_rows,
+    measure,
+)
+from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
+
+DIGEST_TAG = "raymill.model_digest"
+DECIDED = "raymill.decided"  # digest of what the decision rests on; set when all is done
+DECISION_RUN = "raymill.decision_run"  # the MLflow run that has the latest card
+CARD = "model_card.md"
+DESCRIPTION_CHARS = 5000  # what MLflow's database takes
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a model, and why. `card` is the model card, in markdown."""
+
+    version: str
+    promoted: bool
+    gates: tuple[Gate, ...]
+    reused: bool = False
+    card: str = ""
+
+    def __str__(self) -> str:
+        role = "champion" if self.promoted else "challenger"
+        return f"version {self.version} is {role}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        if failed := [str(gate) for gate in self.gates if gate.passed is False]:
+            return "; ".join(failed)
+        return "passed " + (", ".join(gate.name for gate in self.gates if gate.passed) or "no gate, all are off")
+
+
+def register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
+    """Register the model, decide, set the aliases.
+
+    `judge` is asked to score the champion, where there is one. `gc` spares `candidate.snapshots` for as long as the
+    version is there. Raises RegistryError where MLflow is down; the next call takes up what this one left.
+    """
+    try:
+        with tracking.reaching(tracker.uri):
+            return _register(candidate, config, tracker, judge)
+    except RegistryError as error:
+        fix = f"{error.fix}; every stage is kept: start the run again, and it goes on here"
+        raise RegistryError(error.what, where=error.where, fix=fix) from error
+
+
+def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
+    client, model = tracker.client, candidate.model
+    name = config.name_for(candidate.target)
+    rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
+    found = tracking.version_with_tag(client, name, DIGEST_TAG, model.digest)
+    champion = tracking.version_by_alias(client, name, registry.CHAMPION)
+    if found is not None and _is_settled(found, champion, rests_on):
+        return _earlier(tracker, found, champion)
+
+    child = tracker.child("register", tags={DIGEST_TAG: model.digest})
+    try:
+        version = str(found.version) if found else _save(tracker, child, name, candidate)
+        client.set_registered_model_alias(name, registry.CHALLENGER, version)
+        rival = champion_score(candidate, tracker, name, champion, judge)
+        measured = measure(candidate)
+        gates = judge_gates(measured, rival, config.gates)
+        decision = Decision(version, all_passed(gates), gates)
+        decision = replace(decision, card=model_card.render(decision, name, candidate, measured, rival))
+        _record(tracker, child, name, decision, candidate, measured, rival)
+    except BaseException:
+        with suppress(Exception):
+            tracker.end(child, "FAILED")
+        raise
+    client.set_model_version_tag(name, version, DECIDED, rests_on)
+    return decision
+
+
+def _is_settled(found: Any, champion: Any, rests_on: str) -> bool:
+    is_champion = champion is not None and champion.version == found.version
+    by_hand = found.tags.get(registry.PROMOTED) in ("by hand", "rolled back")
+    return is_champion or by_hand or found.tags.get(DECIDED) == rests_on
+
+
+def _earlier(tracker: tracking.Tracker, found: Any, champion: Any) -> Decision:
+    """The decision that stands."""
+    gates = tuple(Gate.from_json(told) for told in json.loads(found.tags.get("raymill.gates", "[]")))
+    promoted = champion is not None and champion.version == found.version
+    card = tracking.read_text(tracker.client, found.tags.get(DECISION_RUN, found.run_id), CARD)
+    return Decision(str(found.version), promoted, gates, reused=True, card=card)
+
+
+def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidate) -> str:
+    """The model as a new version, tagged in one request with what it is; returns the version."""
+    example = pd.DataFrame(first_rows(candidate, 5), columns=candidate.features)
+    tags = {
+        DIGEST_TAG: candidate.model.digest,
+        TARGET_TAG: candidate.target,
+        UNTIL_TAG: candidate.trained_until,
+        **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
+    }
+    booster = boosting.load_model(model_bytes(candidate.model))
+    return str(tracking.save_model(tracker, run_id, name, booster, example, tags).version)
+
+
+def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: Champion) -> dict[str, str]:
+    """What the version keeps of the decision."""
+    losses = {"tuned": measured.loss, "mean": measured.mean, "linear": measured.linear, "champion": rival.loss}
+    metrics = {f"{candidate.scores.facts['metric']}_{m}": v for m, v in losses.items() if v is not None}
+    metrics |= {f"latency_ms_{rows}": v for rows, v in measured.latency_ms.items()}
+    metrics["model_bytes"] = float(measured.size_bytes)
+    return {
+        "raymill.snapshot_keys": json.dumps([s.key for s in candidate.snapshots.values()]),
+        "raymill.metrics": json.dumps(metrics),
+        "raymill.gates": json.dumps([gate.as_json() for gate in decision.gates]),
+        "raymill.decision": decision.reason,
+        registry.PROMOTED: str(decision.promoted).lower(),
+    }
+
+
+def _record(
+    tracker: tracking.Tracker,
+    run_id: str,
+    name: str,
+    decision: Decision,
+    candidate: Candidate,
+    measured: Measured,
+    rival: Champion,
+) -> None:
+    """Card, tags, audit record, and the alias last: whoever loads `champion` finds all that is said of it."""
+    client, version = tracker.client, decision.version
+    tags = {**_tags(decision, candidate, measured, rival), DECISION_RUN: run_id}
+    client.log_text(run_id, decision.card, CARD)
+    client.update_model_version(name, version, model_card.shortened(decision.card, DESCRIPTION_CHARS, CARD))
+    audit = registry.Audit(
+        registry.PROMOTE if decision.promoted else registry.BLOCK,
+        version,
+        from_version=rival.version,
+        to_version=version if decision.promoted else rival.version,
+        who=registry.who(),
+        when=registry.when(),
+        reason=str(decision),
+        metrics=json.loads(tags["raymill.metrics"]),
+        digests=candidate.digests,
+        gates=[gate.as_json() for gate in decision.gates],
+    )
+    with registry.audited(client, tracker.experiment_id, name, audit, run_id):
+        for tag, value in tags.items():
+            client.set_model_version_tag(name, version, tag, value)
+        if decision.promoted:
+            registry.make_champion(client, name, version)

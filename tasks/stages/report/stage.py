@@ -1,0 +1,196 @@
+"""Report: the whole run on one page that opens offline.
+
+In: the snapshots of ingest, clean, count-words, describe, split, train, tune, refit and evaluate.
+Out: `report.html`, one file with its plots and style inside, and the plots again as `plots/NAME.png`.
+
+Reviews and predictions are read in batches, only the columns needed, into histograms of fixed size, so the memory
+used does not grow with the rows. The page is a function of what its inputs contain (digests, counts, facts, rows):
+what differs between two runs to the same result, such as the clock, is put in by `render`, at a marked place.
+
+    raymill run --until report
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from tasks.core.errors import SnapshotCorrupt
+from tasks.core.sections import ReportConfig
+from tasks.core.settings import CONF
+from tasks.core.snapshots import Snapshot, SnapshotWriter
+from tasks.core.stage import stage
+from tasks.domain.metrics import UNITS, name_of
+from tasks.domain.targets import TARGETS
+from tasks.engines import plots
+from tasks.stages.report import data_section as data
+from tasks.stages.report import model_section as models
+from tasks.stages.split import REASONS
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATES = ("report.html.j2", "report_models.html.j2", "report.css")
+RUN_TEMPLATE = "report_run.html.j2"
+RUN_MARK = "<!-- raymill:run -->"  # no data can forge it: all data is escaped
+
+# Half octaves, but whole ones below 8 characters, where half ones would hold no whole number.
+LENGTH_EDGES = np.unique(np.rint(2.0 ** np.r_[0:3, 3:17.5:0.5])).astype(np.int64)
+# Rows shown at most; of the worst errors, those that are not folded away.
+LIMITS = {
+    "words": 20,
+    "reasons": 20,
+    "files": 50,
+    "features": models.FEATURES_DRAWN,
+    "trials": 100,
+    "slices": 200,
+    "worst": 20,
+}
+
+
+@stage(version=2, libraries=("matplotlib", "jinja2"), files=TEMPLATES)
+def report(
+    raw: Snapshot,
+    reviews: Snapshot,
+    counts: Snapshot,
+    described: Snapshot,
+    splits: Snapshot,
+    baseline: Snapshot,
+    search: Snapshot,
+    model: Snapshot,
+    scores: Snapshot,
+    config: ReportConfig,
+    out: SnapshotWriter,
+) -> None:
+    """Write `report.html` and `plots/*.png`."""
+    given = (raw, reviews, counts, described, splits, baseline, search, model, scores)
+    inputs = dict(zip(report.input_names, given, strict=True))
+    repeated, repeats = data.repeats(reviews)
+    seen = data.review_histograms(reviews)
+    target = TARGETS[scores.facts["target"]]
+    metric = name_of(target, target.metric)
+    predicted = models.histograms(scores, target)
+    trials = models.trial_rows(search)
+    importance = data.read_rows(scores, "importance", ["feature", "gain", "shap"])
+    pictures = {
+        **_data_plots(seen, splits.facts["borders"]),
+        **models.learning_plots(baseline, search, model, trials, metric),
+        **models.score_plots(scores, target, predicted, importance),
+    }
+    page = _template(TEMPLATES[0]).render(
+        title=config.title,
+        mark=RUN_MARK,
+        limits=LIMITS,
+        plots={name: b64encode(png).decode() for name, png in pictures.items()},
+        inputs=inputs,
+        target=target,
+        metric=metric,
+        unit=UNITS.get(target.name, ""),
+        seen=seen,
+        rejects=data.reject_reasons(raw),
+        quarantined=data.quarantined(raw),
+        repeated=repeated,
+        repeats=repeats,
+        ratings=data.read_rows(described, "ratings"),
+        activity=data.activity(described),
+        alike=splits.facts.get("near_duplicates"),
+        words=data.top_words(counts, LIMITS["words"]),
+        telling=data.telling_words(counts, LIMITS["words"]),
+        scored=models.score_table(scores.facts, target),
+        splits=models.split_table(splits.facts, REASONS),
+        importance=importance,
+        trials=trials,
+        param_names=sorted({name for trial in trials for name in trial["params"]}),
+        slices=data.read_rows(scores, "slices"),
+        confusion=predicted["confusion"].tolist() if "confusion" in predicted else [],
+        worst=models.worst_errors(scores, target),
+    )
+    for name, png in pictures.items():
+        out.write_bytes(f"plots/{name}.png", png)
+    out.write_bytes("report.html", page.encode())
+
+
+def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> str:
+    """The committed page of a report snapshot with one run's own facts at the marked place.
+
+    `run_table` has a row per stage: stage, rows_in, rows_out, rejected, repeated (None: does not apply), seconds,
+    reused (bool), digest. `run` has run_id and when, and where known seconds, decision, data_docs, mlflow, note, gates
+    (each with name, value, limit, passed and note) and card (the model card, in markdown).
+    Raises SnapshotCorrupt where the page does not have the marked place exactly once.
+    """
+    path = snapshot.path("report.html")
+    before, *after = path.read_text(encoding="utf-8").split(RUN_MARK)
+    if len(after) != 1:
+        raise SnapshotCorrupt("the page has no place for the run's facts", where=str(path), fix="run the report again")
+    card = _from_markdown(str(run.get("card") or ""))
+    return before + _template(RUN_TEMPLATE).render(rows=run_table, run=run, card=card) + after[0]
+
+
+def _data_plots(seen: data.ReviewHistograms, borders: Mapping[str, str] | None) -> dict[str, bytes]:
+    if not seen.rows:
+        return {}
+    cuts = [datetime.fromisoformat(borders[name]) for name in ("train_until", "valid_until")] if borders else []
+    below = seen.lengths.cumsum()[np.minimum(LENGTH_EDGES - 1, data.MAX_LENGTH)]
+    return {
+        "ratings": plots.ratings(*seen.stars),
+        "lengths": plots.text_lengths(LENGTH_EDGES, np.diff(below), seen.length_quantile(0.5)),
+        "over_time": plots.over_time(*data.calendar(seen.days), cuts),
+    }
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(CONF),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"whole": _whole, "decimal": _decimal, "percent": _percent, "value": _value, "href": _href}
+    environment.filters["moment"] = _moment
+    return environment.get_template(name)
+
+
+def _from_markdown(text: str) -> str:
+    """Markdown as HTML that is safe to show: markup in it is escaped, nothing is loaded."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"
+    return str(parser.renderer.render(tokens, parser.options, {}))
+
+
+def _whole(number: float | None) -> str:
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def _decimal(number: float | None, digits: int = 3) -> str:
+    return "–" if number is None or number != number else f"{number:,.{digits}f}"
+
+
+def _percent(part: float | None, whole: float | None, digits: int = 1) -> str:
+    return "–" if part is None or not whole else f"{part / whole:.{digits}%}"
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _moment(iso: str | None) -> str:
+    """An ISO time to the minute, as pages show it."""
+    return "–" if iso is None else f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
+
+
+def _href(link: Any) -> str:
+    """The link where a browser may follow it, else "": settings must not smuggle in javascript:."""
+    return str(link) if urlsplit(str(link)).scheme in ("", "http", "https", "file") else ""

@@ -1,0 +1,129 @@
+"""Slices in, the best hyper-parameters out: Ray Tune runs what a study suggests, several trials at once.
+
+Trials learn on the train slice and are judged by the target's loss on the validation slice; the test slice is not
+read. Concurrent trials end in an order of their own, so the search is not deterministic and its manifest says so.
+Trials are kept in Optuna's storage, beside the attempt or in a database (`tune.storage`): a search that was killed goes
+on from there, and several machines that run the same search in one database share its trials and come to the same
+output. The study is named after the stage's key, so another space, other data or other code is another study.
+
+Out: the trials (`trial`, `status`, `rounds`, `best_round`, `valid_loss`, `params`), their curves (`curves/`: `trial`,
+`round`, `loss`), and as facts `target`, `metric`, `best_trial`, `best_params`, `best_rounds`, `best_loss`.
+
+    raymill run --until tune
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from tasks.core.errors import InputError, RunError
+from tasks.core.sections import TuneConfig
+from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.stage import stage
+from tasks.domain.targets import TARGETS, Target
+from tasks.engines import cluster
+
+if TYPE_CHECKING:
+    from tasks.stages.tune.study import Ended, Study
+
+TRIALS = pa.schema(
+    [
+        ("trial", pa.int32()),
+        ("status", pa.string()),
+        ("rounds", pa.int32()),
+        ("best_round", pa.int32()),
+        ("valid_loss", pa.float64()),
+        ("params", pa.string()),
+    ]
+)
+CURVES = pa.schema([("trial", pa.int32()), ("round", pa.int32()), ("loss", pa.float64())])
+OTHERS_POLL_S = 1.0
+
+
+@stage(version=2, libraries=("xgboost", "optuna", "ray", "scipy"), deterministic=False)
+def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
+    from tasks.stages.tune.study import Study
+
+    target = TARGETS[splits.facts["target"]]
+    check_before(splits, config, target)
+    study = Study(config, name=f"raymill-{out.key}", file=out.scratch / "study.db")
+    try:
+        with study.answering():
+            out.note(resumed_trials=len(study.ended()))
+            search(study, splits, target, out)
+            write(study.ended(), target, out)
+    finally:
+        study.close()
+
+
+def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
+    """Raise InputError or SettingsError for what would make every trial fail."""
+    from tasks.engines import rounds
+
+    for name in ("train", "valid"):
+        if not splits.rows(name):
+            raise InputError(f"the {name} slice is empty", where="tune", fix="see split.train and split.valid")
+    ends = {name: axis.ends() for name, axis in config.space.items()}
+    for i in range(max(map(len, ends.values()))):
+        params = {name: values[i % len(values)] for name, values in ends.items()}
+        rounds.check_params(params, target, where="tune.space")
+
+
+def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) -> None:
+    """Run what is missing, wait for what other machines run, until all trials that are wanted have ended."""
+
+    began, failed_before = time.perf_counter(), study.failed()
+    improved: list[tuple[float, float]] = []  # seconds since the search began, the best loss from then on
+
+    def ended() -> None:
+        trials = study.ended()
+        best = min(trial.loss for trial in trials)
+        if not improved or best < improved[-1][1]:
+            improved.append((round(time.perf_counter() - began, 3), best))
+            out.note(improved=improved)
+        out.progress(len(trials), study.wanted, "trials")
+
+    while len(study.ended()) < study.wanted:
+        study.fail_lost()
+        if (failed := study.failed() - failed_before) > study.wanted + 10:
+            raise RunError(f"{failed} trials ended without a loss", where="tune", fix="check the labels and tune.space")
+        if study.missing():
+            with cluster.IMPORTING:
+                from tasks.stages.tune import search as engine  # not at the top: Ray Tune takes a second to import
+            out.note(
+                **engine.run(
+                    study,
+                    train=splits.files("train"),
+                    valid=splits.files("valid"),
+                    features=splits.facts["features"],
+                    target=target,
+                    on_end=ended,
+                    folder=out.scratch / "ray",
+                )
+            )
+        else:
+            time.sleep(OTHERS_POLL_S)
+
+
+def write(trials: list[Ended], target: Target, out: SnapshotWriter) -> None:
+    best = min(range(len(trials)), key=lambda i: trials[i].loss)
+    rows: list[Any] = [
+        (i, t.status, len(t.curve), t.best_round, t.loss, json.dumps(t.params, sort_keys=True))
+        for i, t in enumerate(trials)
+    ]
+    points: list[Any] = [(i, r, loss) for i, t in enumerate(trials) for r, loss in enumerate(t.curve)]
+    for name, schema, records in (("", TRIALS, rows), ("curves", CURVES, points)):
+        columns = [list(column) for column in zip(*records, strict=True)]
+        out.write_table(part_name(0, name), pa.table(columns, names=schema.names), schema)
+    out.fact(
+        target=target.name,
+        metric=target.metric,
+        best_trial=best,
+        best_params=trials[best].params,
+        best_rounds=trials[best].best_round + 1,
+        best_loss=trials[best].loss,
+    )

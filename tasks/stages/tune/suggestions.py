@@ -1,0 +1,131 @@
+"""What a search tries next: what the forecast, Optuna's TPE, chance or a grid suggests after the trials of a study."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
+
+from tasks.core.sections import TuneConfig
+from tasks.domain.search_space import Axis
+from tasks.stages.tune.forecast import Forecast, Seen
+
+ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # from rung to rung; by ASHA one trial in so many goes on
+STARTS = 4  # trials before the forecast suggests any: conf's first and some at random
+
+
+def milestones(config: TuneConfig) -> tuple[int, ...]:
+    """The rounds after which a trial may be stopped, and last the most that there can be."""
+    if config.stopping == "patience":
+        return (config.max_rounds,)
+    return rungs(config, ASHA_FACTOR if config.stopping == "asha" else FORECAST_FACTOR)
+
+
+def rungs(config: TuneConfig, factor: int) -> tuple[int, ...]:
+    rung, found = config.min_rounds, []
+    while rung < config.max_rounds:
+        found.append(rung)
+        rung *= factor
+    return (*found, config.max_rounds)
+
+
+def in_order(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials but those that were lost or failed."""
+    return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+
+
+def seen(trial: FrozenTrial) -> Seen:
+    """What is known of a trial: its losses at rungs while it runs, and all of them when it has ended."""
+    ended = enumerate(itertools.accumulate(trial.user_attrs.get("curve", []), min), 1)
+    losses = {**trial.intermediate_values, **dict(ended)}
+    return Seen(
+        trial.number, trial.params, losses, trial.state == TrialState.RUNNING, trial.state == TrialState.COMPLETE
+    )
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Keep BLAS to one thread: on matrices as small as a forecast's, others only spin, on cores that trials need."""
+    return threadpool_limits(1, "blas")
+
+
+def forecast(config: TuneConfig, trials: Sequence[FrozenTrial]) -> Forecast:
+    """Raises ValueError where no trial has a loss. A trial that another machine begins just now may lack parameters."""
+    known = [seen(trial) for trial in trials if trial.params.keys() >= config.space.keys()]
+    return Forecast(config.space, rungs(config, FORECAST_FACTOR), known)
+
+
+def distribution(axis: Axis) -> BaseDistribution:
+    if axis.choice is not None:
+        return CategoricalDistribution(axis.choice)
+    if axis.whole:
+        return IntDistribution(int(axis.low or 0), int(axis.high or 0), log=axis.log)
+    return FloatDistribution(float(axis.low or 0), float(axis.high or 0), log=axis.log)
+
+
+def combinations(config: TuneConfig) -> list[dict[str, Any]]:
+    """Every combination of the points of each axis, in an order drawn by the seed: the first few are a fair sample."""
+    axes = [[(name, value) for value in axis.points(config.grid_points)] for name, axis in config.space.items()]
+    found = [dict(point) for point in itertools.product(*axes)]
+    random.Random(config.seed).shuffle(found)
+    return found
+
+
+class Suggestions(optuna.samplers.BaseSampler):
+    """First conf's parameters, then what the algorithm makes of the earlier trials with a seed for their number.
+
+    `began` is called with Optuna's id of a trial before any of its parameters are known.
+    """
+
+    def __init__(self, config: TuneConfig, grid: Sequence[dict[str, Any]] | None, began: Callable[[int], None]) -> None:
+        self.config = config
+        self.began = began
+        self.grid = grid
+        space = config.space
+        self.first = {n: v for n, v in config.first.items() if (axis := space.get(n)) is not None and axis.holds(v)}
+        self.given: dict[str, Any] = {}
+        self.inner: Any = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.began(trial._trial_id)
+        before = [t for t in in_order(study) if t.number < trial.number]
+        used = [t.params for t in before]
+        seed = random.Random(f"{self.config.seed}:{len(before)}").getrandbits(32)
+        self.inner = optuna.samplers.RandomSampler(seed=seed)
+        # Not simply of the trial with number 0: that one may have been lost while the second went on.
+        tried = any(self.first.items() <= params.items() for params in used)
+        if self.grid is not None:
+            # Two machines that ask at the same time may get the same one.
+            self.given = next((p for p in self.grid if p not in used), self.grid[0])
+        elif not tried:
+            self.given = self.first
+        elif self.config.algorithm == "gp" and len(before) >= STARTS and any(seen(t).losses for t in before):
+            with one_thread():
+                self.given = forecast(self.config, before).suggestion(seed)
+        else:
+            self.given = {}
+        if self.config.algorithm == "tpe":
+            drawn = min(10, max(4, self.config.trials // 3))  # at random, before there is anything to go by
+            self.inner = optuna.samplers.TPESampler(seed=seed, n_startup_trials=drawn)
+        self.inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.inner.infer_relative_search_space(study, trial))
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return dict(self.inner.sample_relative(study, trial, search_space))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if param_name in self.given:
+            return self.given[param_name]
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)

@@ -1,0 +1,94 @@
+"""A training run that was killed is taken up from its last checkpoint, if that is whole and of the same run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.core.errors import InputError
+from tasks.core.snapshots import FileSink
+from tasks.engines import ray_train
+from tasks.engines.ray_train import Trained, TrainJob
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=400).astype(np.float32)
+    table = pa.table({"a": a, "label": a + rng.normal(size=400).astype(np.float32)})
+    for name, part in (("train", table.slice(0, 300)), ("valid", table.slice(300))):
+        FileSink(str(tmp_path)).write_table(f"{name}.parquet", part)
+    files = {name: (tmp_path / f"{name}.parquet",) for name in ("train", "valid")}
+    params = {"max_depth": 3, "subsample": 0.8}
+    return TrainJob(
+        **files, features=("a",), target="rating", params=params, seed=7, rounds=10, folder=tmp_path, checkpoint_every=3
+    )
+
+
+def run(job: TrainJob) -> Trained:
+    done = ray_train.run(job, 0, 1, 1)
+    assert isinstance(done, Trained)
+    return done
+
+
+def kill_after_checkpoint(number: int, job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the number-th checkpoint is written, and no further."""
+    written = []
+    write = ray_train.write_checkpoint
+
+    def count(*given: Any) -> None:
+        write(*given)
+        written.append(given)
+        if len(written) == number:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_train, "write_checkpoint", count)
+        with pytest.raises(Killed):
+            run(job)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bytes(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quiet").mkdir()
+    quiet = run(replace(job, folder=tmp_path / "quiet"))
+    kill_after_checkpoint(2, job, monkeypatch)
+    again = run(job)
+    assert (quiet.resumed_from, again.resumed_from) == (0, 6)
+    assert (again.model, again.curves, again.rounds) == (quiet.model, quiet.curves, quiet.rounds)
+
+
+def test_a_checkpoint_that_is_cut_off_is_not_used(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_after_checkpoint(1, job, monkeypatch)
+    path = job.folder / "checkpoint"
+    for cut in (path.read_bytes()[:-1], path.read_bytes()[:20], b""):
+        path.write_bytes(cut)
+        assert ray_train.read_checkpoint(job.folder, job.identity) is None
+    assert run(job).resumed_from == 0
+
+
+@pytest.mark.parametrize("change", [{"params": {"max_depth": 4}}, {"seed": 8}, {"target": "positive"}])
+def test_a_checkpoint_of_another_run_is_not_used(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    kill_after_checkpoint(1, job, monkeypatch)
+    assert ray_train.read_checkpoint(job.folder, job.identity) is not None
+    assert ray_train.read_checkpoint(job.folder, replace(job, **change).identity) is None
+
+
+def test_rows_that_cannot_be_learned_from_come_back_as_an_error(job: TrainJob, tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([1.0, float("inf")], pa.float32()), "label": pa.array([1.0, 2.0], pa.float32())})
+    FileSink(str(tmp_path)).write_table("valid.parquet", table)
+    told = ray_train.run(job, 0, 1, 1)
+    assert isinstance(told, InputError)
+    assert "feature 'a'" in told.what

@@ -1,0 +1,93 @@
+"""Runs that nobody hears of any more are Crashed, and the automation that does it is there once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun
+from prefect.events.actions import DoNothing
+
+from flows.servers.heartbeat import HEARTBEATS, NAME, automation, ensure_automation
+from tests.support.prefect_server import connected, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[SyncPrefectClient]:
+    with connected() as client:
+        yield client
+
+
+def test_however_often_it_is_made_there_is_one_automation(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ensure_automation(client)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "update_automation", lambda *_: pytest.fail("nothing was to be changed"))
+        assert ensure_automation(client) == first
+    client.create_automation(automation())  # as two calls at once would
+    kept = ensure_automation(client)
+    assert [found.id for found in client.read_automations_by_name(NAME)] == [kept]
+    client.delete_automation(kept)
+
+
+def test_actions_that_somebody_added_stay_and_what_was_switched_off_stays_off(client: SyncPrefectClient) -> None:
+    id = ensure_automation(client)
+    theirs = automation(500).model_copy(update={"actions": [*automation().actions, DoNothing()], "enabled": False})
+    client.update_automation(id, theirs)
+    assert ensure_automation(client) == id
+    (found,) = client.read_automations_by_name(NAME)
+    assert [action.type for action in found.actions] == ["change-flow-run-state", "do-nothing"]
+    assert found.trigger.within.total_seconds() == 90
+    assert not found.enabled
+    client.delete_automation(id)
+
+
+ZOMBIE = """
+import sys, threading
+from prefect import flow
+@flow(name="etl-train")
+def zombie():
+    print("at work", flush=True)
+    threading.Event().wait()
+zombie()
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.fault
+def test_a_run_that_was_killed_becomes_crashed(server: str, client: SyncPrefectClient) -> None:
+    ensure_automation(client, silent_s=35)  # a heartbeat comes every 30 s
+    process = subprocess.Popen(
+        [sys.executable, "-c", ZOMBIE],
+        env={**os.environ, "PREFECT_API_URL": server, **HEARTBEATS},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+
+    def runs() -> list[FlowRun]:
+        return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["etl-train"])))
+
+    def heard() -> bool:
+        answer = client.request(
+            "POST", "/events/filter", json={"filter": {"event": {"prefix": ["prefect.flow-run.he"]}}}
+        )
+        return any(run.id.hex in event["resource"]["prefect.resource.id"].replace("-", "")
+                   for event in answer.json()["events"] for run in runs())  # fmt: skip
+
+    until(heard)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (run,) = [run for run in runs() if run.state_name == "Running"]
+    until(lambda: client.read_flow_run(run.id).state_name == "Crashed")
+    assert "No heartbeat" in client.read_flow_run(run.id).state.message

@@ -1,0 +1,156 @@
+"""What the gates compare: the candidate's own numbers, and whether a champion can be compared at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xgboost as xgb
+
+from tasks.core.errors import RunError
+from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.storage.store import SnapshotStore
+from tasks.engines import tracking
+from tasks.stages.evaluate.stage import Judged
+from tasks.stages.register import champion_comparison
+from tasks.stages.register.champion_comparison import Candidate, champion_score, first_rows, measure
+from tasks.stages.register.gates import Gate
+from tasks.stages.register.stage import Decision
+
+FEATURES = ["n_chars", "user_mean"]
+MANIFEST: dict[str, Any] = {
+    "inputs": (),
+    "config": {},
+    "config_digest": "",
+    "code": {},
+    "deterministic": True,
+    "seconds": {},
+    "committed_at": "",
+}
+JUDGED = Judged(7, {"rmse": {"value": 0.75, "low": 0.7, "high": 0.8}}, {"stars 1": (7, 0.75)})
+
+
+def trained(features: list[str]) -> Any:
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)[:, : len(features)]
+    return xgb.train({"max_depth": 2}, xgb.DMatrix(x, x[:, 0], feature_names=features), 3)
+
+
+@pytest.fixture
+def candidate(store: SnapshotStore) -> Candidate:
+    """Seven test rows in two files, one value unknown."""
+
+    def commit(stage: str, tables: dict[str, list[pa.Table]], files: dict[str, bytes], **facts: Any) -> Snapshot:
+        out = store.open_attempt(stage, "k")
+        for name, parts in tables.items():
+            for i, part in enumerate(parts):
+                out.write_table(part_name(i, name), part)
+        for file, data in files.items():
+            out.write_bytes(file, data)
+        out.fact(**facts)
+        return store.commit(out, **MANIFEST)
+
+    table = pa.table({n: pa.array([None, 1, 2, 3, 4, 5, 6], pa.float32()) for n in FEATURES})
+    parts = [table.slice(0, 3), table.slice(3)]
+    borders = {"train_until": "2020-01-01T00:00:00+00:00", "valid_until": "2020-02-01T00:00:00+00:00"}
+    splits = commit("split", {"test": parts}, {}, features=FEATURES, target="rating", borders=borders)
+    data = bytes(trained(FEATURES).save_raw("ubj"))
+    model = commit("refit", {}, {"model.ubj": data}, features=FEATURES, params={}, rounds=3)
+    slices = pa.table({"slice": ["stars 1"], "rows": [7], "loss_tuned": [0.5]})
+    measures = {"tuned": {"rmse": {"value": 0.5}}, "mean": {"rmse": {"value": 1.0}}}
+    about = {"rows": 7, "target": "rating", "metric": "rmse", "measures": measures}
+    return Candidate(model, splits, commit("evaluate", {"slices": [slices]}, {}, **about))
+
+
+def against(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch, champion: Any = FEATURES, **tags: str
+) -> champion_comparison.Champion:
+    """The champion's score where version 3 knows these features, or raises this error when it is loaded or scored."""
+
+    def load(*_: Any) -> Any:
+        if isinstance(champion, Exception) and not isinstance(champion, RunError):
+            raise champion
+        return trained(FEATURES if isinstance(champion, Exception) else champion)
+
+    def judge(_: bytes) -> Judged:
+        if isinstance(champion, RunError):
+            raise champion
+        return JUDGED
+
+    monkeypatch.setattr(tracking, "load_version", load)
+    version = SimpleNamespace(version=3, tags={f"raymill.{k}": v for k, v in tags.items()})
+    return champion_score(candidate, SimpleNamespace(uri="u"), "m", version, judge)  # type: ignore[arg-type]
+
+
+def test_the_candidate_is_measured_by_its_evaluation_and_its_file(candidate: Candidate) -> None:
+    found = measure(candidate)
+    assert (found.loss, found.mean, found.linear) == (0.5, 1.0, None)
+    assert found.slices == {"stars 1": (7, 0.5)}
+    assert found.size_bytes == Path(candidate.model.path("model.ubj")).stat().st_size
+    assert set(found.latency_ms) == {1, 1000}
+    assert all(ms > 0 for ms in found.latency_ms.values())
+
+
+def test_rows_for_examples_come_from_the_test_slice_in_order_over_files_and_again_from_the_first(
+    candidate: Candidate,
+) -> None:
+    rows = first_rows(candidate, 9)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows[:, 0], [np.nan, 1, 2, 3, 4, 5, 6, np.nan, 1])
+    np.testing.assert_array_equal(first_rows(candidate, 5), rows[:5])
+
+
+def test_a_champion_is_scored_on_the_candidates_test_slice(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = against(candidate, monkeypatch, target="rating", trained_until="2020-02-01T00:00:00+00:00")
+    assert (found.version, found.loss, found.slices, found.problem, found.note) == ("3", 0.75, JUDGED.slices, "", "")
+    assert champion_score(candidate, SimpleNamespace(), "m", None, lambda _: JUDGED).version == ""  # type: ignore[arg-type]
+
+
+def test_a_champion_with_some_of_the_features_is_compared(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert against(candidate, monkeypatch, ["n_chars"]).loss == 0.75
+
+
+def test_a_champion_that_may_have_learned_from_the_test_rows_is_told(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = against(candidate, monkeypatch, trained_until="2020-02-01T00:00:01+00:00")
+    assert "learned from reviews until 2020-02-01" in found.note
+
+
+@pytest.mark.parametrize(
+    ("champion", "tags", "why"),
+    [
+        (["n_chars", "gone"], {}, "version 3 was trained on other features, such as gone"),
+        (FEATURES, {"target": "helpful"}, "version 3 was trained for the target helpful, not rating"),
+        (ValueError("no such artifact"), {}, "version 3 cannot be loaded (no such artifact)"),
+        (RunError("its predictions are not the target's"), {}, "version 3 cannot be scored: its predictions are not"),
+    ],
+)
+def test_what_keeps_a_champion_from_being_compared_is_told_with_the_way_out(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch, champion: Any, tags: dict[str, str], why: str
+) -> None:
+    found = against(candidate, monkeypatch, champion, **tags)
+    assert found.loss is None
+    assert why in found.problem
+    assert "raymill models promote" in found.problem
+
+
+def test_a_registry_that_goes_down_over_the_champion_is_no_reason_against_it(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConnectionError):
+        against(candidate, monkeypatch, ConnectionError("refused"))
+
+
+def test_a_decision_names_what_failed_or_else_what_was_passed() -> None:
+    passed, failed, not_there = Gate("size", 1, 2, True), Gate("loss", 2, 1, False), Gate("champion", None, None, None)
+    assert str(Decision("4", True, (passed, not_there))) == "version 4 is champion: passed size"
+    assert str(Decision("4", False, (passed, failed))) == "version 4 is challenger: loss: 2, limit 1, not passed"
+    assert "all are off" in str(Decision("4", True, ()))

@@ -1,0 +1,47 @@
+"""A Prefect server of its own for tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+from flows.servers.temporary_server import TemporaryServer
+
+DRAIN_S = 30.0
+LIMIT_S = 300.0  # for what takes a few seconds where the machine is free
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """The address of its API, which flows and clients of this process use in the block."""
+    server = TemporaryServer()
+    try:
+        server.wait()
+        # Log lines still on their way would look for the server, for a minute, when it is gone.
+        with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_LOGGING_TO_API_ENABLED: False}):
+            yield server.api_url
+            # What is still on its way would look for the server at exit, for ever.
+            EventsWorker.drain_all(timeout=DRAIN_S)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait until the condition is true; returns what it found."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+    return found
