@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.cases.pipeline import INPUTS, SEED
 from benchmarks.harness import SelfTimed, Setup, Timed
 from tasks.core.errors import InputError
-from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import source_digest
+from tasks.settings import Settings, load_settings
 
 FILE_ROWS = 65_536
 MEGABYTE = 1_000_000

@@ -19,8 +19,8 @@ from flows.run.progress import artifact_key
 from flows.run.record import git_commit
 from flows.servers import engine
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.settings import Settings, load_settings
 from tasks.engines import tracking
+from tasks.settings import Settings, load_settings
 
 EXPERIMENT = "raymill-bench"
 

@@ -20,11 +20,11 @@ from flows.run.context import Run, open_run
 from flows.run.record import git_commit
 from flows.run.stage_task import StageTask, together
 from tasks.core.errors import InputError, RaymillError, SettingsError
-from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot
 from tasks.domain.metrics import MODELS, by_measure, name_of
 from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, registry
+from tasks.settings import Settings, load_settings
 from tasks.sources import Source, discover
 from tasks.stages import count_words as _count_words
 from tasks.stages import describe as _describe

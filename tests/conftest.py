@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flows.run import environment
-from tasks.core.settings import load_settings
 from tasks.core.storage.store import SnapshotStore
+from tasks.settings import load_settings
 
 # What a developer may have set for work must not decide whether a test passes.
 OTHERS = ("RAYMILL_", "RAY_ADDRESS", "PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI")

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.harness import Case, SelfTimed, Setup
 from tasks.core.sections import PROJECT
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 
 INPUTS = PROJECT / "bench-results" / "inputs"
 SEED, CHUNK = 7, 262_144

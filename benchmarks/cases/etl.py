@@ -27,7 +27,7 @@ from benchmarks.cases.pipeline import QUIET, synthetic
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from tasks.core.errors import RunError
 from tasks.core.sections import PROJECT
-from tasks.core.settings import Settings, load_settings
+from tasks.settings import Settings, load_settings
 
 MOST_ROWS_IN_PANDAS = 2_000_000
 TIE = ("user_id", "item_id", "timestamp")

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from tasks.core.sections import PROJECT
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 
 INPUTS = PROJECT / "bench-results" / "inputs"
 SEED, CHUNK = 7, 250_000

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
-from tasks.core.settings import Settings
+from tasks.settings import Settings
 
 FEATURES = 40
 TRIALS = 32
@@ -70,8 +70,8 @@ class Found:
 def prepare(setup: Setup) -> Job:
     import ray
 
-    from tasks.core.settings import load_settings
     from tasks.engines import cluster
+    from tasks.settings import load_settings
 
     settings = load_settings(overrides=[f"tune.trials={TRIALS}", f"ray.logical_cpus={setup.workers}"])
     rows = {"train": synthetic(setup.size, 1), "valid": synthetic(max(1, setup.size // 5), 2)}

@@ -265,8 +265,8 @@ def prepare(name: str, threads: int) -> None:
             raise RuntimeError(f"Polars runs on {pl.thread_pool_size()} threads, not on {threads}")
         return
     if name == "modin_naive":
-        from tasks.core.settings import load_settings
         from tasks.engines import cluster
+        from tasks.settings import load_settings
 
         cluster.start(load_settings(overrides=[f"ray.logical_cpus={threads}"]).ray)
         import modin.pandas as modin_pandas

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli.launch import launch
-from tasks.core.settings import Settings
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import open_store
+from tasks.settings import Settings
 
 
 def ablate(settings: Settings, console: Console) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from flows.servers.temporary_server import start_if_needed
-from tasks.core.settings import Settings
 from tasks.core.stage import HasDigest
 from tasks.core.storage.store import open_store
+from tasks.settings import Settings
 
 
 def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def run(
     """
     began = time.perf_counter()
     from flows.run.names import check_stage_name
-    from tasks.core.settings import load_settings
+    from tasks.settings import load_settings
     from tasks.sources import discover
 
     check_stage_name(until)
@@ -90,7 +90,7 @@ def ablate(
 ) -> None:
     """Say what each group of features is worth: the loss on the validation slice with it and without it."""
     from flows.cli.ablate import ablate, print_worths
-    from tasks.core.settings import load_settings
+    from tasks.settings import load_settings
 
     given = {k: v for k, v in (("input", input), ("dataset", dataset)) if v}
     view_console = Console(stderr=True) if json_file == "-" else console
@@ -150,7 +150,7 @@ def snapshots(
 ) -> None:
     """List committed snapshots: rows, size, digest, and what each was made from."""
     from flows.cli.snapshots import lineage_graph, snapshot_table, store_of
-    from tasks.core.settings import load_settings
+    from tasks.settings import load_settings
 
     store = store_of(load_settings(profile=profile, overrides=overrides or []))
     if graph:
@@ -177,7 +177,7 @@ def gc(
     What the last storage.keep_runs runs or any registered model was made from is never removed.
     """
     from flows.cli.snapshots import plan_gc, remove
-    from tasks.core.settings import load_settings
+    from tasks.settings import load_settings
 
     removals = plan_gc(load_settings(profile=profile, overrides=overrides or []), damaged=damaged)
     for removal in removals:
@@ -195,7 +195,7 @@ def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
     Settings given here hold for the runs that the worker starts, too.
     """
     from flows.servers.up import up
-    from tasks.core.settings import load_settings
+    from tasks.settings import load_settings
 
     up(load_settings(profile=profile, overrides=overrides or []), console, overrides or [], profile)
 
@@ -204,7 +204,7 @@ def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
 def status(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
     """Say what raymill up runs and whether it answers. Exit status 1 unless all is well."""
     from flows.servers.up import print_status, status
-    from tasks.core.settings import load_settings
+    from tasks.settings import load_settings
 
     found = status(load_settings(profile=profile, overrides=overrides or []))
     print_status(Console(stderr=True) if json_file == "-" else console, found)

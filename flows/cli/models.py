@@ -35,8 +35,8 @@ class Registry:
 def _registry(overrides: list[str] | None, profile: str | None, *, changing: bool = False) -> Iterator[Registry]:
     """Raises RegistryError where MLflow is down, or has nothing yet. `changing`: no run registers meanwhile."""
     from tasks.core.errors import RegistryError
-    from tasks.core.settings import load_settings
     from tasks.engines import registry, tracking
+    from tasks.settings import load_settings
 
     settings = load_settings(profile=profile, overrides=overrides or [])
     uri = tracking.tracking_uri(settings.tracking)

@@ -17,7 +17,8 @@ import yaml
 
 from flows.run.names import STAGE_NAMES
 from tasks.core.sections import PROJECT
-from tasks.core.settings import CONF, Settings
+from tasks.core.settings import CONF
+from tasks.settings import Settings
 
 PAGE = PROJECT / "docs" / "reference.md"
 TOP = """\

@@ -12,12 +12,13 @@ from typing import Any
 from rich.table import Table
 
 from tasks.core.errors import SnapshotCorrupt, UserError
-from tasks.core.settings import Settings, masked
+from tasks.core.settings import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.store import SnapshotStore, damaged_files, open_store, orphaned_attempts, remove_attempt
 from tasks.domain.targets import TARGETS
+from tasks.settings import Settings
 
 
 @dataclass(frozen=True)

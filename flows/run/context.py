@@ -25,11 +25,12 @@ from flows.run.record import git_commit, record_stage, row_of, row_without_snaps
 from flows.servers import engine
 from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
-from tasks.core.settings import Settings, masked
+from tasks.core.settings import masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
 from tasks.core.storage.store import SnapshotStore, open_store
 from tasks.engines import cluster, expectations, tracking
+from tasks.settings import Settings
 from tasks.stages.ingest.stage import ingest
 
 

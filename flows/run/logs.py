@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, SecretStr
 
 from flows.run.names import STAGE_NAMES
-from tasks.core.settings import Settings
+from tasks.settings import Settings
 
 OURS = ("raymill", "flows", "tasks", "prefect.flow_runs", "prefect.task_runs", "prefect.raymill")  # from INFO on
 SHORTEST_SECRET = 6  # characters; to mask a shorter one wherever it occurs would mask words

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from flows.run.links import public
 from flows.run.logs import Masker
-from tasks.core.settings import ENV_PREFIX, Settings, load_settings
+from tasks.core.settings import ENV_PREFIX
+from tasks.settings import Settings, load_settings
 
 TIMEOUT_S = 5.0  # of a connection, and of an answer
 PAUSES_S = (1.0, 3.0)  # before the second and the third attempt

@@ -19,7 +19,8 @@ from urllib.request import Request, urlopen
 from flows.servers.up_state import credentials
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT, ServicesConfig
-from tasks.core.settings import ENV_PREFIX, Settings
+from tasks.core.settings import ENV_PREFIX
+from tasks.settings import Settings
 
 # In the environment of everything that `up` starts, down to Ray's workers: the state folder, and the service's name.
 MARK, MARK_SERVICE = "RAYMILL_UP", "RAYMILL_UP_SERVICE"

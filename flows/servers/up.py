@@ -26,7 +26,8 @@ from flows.servers.supervisor import LOG_BYTES, Supervisor, end, leftovers
 from flows.servers.up_state import is_up, locked, state, state_folder
 from tasks.core.errors import RunError, SettingsError
 from tasks.core.sections import PROJECT
-from tasks.core.settings import Settings, masked
+from tasks.core.settings import masked
+from tasks.settings import Settings
 
 READY_TIMEOUT_S = 120.0  # the first start migrates both databases
 DOWN_TIMEOUT_S = 10.0

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
-
-from tasks.domain import search_space
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -74,210 +71,6 @@ class RetriesConfig(Section):
         return [min(self.first_delay_s * self.factor**i, longest) for i in range(times)]
 
 
-class ReadConfig(Section):
-    """How far a source is trusted."""
-
-    damaged_files: Literal["quarantine", "refuse"]
-    max_reject_fraction: Fraction
-    max_record_mb: Positive
-    max_unpacked_gb: Positive
-    max_unpacked_ratio: Positive
-    max_columns: Positive
-
-
-class IngestConfig(ReadConfig):
-    min_rows: Positive
-    earliest: date
-    latest: date | None = Field(description="The last day a review can be from; null: the day after ingest runs")
-
-
-class IngestItemsConfig(ReadConfig):
-    pass
-
-
-class ItemsConfig(Section):
-    buckets: Positive
-
-
-class CleanConfig(Section):
-    normalize_unicode: bool
-    decode_entities: bool
-    remove_html: bool
-    remove_urls: bool
-    remove_control: bool
-    collapse_spaces: bool
-    drop_duplicates: bool
-    drop_repeated_pairs: bool
-
-
-class DescribeConfig(Section):
-    buckets: Positive
-
-
-class NearDuplicatesConfig(Section):
-    enabled: bool
-    min_words: Positive
-    similarity: Fraction
-    buckets: Positive
-
-
-class CountWordsConfig(Section):
-    splitting: Literal["words", "gpt2"]
-    ngrams: Annotated[int, Field(ge=1, le=3)]
-    reducers: Positive
-    spill_mb: Positive
-
-
-class TokenizeConfig(Section):
-    tokenizer: Annotated[str, Field(min_length=1)]
-    max_tokens: Positive | None
-
-
-class PackTokensConfig(Section):
-    enabled: bool
-    block_size: Annotated[int, Field(ge=2)]
-    format: Literal["bin", "parquet"]
-
-
-class LanguageModelConfig(Section):
-    enabled: bool
-    order: Annotated[int, Field(ge=1, le=3)]
-    periods: Annotated[int, Field(ge=2, le=32)]
-    min_count: Positive
-    backoff: Annotated[float, Field(gt=0, lt=1)]
-    partitions: Positive
-    spill_mb: Positive
-
-
-class SvdConfig(Section):
-    buckets: Annotated[int, Field(ge=1024)]
-    oversampling: Annotated[int, Field(ge=0)]
-    iterations: Annotated[int, Field(ge=0)]
-
-
-class Word2VecConfig(Section):
-    window: Annotated[int, Field(ge=1, le=20)]
-    negatives: Positive
-    epochs: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
-    subsample: Annotated[float, Field(gt=0, le=1)]
-    min_count: Positive
-    batch: Positive
-
-
-class SegmentsConfig(Section):
-    enabled: bool
-    min_clusters: Annotated[int, Field(ge=2)]
-    max_clusters: Annotated[int, Field(le=64)]
-    starts: Positive
-    sample: Annotated[int, Field(ge=10, le=10_000)]
-
-    @model_validator(mode="after")
-    def _has_a_number_of_clusters_to_try(self) -> SegmentsConfig:
-        if self.max_clusters < self.min_clusters:
-            raise ValueError("max_clusters must not be below min_clusters")
-        return self
-
-
-class EmbeddingsConfig(Section):
-    enabled: bool
-    method: Literal["svd", "skip-gram", "cbow"]
-    dimensions: Annotated[int, Field(ge=1, le=256)]
-    fit_share: Annotated[float, Field(gt=0, lt=1)]
-    shards: Positive
-    seed: Annotated[int, Field(ge=0)]
-    svd: SvdConfig
-    word2vec: Word2VecConfig
-    segments: SegmentsConfig
-
-
-class TextScoreConfig(Section):
-    dimensions: Annotated[int, Field(ge=1024)]
-    blocks: Annotated[int, Field(ge=2)]
-    shards: Positive
-    l2: Annotated[float, Field(gt=0)]
-    ridge_l2: Annotated[float, Field(gt=0)]
-    iterations: Positive
-    max_reviews: Positive
-
-
-class FeatureGroups(Section):
-    user: bool
-    item: bool
-    helpful: bool | None = Field(description="null: for the target helpful alone")
-    catalogue: bool
-    shape: bool
-    context: bool
-    stars: bool
-    text: bool
-    language: bool
-    embeddings: bool
-
-
-class FeaturesConfig(Section):
-    target: Literal["rating", "positive", "stars", "helpful"]
-    min_votes: Positive
-    groups: FeatureGroups
-    buckets: Positive
-    text_score: TextScoreConfig
-
-
-class SplitConfig(Section):
-    by: Literal["time", "user", "both"]
-    train: Annotated[float, Field(gt=0, lt=1)]
-    valid: Annotated[float, Field(gt=0, lt=1)]
-    seed: int
-    repeats: Literal["leave_out", "keep"]
-    repeats_min_chars: Positive
-    min_rows: Positive
-
-    @model_validator(mode="after")
-    def _leaves_a_test_slice(self) -> SplitConfig:
-        if self.train + self.valid >= 1:
-            raise ValueError("train + valid must leave a test slice: their sum must be below 1")
-        return self
-
-
-class TrainConfig(Section):
-    workers: Positive
-    nthread: Positive | None
-    device: Literal["auto", "cpu", "cuda"]
-    external_memory: bool
-    rounds: Positive
-    early_stopping_rounds: Positive | None
-    checkpoint_rounds: Positive | None
-    params: dict[str, float | int | str]
-    seed: int
-
-
-class TuneConfig(Section):
-    algorithm: search_space.Algorithm
-    trials: Positive
-    grid_points: Positive
-    concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
-    max_rounds: Positive
-    stopping: search_space.Stopping
-    min_rounds: Positive
-    patience: Positive
-    seed: Annotated[int, Field(ge=0)]
-    # Where the trials are kept decides nothing about what they find, and a password must not get into a manifest: it
-    # is left out of all that is written down.
-    storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
-    space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
-    first: Annotated[dict[str, search_space.Value | None], AfterValidator(search_space.check_names)]
-
-
-class EvaluateConfig(Section):
-    short_chars: Positive
-    categories: Positive
-    worse_than: Annotated[float, Field(gt=1)]
-    min_rows: Positive
-    resamples: Annotated[int, Field(ge=100)]
-    shap_rows: Positive
-    worst: Positive
-    seed: int
-
-
 Gain = Annotated[float, Field(lt=1)] | None  # a share of the rival's loss
 
 
@@ -303,10 +96,6 @@ class RegistryConfig(Section):
     def name_for(self, target: str) -> str:
         """The registered model's name for one target."""
         return self.model_name.replace("{target}", target)
-
-
-class ReportConfig(Section):
-    title: str
 
 
 def _secret(description: str) -> Any:

@@ -1,138 +1,108 @@
-"""Settings: one frozen root, built once, each stage given its own section.
+"""Settings in layers: read, merged and checked against a model.
 
-Later wins: conf/base.yaml, conf/profiles/NAME.yaml, RAYMILL__SECTION__KEY variables, `--set section.key=value`.
+The later layer wins: conf/base.yaml, conf/profiles/NAME.yaml, RAYMILL__SECTION__KEY variables,
+`--set section.key=value`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import SettingsError
-from tasks.core.sections import (
-    PROJECT,
-    CleanConfig,
-    CountWordsConfig,
-    DataConfig,
-    DescribeConfig,
-    EmbeddingsConfig,
-    EvaluateConfig,
-    FeaturesConfig,
-    IngestConfig,
-    IngestItemsConfig,
-    ItemsConfig,
-    LanguageModelConfig,
-    LoggingConfig,
-    NearDuplicatesConfig,
-    NotifyConfig,
-    PackTokensConfig,
-    RayConfig,
-    RegistryConfig,
-    ReportConfig,
-    RetriesConfig,
-    Section,
-    ServicesConfig,
-    SplitConfig,
-    StorageConfig,
-    TokenizeConfig,
-    TrackingConfig,
-    TrainConfig,
-    TuneConfig,
-)
+from tasks.core.sections import PROJECT, Section
 
 CONF = PROJECT / "conf"
 ENV_PREFIX = "RAYMILL__"
+M = TypeVar("M", bound=Section)
 
 
-class Settings(Section):
-    """All settings of a run. Build it with `load_settings`."""
-
-    data: DataConfig
-    storage: StorageConfig
-    ray: RayConfig
-    tracking: TrackingConfig
-    retries: RetriesConfig
-    notify: NotifyConfig
-    logging: LoggingConfig
-    ingest: IngestConfig
-    ingest_items: IngestItemsConfig
-    items: ItemsConfig
-    clean: CleanConfig
-    describe: DescribeConfig
-    near_duplicates: NearDuplicatesConfig
-    count_words: CountWordsConfig
-    tokenize: TokenizeConfig
-    pack_tokens: PackTokensConfig
-    language_model: LanguageModelConfig
-    embeddings: EmbeddingsConfig
-    features: FeaturesConfig
-    split: SplitConfig
-    train: TrainConfig
-    tune: TuneConfig
-    evaluate: EvaluateConfig
-    registry: RegistryConfig
-    report: ReportConfig
-    services: ServicesConfig
-
-
-def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), **given: Any) -> Settings:
-    """Merge the layers. `given` are section dictionaries on top of all; overrides are "section.key=value" texts.
+def load(
+    model: type[M],
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> M:
+    """Merge the layers into a root `model`. `given` holds section dictionaries and comes last.
 
     Raises SettingsError for an unknown key or a value of the wrong type, naming both.
     """
+    opened = frozenset(_mappings(model))
     merged = _read_yaml(CONF / "base.yaml")
+    for where, layer in _layers(profile, overrides):
+        _merge(merged, layer, where=where, opened=opened)
+    _merge(merged, dict(given or {}), where="parameters", opened=opened)
+    try:
+        return model(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        got = "" if _holds_secret(model, first["loc"]) else f" (got {first['input']!r})"
+        raise SettingsError(f"{key}: {first['msg']}{got}", where="settings", fix="see conf/base.yaml") from None
+
+
+def load_section(name: str, model: type[M]) -> M:
+    """Return one section as conf/base.yaml has it, for callers that have no settings."""
+    return model(**_read_yaml(CONF / "base.yaml")[name])
+
+
+def _layers(profile: str | None, overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the layers above conf/base.yaml, lowest first, each with the place that an error names."""
     profile = profile or os.environ.get("RAYMILL_PROFILE")
     if profile:
         path = CONF / "profiles" / f"{profile}.yaml"
         if not path.exists():
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
             raise SettingsError(f"no profile {profile!r}", where=str(path.parent), fix=f"known profiles: {known}")
-        _merge(merged, _read_yaml(path), where=str(path))
+        yield str(path), _read_yaml(path)
     for name in sorted(n for n in os.environ if n.startswith(ENV_PREFIX)):
         parts = name.removeprefix(ENV_PREFIX).lower().split("__")
-        _merge(merged, _layer(parts, _parse_value(os.environ[name], name)), where=name)
+        yield name, _layer(parts, _parse_value(os.environ[name], name))
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or "." not in name:
             raise SettingsError(
                 f"{override!r} is not section.key=value", where="--set", fix="for example --set tune.trials=20"
             )
-        layer = _layer(name.strip().split("."), _parse_value(text, f"--set {name}"))
-        _merge(merged, layer, where=f"--set {name}")
-    _merge(merged, given, where="parameters")
-    try:
-        return Settings(**merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        got = "" if _holds_secret(first["loc"]) else f" (got {first['input']!r})"
-        raise SettingsError(f"{key}: {first['msg']}{got}", where="settings", fix="see conf/base.yaml") from None
+        yield f"--set {name}", _layer(name.strip().split("."), _parse_value(text, f"--set {name}"))
 
 
-def _holds_secret(place: Sequence[int | str]) -> bool:
+def _mappings(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of the settings that are mappings with keys of the user's choice, such as train.params."""
+    for name, info in model.model_fields.items():
+        for kind in (info.annotation, *get_args(info.annotation)):
+            if get_origin(kind) is dict:
+                yield f"{path}{name}"
+            elif isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _mappings(kind, f"{path}{name}.")
+
+
+def _holds_secret(model: type[BaseModel], place: Sequence[int | str]) -> bool:
     """Whether what is at this place of the settings is, or contains, one that must not be shown."""
-    section = Settings.model_fields[str(place[0])].annotation if place[0] in Settings.model_fields else None
+    section = model.model_fields[str(place[0])].annotation if place[0] in model.model_fields else None
     fields = getattr(section, "model_fields", {})
     return any(info.exclude for name, info in fields.items() if name in place[1:] or len(place) == 1)
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any], *, where: str, path: str = "") -> None:
+def _merge(
+    below: dict[str, Any], above: Mapping[str, Any], *, where: str, opened: frozenset[str], path: str = ""
+) -> None:
     for key, value in above.items():
         name = f"{path}{key}"
-        # These are open: any key of the library may be added.
-        if key not in below and path not in ("train.params.", "tune.space.", "tune.first."):
+        if key not in below and path.removesuffix(".") not in opened:
             from difflib import get_close_matches
 
             near = get_close_matches(key, below, n=1)
             hint = f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(sorted(below))}"
             raise SettingsError(f"unknown setting {name!r}", where=where, fix=hint)
         if isinstance(below.get(key), dict) and isinstance(value, dict):
-            _merge(below[key], value, where=where, path=f"{name}.")
+            _merge(below[key], value, where=where, opened=opened, path=f"{name}.")
         else:
             below[key] = value
 

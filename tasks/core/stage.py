@@ -28,6 +28,7 @@ from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SettingsError, TooManyRejects
 from tasks.core.progress import Receiver, Reporter, nothing
+from tasks.core.sections import Section
 from tasks.core.settings import CONF
 from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
 from tasks.core.storage.store import SnapshotStore
@@ -62,6 +63,11 @@ class Stage:
     files: tuple[str, ...]
     deterministic: bool
     input_names: tuple[str, ...]
+    config: type[Section]
+    section: str
+    unit: str
+    optional: bool
+    size: Callable[[Snapshot], int]
     reads: Callable[[Any], Iterable[Path]] | None = None
 
     @property
@@ -79,6 +85,11 @@ class Stage:
 def stage(
     *,
     version: int,
+    config: type[Section],
+    section: str = "",
+    unit: str = "rows",
+    size: Callable[[Snapshot], int] = Snapshot.rows,
+    optional: bool = False,
     libraries: Sequence[str] = ("pyarrow",),
     files: Sequence[str] = (),
     retries: int = 1,
@@ -87,17 +98,23 @@ def stage(
     name: str = "",
     reads: Callable[[Any], Iterable[Path]] | None = None,
 ) -> Callable[[Callable[..., None]], Stage]:
-    """Declare a stage. `libraries` (distributions) and `files` (in conf/) that it reads belong to the key.
+    """Declare a stage.
 
-    So do the contents of the files that `reads` finds for a configuration: those that the user's settings point to.
+    version: raise it when the output changes and nothing that is digested does.
+    config: the class of its settings; `section`: their name in conf/base.yaml, the stage's unless it shares another's.
+    unit: what its output is counted in; `size`: how many of them a snapshot holds.
+    optional: the stage runs only where `config.enabled` is true.
+    libraries, files: distributions, and files in conf/, that decide the output; they belong to the key.
+    reads: finds, for a configuration, the files that the user's settings point to; their contents belong to the key.
     """
 
     def wrap(function: Callable[..., None]) -> Stage:
-        *inputs, config, out = inspect.signature(function).parameters
-        if (config, out) != ("config", "out"):
+        *inputs, last, out = inspect.signature(function).parameters
+        if (last, out) != ("config", "out"):
             raise TypeError(f"{function.__name__}: a stage takes (inputs..., config, out)")
+        called = name or function.__name__.replace("_", "-")
         return Stage(
-            name=name or function.__name__.replace("_", "-"),
+            name=called,
             function=function,
             version=version,
             retries=retries,
@@ -106,6 +123,11 @@ def stage(
             files=tuple(files),
             deterministic=deterministic,
             input_names=tuple(inputs),
+            config=config,
+            section=section or called.replace("-", "_"),
+            unit=unit,
+            optional=optional,
+            size=size,
             reads=reads,
         )
 

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
-from tasks.core.sections import ReadConfig
-from tasks.core.settings import load_settings, masked
+from tasks.core.settings import load_section, masked
 from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations, streams
 from tasks.sources.item_records import parse_literal, steps_of
 from tasks.sources.json_records import parse_json
 from tasks.sources.profiles import Profile, Quoting, load_profile
+from tasks.sources.settings import IngestConfig, ReadConfig
 
 Format = Literal["parquet", "json-lines", "json-array", "delimited"]
 Kind = Literal["reviews", "items"]
@@ -91,7 +91,7 @@ def discover(
 ) -> Source:
     """Find the files, look at each one's first bytes, and hash them. Raises InputError or ProfileError."""
     profile = load_profile(dataset)
-    config = config or load_settings().ingest
+    config = config or load_section("ingest", IngestConfig)
     given = [inputs] if isinstance(inputs, str) else list(inputs)
     if kind == "items" and profile.items is None:
         raise InputError(

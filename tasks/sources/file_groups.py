@@ -15,7 +15,6 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from tasks.core.sections import ReadConfig
 from tasks.sources import locations, streams
 from tasks.sources.column_guesses import Column, series_of
 from tasks.sources.discovery import BOM, HEAD_BYTES, Kind, Quarantined, SourceFile, limits
@@ -24,6 +23,7 @@ from tasks.sources.json_records import blocks
 from tasks.sources.partitions import Unit
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.readers import Batch, Reading
+from tasks.sources.settings import ReadConfig
 
 KEPT_RECORDS = 500
 ANY = Profile(description="whatever can be read", columns={})

@@ -17,8 +17,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.errors import InputError
-from tasks.core.sections import IngestConfig
-from tasks.core.settings import CONF, load_settings
+from tasks.core.settings import CONF, load_section
 from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations
 from tasks.sources.canonical import ANONYMOUS, Period
@@ -28,6 +27,7 @@ from tasks.sources.item_records import to_items
 from tasks.sources.loading import Recipe
 from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose
+from tasks.sources.settings import IngestConfig
 
 TRIED_FILES = 3  # of each layout, by every profile; the one that is chosen looks at all
 
@@ -78,7 +78,7 @@ class Inspection:
 
 def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_000) -> Inspection:
     """Look at these files, folders or globs. Raises InputError where nothing can be read, and ProfileError."""
-    config = load_settings().ingest
+    config = load_section("ingest", IngestConfig)
     given = load_profile(dataset) if dataset else None
     found = locations.find(inputs)
     readable, unreadable = _looked(found, ANY, config)

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import RowsLost
-from tasks.core.sections import ReadConfig
 from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS
 from tasks.sources import locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
@@ -19,6 +18,7 @@ from tasks.sources.json_records import BadRecord
 from tasks.sources.partitions import PART_MAX_BYTES, Part, Unit
 from tasks.sources.profiles import Profile
 from tasks.sources.readers import Batch, Reading
+from tasks.sources.settings import ReadConfig
 
 
 @dataclass

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from tasks.core.sections import ReadConfig
 from tasks.sources import delimited, locations, streams
 from tasks.sources.discovery import Kind, limits
 from tasks.sources.item_records import parse_literal
 from tasks.sources.json_records import BadRecord, Block, blocks, parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit
 from tasks.sources.profiles import Profile
+from tasks.sources.settings import ReadConfig
 
 BLOCK_BYTES = 16 << 20
 ROWS_AT_ONCE = 131_072

@@ -16,16 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tasks.algorithms import pretokens
-from tasks.core.sections import CountWordsConfig
+from tasks.core.sections import Positive, Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.schemas import COUNTS_BY_RATING, WORD_COUNTS
@@ -39,7 +40,14 @@ CHUNK_BYTES = 8 << 20  # of text counted at once: bounds the arrays alive
 SUMS = ("count", "documents", *COUNTS_BY_RATING)
 
 
-@stage(version=2, libraries=("pyarrow", "polars", "numpy"))
+class CountWordsConfig(Section):
+    splitting: Literal["words", "gpt2"]
+    ngrams: Annotated[int, Field(ge=1, le=3)]
+    reducers: Positive
+    spill_mb: Positive
+
+
+@stage(version=2, config=CountWordsConfig, unit="words", libraries=("pyarrow", "polars", "numpy"))
 def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter) -> None:
     job = mapreduce.Job(
         map=partial(count_rows, config=config), key=("token",), combine=add_counts, reduce=partial(write_part, out.sink)

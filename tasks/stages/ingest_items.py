@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from tasks import sources
 from tasks.core.errors import InputError
-from tasks.core.sections import IngestItemsConfig
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
+from tasks.sources.settings import IngestItemsConfig
 from tasks.stages.ingest import read_parts
 
 
-@stage(version=1, libraries=("pyarrow", "polars", "orjson"))
+@stage(version=1, config=IngestItemsConfig, unit="items", libraries=("pyarrow", "polars", "orjson"))
 def ingest_items(source: sources.Source, config: IngestItemsConfig, out: SnapshotWriter) -> None:
     read_parts.read(ingest_items, source, sources.Recipe("items", source.profile, config), out)
     if not out.rows():

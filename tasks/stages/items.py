@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.sections import ItemsConfig
+from tasks.core.sections import Positive, Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.schemas import ITEMS
@@ -58,7 +58,11 @@ class KnownPrices:
     median: float | None
 
 
-@stage(version=1, libraries=("pyarrow", "polars", "numpy"))
+class ItemsConfig(Section):
+    buckets: Positive
+
+
+@stage(version=1, config=ItemsConfig, unit="items", libraries=("pyarrow", "polars", "numpy"))
 def items(catalogue: Snapshot, config: ItemsConfig, out: SnapshotWriter) -> None:
     import ray
 

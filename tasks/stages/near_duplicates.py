@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.algorithms import minhash
-from tasks.core.sections import NearDuplicatesConfig
+from tasks.core.sections import Fraction, Positive, Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster
@@ -47,7 +47,14 @@ LEADERS = 16
 BUCKET_REVIEWS = 500_000
 
 
-@stage(version=1, libraries=("pyarrow", "polars", "numpy", "scipy"))
+class NearDuplicatesConfig(Section):
+    enabled: bool
+    min_words: Positive
+    similarity: Fraction
+    buckets: Positive
+
+
+@stage(version=1, config=NearDuplicatesConfig, libraries=("pyarrow", "polars", "numpy", "scipy"))
 def near_duplicates(reviews: Snapshot, config: NearDuplicatesConfig, out: SnapshotWriter) -> None:
     import ray
 

@@ -20,15 +20,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tasks.core.errors import RowsLost, SettingsError, SnapshotCorrupt
-from tasks.core.sections import PackTokensConfig
+from tasks.core.sections import Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, fsync, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster
@@ -76,7 +77,17 @@ class Part:
         return self.start + self.tokens + self.documents  # an end-of-text each
 
 
-@stage(version=1, libraries=("pyarrow", "numpy"))
+class PackTokensConfig(Section):
+    enabled: bool
+    block_size: Annotated[int, Field(ge=2)]
+    format: Literal["bin", "parquet"]
+
+
+def blocks(packed: Snapshot) -> int:
+    return packed.manifest.counts["blocks"]  # a file of the format bin has no rows
+
+
+@stage(version=1, config=PackTokensConfig, unit="blocks", size=blocks, optional=True, libraries=("pyarrow", "numpy"))
 def pack_tokens(tokens: Snapshot, config: PackTokensConfig, out: SnapshotWriter) -> None:
     import ray
 

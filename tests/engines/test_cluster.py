@@ -9,7 +9,7 @@ from tasks.engines import cluster
 
 LOOK = """
 import psutil
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 from tasks.engines import cluster
 
 cluster.start(load_settings(overrides=["ray.object_store_mb=100"]).ray)

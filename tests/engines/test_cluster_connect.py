@@ -16,8 +16,8 @@ import pytest
 
 from tasks.core.errors import SettingsError, UserError
 from tasks.core.sections import PROJECT, RayConfig
-from tasks.core.settings import load_settings
 from tasks.engines import cluster, cluster_connect, nodes
+from tasks.settings import load_settings
 
 
 def config(address: str | None = None, **more: Any) -> RayConfig:

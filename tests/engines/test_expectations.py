@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import SettingsError, ValidationFailed
-from tasks.core.settings import CONF, load_settings
+from tasks.core.settings import CONF
 from tasks.domain.schemas import REVIEWS
 from tasks.engines import data_docs
 from tasks.engines import expectations as subject
 from tasks.engines.expectations import Validation, Validators, load_suite, raise_on_failure
 from tasks.engines.suites import ROW_WISE, Expectation
 from tasks.engines.validator import Piece
+from tasks.settings import load_settings
 
 STAGES = [path.stem.replace("_", "-") for path in sorted((CONF / "expectations").glob("*.yaml"))]
 

@@ -25,11 +25,11 @@ from rich.console import Console
 from flows.cli.console import ConsoleView, print_summary
 from flows.run.context import VIEW, Run, open_run
 from tasks.core.errors import RegistryError
-from tasks.core.sections import TuneConfig
-from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import run_stage, stage
 from tasks.engines import tracking
+from tasks.settings import Settings, load_settings
+from tasks.stages.tune.settings import TuneConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 START_TIMEOUT_S = 300  # some five seconds where the machine is free

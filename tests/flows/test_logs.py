@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.run import logs
 from flows.run.logs import Masker
-from tasks.core.settings import Settings, load_settings
+from tasks.settings import Settings, load_settings
 
 Lines = Callable[[], list[dict[str, Any]]]
 

@@ -15,7 +15,7 @@ import pytest
 from prefect.client.schemas.objects import State, StateType
 
 from flows.run import notify
-from tasks.core.settings import Settings, load_settings
+from tasks.settings import Settings, load_settings
 from tests.support.webhook import Hook, listening
 
 RECORD = {

@@ -15,8 +15,8 @@ from ray.exceptions import ActorDiedError, WorkerCrashedError
 from flows.run.stage_task import StageTask, _worth_a_retry
 from tasks.core.errors import InputError, RowsLost, SettingsError, TransientError, ValidationFailed
 from tasks.core.sections import RetriesConfig
-from tasks.core.settings import load_settings
 from tasks.core.stage import stage
+from tasks.settings import load_settings
 
 DEFAULT = load_settings().retries
 

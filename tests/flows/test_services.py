@@ -10,7 +10,7 @@ from flows.servers.services import Service, check_access, is_loopback, plan, rea
 from flows.servers.up import check_databases
 from flows.servers.up_state import is_up, locked, use_what_is_up
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

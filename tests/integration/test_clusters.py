@@ -91,7 +91,7 @@ import sys
 from pathlib import Path
 
 from tasks.core.errors import RaymillError
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 from tasks.engines import cluster
 
 try:

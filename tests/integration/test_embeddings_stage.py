@@ -14,7 +14,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import Stage, run_stage
 from tasks.core.storage.store import SnapshotStore
@@ -22,6 +21,7 @@ from tasks.domain.schemas import TOKENS
 from tasks.engines import expectations, suites
 from tasks.parallel.comm import run_threads
 from tasks.stages.embeddings import review_vectors
+from tasks.stages.embeddings.settings import EmbeddingsConfig
 from tasks.stages.embeddings.stage import embeddings
 from tests.support.stage_runs import put, put_reviews, settings
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tasks.core.sections import PROJECT, LanguageModelConfig
+from tasks.core.sections import PROJECT
 from tasks.core.snapshots import FileSink, Snapshot
 from tasks.core.stage import run_stage
 from tasks.core.storage.store import SnapshotStore
@@ -23,7 +23,7 @@ from tasks.sources import discover
 from tasks.stages.clean.stage import clean
 from tasks.stages.ingest.stage import ingest
 from tasks.stages.language_model import stage as stages
-from tasks.stages.language_model.stage import language_model
+from tasks.stages.language_model.stage import LanguageModelConfig, language_model
 from tasks.stages.tokenize import tokenize
 from tests.support.ngram_oracle import Review, scores
 from tests.support.stage_runs import made, put, put_reviews, settings

@@ -25,11 +25,12 @@ from flows.run import links
 from flows.run.context import Run, open_run
 from flows.run.stage_task import StageTask
 from tasks.core.errors import InputError, TransientError
-from tasks.core.sections import PROJECT, TokenizeConfig
-from tasks.core.settings import Settings, load_settings
+from tasks.core.sections import PROJECT
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
+from tasks.settings import Settings, load_settings
 from tasks.sources.synth import synthesize
+from tasks.stages.tokenize import TokenizeConfig
 from tests.support.prefect_server import LIMIT_S, connected, until
 from tests.support.webhook import Hook, listening
 

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import SettingsError
-from tasks.core.sections import PackTokensConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore, damaged_files
 from tasks.domain.schemas import TOKENS
 from tasks.engines import expectations
-from tasks.stages.pack_tokens import pack_tokens
+from tasks.stages.pack_tokens import PackTokensConfig, pack_tokens
 from tests.support.stage_runs import made, put, settings
 
 GPT2 = {"end_of_text": 50256, "vocabulary": 50257}

@@ -16,10 +16,10 @@ from flows.run.context import Run, open_run
 from flows.run.progress import FINISH_S
 from flows.run.stage_task import StageTask, together
 from tasks.core.errors import TransientError
-from tasks.core.sections import TokenizeConfig
-from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
+from tasks.settings import Settings, load_settings
+from tasks.stages.tokenize import TokenizeConfig
 
 pytestmark = pytest.mark.slow
 

@@ -17,15 +17,16 @@ import pytest
 from flows.cli import snapshots as maintenance
 from tasks.core import faults
 from tasks.core.errors import TransientError
-from tasks.core.sections import TuneConfig
-from tasks.core.settings import PROJECT, Settings, load_settings
+from tasks.core.settings import PROJECT
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import run_stage, stage
 from tasks.core.storage import bucket as remote
 from tasks.core.storage import mirror, remote_snapshots
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.store import open_store
+from tasks.settings import Settings, load_settings
 from tasks.sources.synth import synthesize
+from tasks.stages.tune.settings import TuneConfig
 from tests.support.s3_server import SECRET, S3Server, digests, forget_clients, s3_server, set_credentials
 
 RAN: list[str] = []

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import sources
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 from tasks.sources import delimited as delimited_text
 from tasks.sources.partitions import Unit
 from tests.support.accounts import PACK, Told, read, told, zipped

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 from tasks.stages.evaluate.ablation import compare, losses_of
 
 CONFIG = load_settings(overrides=["train.rounds=20"]).train

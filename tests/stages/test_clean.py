@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.core.sections import CleanConfig
 from tasks.domain.schemas import REVIEWS
 from tasks.parallel.exchange import exchange_in_process
 from tasks.stages.clean import stage as clean
+from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.clean.text import TAG, tidy_text
 from tasks.stages.ingest import row_hashes
 

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import SettingsError
-from tasks.core.sections import EmbeddingsConfig
-from tasks.core.settings import load_settings
 from tasks.core.snapshots import FileSink, part_name
 from tasks.parallel.comm import run_threads
 from tasks.parallel.exchange import shuffle_in_process
 from tasks.parallel.kmeans import Clusters
 from tasks.parallel.token_matrix import FilePair, hash_tokens
+from tasks.settings import load_settings
 from tasks.stages.embeddings import review_vectors, user_segments
 from tasks.stages.embeddings import stage as embeddings
+from tasks.stages.embeddings.settings import EmbeddingsConfig
 
 BORDER, VOCABULARY = 300, 40
 Rows = list[dict[str, Any]]

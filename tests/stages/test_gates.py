@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.core.sections import GatesConfig
-from tasks.core.settings import load_settings
+from tasks.settings import load_settings
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 OFF = GatesConfig(**{name: None for name in GatesConfig.model_fields if name != "slice_rows"}, slice_rows=10)

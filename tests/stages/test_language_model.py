@@ -18,11 +18,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.sections import LanguageModelConfig
 from tasks.core.snapshots import FileSink
 from tasks.parallel.mapreduce import run_in_process
 from tasks.stages.language_model import ngrams
 from tasks.stages.language_model import stage as language_model
+from tasks.stages.language_model.stage import LanguageModelConfig
 from tests.support.ngram_oracle import Review, counts, scores
 
 PERIODS = 4

@@ -19,9 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.algorithms import minhash
-from tasks.core.sections import NearDuplicatesConfig
 from tasks.parallel.exchange import exchange_in_process, shuffle_in_process
 from tasks.stages import near_duplicates as stage
+from tasks.stages.near_duplicates import NearDuplicatesConfig
 
 START = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
 WORDS = [f"{a}{b}" for a in ("lam", "tor", "ber", "gi", "su") for b in ("p", "na", "lle", "ro", "m", "dix", "que")]

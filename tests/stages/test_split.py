@@ -15,12 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.sections import SplitConfig
-from tasks.core.settings import load_settings
 from tasks.core.snapshots import FileSink
 from tasks.parallel.exchange import exchange_in_process
+from tasks.settings import load_settings
 from tasks.stages.near_duplicates import NEAR_DUPLICATES
-from tasks.stages.split import REASONS, SLICES, check_sizes, find_earlier, labelled_ms, split_by_key, write_parts
+from tasks.stages.split import (
+    REASONS,
+    SLICES,
+    SplitConfig,
+    check_sizes,
+    find_earlier,
+    labelled_ms,
+    split_by_key,
+    write_parts,
+)
 
 DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
 CUTS = [int((DAY + dt.timedelta(days=d)).timestamp() * 1000) for d in (10, 20)]

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.sections import TextScoreConfig
 from tasks.core.snapshots import FileSink
 from tasks.parallel.comm import run_threads
 from tasks.parallel.token_matrix import hash_tokens
 from tasks.stages.features import text_score
+from tasks.stages.features.settings import TextScoreConfig
 
 CUTS = np.array([100, 200, 300])
 CONFIG = TextScoreConfig(

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import RunError, SettingsError, TransientError
-from tasks.core.sections import TuneConfig
-from tasks.core.settings import load_settings
 from tasks.domain.search_space import Axis
+from tasks.settings import load_settings
+from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.study import Study
 
 

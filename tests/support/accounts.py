@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks import sources
-from tasks.core.settings import Settings, load_settings
+from tasks.settings import Settings, load_settings
 from tasks.sources.discovery import Kind
 from tasks.stages.ingest import read_parts
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.core.sections import LanguageModelConfig
 from tasks.stages.language_model.ngrams import PRIOR
+from tasks.stages.language_model.stage import LanguageModelConfig
 
 Gram = tuple[int, ...]
 

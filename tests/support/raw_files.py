@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import sources
-from tasks.core.settings import load_settings
 from tasks.domain.schemas import REJECTS, REVIEWS
+from tasks.settings import load_settings
 
 HEADER = sources.load_profile("amazon-us").header
 BASE = {

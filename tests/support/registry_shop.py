@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from tasks.core.sections import RegistryConfig
-from tasks.core.settings import load_settings
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import boosting, registry, tracking
+from tasks.settings import load_settings
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register.champion_comparison import Candidate
 from tasks.stages.register.stage import Decision, register

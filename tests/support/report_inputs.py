@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.sections import ReportConfig
 from tasks.core.snapshots import Snapshot, part_name
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import QUARANTINE, REJECTS, REVIEWS, WORD_COUNTS
@@ -25,7 +24,7 @@ from tasks.stages.describe import RATINGS, REVIEWERS, by_user, partial_ratings, 
 from tasks.stages.evaluate.slices import SLICES
 from tasks.stages.evaluate.stage import CALIBRATION, IMPORTANCE, WORST
 from tasks.stages.report import model_plots
-from tasks.stages.report.stage import report
+from tasks.stages.report.stage import ReportConfig, report
 
 START = datetime(2012, 1, 1, tzinfo=UTC)
 

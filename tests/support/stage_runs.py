@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from tasks.core.settings import Settings, load_settings
 from tasks.core.snapshots import Snapshot, part_name
 from tasks.core.stage import Stage, StageRun, run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import REVIEWS
+from tasks.settings import Settings, load_settings
 from tasks.stages.features.groups import KEPT, SLICED_BY
 from tasks.stages.near_duplicates import NEAR_DUPLICATES
 

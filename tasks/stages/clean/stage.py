@@ -30,12 +30,12 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.digests import digest_of
-from tasks.core.sections import CleanConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.schemas import FEW_VALUES, REVIEWS
 from tasks.engines import cluster, frames
 from tasks.parallel.exchange import Answer, keyed_exchange
+from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.clean.text import tidy_text
 
 ROWS_PER_BLOCK, ROWS_PER_BUCKET = 500_000, 1_000_000
@@ -44,7 +44,7 @@ ENTRY = pa.schema([("name", pa.string()), ("size", pa.int64()), ("rows", pa.int6
 KINDS = ("repeated_ids", "duplicates", "repeated_pairs")
 
 
-@stage(version=2, libraries=("pyarrow", "polars"))
+@stage(version=2, config=CleanConfig, libraries=("pyarrow", "polars"))
 def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None:
     import ray
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.sections import CleanConfig
+from tasks.stages.clean.settings import CleanConfig
 
 TAG = r"<[a-zA-Z/!][^>]*>"
 URL = r"(?i:https?://|www\.)[^\s<]+"

@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
-from tasks.core.sections import EmbeddingsConfig
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.svd import truncated_svd
 from tasks.parallel.time_borders import timestamps_ms
 from tasks.parallel.token_matrix import FilePair, hash_tokens, read_ids
 from tasks.parallel.word2vec import Word2VecParams, fit_word2vec
+from tasks.stages.embeddings.settings import EmbeddingsConfig
 
 NOTHING = 1e-6  # singular values below this share of the first are rounding
 

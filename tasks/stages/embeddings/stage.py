@@ -25,16 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.sections import EmbeddingsConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel.time_borders import borders, timestamps_ms
 from tasks.parallel.token_matrix import FilePair, read_ids
 from tasks.stages.embeddings import review_vectors
+from tasks.stages.embeddings.settings import EmbeddingsConfig
 
 
-@stage(version=1, libraries=("pyarrow", "polars", "scipy", "numpy"))
+@stage(version=1, config=EmbeddingsConfig, optional=True, libraries=("pyarrow", "polars", "scipy", "numpy"))
 def embeddings(reviews: Snapshot, tokens: Snapshot, config: EmbeddingsConfig, out: SnapshotWriter) -> None:
     import ray
 

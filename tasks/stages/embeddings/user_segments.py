@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.sections import SegmentsConfig
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.exchange import shuffle
 from tasks.parallel.key_hash import partition_by_hash
 from tasks.parallel.kmeans import Clusters, choose_clusters
+from tasks.stages.embeddings.settings import SegmentsConfig
 
 FittedSegments = tuple[Clusters, dict[str, Any]]  # and facts of them
 

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from tasks.core.errors import InputError
-from tasks.core.sections import TrainConfig
 from tasks.core.snapshots import Snapshot
 from tasks.domain.losses import losses, overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, cluster
+from tasks.stages.train.stage import TrainConfig
 
 BLOCKS = 20_000  # of rows dealt out at random; beyond so many, their sums are drawn instead of rows
 DRAWS = 50  # at a time: 8 MB of weights

@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 
 from tasks.core.errors import RunError
-from tasks.core.sections import EvaluateConfig
 from tasks.core.snapshots import FileEntry, FileSink, part_name
 from tasks.domain.losses import losses
 from tasks.domain.metrics import Measures, calibration, expected, measure
 from tasks.domain.targets import Target
 from tasks.engines import boosting
 from tasks.stages.evaluate import slices
+from tasks.stages.evaluate.settings import EvaluateConfig
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]  # "label" and each model's prediction, (n,) or (n, classes) float32

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.sections import EvaluateConfig
 from tasks.domain.losses import overall
+from tasks.stages.evaluate.settings import EvaluateConfig
 
 MODELS = ("mean", "linear", "baseline", "tuned")
 SLICES = pa.schema(

@@ -25,13 +25,13 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.errors import InputError
-from tasks.core.sections import EvaluateConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.metrics import Measures, calibration_error
 from tasks.domain.targets import TARGETS, Target
 from tasks.engines import boosting, cluster
 from tasks.stages.evaluate import scoring, slices
+from tasks.stages.evaluate.settings import EvaluateConfig
 
 TASK_ROWS = 100_000
 WORST = pa.schema(
@@ -56,7 +56,7 @@ class Judged:
     slices: dict[str, tuple[int, float]]
 
 
-@stage(version=2, libraries=("xgboost", "numpy", "polars"))
+@stage(version=2, config=EvaluateConfig, libraries=("xgboost", "numpy", "polars"))
 def evaluate(
     splits: Snapshot,
     reviews: Snapshot,

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.core.errors import SettingsError
-from tasks.core.sections import FeaturesConfig
 from tasks.stages.features import past_aggregates, text_score
+from tasks.stages.features.settings import FeaturesConfig
 from tasks.stages.features.text_shape import TEXT_SHAPE
 
 Groups = dict[str, list[str]]  # the names of the features of each group

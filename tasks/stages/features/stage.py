@@ -29,7 +29,6 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.algorithms import pretokens
-from tasks.core.sections import FeaturesConfig
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
@@ -38,12 +37,13 @@ from tasks.parallel.token_matrix import read_ids
 from tasks.stages.count_words import CHUNK_BYTES, said, splitter
 from tasks.stages.features import catalogue, past_aggregates, text_score
 from tasks.stages.features.groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
+from tasks.stages.features.settings import FeaturesConfig
 from tasks.stages.features.text_shape import shape, text_digest
 
 Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts were split for them
 
 
-@stage(version=2, libraries=("pyarrow", "polars", "scipy", "numpy"))
+@stage(version=2, config=FeaturesConfig, libraries=("pyarrow", "polars", "scipy", "numpy"))
 def features(
     reviews: Snapshot,
     counts: Snapshot,

@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
-from tasks.core.sections import TextScoreConfig
 from tasks.domain.targets import TARGETS, labels
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors
@@ -33,6 +32,7 @@ from tasks.parallel.logistic import fit_logistic
 from tasks.parallel.ridge import fit_ridge
 from tasks.parallel.time_borders import borders, timestamps_ms
 from tasks.parallel.token_matrix import FilePair, Weighted, first_rows, hash_tokens, read_ids
+from tasks.stages.features.settings import TextScoreConfig
 
 STARS = (1, 2, 3, 4)  # the questions: more stars than these
 MIN_DOCUMENTS = 2  # what one earlier review alone holds says nothing of others

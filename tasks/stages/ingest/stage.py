@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from tasks import sources
 from tasks.core.errors import InputError
-from tasks.core.sections import IngestConfig
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
+from tasks.sources.settings import IngestConfig
 from tasks.stages.ingest import read_parts, row_hashes
 
 
-@stage(version=2, libraries=("pyarrow", "polars"))
+@stage(version=2, config=IngestConfig, libraries=("pyarrow", "polars"))
 def ingest(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
     out.beside("keys")
     period = sources.Period.of(config.earliest, config.latest)

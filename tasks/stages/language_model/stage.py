@@ -23,16 +23,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.sections import LanguageModelConfig
+from tasks.core.sections import Positive, Section
 from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.engines import cluster
@@ -56,7 +57,17 @@ SCORES = pa.schema(
 )
 
 
-@stage(version=1, libraries=("pyarrow", "polars", "numpy"))
+class LanguageModelConfig(Section):
+    enabled: bool
+    order: Annotated[int, Field(ge=1, le=3)]
+    periods: Annotated[int, Field(ge=2, le=32)]
+    min_count: Positive
+    backoff: Annotated[float, Field(gt=0, lt=1)]
+    partitions: Positive
+    spill_mb: Positive
+
+
+@stage(version=1, config=LanguageModelConfig, libraries=("pyarrow", "polars", "numpy"))
 def language_model(reviews: Snapshot, tokens: Snapshot, config: LanguageModelConfig, out: SnapshotWriter) -> None:
     out.beside("ngrams")
     if not config.enabled:

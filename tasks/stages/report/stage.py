@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tasks.core.errors import SnapshotCorrupt
-from tasks.core.sections import ReportConfig
+from tasks.core.sections import Section
 from tasks.core.settings import CONF
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -53,7 +53,11 @@ LIMITS = {
 }
 
 
-@stage(version=2, libraries=("matplotlib", "jinja2"), files=TEMPLATES)
+class ReportConfig(Section):
+    title: str
+
+
+@stage(version=2, config=ReportConfig, libraries=("matplotlib", "jinja2"), files=TEMPLATES)
 def report(
     raw: Snapshot,
     reviews: Snapshot,

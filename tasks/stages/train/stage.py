@@ -12,12 +12,12 @@ of all rounds (`round`, `split`, `loss`, in the metric of the target). Facts: `t
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from tasks.core.errors import InputError
-from tasks.core.sections import TrainConfig
+from tasks.core.sections import Positive, Section
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, Target
@@ -26,7 +26,23 @@ from tasks.engines import boosting, ray_train
 CURVE = pa.schema([("round", pa.int32()), ("split", pa.string()), ("loss", pa.float64())])
 
 
-@stage(version=2, libraries=("xgboost",))
+class TrainConfig(Section):
+    workers: Positive
+    nthread: Positive | None
+    device: Literal["auto", "cpu", "cuda"]
+    external_memory: bool
+    rounds: Positive
+    early_stopping_rounds: Positive | None
+    checkpoint_rounds: Positive | None
+    params: dict[str, float | int | str]
+    seed: int
+
+
+def rounds(model: Snapshot) -> int:
+    return int(model.facts["rounds"])
+
+
+@stage(version=2, config=TrainConfig, unit="rounds", size=rounds, libraries=("xgboost",))
 def train(splits: Snapshot, config: TrainConfig, out: SnapshotWriter) -> None:
     watch = ("valid",) if splits.rows("valid") else ()
     if not watch and config.early_stopping_rounds is not None:
@@ -38,7 +54,7 @@ def train(splits: Snapshot, config: TrainConfig, out: SnapshotWriter) -> None:
     fit(splits, ("train",), watch, {}, config.rounds, config.early_stopping_rounds, config, out)
 
 
-@stage(version=2, libraries=("xgboost",))
+@stage(version=2, config=TrainConfig, section="train", unit="rounds", size=rounds, libraries=("xgboost",))
 def refit(splits: Snapshot, search: Snapshot, config: TrainConfig, out: SnapshotWriter) -> None:
     facts = search.facts
     fit(splits, ("train", "valid"), (), facts["best_params"], facts["best_rounds"], None, config, out)

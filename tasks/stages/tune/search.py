@@ -21,9 +21,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from tasks.core.errors import RunError, TransientError
-from tasks.core.sections import TuneConfig
 from tasks.domain.targets import Target
 from tasks.engines import boosting, cluster
+from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.study import Ended, Study
 from tasks.stages.tune.suggestions import ASHA_FACTOR, milestones
 from tasks.stages.tune.trial import Task, Trial

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tasks.core.errors import InputError, RunError
-from tasks.core.sections import TuneConfig
 from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, Target
 from tasks.engines import cluster
+from tasks.stages.tune.settings import TuneConfig
 
 if TYPE_CHECKING:
     from tasks.stages.tune.study import Ended, Study
@@ -44,7 +44,9 @@ CURVES = pa.schema([("trial", pa.int32()), ("round", pa.int32()), ("loss", pa.fl
 OTHERS_POLL_S = 1.0
 
 
-@stage(version=2, libraries=("xgboost", "optuna", "ray", "scipy"), deterministic=False)
+@stage(
+    version=2, config=TuneConfig, unit="trials", libraries=("xgboost", "optuna", "ray", "scipy"), deterministic=False
+)
 def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     from tasks.stages.tune.study import Study
 

@@ -20,8 +20,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import RunError, SettingsError, TransientError
-from tasks.core.sections import TuneConfig
 from tasks.core.settings import masked
+from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.suggestions import Suggestions, combinations, distribution, forecast, in_order, one_thread
 
 DOUBTFUL = 0.05  # a trial that becomes the best one with no more than this probability is stopped

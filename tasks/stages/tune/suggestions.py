@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
-from tasks.core.sections import TuneConfig
 from tasks.domain.search_space import Axis
 from tasks.stages.tune.forecast import Forecast, Seen
+from tasks.stages.tune.settings import TuneConfig
 
 ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # from rung to rung; by ASHA one trial in so many goes on
 STARTS = 4  # trials before the forecast suggests any: conf's first and some at random

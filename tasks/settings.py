@@ -1,0 +1,66 @@
+"""The settings of a run: one frozen root with a section for each stage, built once in the flow.
+
+A stage brings its own section: the class that its declaration names (`@stage(config=…)`). The others are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import create_model
+
+from tasks.core import settings as layers
+from tasks.core.sections import (
+    DataConfig,
+    LoggingConfig,
+    NotifyConfig,
+    RayConfig,
+    RegistryConfig,
+    RetriesConfig,
+    Section,
+    ServicesConfig,
+    StorageConfig,
+    TrackingConfig,
+)
+from tasks.stages import declared_stages
+
+
+class CommonSettings(Section):
+    """The sections that belong to no stage."""
+
+    data: DataConfig
+    storage: StorageConfig
+    ray: RayConfig
+    tracking: TrackingConfig
+    retries: RetriesConfig
+    notify: NotifyConfig
+    logging: LoggingConfig
+    registry: RegistryConfig
+    services: ServicesConfig
+
+
+if TYPE_CHECKING:
+
+    class Settings(CommonSettings):
+        """All settings of a run. Build it with `load_settings`."""
+
+        def __getattr__(self, section: str) -> Any:
+            """Return the section of a stage."""
+
+else:
+    Settings = create_model(
+        "Settings",
+        __base__=CommonSettings,
+        __module__=__name__,
+        __doc__="All settings of a run. Build it with `load_settings`.",
+        **{stage.section: (stage.config, ...) for stage in declared_stages().values()},
+    )
+
+
+def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), **given: Any) -> Settings:
+    """Merge the layers. `given` are section dictionaries on top of all; overrides are "section.key=value" texts.
+
+    Raises SettingsError for an unknown key or a value of the wrong type, naming both.
+    """
+    return layers.load(Settings, profile=profile, overrides=overrides, given=given)

@@ -1,0 +1,27 @@
+"""Settings of the stage `tune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from tasks.core.sections import Positive, Section
+from tasks.domain import search_space
+
+
+class TuneConfig(Section):
+    algorithm: search_space.Algorithm
+    trials: Positive
+    grid_points: Positive
+    concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
+    max_rounds: Positive
+    stopping: search_space.Stopping
+    min_rounds: Positive
+    patience: Positive
+    seed: Annotated[int, Field(ge=0)]
+    # Where the trials are kept decides nothing about what they find, and a password must not get into a manifest: it
+    # is left out of all that is written down.
+    storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
+    space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
+    first: Annotated[dict[str, search_space.Value | None], AfterValidator(search_space.check_names)]
