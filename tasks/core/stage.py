@@ -28,7 +28,6 @@ from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SettingsError, TooManyRejects
 from tasks.core.progress import Receiver, Reporter, nothing
-from tasks.core.sections import Section
 from tasks.core.settings import CONF
 from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
 from tasks.core.storage.store import SnapshotStore
@@ -63,7 +62,7 @@ class Stage:
     files: tuple[str, ...]
     deterministic: bool
     input_names: tuple[str, ...]
-    config: type[Section]
+    config: type[BaseModel]
     section: str
     unit: str
     optional: bool
@@ -85,7 +84,7 @@ class Stage:
 def stage(
     *,
     version: int,
-    config: type[Section],
+    config: type[BaseModel],
     section: str = "",
     unit: str = "rows",
     size: Callable[[Snapshot], int] = Snapshot.rows,
@@ -259,12 +258,17 @@ class _Clock:
 _PARSING = threading.Lock()
 
 
-@lru_cache(maxsize=64)
 def source_digest(module: str) -> str:
-    """Digest of a module and of every `tasks` module it imports, directly or not.
+    """Return the digest of a module and of every `tasks` module that it imports, directly or not."""
+    return digest_of(source_modules(module))
 
-    Comments, docstrings and layout do not count. `tasks.core` does not either: it is the contract,
-    versioned by `snapshots.FORMAT`.
+
+@lru_cache(maxsize=64)
+def source_modules(module: str) -> dict[str, str]:
+    """Return {module: digest of its syntax tree} for a module and the `tasks` modules behind its imports.
+
+    Comments, docstrings and layout do not count. `tasks.core` does not either: it is plumbing, versioned by
+    `snapshots.FORMAT`. What decides outputs (labels, schemas, the search space) is in `tasks.domain`, which counts.
     """
     seen: dict[str, str] = {}
     todo = [module]
@@ -279,7 +283,7 @@ def source_digest(module: str) -> str:
             tree = ast.parse(Path(spec.origin).read_bytes())
         seen[name] = sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
         todo.extend(n for n in _imported(tree) if n.startswith("tasks.") and not n.startswith("tasks.core"))
-    return digest_of(seen)
+    return seen
 
 
 def _imported(tree: ast.Module) -> list[str]:

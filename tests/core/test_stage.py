@@ -52,7 +52,7 @@ def no_calls() -> None:
     CALLS.clear()
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def toy_rows(given: Source, config: Config, out: SnapshotWriter) -> None:
     CALLS.append("run")
     out.write_table(part_name(0), pa.table({"id": range(config.n)}))
@@ -113,7 +113,7 @@ def test_a_failed_validation_commits_nothing_and_leaves_no_attempt(store: Snapsh
     assert not run(store).reused
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def toy_failing(given: Source, config: Config, out: SnapshotWriter) -> None:
     out.write_table(part_name(0), pa.table({"id": [1]}))
     (out.scratch / "half").write_text("done so far")
@@ -130,7 +130,7 @@ def test_a_failing_stage_commits_nothing_leaves_no_attempt_and_keeps_what_it_can
     assert [p.read_text() for p in store.root.rglob("half")] == ["done so far"]
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def toy_losing(given: Source, config: Config, out: SnapshotWriter) -> None:
     out.write_table(part_name(0), pa.table({"id": [1]}))
     out.count(rows_in=2)
@@ -142,7 +142,7 @@ def test_a_stage_that_loses_rows_commits_nothing(store: SnapshotStore) -> None:
     assert attempts(store) == []
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def toy_choosy(given: Source, config: Config, out: SnapshotWriter) -> None:
     out.write_table(part_name(0), pa.table({"id": range(10 - config.n)}))
     reasons = ["no stars", *["no text"] * (config.n - 1)]
@@ -192,7 +192,7 @@ def test_of_two_processes_at_one_key_both_get_the_first_ones_snapshot(store: Sna
     assert len([p for p in store.root.rglob("attempt-*") if p.is_dir()]) == 1
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def toy_doubled(rows: Snapshot, config: Config, out: SnapshotWriter) -> None:
     out.write_table(part_name(0), pa.table({"id": [2 * i for i in rows.read()["id"].to_pylist()]}))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,15 +17,17 @@ from pydantic import BaseModel
 
 import tasks
 from tasks.core import stage as subject
+from tasks.core.sections import PROJECT
 from tasks.core.stage import Stage, stage, stage_key
 
 MODULE = '''
 """A stage to change."""
 from tasks.borrowed import one
+from tasks.core.sections import PROJECT
 from tasks.core.stage import stage
 
 
-@stage(version=1)
+@stage(version=1, config=object)
 def toy(given, config, out):
     """Do it."""
     # Why it is done.
@@ -63,7 +68,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     def forget() -> None:
         for name in ("toymodule", "tasks.borrowed", "tasks.farther"):
             sys.modules.pop(name, None)
-        subject.source_digest.cache_clear()
+        subject.source_modules.cache_clear()
         importlib.invalidate_caches()
 
     def write(module: str = MODULE, borrowed: str = BORROWED, farther: str = "ONE = 1") -> Stage:
@@ -170,12 +175,43 @@ def test_a_stage_with_other_parameters_is_refused_when_it_is_declared(parameters
     names: dict[str, Any] = {}
     exec(f"def wrong({parameters}): ...", names)
     with pytest.raises((TypeError, ValueError)):
-        stage(version=1)(names["wrong"])
+        stage(version=1, config=Config)(names["wrong"])
 
 
 def test_an_input_that_is_not_there_is_a_key_of_its_own() -> None:
-    @stage(version=1)
+    @stage(version=1, config=Config)
     def toy(given: Any, maybe: Any, config: Config, out: Any) -> None: ...
 
     keys = {stage_key(toy, given, Config()) for given in ([Source(), None], [Source(), Source("d2")], [Source()])}
     assert len(keys) == 3
+
+
+KEY_OF_FEATURES = """
+from tasks.stages import declared_stages
+print(declared_stages()["features"].code["source"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("tasks/domain/targets.py", "POSITIVE_STARS = 4", "POSITIVE_STARS = 3"),
+        ("tasks/domain/schemas.py", "pa.float32()", "pa.float64()"),
+    ],
+    ids=["label rule", "canonical table"],
+)
+def test_features_are_made_again_when_what_a_word_means_changes(tmp_path: Path, file: str, old: str, new: str) -> None:
+    for folder in ("tasks", "conf"):
+        shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def digest() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.check_output(
+            [sys.executable, "-c", KEY_OF_FEATURES], cwd=tmp_path, env=environment, text=True
+        )
+
+    before = digest()
+    changed = tmp_path / file
+    assert old in changed.read_text()
+    changed.write_text(changed.read_text().replace(old, new))
+    assert digest() != before

@@ -36,13 +36,13 @@ class Config(BaseModel):
     rows: int = 100
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def numbers(config, out):
     out.write_table(part_name(0), pa.table({"n": range(config.rows)}))
     out.count(rows_in=config.rows)
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def squares(numbers, config, out):
     journal = out.scratch / "journal"
     out.note(resumed=journal.exists())

@@ -43,12 +43,12 @@ class Config(BaseModel):
     rows: int = 100
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def numbers(config, out):
     out.write_table(part_name(0), pa.table({"n": range(config.rows)}))
 
 
-@stage(version=1)
+@stage(version=1, config=Config)
 def squares(numbers, config, out):
     squared = [n * n for n in numbers.read()["n"].to_pylist()]
     for index in range(3):

@@ -82,12 +82,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
         server.kill()
 
 
-@stage(version=1, name="clean")
+@stage(version=1, config=TuneConfig, name="clean")
 def clean(config: TuneConfig, out: SnapshotWriter) -> None:
     out.write_table("part-00000.parquet", pa.table({"x": [1, 2, 3]}))
 
 
-@stage(version=1, name="train")
+@stage(version=1, config=TuneConfig, name="train")
 def train(reviews: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     rounds = [0, 1, 2]
     curve = {"round": rounds, "split": ["valid"] * 3, "loss": [3.0, 2.0, 1.0]}

@@ -53,7 +53,7 @@ class TestReporting:
     def test_a_receiver_that_fails_is_logged_once_and_the_stage_is_made(
         self, store: SnapshotStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        @stage(version=1)
+        @stage(version=1, config=Config)
         def counted(config: Config, out: SnapshotWriter) -> None:
             for i in range(3):
                 out.progress(i + 1, 3, words=i)
@@ -73,7 +73,7 @@ class TestReporting:
     def test_a_reused_stage_says_nothing_and_one_that_took_parts_over_says_so(self, store: SnapshotStore) -> None:
         heard: list[Progress] = []
 
-        @stage(version=1)
+        @stage(version=1, config=Config)
         def carried(config: Config, out: SnapshotWriter) -> None:
             out.note(parts=2, parts_taken_over=1)
             out.progress(1, 2, unit="files")

@@ -21,7 +21,7 @@ from tasks.settings import load_settings
 DEFAULT = load_settings().retries
 
 
-@stage(version=1, retries=2)
+@stage(version=1, config=RetriesConfig, retries=2)
 def toy(config: Any, out: Any) -> None:
     pass
 

@@ -70,13 +70,13 @@ def toys(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
 TRIED: list[str] = []
 
 
-@stage(version=1, name="clean", retries=1)
+@stage(version=1, config=TokenizeConfig, name="clean", retries=1)
 def fails(config: TokenizeConfig, out: SnapshotWriter) -> None:
     TRIED.append("clean")
     raise InputError("part-3.parquet: not UTF-8", where="clean", fix="mend it")
 
 
-@stage(version=1, name="tokenize", retries=1)
+@stage(version=1, config=TokenizeConfig, name="tokenize", retries=1)
 def lost(config: TokenizeConfig, out: SnapshotWriter) -> None:
     TRIED.append("tokenize")
     if len(TRIED) < 4:

@@ -30,12 +30,12 @@ def report(out: SnapshotWriter, *, until: int = 4) -> None:
     out.write_bytes(f"{out.stage}.bin", b"x")
 
 
-@stage(version=1, name="tokenize")
+@stage(version=1, config=TokenizeConfig, name="tokenize")
 def tokens(config: TokenizeConfig, out: SnapshotWriter) -> None:
     report(out)
 
 
-@stage(version=1, name="count-words")
+@stage(version=1, config=TokenizeConfig, name="count-words")
 def words(config: TokenizeConfig, out: SnapshotWriter) -> None:
     report(out)
 
@@ -43,7 +43,7 @@ def words(config: TokenizeConfig, out: SnapshotWriter) -> None:
 TRIED: list[str] = []
 
 
-@stage(version=1, name="clean", retries=1)
+@stage(version=1, config=TokenizeConfig, name="clean", retries=1)
 def tried_twice(config: TokenizeConfig, out: SnapshotWriter) -> None:
     TRIED.append("clean")
     report(out, until=2 if len(TRIED) == 1 else 4)

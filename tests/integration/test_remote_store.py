@@ -32,13 +32,13 @@ from tests.support.s3_server import SECRET, S3Server, digests, forget_clients, s
 RAN: list[str] = []
 
 
-@stage(version=1, name="clean")
+@stage(version=1, config=TuneConfig, name="clean")
 def numbers(config: TuneConfig, out: SnapshotWriter) -> None:
     RAN.append("clean")
     out.write_table("part-00000.parquet", pa.table({"n": [config.trials]}))
 
 
-@stage(version=1, name="features")
+@stage(version=1, config=TuneConfig, name="features")
 def squares(numbers: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     RAN.append("features")
     out.write_table("part-00000.parquet", pa.table({"square": [n * n for n in numbers.read()["n"].to_pylist()]}))
