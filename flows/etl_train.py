@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from flows.run import environment, links, logs, notify
 from flows.run.context import Run, open_run
 from flows.run.record import git_commit
-from flows.run.stage_task import StageTask, together
+from flows.run.stage_task import StageTasks, together
 from tasks.core.errors import InputError, RaymillError, SettingsError
 from tasks.core.snapshots import Snapshot
 from tasks.domain.metrics import MODELS, by_measure, name_of
@@ -26,44 +26,12 @@ from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, registry
 from tasks.settings import Settings, load_settings
 from tasks.sources import Source, discover
-from tasks.stages import count_words as _count_words
-from tasks.stages import describe as _describe
-from tasks.stages import ingest_items as _ingest_items
-from tasks.stages import items as _items
-from tasks.stages import near_duplicates as _near_duplicates
-from tasks.stages import pack_tokens as _pack_tokens
-from tasks.stages import split as _split
-from tasks.stages import tokenize as _tokenize
-from tasks.stages.clean import stage as _clean
-from tasks.stages.embeddings import stage as _embeddings
 from tasks.stages.evaluate import stage as _evaluate
-from tasks.stages.features import stage as _features
-from tasks.stages.ingest import stage as _ingest
-from tasks.stages.language_model import stage as _language_model
 from tasks.stages.register import stage as _register
 from tasks.stages.register.champion_comparison import Candidate
 from tasks.stages.report import stage as _report
-from tasks.stages.train import stage as _train
-from tasks.stages.tune import stage as _tune
 
-ingest = StageTask(_ingest.ingest)
-ingest_items = StageTask(_ingest_items.ingest_items)
-items = StageTask(_items.items)
-clean = StageTask(_clean.clean)
-describe = StageTask(_describe.describe)
-near_duplicates = StageTask(_near_duplicates.near_duplicates)
-count_words = StageTask(_count_words.count_words)
-tokenize = StageTask(_tokenize.tokenize)
-pack_tokens = StageTask(_pack_tokens.pack_tokens)
-language_model = StageTask(_language_model.language_model)
-embeddings = StageTask(_embeddings.embeddings)
-features = StageTask(_features.features)
-split = StageTask(_split.split)
-train = StageTask(_train.train)
-tune = StageTask(_tune.tune)
-refit = StageTask(_train.refit)
-evaluate = StageTask(_evaluate.evaluate)
-report = StageTask(_report.report)
+stages = StageTasks()
 
 
 def _flow_run_name() -> str:
@@ -110,29 +78,23 @@ def etl_train(
     metadata = _metadata(settings, until)
 
     with open_run(settings) as run, run.until(until):
-        raw = ingest(source, settings.ingest)
-        catalogue = items(ingest_items(metadata, settings.ingest_items), settings.items) if metadata else None
-        reviews = clean(raw, settings.clean)
-        described = describe(reviews, settings.describe)
-        alike = near_duplicates(reviews, settings.near_duplicates)
-        counts, tokens = together(
-            (count_words, reviews, settings.count_words),
-            (tokenize, reviews, settings.tokenize),
-        )
+        raw = stages.ingest(source)
+        catalogue = stages.items(stages.ingest_items(metadata)) if metadata else None
+        reviews = stages.clean(raw)
+        described = stages.describe(reviews)
+        alike = stages.near_duplicates(reviews)
+        counts, tokens = together((stages.count_words, reviews), (stages.tokenize, reviews))
         if packs:
-            pack_tokens(tokens, settings.pack_tokens)
-        language = language_model(reviews, tokens, settings.language_model)
-        vectors = embeddings(reviews, tokens, settings.embeddings) if embeds else None
-        table = features(reviews, counts, tokens, language, vectors, catalogue, settings.features)
-        splits = split(table, alike, settings.split)
-        baseline, search = together(
-            (train, splits, settings.train),
-            (tune, splits, settings.tune),
-        )
-        model = refit(splits, search, settings.train)
-        scores = evaluate(splits, reviews, baseline, model, settings.evaluate)
+            stages.pack_tokens(tokens)
+        language = stages.language_model(reviews, tokens)
+        vectors = stages.embeddings(reviews, tokens) if embeds else None
+        table = stages.features(reviews, counts, tokens, language, vectors, catalogue)
+        splits = stages.split(table, alike)
+        baseline, search = together((stages.train, splits), (stages.tune, splits))
+        model = stages.refit(splits, search)
+        scores = stages.evaluate(splits, reviews, baseline, model)
         register(run, splits, model, scores)
-        page = report(raw, reviews, counts, described, splits, baseline, search, model, scores, settings.report)
+        page = stages.report(raw, reviews, counts, described, splits, baseline, search, model, scores)
         publish(run, page, scores)
     return run.summary("completed")
 

@@ -15,15 +15,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from flows.run.names import STAGE_NAMES
+from flows.run.names import stage_names
 from tasks.core.sections import PROJECT
 from tasks.core.settings import CONF
 from tasks.settings import Settings
 
 PAGE = PROJECT / "docs" / "reference.md"
 TOP = """\
-<!-- Written by `make docs`. To change it change conf/base.yaml, tasks/core/sections.py, flows/cli/main.py or
-     flows/cli/reference.py. -->
+<!-- Written by `make docs`. To change it change conf/base.yaml, tasks/core/sections.py, a stage's settings,
+     flows/cli/main.py or flows/cli/reference.py. -->
 # Reference
 
 [Settings](#settings) · [Variables](#variables) · [Commands](#commands)
@@ -77,7 +77,7 @@ def sections() -> Iterator[str]:
     for key, node in conf.value:
         section = _resolved(schema["properties"][key.value], schema)
         stage = key.value.replace("_", "-")
-        said = [f"of the stage `{stage}`"] if stage in STAGE_NAMES else []
+        said = [f"of the stage `{stage}`"] if stage in stage_names() else []
         said.append(section.get("description") or _comment(text, key.end_mark))
         told = " ".join(_sentence(part) for part in said if part)
         found = settings(text, key, node, section, schema)

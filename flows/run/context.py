@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 
 from flows.run import links, logs
 from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
-from flows.run.names import STAGE_NAMES, check_stage_name
+from flows.run.names import check_stage_name
 from flows.run.progress import Artifacts, LogView, View
 from flows.run.record import git_commit, record_stage, row_of, row_without_snapshot
 from flows.servers import engine
@@ -60,6 +60,7 @@ class Run:
     extra_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     at_work: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
     last: str | None = None
     artifacts: Artifacts = field(default_factory=Artifacts)
     lock: Any = field(default_factory=threading.RLock)
@@ -120,10 +121,16 @@ class Run:
 
     def _begins(self, name: str) -> float:
         with self.lock:
+            self.expect(name)
             self.at_work.append(name)
             self._write("running")  # a run that is killed leaves word of where it was
             self.view.started(name)
         return time.perf_counter()
+
+    def expect(self, name: str) -> None:
+        """Fix the place of a stage's row in the record: stages that run side by side begin and end in any order."""
+        if name not in self.order:
+            self.order.append(name)
 
     def _failed(self, name: str, error: BaseException) -> None:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -138,7 +145,7 @@ class Run:
             if self.facts.get("failed", {}).get("stage") == row["stage"]:
                 del self.facts["failed"]  # it was tried again
             self.rows.append(row)
-            self.rows.sort(key=lambda r: STAGE_NAMES.index(r["stage"]))
+            self.rows.sort(key=lambda r: self.order.index(r["stage"]))
             self.save("running")
             self.view.ended(row)
 

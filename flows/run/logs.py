@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from flows.run.names import STAGE_NAMES
+from flows.run.names import stage_names
 from tasks.settings import Settings
 
 OURS = ("raymill", "flows", "tasks", "prefect.flow_runs", "prefect.task_runs", "prefect.raymill")  # from INFO on
@@ -130,7 +130,7 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             "run_id": known.get("run_id"),
             "flow_run_id": getattr(record, "flow_run_id", None) or known.get("flow_run_id"),
-            "stage": known.get("stage") or (task if task in STAGE_NAMES else None),
+            "stage": known.get("stage") or (task if task in stage_names() else None),
         }
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from flows.run.record import KEY, record_stage
@@ -25,6 +24,7 @@ from tasks.core.snapshots import Snapshot
 from tasks.core.stage import StageRun
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import tracking
+from tasks.stages import declared_stages
 
 RESULTS, END = "results", "end"
 ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}  # MLflow's words; any other state is FAILED
@@ -83,12 +83,11 @@ def replay(name: str, record: Mapping[str, Any], tracker: tracking.Tracker, stor
         page = _snapshot(store, rows.get("report"))
         pictures = [page.path(e.name) for e in page.manifest.files if e.name.endswith(".png")] if page else []
         record_results(tracker, record, pictures)
-    elif snapshot := _snapshot(store, rows.get(name)):
+    elif (stage := declared_stages().get(name)) and (snapshot := _snapshot(store, rows.get(name))):
         row = rows[name]
         _remove_children(tracker, snapshot.key)  # of an attempt that broke off
         inputs = [store.find(i.stage, i.key) for i in snapshot.manifest.inputs if i.key]
         done = StageRun(snapshot, row["reused"], row["seconds"], row["validation"], row["notes"])
-        stage: Any = SimpleNamespace(name=name)
         record_stage(tracker, stage, done, [i for i in inputs if i is not None])
 
 

@@ -1,17 +1,20 @@
-"""The stages of `etl-train` by name, in order."""
+"""Names that `--until` takes: the declared stages, and `register`, whose state is the registry."""
 
 from __future__ import annotations
 
-from tasks.core.errors import SettingsError
+from functools import cache
 
-STAGE_NAMES = (
-    "ingest", "ingest-items", "items", "clean", "describe", "near-duplicates", "count-words", "tokenize",
-    "pack-tokens", "language-model", "embeddings", "features", "split",
-    "train", "tune", "refit", "evaluate", "register", "report",
-)  # fmt: skip
+from tasks.core.errors import SettingsError
+from tasks.stages import declared_stages
+
+
+@cache
+def stage_names() -> frozenset[str]:
+    """Return the names of all stages."""
+    return frozenset(declared_stages()) | {"register"}
 
 
 def check_stage_name(name: str | None) -> None:
-    """Raise SettingsError unless this is a stage, or None."""
-    if name is not None and name not in STAGE_NAMES:
-        raise SettingsError(f"no stage {name!r}", where="--until", fix=f"stages are {', '.join(STAGE_NAMES)}")
+    """Raise SettingsError unless `name` is a stage, or None."""
+    if name is not None and name not in stage_names():
+        raise SettingsError(f"no stage {name!r}", where="--until", fix=f"stages are {', '.join(sorted(stage_names()))}")

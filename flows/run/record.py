@@ -26,7 +26,7 @@ def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs
     """
     snapshot = done.snapshot
     metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
-    metrics[f"{stage.name}/rows"] = rows_out(snapshot)
+    metrics[f"{stage.name}/rows"] = stage.size(snapshot)
     metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
     tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
     tracker.log(tracker.run_id, metrics=metrics, tags=tags)
@@ -90,8 +90,8 @@ def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
     return {
         "stage": stage.name,
         "rows_in": counts.get("rows_in", 0),
-        "rows": rows_out(snapshot),
-        "unit": UNITS.get(stage.name, "rows"),
+        "rows": stage.size(snapshot),
+        "unit": stage.unit,
         "rejected": snapshot.rows("rejects"),
         "repeated": counts.get("repeated", 0),
         "left_out": counts.get("left_out", 0),
@@ -113,27 +113,6 @@ def row_without_snapshot(name: str, seconds: float, reused: bool) -> dict[str, A
         "stage": name, **none, "reused": reused, "seconds": phases, "wall_s": seconds, "digest": "", "key": "",
         "notes": {},
     }  # fmt: skip
-
-
-UNITS = {
-    "ingest-items": "items",
-    "items": "items",
-    "describe": "people",
-    "count-words": "words",
-    "pack-tokens": "blocks",
-    "train": "rounds",
-    "tune": "trials",
-    "refit": "rounds",
-}
-
-
-def rows_out(snapshot: Snapshot) -> int:
-    """What the stage made, counted in its unit: rows, or what UNITS says."""
-    if snapshot.stage == "split":
-        return sum(snapshot.rows(name) for name in ("train", "valid", "test"))
-    if snapshot.stage == "pack-tokens":
-        return snapshot.manifest.counts["blocks"]  # a file of the format bin has no rows
-    return int(snapshot.facts["rounds"]) if UNITS.get(snapshot.stage) == "rounds" else snapshot.rows()
 
 
 def git_commit() -> str:

@@ -11,16 +11,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 
-from flows.run.context import current
+from flows.run.context import Run, current
 from tasks.core.errors import TransientError
 from tasks.core.sections import RetriesConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import Stage
 from tasks.engines import cluster
+from tasks.stages import declared_stages
 
 
 class StageTask:
-    """A stage as a Prefect task: call it as stage(inputs..., config)."""
+    """A stage as a Prefect task: call it as stage(inputs...). The run's settings give it its section."""
 
     def __init__(self, stage: Stage) -> None:
         @task(
@@ -34,7 +35,7 @@ class StageTask:
         def run_stage_task(inputs: tuple[Any, ...], config: Any) -> Snapshot:
             return current().execute(stage, inputs, config)
 
-        self.name, self.retries, self.task = stage.name, stage.retries, run_stage_task
+        self.name, self.stage, self.retries, self.task = stage.name, stage, stage.retries, run_stage_task
 
     def under(self, config: RetriesConfig) -> Any:
         """The Prefect task, with the retries that the settings want."""
@@ -44,21 +45,41 @@ class StageTask:
         )
 
     def __call__(self, *arguments: Any) -> Snapshot:
-        snapshot: Snapshot = self.under(current().settings.retries)(arguments[:-1], arguments[-1])
-        current().stop_after(self.name)
+        run = current()
+        snapshot: Snapshot = self.under(run.settings.retries)(arguments, self.section_of(run))
+        run.stop_after(self.name)
         return snapshot
+
+    def section_of(self, run: Run) -> Any:
+        """Return the stage's own settings, and no others."""
+        return getattr(run.settings, self.stage.section)
+
+
+class StageTasks:
+    """The declared stages as Prefect tasks: `stages.clean(raw)`."""
+
+    def __getattr__(self, name: str) -> StageTask:
+        try:
+            found = declared_stages()[name.replace("_", "-")]
+        except KeyError:
+            raise AttributeError(f"no stage {name!r} is declared in tasks/stages") from None
+        made = self.__dict__[name] = StageTask(found)
+        return made
 
 
 def together(*calls: tuple[Any, ...]) -> list[Snapshot]:
-    """Run stages side by side, each given as (stage task, inputs..., config); returns their snapshots.
+    """Run stages side by side, each given as (stage task, inputs...); return their snapshots.
 
     When all have ended, the first failure in order is raised. What comes after the last stage wanted is left out.
     """
     run = current()
     names = [call[0].name for call in calls]
     wanted = calls[: names.index(run.last) + 1] if run.last in names else calls
+    for name in names:
+        run.expect(name)
     futures = [
-        stage_task.under(run.settings.retries).submit(tuple(inputs), config) for stage_task, *inputs, config in wanted
+        stage_task.under(run.settings.retries).submit(tuple(inputs), stage_task.section_of(run))
+        for stage_task, *inputs in wanted
     ]
     wait(futures)
     snapshots = [future.result() for future in futures]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks.harness import known_cases
 from flows.cli.main import app
-from flows.run.names import STAGE_NAMES, check_stage_name
+from flows.run.names import check_stage_name, stage_names
 from tasks.core.errors import RegistryError
 from tasks.core.sections import PROJECT
 from tasks.settings import load_settings
@@ -76,7 +76,7 @@ def test_raymill_takes_the_command(command: Command) -> None:
     given = group.make_context(" ".join(name), list(rest)).params  # raises what the command itself would
     load_settings(profile=given.get("profile"), overrides=given.get("overrides") or [])
     check_stage_name(given.get("until"))
-    assert given.get("stage") in (None, *STAGE_NAMES)
+    assert given.get("stage") in (None, *stage_names())
     for value, known in ((given.get("case"), known_cases()), (given.get("dataset"), None)):
         if value and not PLACEHOLDER.fullmatch(value) and not value.endswith(".yaml"):
             assert value in known if known else load_profile(value)

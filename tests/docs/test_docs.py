@@ -12,8 +12,9 @@ import typer
 import yaml
 
 from flows.cli.main import app
-from flows.run.names import STAGE_NAMES
+from flows.run.names import stage_names
 from tasks.core.sections import PROJECT
+from tasks.stages import declared_stages
 from tests.support.documented import PAGES
 
 README = PROJECT / "README.md"
@@ -62,7 +63,7 @@ def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
 
 def test_what_the_troubleshooting_page_quotes_is_what_the_product_says() -> None:
     """Each heading quotes the fixed part of a message; `…` stands for what differs."""
-    files = [*(PROJECT / "flows").glob("*.py"), *(PROJECT / "tasks").rglob("*.py")]
+    files = [*(PROJECT / "flows").rglob("*.py"), *(PROJECT / "tasks").rglob("*.py")]
     code = "".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
     headings = re.findall(r"^### `(.+)`$", (PROJECT / "docs/troubleshooting.md").read_text(), flags=re.M)
     assert len(headings) >= 12
@@ -76,7 +77,7 @@ def test_the_lineage_diagram_is_of_the_stages_and_inputs_of_today() -> None:
     drawn = {b for _, b in edges}
     assert {a for a, _ in edges} <= drawn | {"raw-ingest"}
     off = {"ingest-items", "items", "pack-tokens", "embeddings"}  # unless they are asked for
-    assert drawn == set(STAGE_NAMES) - off - {"register"}
+    assert drawn == stage_names() - off - {"register"}
     for stage in drawn:
         inputs = inputs_of(stage)
         needed = [name for name, optional in inputs.items() if not optional]
@@ -85,10 +86,7 @@ def test_the_lineage_diagram_is_of_the_stages_and_inputs_of_today() -> None:
 
 def inputs_of(name: str) -> dict[str, bool]:
     """A stage function's inputs, each with whether it may be missing."""
-    from importlib import import_module
-
-    module = import_module(f"tasks.{'train' if name == 'refit' else name.replace('-', '_')}")
-    *inputs, _, _ = inspect.signature(getattr(module, name.replace("-", "_")).function).parameters.values()
+    *inputs, _, _ = inspect.signature(declared_stages()[name].function).parameters.values()
     return {parameter.name: "None" in str(parameter.annotation) for parameter in inputs}
 
 

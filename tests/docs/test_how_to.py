@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tasks.core import sections
+import tasks.stages
 from tasks.core.sections import PROJECT
 from tasks.core.stage import StageRun, run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import suites
+from tasks.stages import declared_stages
 from tests.support.toy_snapshots import made
 
 REVIEWS = pa.table({"review_id": ["a", "b", "c", "d"], "text": ["ok", "quite good", "quite long", "no"]})
@@ -31,15 +33,20 @@ def block(language: str, mark: str) -> str:
 
 
 @pytest.fixture
-def longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The page's module, with the page's section where it says that it belongs."""
-    namespace = dict(vars(sections))
-    exec("from __future__ import annotations\n" + block("python", "class LongestConfig"), namespace)
-    monkeypatch.setattr(sections, "LongestConfig", namespace["LongestConfig"], raising=False)
+def longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Put the page's module where it says that it belongs, among the declared stages."""
     (tmp_path / "longest.py").write_text(block("python", "def longest"))
-    monkeypatch.syspath_prepend(tmp_path)
-    yield import_module("longest")
-    sys.modules.pop("longest")
+    monkeypatch.setattr(tasks.stages, "__path__", [*tasks.stages.__path__, str(tmp_path)])
+    declared_stages.cache_clear()
+    yield import_module("tasks.stages.longest")
+    sys.modules.pop("tasks.stages.longest")
+    declared_stages.cache_clear()
+
+
+def test_the_module_alone_makes_the_stage_known_with_its_settings(longest: Any) -> None:
+    found = declared_stages()["longest"]
+    assert (found.section, found.unit) == ("longest", "rows")
+    assert found.config(**yaml.safe_load(block("yaml", "rows: 100"))["longest"]).model_dump() == {"rows": 100}
 
 
 def run(module: Any, store: SnapshotStore, rows: int) -> StageRun:

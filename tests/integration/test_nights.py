@@ -70,7 +70,7 @@ def toys(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
 TRIED: list[str] = []
 
 
-@stage(version=1, config=TokenizeConfig, name="clean", retries=1)
+@stage(version=1, config=TokenizeConfig, name="clean", section="tokenize", retries=1)
 def fails(config: TokenizeConfig, out: SnapshotWriter) -> None:
     TRIED.append("clean")
     raise InputError("part-3.parquet: not UTF-8", where="clean", fix="mend it")
@@ -102,14 +102,14 @@ def run(settings: Settings, stages: Callable[[Run], Any]) -> tuple[str, str]:
 def test_a_lost_worker_is_tried_again_as_often_as_the_settings_say_and_a_wrong_input_is_not(toys: Settings) -> None:
     settings = toys.model_copy(update={"retries": toys.retries.model_copy(update={"times": 3})})
     TRIED.clear()
-    run(settings, lambda _: StageTask(lost)(settings.tokenize))
+    run(settings, lambda _: StageTask(lost)())
     assert TRIED == ["tokenize"] * 4
     (record,) = [json.loads(path.read_text()) for path in (settings.storage.path / "runs").glob("*.json")]
     assert ("failed" in record, record["at_work"]) == (False, [])
 
     TRIED.clear()
     with pytest.raises(InputError):
-        run(settings, lambda _: StageTask(fails)(settings.tokenize))
+        run(settings, lambda _: StageTask(fails)())
     assert TRIED == ["clean"]
     records = [json.loads(path.read_text()) for path in (settings.storage.path / "runs").glob("*.json")]
     assert {"stage": "clean", "error": "clean: part-3.parquet: not UTF-8"} in [r.get("failed") for r in records]

@@ -35,7 +35,7 @@ def tokens(config: TokenizeConfig, out: SnapshotWriter) -> None:
     report(out)
 
 
-@stage(version=1, config=TokenizeConfig, name="count-words")
+@stage(version=1, config=TokenizeConfig, name="count-words", section="tokenize")
 def words(config: TokenizeConfig, out: SnapshotWriter) -> None:
     report(out)
 
@@ -43,7 +43,7 @@ def words(config: TokenizeConfig, out: SnapshotWriter) -> None:
 TRIED: list[str] = []
 
 
-@stage(version=1, config=TokenizeConfig, name="clean", retries=1)
+@stage(version=1, config=TokenizeConfig, name="clean", section="tokenize", retries=1)
 def tried_twice(config: TokenizeConfig, out: SnapshotWriter) -> None:
     TRIED.append("clean")
     report(out, until=2 if len(TRIED) == 1 else 4)
@@ -91,8 +91,7 @@ def artifacts(flow_run: str, key: str) -> list[Artifact]:
 
 @pytest.mark.usefixtures("server", "every_report")
 def test_each_of_two_stages_side_by_side_leaves_one_artifact_at_100_percent(settings: Settings) -> None:
-    config = settings.tokenize
-    flow_run = run(settings, lambda: together((StageTask(words), config), (StageTask(tokens), config)))
+    flow_run = run(settings, lambda: together((StageTask(words),), (StageTask(tokens),)))
     made = {key: artifacts(flow_run, key) for key in ("count-words", "tokenize")}
     assert [len(found) for found in made.values()] == [1, 1]
     for (artifact,) in made.values():
@@ -104,7 +103,7 @@ def test_each_of_two_stages_side_by_side_leaves_one_artifact_at_100_percent(sett
 @pytest.mark.usefixtures("server", "every_report")
 def test_a_stage_tried_again_leaves_one_artifact_too(settings: Settings) -> None:
     TRIED.clear()
-    flow_run = run(settings, lambda: StageTask(tried_twice)(settings.tokenize))
+    flow_run = run(settings, lambda: StageTask(tried_twice)())
     assert [a.data for a in artifacts(flow_run, "clean")] == [100.0]
     assert len(TRIED) == 2
 
@@ -112,6 +111,6 @@ def test_a_stage_tried_again_leaves_one_artifact_too(settings: Settings) -> None
 @pytest.mark.usefixtures("server")
 def test_a_short_stage_and_a_reused_one_leave_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.run.progress.ARTIFACT_EVERY_S", 3600.0)
-    assert artifacts(run(settings, lambda: StageTask(tokens)(settings.tokenize)), "tokenize") == []
+    assert artifacts(run(settings, lambda: StageTask(tokens)()), "tokenize") == []
     monkeypatch.setattr("flows.run.progress.ARTIFACT_EVERY_S", 0.0)
-    assert artifacts(run(settings, lambda: StageTask(tokens)(settings.tokenize)), "tokenize") == []
+    assert artifacts(run(settings, lambda: StageTask(tokens)()), "tokenize") == []
