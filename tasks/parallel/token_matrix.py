@@ -52,8 +52,8 @@ class Weighted:
     def squares(self) -> Array:
         """(d,) sums of the squares of each column."""
         row_scales = np.repeat(self.scale, np.diff(self.x.indptr))
-        sums: Array = np.bincount(self.x.indices, (self.x.data * row_scales) ** 2, self.x.shape[1])
-        return sums * self.idf**2
+        sums: Array = np.bincount(self.x.indices, (self.x.data * row_scales) ** 2, self.x.shape[1]) * self.idf**2
+        return sums
 
     def __matmul__(self, v: Array) -> Array:
         """(n,) of v (d,), or (n, k) of v (d, k)."""

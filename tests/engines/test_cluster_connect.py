@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import SettingsError, UserError
-from tasks.core.sections import PROJECT, RayConfig
+from tasks.core.sections import RayConfig
 from tasks.engines import cluster, cluster_connect, nodes
 from tasks.settings import load_settings
+from tasks.stages import declared_stages
 
 
 def config(address: str | None = None, **more: Any) -> RayConfig:
@@ -258,12 +259,5 @@ def test_a_node_with_other_libraries_or_code_is_named(tmp_path: Path) -> None:
 
 
 def test_the_libraries_asked_for_decide_the_output_of_some_stage() -> None:
-    import re
-
-    declared = {
-        name
-        for file in (PROJECT / "tasks").glob("*.py")
-        for names in re.findall(r"libraries=\(([^)]*)\)", file.read_text())
-        for name in re.findall(r'"([^"]+)"', names)
-    }
+    declared = {library for stage in declared_stages().values() for library in stage.libraries}
     assert declared <= set(nodes.LIBRARIES)
