@@ -1,6 +1,7 @@
 """The Ray session: attach to a cluster where an address is given, else start a local one on loopback.
 
-This module owns the session of the process. Everything that runs on Ray goes through `gather`, so that errors come back as the worker raised them.
+This module owns the session of the process. Everything that runs on Ray goes through `gather`, so
+that errors come back as the worker raised them.
 """
 
 from __future__ import annotations
