@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
-import platform
 import re
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import LIBRARIES, PeakMemory, machine
 from tasks.core.errors import RunError, UserError
 
-LIBRARIES = ("ray", "modin", "pandas", "polars", "pyarrow", "numpy", "scipy", "scikit-learn", "xgboost", "optuna")
 LIBRARIES += ("tokenizers", "transformers", "tiktoken", "duckdb", "mlflow", "great-expectations", "prefect")
 
 
@@ -176,27 +172,6 @@ def ratio(ours: Sequence[Timed], peer: Sequence[Timed]) -> float:
     return round(statistics.median(a.wall_s / b.wall_s for a, b in zip(ours, peer, strict=True)), 4)
 
 
-def machine() -> dict[str, Any]:
-    """What was measured on: processor, cores this process may use, bytes of memory, Python and library versions."""
-    import psutil
-
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "load_average": round(os.getloadavg()[0], 2),  # before the first run: above 0.5 the times are not to be trusted
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "libraries": versions,
-    }
-
-
 def _check(case: Case, sides: Mapping[str, Any], data: Any, log: Callable[[str], None]) -> tuple[str, dict[str, int]]:
     outputs, peaks = {}, {}
     for name, side in sides.items():
@@ -243,70 +218,3 @@ def _summary(runs: Sequence[Timed]) -> dict[str, Any]:
         "max_s": round(max(walls), 6),
         "runs": len(walls),
     }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
-class PeakMemory:
-    """Samples the memory of this process and all below it while the `with` block runs.
-
-    Shared memory (Ray's object store) is mapped by many processes, so the proportional set size (PSS) is summed, in
-    which each page counts once; where the system has none, the resident set size. Children that are older than the
-    block count only with `count_earlier_children`. A process stays counted when its parent is gone.
-    """
-
-    def __init__(self, *, count_earlier_children: bool = True, interval_s: float = 0.2) -> None:
-        import psutil
-
-        self.peak_bytes = 0
-        self._interval_s = interval_s
-        self._psutil = psutil
-        self._me = psutil.Process()
-        self._seen: set[Any] = {self._me}
-        self._ignored = set() if count_earlier_children else set(self._me.children(recursive=True))
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.sample()
-
-    def sample(self) -> int:
-        """Bytes held now by all counted processes together."""
-        below = set(self._me.children(recursive=True))
-        for orphan in self._seen - below - {self._me}:
-            try:
-                below.update([orphan, *orphan.children(recursive=True)])
-            except self._psutil.Error:  # gone
-                continue
-        self._seen = below | {self._me}
-        total = sum(self._bytes(process) for process in self._seen - self._ignored)
-        self.peak_bytes = max(self.peak_bytes, total)
-        return total
-
-    def _watch(self) -> None:
-        cost_s = 0.0
-        # With many processes a sample is not cheap: never take more than a tenth of a core for it.
-        while not self._done.wait(max(self._interval_s, 9 * cost_s)):
-            started = time.perf_counter()
-            self.sample()
-            cost_s = time.perf_counter() - started
-
-    def _bytes(self, process: Any) -> int:
-        try:
-            try:
-                memory = process.memory_full_info()
-            except self._psutil.AccessDenied:
-                memory = process.memory_info()
-        except self._psutil.Error:  # gone, or a zombie
-            return 0
-        return int(getattr(memory, "pss", memory.rss))

@@ -210,7 +210,7 @@ def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
     import numpy as np
     import polars as pl
 
-    from tasks.core.snapshots import FileSink, part_name
+    from tasks.core.snapshot_files import FileSink, part_name
     from tasks.domain.schemas import FEW_VALUES, REVIEWS
 
     found = rows()
@@ -285,7 +285,7 @@ def committed(text: TextInput, storage: Path) -> Snapshot:
     import pyarrow.parquet as pq
 
     from tasks.core.digests import file_sha256
-    from tasks.core.snapshots import FileEntry
+    from tasks.core.snapshot_files import FileEntry
     from tasks.core.storage.store import SnapshotStore
 
     store = SnapshotStore(storage)

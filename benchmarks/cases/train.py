@@ -73,7 +73,7 @@ def made_up(rows: int) -> tuple[Path, ...]:
     import numpy as np
     import pyarrow as pa
 
-    from tasks.core.snapshots import FileSink
+    from tasks.core.snapshot_files import FileSink
 
     folder = INPUTS / f"train-{rows}-{SEED}"
     if not folder.exists():

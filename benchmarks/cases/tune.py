@@ -93,7 +93,7 @@ def put(root: Path, rows: Mapping[str, tuple[Any, Any]]) -> Any:
     """The rows as a committed snapshot of the stage split."""
     import pyarrow as pa
 
-    from tasks.core.snapshots import part_name
+    from tasks.core.snapshot_files import part_name
     from tasks.core.storage.store import SnapshotStore
 
     store = SnapshotStore(root)

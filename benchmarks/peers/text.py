@@ -112,7 +112,7 @@ def write_tokens(path: Path, review_ids: Any, chunks: Sequence[Ids]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.core.snapshots import ROW_GROUP_ROWS
+    from tasks.core.snapshot_files import ROW_GROUP_ROWS
     from tasks.domain.schemas import TOKENS
 
     nothing = np.zeros(0, np.int32)

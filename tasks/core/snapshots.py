@@ -14,11 +14,8 @@ renamed, so the protocol carries over to object storage.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,35 +23,16 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from tasks.core.digests import file_sha256
 from tasks.core.errors import RowsLost, SnapshotCorrupt
 from tasks.core.progress import Reporter
+from tasks.core.snapshot_files import FileEntry, FileSink, Record, linked
 
 FORMAT = 1
-ROW_GROUP_ROWS = 65_536
-DRAFT = ".draft"  # ends the names of files that are being written
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(_Record):
-    """One data file: name relative to the attempt folder, size in bytes, rows (None unless parquet), hex sha256."""
-
-    name: str
-    size: int
-    rows: int | None
-    sha256: str
-
-    @property
-    def table(self) -> str:
-        return self.name.rpartition("/")[0]
-
-
-class InputRef(_Record):
+class InputRef(Record):
     """What a snapshot was made from. `stage` is "source" for raw files, which have no key."""
 
     name: str
@@ -63,7 +41,7 @@ class InputRef(_Record):
     digest: str
 
 
-class PartRecord(_Record):
+class PartRecord(Record):
     """What a stage made from one part of its input: the names of its files, and small JSON values about it.
 
     A later snapshot of the same stage that has the same part takes the files over (`SnapshotWriter.carry`).
@@ -73,7 +51,7 @@ class PartRecord(_Record):
     about: Any = None
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """All that is known of a snapshot. `digest` covers `files`, `counts`, `facts` and `stage` alone."""
 
     format: int = FORMAT
@@ -164,143 +142,12 @@ def _parse_manifest(path: Path, _inode: int, _mtime_ns: int) -> Manifest:
 
 
 @dataclass(frozen=True)
-class FileSink:
-    """Writes data files into an attempt folder. Small and picklable: Ray workers hold one each."""
-
-    root: str
-
-    def write_table(
-        self,
-        name: str,
-        table: pa.Table,
-        schema: pa.Schema | None = None,
-        *,
-        packed: bool = True,
-        dictionary: Sequence[str] | None = None,
-        split_bytes: Sequence[str] = (),
-    ) -> FileEntry:
-        """Write one parquet file with fixed writer settings, fsync it, read its bytes back for the sha256.
-
-        `packed=False` is for hashes and the like, which no compression makes smaller. `dictionary` names the columns
-        that are worth one, all if not given: to try one on texts that are nearly all different costs a sixth of the
-        time, for nothing. `split_bytes` names list columns of small integers (token ids): stored a byte of each after
-        the other they take half the time and less space.
-        """
-        if schema is not None:
-            table = table.select(schema.names).cast(schema)
-        table = table.replace_schema_metadata(None)
-        encoding = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in split_bytes}
-
-        def write(file: IO[bytes]) -> int:
-            if packed:
-                pq.write_table(
-                    table,
-                    file,
-                    row_group_size=ROW_GROUP_ROWS,
-                    compression="zstd",
-                    compression_level=1,
-                    use_dictionary=True if dictionary is None else list(dictionary),
-                    column_encoding=encoding or None,
-                )
-            else:
-                pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="none", use_dictionary=False)
-            return int(table.num_rows)
-
-        return self._write(name, write)
-
-    def write_batches(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> FileEntry:
-        """Write one parquet file from tables as they come, holding one row group of them at a time.
-
-        The bytes depend on the rows alone, not on how they were dealt out to tables.
-        """
-
-        def write(file: IO[bytes]) -> int:
-            rows = 0
-            with pq.ParquetWriter(file, schema, compression="zstd", compression_level=1) as writer:
-                for group in _row_groups(tables, schema):
-                    writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
-                    rows += group.num_rows
-            return rows
-
-        return self._write(name, write)
-
-    def write_bytes(self, name: str, data: bytes) -> FileEntry:
-        """Write any other file (a model, a page, a picture)."""
-
-        def write(file: IO[bytes]) -> None:
-            file.write(data)
-
-        return self._write(name, write)
-
-    def _write(self, name: str, write: Callable[[IO[bytes]], int | None]) -> FileEntry:
-        """Write, sync and hash a draft, then give it its name; `write` returns the rows.
-
-        Not under the name at once: a worker that was given up for lost may still be at the same file.
-        """
-        path = self._path(name)
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{DRAFT}")
-        try:
-            with draft.open("wb") as file:
-                rows = write(file)
-                fsync(file)
-            entry = FileEntry(name=name, size=draft.stat().st_size, rows=rows, sha256=file_sha256(draft))
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-        return entry
-
-    def entry(self, name: str, rows: int | None = None) -> FileEntry:
-        """The entry of a file that is written already, by this process or by several, each its own range."""
-        path = self._path(name)
-        with path.open("rb") as file:
-            fsync(file)
-        return FileEntry(name=name, size=path.stat().st_size, rows=rows, sha256=file_sha256(path))
-
-    def _path(self, name: str) -> Path:
-        path = Path(self.root) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-
-def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of all tables in ROW_GROUP_ROWS at a time; the last may have fewer, and none is empty."""
-    waiting: list[pa.Table] = []
-    held = 0
-    for table in tables:
-        waiting.append(table.select(schema.names).cast(schema).replace_schema_metadata(None))
-        held += table.num_rows
-        while held >= ROW_GROUP_ROWS:
-            together = pa.concat_tables(waiting)
-            yield together.slice(0, ROW_GROUP_ROWS).combine_chunks()
-            waiting, held = [together.slice(ROW_GROUP_ROWS)], held - ROW_GROUP_ROWS
-    if held:
-        yield pa.concat_tables(waiting).combine_chunks()
-
-
-def part_name(index: int, table: str = "", block: int | None = None) -> str:
-    """The file name of the index-th part of a table, or of one of the part's blocks; names sort in row order."""
-    name = f"part-{index:05d}" + ("" if block is None else f"-{block:04d}")
-    return f"{table}/{name}.parquet" if table else f"{name}.parquet"
-
-
-@dataclass(frozen=True)
 class EarlierPart:
     """A part of a committed snapshot: where its files lie."""
 
     root: Path
     entries: tuple[FileEntry, ...]
     about: Any
-
-
-def _linked(source: Path, target: Path, size: int) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        return False
-    except OSError:  # another device, or a file system without links
-        shutil.copyfile(source, target)
-    return target.stat().st_size == size
 
 
 @dataclass
@@ -356,7 +203,7 @@ class SnapshotWriter:
         for entry in found.entries:
             name = re.sub(r"part-\d{5}", f"part-{index:05d}", entry.name)
             taken.append(entry.model_copy(update={"name": name}))
-            if not _linked(found.root / entry.name, self.root / name, entry.size):
+            if not linked(found.root / entry.name, self.root / name, entry.size):
                 # The part is made again, under these names: writing to a link would write to the committed file.
                 for link in taken:
                     (self.root / link.name).unlink(missing_ok=True)
@@ -413,16 +260,3 @@ class SnapshotWriter:
                 where=self.stage,
                 fix="this is a defect of the stage; please report it with the input",
             )
-
-
-def fsync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,26 +11,18 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Literal
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Literal
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section, masked
-from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations, streams
-from tasks.sources.item_records import parse_literal, steps_of
-from tasks.sources.json_records import parse_json
+from tasks.sources.file_checks import Kind, Unreadable, check_columns, check_json_lines, check_parquet, item_id_path
 from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
 
 Format = Literal["parquet", "json-lines", "json-array", "delimited"]
-Kind = Literal["reviews", "items"]
 HEAD_BYTES = 1 << 16
 BOM = b"\xef\xbb\xbf"
 
@@ -76,14 +68,6 @@ class Source:
         wrong = [(q.name, q.reason) for q in self.quarantined]
         profile = self.profile.model_dump(mode="json")
         return digest_of({"files": files, "quarantined": wrong, "profile": profile, "kind": self.kind})
-
-
-class Unreadable(Exception):
-    """This one file cannot be read: what, and what to do."""
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.what, self.fix = what, fix
 
 
 def discover(
@@ -212,7 +196,7 @@ def _look_inside(
     if fmt == "parquet":
         if packing:
             raise Unreadable(f"a parquet file inside {packing}", "unpack it; parquet is packed already")
-        _check_parquet(file.path, profile, config, kind)
+        check_parquet(file.path, profile, config, kind)
     if header is not None and len(header) > config.max_columns:
         raise Unreadable(
             f"{len(header):,} columns; the limit is {config.max_columns:,}",
@@ -241,7 +225,7 @@ def sniff(
             f"this is not text in UTF-8 or like it{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
         )
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
-        _check_json_lines(text, profile, kind)
+        check_json_lines(text, profile, kind)
         return "json-lines", None, None
     if text[:1] == b"[" and ending not in (".csv", ".tsv"):
         return "json-array", None, None
@@ -252,32 +236,12 @@ def sniff(
     return "delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind)
 
 
-def _check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
-    """Raise Unreadable where whole records are there and none has what every usable row needs: another kind of file."""
-    lines = start.split(b"\n")[:-1]  # the last one may be cut
-    if records := _objects(lines, parse_literal if kind == "items" else parse_json):
-        check_columns(sorted(set().union(*records)), profile, kind)
-    elif profile.mandatory and _objects(lines, parse_literal):
-        raise Unreadable(
-            "lines of Python literals, as product metadata have them, not of JSON", "give product metadata as --items"
-        )
-
-
-def _objects(lines: Sequence[bytes], parse: Callable[[bytes], Any]) -> list[dict[str, Any]]:
-    found = []
-    for line in lines:
-        with suppress(ValueError):
-            if isinstance(record := parse(line), dict):
-                found.append(record)
-    return found
-
-
 def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
     choices = {".csv": [profile.csv], ".tsv": [profile.tsv]}.get(ending, [profile.tsv, profile.csv])
     failures = []
     for quoting in choices:
         first = first_record(start, quoting, profile.encoding)
-        wanted = set(profile.mandatory) if kind == "reviews" else {_item_id(profile)}
+        wanted = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}
         if wanted <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
             check_columns(first, profile, kind)
             return quoting, tuple(first)
@@ -304,75 +268,3 @@ def first_record(start: bytes, quoting: Quoting, encoding: str) -> list[str]:
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
     return [n.strip() for n in next(reader, [])]
-
-
-def _item_id(profile: Profile) -> str:
-    assert profile.items is not None
-    return profile.items.item_id
-
-
-def _check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -> None:
-    try:
-        with locations.open_raw(path) as raw:
-            schema = pq.read_schema(raw)
-    except (pa.ArrowException, OSError) as error:
-        what = f"the parquet file is cut off or damaged ({str(error).splitlines()[0]})"
-        raise Unreadable(what, "write or copy it again") from None
-    if len(schema) > config.max_columns:
-        raise Unreadable(
-            f"{len(schema):,} columns; the limit is {config.max_columns:,}",
-            "raise ingest.max_columns if they are meant",
-        )
-    check_columns(schema.names, profile, kind)
-    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-        raise Unreadable(f"several columns have the name {twice[0]!r}", "write the file with a name for each")
-    if kind == "items":
-        return
-    scalar = (
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_string_view,
-        pa.types.is_integer,
-        pa.types.is_floating,
-        pa.types.is_decimal,
-        pa.types.is_dictionary,
-    )
-    timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
-    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
-    for canonical, source in profile.columns.items():
-        if source not in schema.names:
-            continue
-        kind_of = schema.field(source).type
-        allowed = {"timestamp": timely, "text": texty, "title": texty, "verified": (*scalar, pa.types.is_boolean)}
-        if not (pa.types.is_null(kind_of) or any(is_kind(kind_of) for is_kind in allowed.get(canonical, scalar))):
-            raise Unreadable(
-                f"column {source!r} has type {kind_of}, which cannot become {canonical} "
-                f"({REVIEWS.field(canonical).type})",
-                "map another column in the dataset profile, or write the file with a plain type",
-            )
-    if profile.votes and profile.votes.pair in schema.names:
-        kind_of = schema.field(profile.votes.pair).type
-        listed = pa.types.is_list(kind_of) or pa.types.is_large_list(kind_of)
-        whole = listed and (pa.types.is_integer(kind_of.value_type) or pa.types.is_null(kind_of.value_type))
-        if not (whole or any(is_kind(kind_of) for is_kind in (pa.types.is_null, *texty))):
-            raise Unreadable(
-                f"column {profile.votes.pair!r} has type {kind_of}, not a list of two whole numbers",
-                "leave votes.pair out of the dataset profile, or write the file with a plain type",
-            )
-
-
-def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:
-    """Raise Unreadable unless the columns that no row can do without are there."""
-    wanted = profile.mandatory if kind == "reviews" else [_item_id(profile)]
-    missing = [column for column in wanted if column not in names]
-    if missing:
-        near = {m: get_close_matches(m, names, n=1) for m in missing}
-        hints = [f"{m} (did you mean {found[0]}?)" if found else m for m, found in near.items()]
-        raise Unreadable(
-            f"mandatory column(s) missing: {', '.join(hints)}",
-            f"choose or write the dataset profile for these columns: {', '.join(names[:20])}",
-        )
-    if kind == "items" and profile.items is not None:
-        about = {p: steps_of(p)[0] for c, p in profile.items.model_dump(exclude_none=True).items() if c != "item_id"}
-        if about and not {*about, *about.values()} & set(names):
-            raise Unreadable("it says nothing of the products but their ids", "give reviews as --input")

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from tasks.sources import locations, streams
 from tasks.sources.column_guesses import Column, series_of
-from tasks.sources.discovery import BOM, HEAD_BYTES, Kind, Quarantined, SourceFile, limits
+from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
+from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
 from tasks.sources.json_records import blocks
 from tasks.sources.partitions import Unit

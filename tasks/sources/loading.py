@@ -12,7 +12,7 @@ from tasks.core.errors import RowsLost
 from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS
 from tasks.sources import locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
-from tasks.sources.discovery import Kind
+from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import to_items
 from tasks.sources.json_records import BadRecord
 from tasks.sources.partitions import PART_MAX_BYTES, Part, Unit

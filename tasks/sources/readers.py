@@ -18,7 +18,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tasks.sources import delimited, locations, streams
-from tasks.sources.discovery import Kind, limits
+from tasks.sources.discovery import limits
+from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
 from tasks.sources.json_records import BadRecord, Block, blocks, parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit

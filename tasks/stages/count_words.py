@@ -27,7 +27,8 @@ from pydantic import Field
 
 from tasks.algorithms import pretokens
 from tasks.core.sections import Positive, Section
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import COUNTS_BY_RATING, WORD_COUNTS
 from tasks.engines import cluster

@@ -24,7 +24,8 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.sections import Positive, Section
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel.exchange import shuffle

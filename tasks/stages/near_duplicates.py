@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from tasks.algorithms import minhash
 from tasks.core.sections import Fraction, Positive, Section
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel.exchange import keyed_exchange, shuffle

@@ -30,7 +30,8 @@ from pydantic import Field
 
 from tasks.core.errors import RowsLost, SettingsError, SnapshotCorrupt
 from tasks.core.sections import Section
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, fsync, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, fsync, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 

@@ -36,7 +36,8 @@ from pydantic import Field, model_validator
 
 from tasks.core.errors import InputError
 from tasks.core.sections import Positive, Section
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel import time_borders as timeline

@@ -28,7 +28,8 @@ from tasks.algorithms import pretokens
 from tasks.core import faults
 from tasks.core.errors import TransientError
 from tasks.core.sections import Positive, Section
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import TOKENS, VOCABULARY
 from tasks.engines import cluster, tokenizer

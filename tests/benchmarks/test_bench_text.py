@@ -23,7 +23,7 @@ from benchmarks.peers import text as text_peers
 from benchmarks.peers.text import Peer
 from benchmarks.text_input import Job, Output, TextInput, committed, disputed, load, write_text
 from tasks.core.errors import InputError
-from tasks.core.snapshots import FileSink, part_name
+from tasks.core.snapshot_files import FileSink, part_name
 from tasks.domain.schemas import REVIEWS, TOKENS, WORD_COUNTS
 
 Row = Mapping[str, Any]

@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks import harness
 from benchmarks.cases import pipeline
-from benchmarks.harness import Case, PeakMemory, Setup, Timed, run_case
+from benchmarks.harness import Case, Setup, Timed, run_case
+from benchmarks.machine import PeakMemory
 from tasks.core.errors import RunError, UserError
 
 

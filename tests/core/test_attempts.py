@@ -15,7 +15,7 @@ import pytest
 from tasks.core import faults
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.sections import PROJECT
-from tasks.core.snapshots import part_name
+from tasks.core.snapshot_files import part_name
 from tasks.core.storage.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
 from tests.support.toy_snapshots import ABOUT, MODEL, TABLE, fill, left, made
 

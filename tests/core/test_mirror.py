@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot
 from tasks.core.storage import bucket as remote
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore

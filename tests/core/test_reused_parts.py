@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 
 NOTHING = {"inputs": (), "config": {}, "config_digest": "", "code": {}, "deterministic": True, "seconds": {}}

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import RowsLost, SnapshotCorrupt
-from tasks.core.snapshots import DRAFT, FileSink, InputRef, Snapshot, part_name
+from tasks.core.snapshot_files import DRAFT, FileSink, part_name
+from tasks.core.snapshots import InputRef, Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tests.support.toy_snapshots import ABOUT, MODEL, TABLE, assert_whole, fill, left, made
 
@@ -197,7 +198,7 @@ def test_a_file_written_in_batches_is_the_same_however_they_are_cut(cuts: list[i
     ends = [0, *sorted(min(cut, rows) for cut in cuts), rows]
     pieces = [table.slice(start, end - start) for start, end in pairwise(ends)]
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.core.snapshots.ROW_GROUP_ROWS", 64)
+        patch.setattr("tasks.core.snapshot_files.ROW_GROUP_ROWS", 64)
         whole = FileSink(folder).write_batches("a.parquet", [table], table.schema)
         cut = FileSink(folder).write_batches("b.parquet", pieces, table.schema)
         assert (cut.sha256, cut.rows) == (whole.sha256, rows)

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from tasks.core import stage as subject
 from tasks.core.errors import RowsLost, TooManyRejects, ValidationFailed
-from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import Stage, StageRun, run_stage, stage
 from tasks.core.storage.store import SnapshotStore
 

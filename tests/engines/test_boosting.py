@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.snapshots import FileSink
+from tasks.core.snapshot_files import FileSink
 from tasks.engines import boosting
 
 FEATURES = ["a", "b"]
@@ -44,7 +44,7 @@ def test_each_row_goes_to_one_rank_in_equal_runs(tmp_path: Path, lengths: list[i
 
 
 def test_a_border_between_ranks_falls_inside_a_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.core.snapshots.ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr("tasks.core.snapshot_files.ROW_GROUP_ROWS", 4)
     files = write(tmp_path, [10, 9])
     ranks = [boosting.slabs(files, rank, 3) for rank in range(3)]
     assert [[(s.file.stem, s.group, s.start, s.stop) for s in rank] for rank in ranks] == [
@@ -69,7 +69,7 @@ def test_rows_that_stream_in_make_the_matrix_of_all_rows_at_once(
 ) -> None:
     import xgboost as xgb
 
-    monkeypatch.setattr("tasks.core.snapshots.ROW_GROUP_ROWS", 50)
+    monkeypatch.setattr("tasks.core.snapshot_files.ROW_GROUP_ROWS", 50)
     files = write(tmp_path, [130, 1, 70])
     x, y = walked(boosting.Rows(boosting.slabs(files), FEATURES))
     whole = xgb.QuantileDMatrix(x, y, feature_names=FEATURES, max_bin=16)
@@ -103,7 +103,7 @@ def test_a_rank_without_rows_still_has_a_matrix(tmp_path: Path, external: bool) 
 def test_what_cannot_be_learned_from_is_named_with_its_file_and_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, value: float, says: str
 ) -> None:
-    monkeypatch.setattr("tasks.core.snapshots.ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr("tasks.core.snapshot_files.ROW_GROUP_ROWS", 4)
     columns = {name: np.ones(10, np.float32) for name in (*FEATURES, "label")}
     columns[column][6] = value
     FileSink(str(tmp_path)).write_table("bad.parquet", pa.table(columns))

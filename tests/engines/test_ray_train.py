@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.snapshots import FileSink
+from tasks.core.snapshot_files import FileSink
 from tasks.engines import ray_train
 from tasks.engines.ray_train import Trained, TrainJob
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel
 
-from tasks.core.snapshots import part_name
+from tasks.core.snapshot_files import part_name
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.stage import run_stage, stage
 

@@ -35,7 +35,7 @@ from pydantic import BaseModel
 
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.bucket import Bucket
-from tasks.core.snapshots import part_name
+from tasks.core.snapshot_files import part_name
 from tasks.core.stage import run_stage, stage
 
 

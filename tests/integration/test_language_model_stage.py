@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.sections import PROJECT
-from tasks.core.snapshots import FileSink, Snapshot
+from tasks.core.snapshot_files import FileSink
+from tasks.core.snapshots import Snapshot
 from tasks.core.stage import run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import TOKENS

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.snapshots import FileSink, part_name, read_tables
+from tasks.core.snapshot_files import FileSink, part_name
+from tasks.core.snapshots import read_tables
 from tasks.domain.schemas import REVIEWS
 from tasks.parallel.exchange import shuffle_in_process
 from tasks.stages import describe

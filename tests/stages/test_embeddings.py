@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import SettingsError
-from tasks.core.snapshots import FileSink, part_name
+from tasks.core.snapshot_files import FileSink, part_name
 from tasks.parallel.comm import run_threads
 from tasks.parallel.exchange import shuffle_in_process
 from tasks.parallel.kmeans import Clusters

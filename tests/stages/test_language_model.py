@@ -18,7 +18,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tasks.core.errors import RunError, SettingsError
-from tasks.core.snapshots import FileSink
+from tasks.core.snapshot_files import FileSink
 from tasks.parallel.mapreduce import run_in_process
 from tasks.stages.language_model import ngrams
 from tasks.stages.language_model import stage as language_model

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tasks.core.digests import file_sha256
 from tasks.core.errors import RowsLost, SettingsError, SnapshotCorrupt
-from tasks.core.snapshots import FileEntry, FileSink
+from tasks.core.snapshot_files import FileEntry, FileSink
 from tasks.domain.schemas import TOKENS
 from tasks.settings import load_settings
 from tasks.stages import pack_tokens

@@ -12,7 +12,8 @@ import pytest
 import xgboost as xgb
 
 from tasks.core.errors import RunError
-from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import tracking
 from tasks.stages.evaluate.stage import Judged

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.snapshots import FileSink
+from tasks.core.snapshot_files import FileSink
 from tasks.parallel.exchange import exchange_in_process
 from tasks.settings import load_settings
 from tasks.stages.near_duplicates import NEAR_DUPLICATES

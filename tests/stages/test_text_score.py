@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.snapshots import FileSink
+from tasks.core.snapshot_files import FileSink
 from tasks.parallel.comm import run_threads
 from tasks.parallel.token_matrix import hash_tokens
 from tasks.stages.features import text_score

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tasks import sources
 from tasks.settings import Settings, load_settings
-from tasks.sources.discovery import Kind
+from tasks.sources.file_checks import Kind
 from tasks.stages.ingest import read_parts
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import QUARANTINE, REJECTS, REVIEWS, WORD_COUNTS
 from tasks.domain.targets import TARGETS, Target

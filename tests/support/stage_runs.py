@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from tasks.core.snapshots import Snapshot, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot
 from tasks.core.stage import Stage, StageRun, run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import REVIEWS

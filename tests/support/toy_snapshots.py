@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from tasks.core import faults
-from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.storage.store import SnapshotStore, damaged_files
 
 ABOUT: dict[str, Any] = {

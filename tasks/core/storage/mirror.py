@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError
-from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter, fsync
+from tasks.core.snapshot_files import fsync
+from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.remote_snapshots import AT_ONCE, SETTLED, RemoteSnapshots, each
 from tasks.core.storage.store import SnapshotStore, damaged_files, parts_of, remove_attempt

@@ -22,7 +22,8 @@ from typing import TypeVar
 from tasks.core import faults
 from tasks.core.digests import file_sha256
 from tasks.core.errors import RaymillError, SnapshotCorrupt, TransientError
-from tasks.core.snapshots import DRAFT, FileEntry, Manifest, fsync, fsync_folder
+from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
+from tasks.core.snapshots import Manifest
 from tasks.core.storage.bucket import Bucket, Stored
 
 AT_ONCE = 8  # files under way

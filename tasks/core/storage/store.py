@@ -22,17 +22,8 @@ from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.sections import StorageConfig
-from tasks.core.snapshots import (
-    DRAFT,
-    EarlierPart,
-    FileEntry,
-    Manifest,
-    Snapshot,
-    SnapshotWriter,
-    fsync,
-    fsync_folder,
-    load_manifest,
-)
+from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
+from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter, load_manifest
 
 
 def open_store(storage: StorageConfig) -> SnapshotStore:

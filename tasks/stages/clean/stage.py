@@ -30,7 +30,8 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.digests import digest_of
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import FEW_VALUES, REVIEWS
 from tasks.engines import cluster, frames

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.errors import RunError
-from tasks.core.snapshots import FileEntry, FileSink, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.domain.losses import losses
 from tasks.domain.metrics import Measures, calibration, expected, measure
 from tasks.domain.targets import Target

@@ -25,7 +25,8 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.errors import InputError
-from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.metrics import Measures, calibration_error
 from tasks.domain.targets import TARGETS, Target

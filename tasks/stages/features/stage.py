@@ -29,7 +29,8 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.algorithms import pretokens
-from tasks.core.snapshots import FileEntry, FileSink, Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster

@@ -18,7 +18,8 @@ import pyarrow as pa
 from tasks import sources
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
-from tasks.core.snapshots import FileEntry, FileSink, PartRecord, SnapshotWriter, part_name, read_tables
+from tasks.core.snapshot_files import FileEntry, FileSink, part_name
+from tasks.core.snapshots import PartRecord, SnapshotWriter, read_tables
 from tasks.core.stage import Stage
 from tasks.domain.schemas import FEW_VALUES, QUARANTINE, REJECTS
 from tasks.engines import cluster, frames

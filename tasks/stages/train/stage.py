@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from tasks.core.errors import InputError
 from tasks.core.sections import Positive, Section
-from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, Target
 from tasks.engines import boosting, ray_train

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tasks.core.errors import InputError, RunError
-from tasks.core.snapshots import Snapshot, SnapshotWriter, part_name
+from tasks.core.snapshot_files import part_name
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, Target
 from tasks.engines import cluster

@@ -1,0 +1,120 @@
+"""Check that a raw file holds what its profile asks for, before any row of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.domain.schemas import REVIEWS
+from tasks.sources import locations
+from tasks.sources.item_records import parse_literal, steps_of
+from tasks.sources.json_records import parse_json
+from tasks.sources.profiles import Profile
+from tasks.sources.settings import ReadConfig
+
+Kind = Literal["reviews", "items"]
+
+
+class Unreadable(Exception):
+    """This one file cannot be read: what, and what to do."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+def check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
+    """Raise Unreadable where whole records are there and none has what every usable row needs: another kind of file."""
+    lines = start.split(b"\n")[:-1]  # the last one may be cut
+    if records := _objects(lines, parse_literal if kind == "items" else parse_json):
+        check_columns(sorted(set().union(*records)), profile, kind)
+    elif profile.mandatory and _objects(lines, parse_literal):
+        raise Unreadable(
+            "lines of Python literals, as product metadata have them, not of JSON", "give product metadata as --items"
+        )
+
+
+def _objects(lines: Sequence[bytes], parse: Callable[[bytes], Any]) -> list[dict[str, Any]]:
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            if isinstance(record := parse(line), dict):
+                found.append(record)
+    return found
+
+
+def item_id_path(profile: Profile) -> str:
+    assert profile.items is not None
+    return profile.items.item_id
+
+
+def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -> None:
+    try:
+        with locations.open_raw(path) as raw:
+            schema = pq.read_schema(raw)
+    except (pa.ArrowException, OSError) as error:
+        what = f"the parquet file is cut off or damaged ({str(error).splitlines()[0]})"
+        raise Unreadable(what, "write or copy it again") from None
+    if len(schema) > config.max_columns:
+        raise Unreadable(
+            f"{len(schema):,} columns; the limit is {config.max_columns:,}",
+            "raise ingest.max_columns if they are meant",
+        )
+    check_columns(schema.names, profile, kind)
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise Unreadable(f"several columns have the name {twice[0]!r}", "write the file with a name for each")
+    if kind == "items":
+        return
+    scalar = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_decimal,
+        pa.types.is_dictionary,
+    )
+    timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
+    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
+    for canonical, source in profile.columns.items():
+        if source not in schema.names:
+            continue
+        kind_of = schema.field(source).type
+        allowed = {"timestamp": timely, "text": texty, "title": texty, "verified": (*scalar, pa.types.is_boolean)}
+        if not (pa.types.is_null(kind_of) or any(is_kind(kind_of) for is_kind in allowed.get(canonical, scalar))):
+            raise Unreadable(
+                f"column {source!r} has type {kind_of}, which cannot become {canonical} "
+                f"({REVIEWS.field(canonical).type})",
+                "map another column in the dataset profile, or write the file with a plain type",
+            )
+    if profile.votes and profile.votes.pair in schema.names:
+        kind_of = schema.field(profile.votes.pair).type
+        listed = pa.types.is_list(kind_of) or pa.types.is_large_list(kind_of)
+        whole = listed and (pa.types.is_integer(kind_of.value_type) or pa.types.is_null(kind_of.value_type))
+        if not (whole or any(is_kind(kind_of) for is_kind in (pa.types.is_null, *texty))):
+            raise Unreadable(
+                f"column {profile.votes.pair!r} has type {kind_of}, not a list of two whole numbers",
+                "leave votes.pair out of the dataset profile, or write the file with a plain type",
+            )
+
+
+def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:
+    """Raise Unreadable unless the columns that no row can do without are there."""
+    wanted = profile.mandatory if kind == "reviews" else [item_id_path(profile)]
+    missing = [column for column in wanted if column not in names]
+    if missing:
+        near = {m: get_close_matches(m, names, n=1) for m in missing}
+        hints = [f"{m} (did you mean {found[0]}?)" if found else m for m, found in near.items()]
+        raise Unreadable(
+            f"mandatory column(s) missing: {', '.join(hints)}",
+            f"choose or write the dataset profile for these columns: {', '.join(names[:20])}",
+        )
+    if kind == "items" and profile.items is not None:
+        about = {p: steps_of(p)[0] for c, p in profile.items.model_dump(exclude_none=True).items() if c != "item_id"}
+        if about and not {*about, *about.values()} & set(names):
+            raise Unreadable("it says nothing of the products but their ids", "give reviews as --input")
