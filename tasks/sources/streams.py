@@ -7,23 +7,23 @@ and `damage` says why it came early. Errors of the raw file itself (a lost conne
 
 from __future__ import annotations
 
-import bz2
 import io
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+
+from tasks.sources.decompress import Damaged, Feed, bunzip2, inflate, one_after_another, unzstd
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 Packing = Literal["gzip", "bzip2", "zstd", "zip"]
 
-PACKED_PIECE, UNPACKED_PIECE = 64 << 10, 256 << 10
 RATIO_COUNTS_FROM = 64 << 20  # small files may repeat themselves as they like
 _BZIP2_NEXT = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")  # the first block, or the end of an empty one
 
@@ -70,13 +70,6 @@ class Member:
     problem: str | None = None
 
 
-_Stream = Generator[bytes, None, bytes]  # yields what it unpacks and returns what it took beyond its end
-
-
-class _Damaged(Exception):
-    """Why nothing more can be unpacked, in words that follow "gzip data"."""
-
-
 class Unpacked(io.RawIOBase):
     """The plain bytes of `raw`, which starts where it stands now and stays open when this is closed.
 
@@ -89,7 +82,7 @@ class Unpacked(io.RawIOBase):
         super().__init__()
         self.damage: str | None = None
         self.unpacked_bytes = 0
-        self._feed = _Feed(raw)
+        self._feed = Feed(raw)
         self._rest = memoryview(b"")
         self._failure: Exception | None = None
         if packing is None:
@@ -139,191 +132,57 @@ class Unpacked(io.RawIOBase):
                     self.damage = f"grows more than {limits.max_ratio}-fold when unpacked (limit max_unpacked_ratio)"
                     return
             if not self._feed.taken and name != "zip":
-                raise _Damaged("cut off")
-        except _Damaged as damage:
+                raise Damaged("cut off")
+        except Damaged as damage:
             self.damage = f"{name} data {damage} after {self.unpacked_bytes:,} unpacked bytes"
 
 
-def _unpack(feed: _Feed, packing: str, member: str | Member | None) -> Iterator[bytes]:
+def _unpack(feed: Feed, packing: str, member: str | Member | None) -> Iterator[bytes]:
     if packing == "gzip":
-        return _one_after_another(feed, b"\x1f\x8b", _inflate)
+        return one_after_another(feed, b"\x1f\x8b", inflate)
     if packing == "bzip2":
-        return _one_after_another(feed, b"BZh", _bunzip2)
+        return one_after_another(feed, b"BZh", bunzip2)
     if packing == "zstd":
-        return _unzstd(feed)
+        return unzstd(feed)
     if packing == "zip" and member is not None:
         return _unzip(feed, member)
     raise ValueError(f"cannot unpack {packing!r}" + (" without a member's name" if packing == "zip" else ""))
 
 
-class _Feed:
-    """Packed bytes in full pieces, and how many were taken."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self.raw = raw
-        self.taken = 0
-
-    def take(self, size: int = PACKED_PIECE) -> bytes:
-        """The next `size` bytes, fewer only at the end: where a limit strikes must not hang on short reads."""
-        data = self.raw.read(size) or b""
-        while 0 < len(data) < size and (more := self.raw.read(size - len(data))):
-            data += more
-        self.taken += len(data)
-        return data
-
-
-def _one_after_another(feed: _Feed, magic: bytes, unpack: Callable[[_Feed, bytes], _Stream]) -> Iterator[bytes]:
-    """Streams as `cat a.gz b.gz`, bgzip and pbzip2 write them, and zeros to the end of a tape's block."""
-    data = feed.take()
-    while data:
-        data = (yield from unpack(feed, data)).lstrip(b"\0")
-        while not data and (more := feed.take()):
-            data = more.lstrip(b"\0")
-        if not magic.startswith(data[: len(magic)]):
-            raise _Damaged("followed by something else")
-
-
-def _inflate(feed: _Feed, data: bytes, wbits: int = 31) -> _Stream:
-    """One gzip (wbits 31) or deflate (-15) stream that starts with `data`."""
-    unpacker = zlib.decompressobj(wbits)
-    while not unpacker.eof:
-        data = data or feed.take()
-        spare = unpacker.copy()  # 40 KB: cheap beside the piece
-        try:
-            piece = unpacker.decompress(data, UNPACKED_PIECE)
-        except zlib.error as error:
-            yield from _up_to_error(spare, data)
-            wrong_sum = "data check" in str(error) or "length check" in str(error)
-            raise _Damaged("has a bad checksum" if wrong_sum else "damaged") from None
-        if piece:
-            yield piece
-        elif not data and not unpacker.eof:  # output may be pending after the last byte went in
-            raise _Damaged("cut off")
-        data = unpacker.unconsumed_tail
-    return unpacker.unused_data
-
-
-def _up_to_error(unpacker: zlib._Decompress, data: bytes) -> Iterator[bytes]:
-    """The good bytes of a piece whose unpacking failed: zlib throws them away with the error."""
-    out = bytearray()
-    try:
-        for i in range(len(data)):
-            out += unpacker.decompress(data[i : i + 1])
-    except zlib.error:
-        pass
-    yield bytes(out)
-
-
-def _bunzip2(feed: _Feed, data: bytes | None) -> _Stream:
-    """One bzip2 stream that starts with `data`."""
-    unpacker = bz2.BZ2Decompressor()
-    while not unpacker.eof:
-        if data is None and unpacker.needs_input:
-            data = feed.take()
-        try:
-            # Small steps: an error takes the output of its step with it.
-            piece = unpacker.decompress(data or b"", 4096)
-        except OSError:
-            raise _Damaged("damaged or with a bad checksum") from None
-        if piece:
-            yield piece
-        elif data == b"" and not unpacker.eof:
-            raise _Damaged("cut off")
-        data = None
-    return unpacker.unused_data
-
-
-class _PiecesForArrow:
-    """A feed as the file that Arrow reads from.
-
-    Arrow loses what a failing step has unpacked, so that steps are small and the last four bytes, which may be a
-    checksum, come alone. An error of the raw file is kept: Arrow's own errors have the same type.
-    """
-
-    closed = False
-
-    def __init__(self, feed: _Feed) -> None:
-        self._feed = feed
-        self._held = b""
-        self.error: Exception | None = None
-
-    def read(self, _: int) -> bytes:
-        try:
-            while new := self._feed.take(8 << 10):
-                data = self._held + new
-                self._held = data[-4:]
-                if len(data) > 4:
-                    return data[:-4]
-        except Exception as error:
-            self.error = error
-            raise
-        data, self._held = self._held, b""
-        return data
-
-    def close(self) -> None:
-        pass
-
-
-def _unzstd(feed: _Feed) -> Iterator[bytes]:
-    import pyarrow as pa
-
-    source = _PiecesForArrow(feed)
-    stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), "zstd")
-    # A read that fails has filled the buffer up to the damage and does not say how far. 0xFF is in no UTF-8 text.
-    unfilled = b"\xff" * UNPACKED_PIECE
-    buffer = bytearray(UNPACKED_PIECE)
-    while True:
-        buffer[:] = unfilled
-        try:
-            n = stream.readinto(buffer)
-        except (OSError, pa.ArrowException) as error:
-            if source.error is not None:
-                raise source.error from None
-            yield bytes(buffer.rstrip(b"\xff"))
-            words = str(error)
-            for sign, what in (("Truncated", "cut off"), ("checksum", "has a bad checksum")):
-                if sign in words:
-                    raise _Damaged(what) from None
-            raise _Damaged("needs too much memory" if "memory" in words else "damaged") from None
-        if not n:
-            return
-        yield bytes(buffer[:n])
-
-
-def _unzip(feed: _Feed, wanted: str | Member) -> Iterator[bytes]:
+def _unzip(feed: Feed, wanted: str | Member) -> Iterator[bytes]:
     """A member of the zip. zipfile would unpack bzip2 without bounds, and drop the last piece of a bad checksum."""
     member = _find(feed.raw, wanted) if isinstance(wanted, str) else wanted
     if member.problem:
-        raise _Damaged(f"cannot be read ({member.problem})")
+        raise Damaged(f"cannot be read ({member.problem})")
     feed.raw.seek(member.offset)
-    header = _Feed(feed.raw).take(30)
+    header = Feed(feed.raw).take(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise _Damaged("damaged (the directory points to no member)")
+        raise Damaged("damaged (the directory points to no member)")
     start = member.offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     feed.raw = cast(BinaryIO, Slice(feed.raw, start, start + member.packed))
     if member.method == zipfile.ZIP_STORED:
         pieces: Iterator[bytes] = iter(feed.take, b"")
     elif member.method == zipfile.ZIP_DEFLATED:
-        pieces = _inflate(feed, b"", wbits=-15)
+        pieces = inflate(feed, b"", wbits=-15)
     else:
-        pieces = _bunzip2(feed, None)
+        pieces = bunzip2(feed, None)
     size, crc = 0, 0
     for piece in pieces:
         size, crc = size + len(piece), zlib.crc32(piece, crc)
         yield piece
     if size < member.size:
-        raise _Damaged("cut off")
+        raise Damaged("cut off")
     if (size, crc) != (member.size, member.crc):
-        raise _Damaged("has a bad checksum")
+        raise Damaged("has a bad checksum")
 
 
 def _find(raw: BinaryIO, name: str) -> Member:
     try:
         found = [m for m in members(raw) if m.name == name]
     except ValueError as error:
-        raise _Damaged(f"cannot be read ({error})") from None
+        raise Damaged(f"cannot be read ({error})") from None
     if not found:
-        raise _Damaged(f"cannot be read (no member {name!r})")
+        raise Damaged(f"cannot be read (no member {name!r})")
     return found[-1]
 
 

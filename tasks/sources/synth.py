@@ -10,10 +10,7 @@ thousand, and a smaller sample is the beginning of a bigger one.
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,17 +24,11 @@ import pyarrow.parquet as pq
 from scipy.special import ndtri
 
 from tasks.core.errors import InputError
+from tasks.sources.synth_files import SCHEMA, TEXT, TsvWriter, appearing, in_words, with_columns
 from tasks.sources.synth_language import CAPITAL, SPELLINGS, language, seeded
 
 Format = Literal["parquet", "csv", "tsv"]
 
-SCHEMA = pa.schema(
-    [(c, pa.string()) for c in ("marketplace", "customer_id", "review_id", "product_id", "product_parent")]
-    + [(c, pa.string()) for c in ("product_title", "product_category")]
-    + [(c, pa.int32()) for c in ("star_rating", "helpful_votes", "total_votes")]
-    + [(c, pa.string()) for c in ("vine", "verified_purchase", "review_headline", "review_body")]
-    + [("review_date", pa.date32())]
-)
 
 # Each kind of dirt and its share of the rows. Kinds of BODY, of STAR and of DATE exclude each other.
 INLINE = {"line_break": 0.2, "entity": 0.06, "quote": 0.03, "blank_run": 0.02, "tag": 0.01, "accent": 0.01}
@@ -92,13 +83,13 @@ def synthesize(
     file_groups = min(FILE_GROUPS, -(-rows // (8 * group)))
     kinds = [k for k in SHARES if fmt != "parquet" or k not in TEXT_ONLY]
     dirt, unusable = dict.fromkeys(kinds, 0), 0
-    with _appearing(out.expanduser().resolve(), overwrite) as folder:
+    with appearing(out.expanduser().resolve(), overwrite) as folder:
         writer = _WRITERS[fmt](folder / f"part-00000.{fmt}")
         for index, table in enumerate(_groups(seed, rows, group)):
             if index and index % file_groups == 0:
                 writer.close()
                 writer = _WRITERS[fmt](folder / f"part-{index // file_groups:05d}.{fmt}")
-            writer.write_table(table.select(SCHEMA.names) if fmt == "parquet" else _in_words(table))
+            writer.write_table(table.select(SCHEMA.names) if fmt == "parquet" else in_words(table))
             marks = {k: table[k].to_numpy() for k in kinds}
             dirt = {k: n + int(marks[k].sum()) for k, n in dirt.items()}
             unusable += int(np.any([marks[k] for k in UNUSABLE if k in marks], axis=0).sum())
@@ -109,83 +100,15 @@ def synthesize(
     return SynthReport(rows=rows, bytes=sum(sizes), files=len(sizes), dirt=dirt, unusable=unusable)
 
 
-@contextmanager
-def _appearing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder beside `out`, which takes its place on success and is removed on failure."""
-    folder = out.with_name(f".{out.name}.partial")
-    _check_free(out, overwrite)
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        fix = "wait for it; or, if it was killed, remove that folder"
-        raise InputError(f"another run is writing {folder.name} for it", where=str(out), fix=fix) from None
-    except OSError as error:
-        fix = "choose another --out"
-        raise InputError(f"cannot write here ({error.strerror})", where=str(out.parent), fix=fix) from None
-    try:
-        yield folder
-        _check_free(out, overwrite)
-        shutil.rmtree(out, ignore_errors=True)
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError("this is a file, not a folder", where=str(out), fix="choose another --out")
-    held = sorted(p.name for p in out.iterdir()) if out.exists() else []
-    foreign = [name for name in held if not re.fullmatch(r"part-\d{5}\.(parquet|csv|tsv)", name)]
-    if foreign or (held and not overwrite):
-        fix = "choose another --out" if foreign else "choose another --out, or --overwrite"
-        raise InputError(f"the folder already holds {(foreign or held)[0]}", where=str(out), fix=fix)
-
-
-class _TsvWriter:
-    """Tab-separated text as in the release: nothing is quoted, so tabs and line ends inside a field become spaces."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._file.write("\t".join(SCHEMA.names).encode() + b"\n")
-
-    def write_table(self, table: pa.Table) -> None:
-        for name in ("review_headline", "review_body"):  # the only columns with such characters
-            table = _with(table, **{name: pc.replace_substring(table[name], "\n", " ")})
-        fields = [pc.fill_null(column, "") for column in table.combine_chunks().columns]
-        lines = pc.binary_join_element_wise(*fields, "\t").combine_chunks()
-        whole = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
-        self._file.write(pc.binary_join(whole, "\n")[0].as_buffer())
-        self._file.write(b"\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-_TEXT = pa.schema([(c, pa.string()) for c in SCHEMA.names])
 _PLAIN = ("marketplace", "product_title", "product_category", "star_rating", "helpful_votes", "total_votes")
-_WRITERS: dict[Format, Callable[[Path], pq.ParquetWriter | pa_csv.CSVWriter | _TsvWriter]] = {
+_WRITERS: dict[Format, Callable[[Path], pq.ParquetWriter | pa_csv.CSVWriter | TsvWriter]] = {
     # Texts never repeat: a dictionary of them only costs time.
     "parquet": lambda path: pq.ParquetWriter(
         path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=[*_PLAIN, "vine", "verified_purchase"]
     ),
-    "csv": lambda path: pa_csv.CSVWriter(path, _TEXT, write_options=pa_csv.WriteOptions(quoting_style="all_valid")),
-    "tsv": _TsvWriter,
+    "csv": lambda path: pa_csv.CSVWriter(path, TEXT, write_options=pa_csv.WriteOptions(quoting_style="all_valid")),
+    "tsv": TsvWriter,
 }
-
-
-def _in_words(table: pa.Table) -> pa.Table:
-    """All columns as text, with the wrong types that only text can hold."""
-    text = table.select(SCHEMA.names).cast(_TEXT)
-    stars = pc.if_else(table["star_in_words"], "five", text["star_rating"])
-    dates = pc.if_else(table["date_in_words"], "not a date", text["review_date"])
-    return _with(text, star_rating=stars, review_date=dates)
-
-
-def _with(table: pa.Table, **columns: pa.Array) -> pa.Table:
-    for name, column in columns.items():
-        table = table.set_column(table.column_names.index(name), name, column)
-    return table
 
 
 def _groups(seed: int, rows: int, size: int) -> Iterator[pa.Table]:
@@ -207,7 +130,7 @@ def _chunk(seed: int, index: int) -> pa.Table:
     # What is repeated comes from any chunk up to this one, so deduplication has to look across files.
     old_facts, old = _head(seed, int(rng.integers(index + 1)))
     twins = old.take(rng.choice(HEAD, round(CHUNK * SHARES["exact_duplicate"]), replace=False))
-    twins = _with(twins, exact_duplicate=pa.array(np.ones(twins.num_rows, dtype=bool)))
+    twins = with_columns(twins, exact_duplicate=pa.array(np.ones(twins.num_rows, dtype=bool)))
     again = rng.choice(HEAD, round(CHUNK * SHARES["reviewed_again"]), replace=False)
     facts = _Facts.draw(rng, CHUNK - HEAD - twins.num_rows)
     first, older = slice(len(again)), old_facts.day[again]
@@ -215,7 +138,7 @@ def _chunk(seed: int, index: int) -> pa.Table:
     facts.day[first] = LAST_DAY - (rng.random(len(again)) * (LAST_DAY - older)).astype(np.int64)
     marked = np.arange(len(facts.user)) < len(again)
     rest = _reviews(rng, seed, facts, serial=index * CHUNK + HEAD, spare=marked)
-    rest = _with(rest, reviewed_again=pa.array(marked))
+    rest = with_columns(rest, reviewed_again=pa.array(marked))
     shuffled = pa.concat_tables([rest, twins]).take(rng.permutation(CHUNK - HEAD))
     return pa.concat_tables([head, shuffled]).combine_chunks()
 

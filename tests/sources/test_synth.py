@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from tasks.core.errors import InputError
-from tasks.sources.synth import CHUNK, SCHEMA, SHARES, TEXT_ONLY, Format, SynthReport, synthesize
+from tasks.sources.synth import CHUNK, SHARES, TEXT_ONLY, Format, SynthReport, synthesize
+from tasks.sources.synth_files import SCHEMA
 from tests.support import raw_files
 
 ROWS = 12_000  # more than a chunk, so that a sample has a seam
