@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from tasks.engines import ray_private
 from tasks.engines.tracking import Tracker
 
 
@@ -37,10 +38,7 @@ def mlflow_page(tracker: Tracker) -> str | None:
 
 def ray_dashboard() -> str | None:
     """Ray's dashboard, where the cluster has one: a local session has none."""
-    # Ray tells it in public only to who calls `ray.init`.
     with suppress(Exception):
-        from ray._private.worker import get_dashboard_url
-
-        if url := get_dashboard_url():
+        if url := ray_private.dashboard_url():
             return public(url if "://" in url else f"http://{url}")
     return None

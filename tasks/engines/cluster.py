@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.sections import RayConfig
-from tasks.engines import cluster_connect, nodes
+from tasks.engines import cluster_connect, nodes, ray_private
 
 # One thread per worker process: the parallelism is Ray's, and two pools would fight over the cores.
 WORKER_ENV = {
@@ -115,10 +115,8 @@ def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
 
 def _start(config: RayConfig) -> None:
     import ray
-    from ray._private import worker
 
-    # What Ray has to say of lost nodes and workers it prints on standard output, which may be a command's JSON.
-    worker.print_to_stdstream = _tell
+    ray_private.send_messages_to(_tell)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if found := cluster_connect.examine(config):
         cluster_connect.check_is_node(found)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from tasks.core.errors import RaymillError, SettingsError, UserError
 from tasks.core.sections import PROJECT, RayConfig
+from tasks.engines import ray_private
 
 CONNECT_S = 5.0  # for the port to answer
 EXAMINE_S = 15.0  # for the cluster to say what it is
@@ -98,7 +99,9 @@ def examine(config: RayConfig) -> Found | None:
     # Ray says on this logger that it uses an address, or a token; `ray.init` sets the level, later.
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address == "auto":
-        address = _of_this_machine(where)
+        if (own := _of_this_machine(where)) is None:
+            return _unseen("auto", f"{where} (auto)")
+        address = own
     host, port = host_and_port(address, where)
     where = f"{where} ({address})"
     reach(host, port, where)
@@ -107,13 +110,9 @@ def examine(config: RayConfig) -> Found | None:
     return found
 
 
-def _of_this_machine(where: str) -> str:
-    from ray._private import services
-    from ray._private.authentication import authentication_token_setup as tokens
-
-    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray.init` does for auto
+def _of_this_machine(where: str) -> str | None:
     try:
-        return str(services.canonicalize_bootstrap_address("auto"))
+        return ray_private.own_address()
     except ConnectionError:
         raise UserError(
             "no Ray cluster runs on this machine", where=f"{where} (auto)", fix="`ray start --head`, or give HOST:PORT"
@@ -143,16 +142,16 @@ def reach(host: str, port: int, where: str) -> None:
 
 
 def _ask(address: str, where: str) -> Found:
-    from ray._common.usage.usage_lib import get_cluster_metadata
-    from ray._private import services
-    from ray._raylet import GcsClient
+    if (said := ray_private.facts(address, EXAMINE_S)) is None:
+        return _unseen(address, where)
+    return Found(where, address, said.ray, said.python, said.nodes, said.here)
 
-    client = GcsClient(address=address)
-    about = get_cluster_metadata(client)
-    alive = [node for node in client.get_all_node_info(timeout=EXAMINE_S).values() if node.state == node.ALIVE]
-    here = {node.node_id.hex() for node in alive} & set(services.find_node_ids())
-    addresses = tuple(sorted(node.node_manager_address for node in alive))
-    return Found(where, address, about["ray_version"], about["python_version"], addresses, bool(here))
+
+def _unseen(address: str, where: str) -> Found:
+    """Taken to fit where this Ray lets nobody look: `ray.init` compares the versions and looks for a node here."""
+    import ray
+
+    return Found(where, address, ray.__version__, ".".join(map(str, sys.version_info[:3])), (), here=True)
 
 
 def within(seconds: float, call: Callable[[], T], where: str) -> T:

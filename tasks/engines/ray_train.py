@@ -21,7 +21,7 @@ from typing import Any, Literal
 from tasks.core.digests import digest_of
 from tasks.core.errors import RaymillError, RunError, SettingsError, TransientError
 from tasks.domain.targets import TARGETS
-from tasks.engines import boosting, cluster, rounds
+from tasks.engines import boosting, cluster, ray_private, rounds
 from tasks.engines.rounds import Checkpoint, Curves
 
 
@@ -96,7 +96,7 @@ def fit(job: TrainJob, workers: int) -> Trained:
         workers, resources = min(workers, int(ray.cluster_resources()["GPU"])), {"CPU": 0.5, "GPU": 1}
     own = job.folder / "ray"
     shutil.rmtree(own, ignore_errors=True)  # Ray Train would take up what it finds under the name
-    trainer = lean_trainer()(
+    trainer = ray_private.lean_trainer()(
         train_loop_per_worker,
         train_loop_config={"job": job},
         scaling_config=train.ScalingConfig(
@@ -125,36 +125,6 @@ def fit(job: TrainJob, workers: int) -> Trained:
     found: Trained = outcome
     found.seconds["start"] = round(time.perf_counter() - started - sum(found.seconds.values()), 3)
     return found
-
-
-def lean_trainer() -> Any:
-    """Ray Train's trainer without three of its processes, each 3 s of imports and 110 MB on the machine that trains.
-
-    One of them asks an autoscaler for the workers, which their placement group does, too; one removes that group after
-    the controller's death, which Ray does for a group that is not detached; one shards Ray Data sets, of which there
-    are none.
-    """
-    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    class Fixed(FixedScalingPolicy):
-        def after_controller_start(self, train_run_context: Any) -> None:
-            pass
-
-        def _maybe_send_resource_request(self) -> None:
-            pass
-
-    class Trainer(DataParallelTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            every = super()._create_default_callbacks()
-            return [c for c in every if not isinstance(c, (DatasetsCallback, PlacementGroupCleanerCallback))]
-
-        def _initialize_and_run_controller(self, **given: Any) -> Any:
-            return super()._initialize_and_run_controller(**{**given, "scaling_policy": Fixed(self.scaling_config)})
-
-    return Trainer
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations
 from tasks.sources.item_records import parse_literal, steps_of
-from tasks.sources.json_records import parse_json
+from tasks.sources.json_values import parse_json
 from tasks.sources.profiles import Profile
 from tasks.sources.settings import ReadConfig
 

@@ -12,16 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import orjson
-
+from tasks.sources.json_values import DECODER, MAX_DEPTH, TOO_DEEP, has_huge_float, mend, parse_json
 from tasks.sources.streams import in_words
 
 TEXT_CHARS = 2000
-MAX_DEPTH = 100  # deeper than any record of a shop; json and polars give up on 1,000 levels
-TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_DECODER = json.JSONDecoder(strict=False)  # not strict: control characters inside strings stay
 _SPACE = re.compile(r"[ \t\r\n]*")
 _IN_STRING, _OUTSIDE = re.compile(r'["\\]'), re.compile(r'["{}\[\],]')
 _ARRAY_PIECE = 4 << 20  # as text, one emoji makes this 16 MiB
@@ -45,64 +40,6 @@ class Block:
     numbers: list[int] = field(default_factory=list)
     bad: list[BadRecord] = field(default_factory=list)
     broken: str | None = None
-
-
-def parse_json(line: bytes) -> Any:
-    """One JSON value. NaN and Infinity are numbers; bytes that are not UTF-8 and halves of surrogate pairs are U+FFFD.
-
-    Raises ValueError with the reason.
-    """
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        value = _parse_tolerantly(line)
-        _has_huge_float(value)
-        return value
-    # orjson rounds integers beyond 64 bits; one user's number must not become another's.
-    return _parse_tolerantly(line) if _has_huge_float(value) else value
-
-
-def _parse_tolerantly(line: bytes) -> Any:
-    text = line.decode("utf-8", errors="replace").strip("\ufeff \t\r\n")
-    try:
-        value = _DECODER.decode(text)
-        return _mend(value) if "\\u" in text else value
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} (character {error.pos + 1:,})") from None
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    except ValueError as error:  # an integer of more than 4,300 digits
-        raise ValueError(f"not JSON: {error}") from None
-
-
-def _mend(value: Any) -> Any:
-    """The value with U+FFFD for each half of a surrogate pair, in keys, too."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_mend(v) for v in value]
-    if isinstance(value, dict):
-        return {_mend(k): _mend(v) for k, v in value.items()}
-    return value
-
-
-def _has_huge_float(value: Any) -> bool:
-    """Whether a float is in it that may have been an integer beyond 64 bits. Raises ValueError if it is too deep."""
-    huge = False
-    level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
-        for container in level:
-            for v in container.values() if type(container) is dict else container:
-                kind = type(v)
-                if kind is float:
-                    huge = huge or not -9e18 < v < 9e18
-                elif kind is dict or kind is list:
-                    inside.append(v)
-        if not inside:
-            return huge
-        level = inside
-    raise ValueError(TOO_DEEP)
 
 
 def blocks(
@@ -282,7 +219,7 @@ class _Array:
         """The element at `_at` and its length. Raises _Broken; what else it raises costs this element alone."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._buffer, self._at)
+                value, end = DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
                 held, at_error = len(self._buffer) - self._at, error.pos - self._at
                 unfinished = error.msg.startswith("Unterminated") or at_error + _NEAR >= held
@@ -304,8 +241,8 @@ class _Array:
         if size > self._limit:
             raise _OverLimit
         if self._buffer.count("{", start, end) + self._buffer.count("[", start, end) > MAX_DEPTH:
-            _has_huge_float(value)  # raises if it is too deep
-        return _mend(value) if self._buffer.find("\\u", start, end) >= 0 else value, size
+            has_huge_float(value)  # raises if it is too deep
+        return mend(value) if self._buffer.find("\\u", start, end) >= 0 else value, size
 
     def _skip(self) -> tuple[int, str]:
         """Step over the element at `_at` by its quotes and brackets alone; returns its length and start."""

@@ -21,7 +21,8 @@ from tasks.sources import delimited, locations, streams
 from tasks.sources.discovery import limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
-from tasks.sources.json_records import BadRecord, Block, blocks, parse_json
+from tasks.sources.json_records import BadRecord, Block, blocks
+from tasks.sources.json_values import parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit
 from tasks.sources.profiles import Profile
 from tasks.sources.settings import ReadConfig

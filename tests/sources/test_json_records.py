@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.sources.json_records import BadRecord, blocks, parse_json
+from tasks.sources.json_records import BadRecord, blocks
+from tasks.sources.json_values import parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

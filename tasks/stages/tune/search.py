@@ -16,13 +16,12 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from tasks.core.errors import RunError, TransientError
 from tasks.domain.targets import Target
-from tasks.engines import boosting, cluster
+from tasks.engines import boosting, cluster, ray_private
 from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.study import Ended, Study
 from tasks.stages.tune.suggestions import ASHA_FACTOR, milestones
@@ -51,8 +50,7 @@ def run(
     config = study.config
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
-    # Variables that Tune gives its actors for other libraries: an environment of their own costs 0.7 s to make.
-    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+    ray_private.clear_trial_environments()
     # No CPU claimed: trials that hold them all wait for this task.
     reading = ray.remote(boosting.read_slices).options(num_cpus=0, num_returns=2)
     problem, data = reading.remote([list(train), list(valid)], list(features))

@@ -1,0 +1,177 @@
+"""The only module that uses names Ray does not promise to keep: what each is for, and what it saves.
+
+Each is looked up when it is needed. Where one is gone, the public way is taken and a warning says so, once.
+The names were tried with Ray 2.60; tests/engines/test_ray_private.py fails where the installed Ray lacks one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+_LOG = logging.getLogger("raymill.ray")
+
+# For each use the names that it needs, as MODULE:ATTRIBUTE.
+NAMES: dict[str, tuple[str, ...]] = {
+    "messages": ("ray._private.worker:print_to_stdstream",),
+    "address": ("ray._private.services:canonicalize_bootstrap_address",),
+    "token": ("ray._private.authentication.authentication_token_setup:maybe_enable_token_auth_if_token_available",),
+    "cluster": (
+        "ray._common.usage.usage_lib:get_cluster_metadata",
+        "ray._private.services:find_node_ids",
+        "ray._raylet:GcsClient",
+        "ray._raylet:InnerGcsClient.get_all_node_info",  # to which `GcsClient` hands it on
+    ),
+    "dashboard": ("ray._private.worker:get_dashboard_url",),
+    "trainer": (
+        "ray.train.v2._internal.callbacks.datasets:DatasetsCallback",
+        "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+        "ray.train.v2._internal.execution.scaling_policy:FixedScalingPolicy",
+        "ray.train.v2._internal.execution.scaling_policy:FixedScalingPolicy.after_controller_start",
+        "ray.train.v2._internal.execution.scaling_policy:FixedScalingPolicy._maybe_send_resource_request",
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
+    ),
+    "trials": (
+        "ray.tune.execution.class_cache:DEFAULT_ENV_VARS",
+        "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE",
+    ),
+}
+# What happens instead, for the warning.
+WITHOUT = {
+    "messages": "Ray prints what it has to say on standard output",
+    "address": "ray.init looks for the cluster of this machine",
+    "token": "ray.init looks for the cluster's token",
+    "cluster": "ray.init looks at the cluster, which takes longer where there is none",
+    "dashboard": "ray.init is asked for the dashboard's address",
+    "trainer": "Ray Train starts three more processes",
+    "trials": "Tune makes an environment for each of its actors",
+}
+_WARNED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a cluster says of itself. nodes: addresses of the living ones; here: whether one of them is this machine."""
+
+    ray: str
+    python: str
+    nodes: tuple[str, ...]
+    here: bool
+
+
+def look_up(name: str) -> Any:
+    """What MODULE:ATTRIBUTE names. Raises ImportError or AttributeError where it is gone."""
+    module, _, attributes = name.partition(":")
+    found: Any = import_module(module)
+    for attribute in attributes.split("."):
+        found = getattr(found, attribute)
+    return found
+
+
+def _all_of(use: str) -> list[Any] | None:
+    """The names of this use; None, with one warning, where any is gone."""
+    found = []
+    for name in NAMES[use]:
+        try:
+            found.append(look_up(name))
+        except (ImportError, AttributeError):
+            if use not in _WARNED:
+                _WARNED.add(use)
+                _LOG.warning("this Ray has no %s: %s", name.replace(":", "."), WITHOUT[use])
+            return None
+    return found
+
+
+def send_messages_to(tell: Callable[..., None]) -> None:
+    """Hand `tell` what Ray prints of lost nodes and workers: its standard output may be a command's JSON.
+
+    Ray has no public switch for them; without the name they are printed.
+    """
+    if _all_of("messages"):
+        worker: Any = import_module("ray._private.worker")
+        worker.print_to_stdstream = tell
+
+
+def own_address() -> str | None:
+    """HOST:PORT of this machine's cluster; None where only `ray.init` can find it. ConnectionError: there is none.
+
+    It saves starting `ray.init` to learn that no cluster runs.
+    """
+    if token := _all_of("token"):
+        token[0](warn_if_disabled=False)  # as `ray.init` does for auto
+    if not (names := _all_of("address")):
+        return None
+    return str(names[0]("auto"))
+
+
+def facts(address: str, timeout: float) -> Facts | None:
+    """What the cluster there says of itself, without joining it; None where only `ray.init` can ask.
+
+    `ray.init` waits a minute or more for a cluster that is not there or has no node on this machine.
+    """
+    if not (names := _all_of("cluster")):
+        return None
+    metadata, node_ids, client_of, _ = names
+    client = client_of(address=address)
+    about = metadata(client)
+    alive = [node for node in client.get_all_node_info(timeout=timeout).values() if node.state == node.ALIVE]
+    here = {node.node_id.hex() for node in alive} & set(node_ids())
+    addresses = tuple(sorted(node.node_manager_address for node in alive))
+    return Facts(about["ray_version"], about["python_version"], addresses, bool(here))
+
+
+def dashboard_url() -> str | None:
+    """Where the dashboard is, None without one. Ray tells it in public only to who calls `ray.init`."""
+    if names := _all_of("dashboard"):
+        return names[0]() or None
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    # Of a session that runs it only returns what is known of it.
+    return ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False).dashboard_url or None
+
+
+def lean_trainer() -> Any:
+    """Ray Train's trainer without three of its processes, each 3 s of imports and 110 MB on the machine that trains.
+
+    One of them asks an autoscaler for the workers, which their placement group does, too; one removes that group after
+    the controller's death, which Ray does for a group that is not detached; one shards Ray Data sets, of which there
+    are none. Without the names it is Ray Train's own, with all of its processes.
+    """
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    if not (names := _all_of("trainer")):
+        return DataParallelTrainer
+    data_sets, cleaner, policy = names[:3]
+
+    class Fixed(policy):  # type: ignore[valid-type, misc]
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            every = super()._create_default_callbacks()
+            return [c for c in every if not isinstance(c, (data_sets, cleaner))]
+
+        def _initialize_and_run_controller(self, **given: Any) -> Any:
+            return super()._initialize_and_run_controller(**{**given, "scaling_policy": Fixed(self.scaling_config)})
+
+    return Trainer
+
+
+def clear_trial_environments() -> None:
+    """Take from Tune's actors the variables that it gives them for other libraries.
+
+    An environment of their own costs 0.7 s to make, for each actor. Ray has no public switch for it.
+    """
+    if _all_of("trials"):
+        cache: Any = import_module("ray.tune.execution.class_cache")
+        cache.DEFAULT_ENV_VARS, cache.ENV_VARS_TO_PROPAGATE = {}, set()
