@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.cli.launch import launch
 from tasks.core.snapshots import Snapshot
-from tasks.core.storage.store import open_store
+from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flows.servers.temporary_server import start_if_needed
 from tasks.core.stage import HasDigest
-from tasks.core.storage.store import open_store
+from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
 
 

@@ -16,7 +16,8 @@ from tasks.core.settings import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore
-from tasks.core.storage.store import SnapshotStore, damaged_files, open_store, orphaned_attempts, remove_attempt
+from tasks.core.storage.opening import open_store
+from tasks.core.storage.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
 from tasks.domain.targets import TARGETS
 from tasks.settings import Settings
 

@@ -28,7 +28,8 @@ from tasks.core.progress import Progress
 from tasks.core.settings import masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
-from tasks.core.storage.store import SnapshotStore, open_store
+from tasks.core.storage.opening import open_store
+from tasks.core.storage.store import SnapshotStore
 from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
 from tasks.stages.ingest.stage import ingest

@@ -15,12 +15,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.core.digests import digest_of
-
-if TYPE_CHECKING:
-    from tasks.engines.expectations import Validation
+from tasks.engines.validation import Validation, show_example
 
 KEEP_RUNS = 5
 STORE = "gx/uncommitted/validations"
@@ -126,8 +124,6 @@ def _to_gx(validation: Validation, table: str, run: Any) -> Any:
     import great_expectations as gx
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
-    from tasks.engines.validator import show_example
 
     entries = [result for result in validation.results if result["table"] == table]
     results = []

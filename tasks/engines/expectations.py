@@ -13,46 +13,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError, ValidationFailed
 from tasks.engines.suites import ROW_WISE, Expectation, Suite, load_suite, plain
-from tasks.engines.validator import EXAMPLES, Piece, Validator, show_example
+from tasks.engines.validation import Validation, show_example
+from tasks.engines.validator import EXAMPLES, Piece, Validator
 
 __all__ = ["Suite", "Validation", "Validators", "load_suite", "raise_on_failure"]
 
 BATCH_ROWS = 250_000  # 1 to 1.5 s for a dozen expectations, against a fixed cost of 0.1 s per call
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What came out: one JSON-able dictionary per expectation, and the rows of each table.
-
-    Keys: table, type, kwargs, success, element_count, missing_count, unexpected_count, unexpected_percent (of what
-    is not missing), examples (value, file, row counted from 0), observed_value, error.
-    """
-
-    stage: str
-    results: list[dict[str, Any]]
-    rows: dict[str, int]
-
-    @property
-    def success(self) -> bool:
-        return all(result["success"] for result in self.results)
-
-    def failures(self) -> list[dict[str, Any]]:
-        return [result for result in self.results if not result["success"]]
-
-    def summary(self) -> dict[str, int]:
-        return {
-            "expectations": len(self.results),
-            "failed": len(self.failures()),
-            "rows": sum(self.rows.values()),
-            "unexpected": sum(result["unexpected_count"] or 0 for result in self.results),
-        }
 
 
 class Validators:

@@ -10,13 +10,11 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.core.errors import SettingsError
 from tasks.engines.suites import Expectation, plain
-
-if TYPE_CHECKING:
-    from tasks.engines.expectations import Validation
+from tasks.engines.validation import Validation
 
 EXAMPLES = 20
 
@@ -131,9 +129,3 @@ def _locate(row: int | None, pieces: list[Piece]) -> dict[str, Any]:
             return {"file": Path(piece.file).name, "row": piece.first_row + int(row)}
         row -= piece.rows
     return {"file": None, "row": None}
-
-
-def show_example(example: dict[str, Any]) -> str:
-    if example["file"] is None:
-        return repr(example["value"])
-    return f"{example['value']!r} ({example['file']}, row {example['row']})"

@@ -28,37 +28,19 @@ commutative and merges all rows of a key into one; if it leaves several, these c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.core.errors import TransientError
 from tasks.parallel.external_merge import by_key, merged
+from tasks.parallel.mapreduce_job import Job
 from tasks.parallel.mapreduce_workers import LOST, REDUCER, Owner, Worker, outcome, split
 
 # One or two deaths are bad luck: a node taken away, a neighbour that ate the memory. What dies again and again has its
 # cause in the job itself, and each time costs up to the whole map phase.
 MAX_DEATHS = 3
-
-
-@dataclass(frozen=True)
-class Job:
-    """Plain functions over Arrow tables; they are pickled to the actors.
-
-    map: input -> tables of keyed records in one schema, one after the other, so that a mapper need not hold all of an
-    input's records. key: key columns, strings or integers without nulls. combine: records -> records with rows of equal
-    keys merged, in any order. reduce: partition index, records in ascending key order, batch by batch, all rows of a
-    key in one batch -> a small result. partition: records, P -> P tables, the same key always in the same one; by
-    default by a hash of the key that is the same in every process, on every machine.
-    """
-
-    map: Callable[[Any], Iterable[pa.Table]]
-    key: tuple[str, ...]
-    combine: Callable[[pa.Table], pa.Table]
-    reduce: Callable[[int, Iterator[pa.Table]], Any]
-    partition: Callable[[pa.Table, int], list[pa.Table]] | None = None
 
 
 def run(

@@ -20,7 +20,7 @@ from tasks.parallel.external_merge import ExternalMerge, Merging, SpillFile
 from tasks.parallel.key_hash import partition_by_hash
 
 if TYPE_CHECKING:
-    from tasks.parallel.mapreduce import Job
+    from tasks.parallel.mapreduce_job import Job
 
 PIECE_BYTES = 16 << 20  # a mapper merges its records when they are more, and pushes them if half of that stays
 LOST = object()  # the outcome of a call whose actor died

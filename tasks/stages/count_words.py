@@ -33,6 +33,7 @@ from tasks.core.stage import stage
 from tasks.domain.schemas import COUNTS_BY_RATING, WORD_COUNTS
 from tasks.engines import cluster
 from tasks.parallel import mapreduce
+from tasks.parallel.mapreduce_job import Job
 
 Split = Callable[[pl.Series], pretokens.Pieces]
 Rows = tuple[Path, int, int]  # a file of reviews, the first row and how many
@@ -50,7 +51,7 @@ class CountWordsConfig(Section):
 
 @stage(version=2, config=CountWordsConfig, unit="words", libraries=("pyarrow", "polars", "numpy"))
 def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter) -> None:
-    job = mapreduce.Job(
+    job = Job(
         map=partial(count_rows, config=config), key=("token",), combine=add_counts, reduce=partial(write_part, out.sink)
     )
     inputs = [

@@ -19,8 +19,9 @@ from tasks.core.settings import CONF
 from tasks.domain.schemas import REVIEWS
 from tasks.engines import data_docs
 from tasks.engines import expectations as subject
-from tasks.engines.expectations import Validation, Validators, load_suite, raise_on_failure
+from tasks.engines.expectations import Validators, load_suite, raise_on_failure
 from tasks.engines.suites import ROW_WISE, Expectation
+from tasks.engines.validation import Validation
 from tasks.engines.validator import Piece
 from tasks.settings import load_settings
 

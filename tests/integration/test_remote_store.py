@@ -23,7 +23,7 @@ from tasks.core.stage import run_stage, stage
 from tasks.core.storage import bucket as remote
 from tasks.core.storage import mirror, remote_snapshots
 from tasks.core.storage.mirror import MirroredStore
-from tasks.core.storage.store import open_store
+from tasks.core.storage.opening import open_store
 from tasks.settings import Settings, load_settings
 from tasks.sources.synth import synthesize
 from tasks.stages.tune.settings import TuneConfig

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import InputError, RaymillError, RunError
 from tasks.parallel import external_merge, mapreduce_workers
-from tasks.parallel.mapreduce import Job, run, run_in_process
+from tasks.parallel.mapreduce import run, run_in_process
+from tasks.parallel.mapreduce_job import Job
 from tasks.parallel.mapreduce_workers import Reducer, pieces, split
 
 SCHEMA = pa.schema([("token", pa.string()), ("count", pa.int64())])

@@ -15,7 +15,8 @@ import pytest
 
 from tasks.core.errors import TransientError
 from tasks.parallel import mapreduce_workers
-from tasks.parallel.mapreduce import MAX_DEATHS, Job, run, run_in_process
+from tasks.parallel.mapreduce import MAX_DEATHS, run, run_in_process
+from tasks.parallel.mapreduce_job import Job
 
 pytestmark = pytest.mark.fault
 

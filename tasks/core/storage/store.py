@@ -21,23 +21,8 @@ import pyarrow.parquet as pq
 from tasks.core import faults
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
-from tasks.core.sections import StorageConfig
 from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
 from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter, load_manifest
-
-
-def open_store(storage: StorageConfig) -> SnapshotStore:
-    """The store that the settings name: below storage.root alone, or with a bucket as its home. Opening asks nothing.
-
-    Raises SettingsError for an address that cannot be one.
-    """
-    root = storage.path / "snapshots"
-    if storage.remote is None:
-        return SnapshotStore(root)
-    from tasks.core.storage.bucket import Bucket
-    from tasks.core.storage.mirror import MirroredStore
-
-    return MirroredStore(root, Bucket(storage.remote))
 
 
 class SnapshotStore:

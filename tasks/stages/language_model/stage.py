@@ -39,6 +39,7 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel import mapreduce
+from tasks.parallel.mapreduce_job import Job
 from tasks.parallel.time_borders import borders, timestamps_ms
 from tasks.stages.language_model import ngrams
 from tasks.stages.language_model.ngrams import ALL, HIGH, NGRAMS, Array, Counts
@@ -125,9 +126,9 @@ class _Progress:
 # Counting
 
 
-def counting(sink: FileSink, config: LanguageModelConfig, cuts: Sequence[int]) -> mapreduce.Job:
+def counting(sink: FileSink, config: LanguageModelConfig, cuts: Sequence[int]) -> Job:
     """The job that counts the n-grams of pairs of files; see `Part` for what it gives."""
-    return mapreduce.Job(
+    return Job(
         # A record is of a gram and a period: most grams are rare, and known of few periods. The periods of one come
         # to the reducer together, for they share their key.
         map=partial(count_file, order=config.order, cuts=np.array(cuts)),
