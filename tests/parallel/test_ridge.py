@@ -75,7 +75,9 @@ def test_one_rank_and_three_agree_after_few_iterations_in_float32() -> None:
         for edges in ([0, 300], [0, 90, 110, 300])
     )
     assert one.dtype == three.dtype == np.float32
-    np.testing.assert_allclose(one, three, atol=1e-4)
+    # Float32 sums in another order, carried through eight steps that have not converged: the digits that agree depend
+    # on the machine's kernels.
+    np.testing.assert_allclose(one, three, atol=2e-3)
 
 
 def test_more_iterations_come_nearer() -> None:
