@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.run import environment, links, logs, notify
-from flows.run.context import Run, open_run
+from flows.run.context import SETTINGS, Run, open_run
 from flows.run.record import git_commit
 from flows.run.stage_task import StageTasks, together
 from tasks.core.errors import InputError, RaymillError, SettingsError
@@ -69,7 +69,7 @@ def etl_train(
         until: The last stage to run; all if not given.
     """
     environment.prepare()  # a worker starts this without the `raymill` command
-    settings = _with_data(settings or load_settings(overrides=overrides or []), input, dataset)
+    settings = SETTINGS.get() or _with_data(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
     packs = _wanted("pack-tokens", settings.pack_tokens, until)

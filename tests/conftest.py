@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flows.run import environment
+from tasks.core import secrets
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
 
@@ -47,6 +48,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def quiet() -> None:
     """No telemetry, no hub, no log lines of the systems below."""
     environment.prepare()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_of_another_test() -> Iterator[None]:
+    """Forget the secrets that a test told the masker of: an example's password is another's ordinary word."""
+    yield
+    secrets.forget()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tasks.core.errors import RaymillError
-from tasks.core.settings import masked
+from tasks.core.secrets import masked
 from tasks.settings import Settings, load_settings
 
 GIB = 1 << 30

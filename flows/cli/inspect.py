@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.core.errors import InputError, UserError
-from tasks.core.settings import masked
+from tasks.core.secrets import masked
 from tasks.sources.discovery import Quarantined
 from tasks.sources.file_groups import Layout
 from tasks.sources.inspection import Inspection, Judgement

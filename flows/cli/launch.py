@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.servers.temporary_server import start_if_needed
+from tasks.core.secrets import shown
 from tasks.core.stage import HasDigest
 from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
@@ -24,7 +25,7 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     server = start_if_needed()
     # From here on Prefect may be imported: it reads the server's address when it is.
     from flows.cli.console import ConsoleView
-    from flows.run.context import VIEW, warm_up
+    from flows.run.context import SETTINGS, VIEW, warm_up
 
     warm_up(settings, source)
     from flows.etl_train import etl_train
@@ -32,5 +33,10 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     if server is not None:
         server.wait()
     VIEW.set(ConsoleView(console))
-    summary: dict[str, Any] = etl_train(settings.data.input, settings.data.dataset, settings=settings, until=until)
+    given = SETTINGS.set(settings)
+    try:
+        told = shown(settings)
+        summary: dict[str, Any] = etl_train(told.data.input, told.data.dataset, settings=told, until=until)
+    finally:
+        SETTINGS.reset(given)
     return summary

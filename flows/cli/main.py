@@ -15,6 +15,7 @@ from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
 from flows.run import environment, logs
 from tasks.core.errors import RaymillError
+from tasks.core.secrets import mask_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Make review data; look at yours.")
@@ -284,6 +285,7 @@ def main() -> None:
     except SystemExit:
         raise
     except Exception as error:
+        mask_error(error)
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "show"):
             error.show()
             sys.exit(2)

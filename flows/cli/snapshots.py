@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from tasks.core.errors import SnapshotCorrupt, UserError
-from tasks.core.settings import masked
+from tasks.core.secrets import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore

@@ -25,7 +25,7 @@ from flows.run.record import git_commit, record_stage, row_of, row_without_snaps
 from flows.servers import engine
 from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
-from tasks.core.settings import masked
+from tasks.core.secrets import mask_error, masked, masked_within
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
 from tasks.core.storage.opening import open_store
@@ -39,7 +39,11 @@ class _LastStageDone(Exception):
     """Raised inside `Run.until` alone."""
 
 
+LOCAL = ("report", "data_docs")  # facts that are paths of this machine, to be opened as they are
 VIEW: ContextVar[View] = ContextVar("view")
+# The settings of a run that this process starts itself: Prefect's server, which keeps and shows a run's parameters, is
+# given a masked copy.
+SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
 _CURRENT: ContextVar[Run] = ContextVar("run")
 
 
@@ -85,6 +89,7 @@ class Run:
                     stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
                 )
         except BaseException as error:
+            mask_error(error)  # Prefect keeps its text
             self._failed(stage.name, error)
             raise
         recording = time.perf_counter()
@@ -106,6 +111,7 @@ class Run:
             with logs.about(stage=name):
                 decision = decide()
         except BaseException as error:
+            mask_error(error)
             self._failed(name, error)
             raise
         seconds = round(time.perf_counter() - start, 3)
@@ -137,7 +143,7 @@ class Run:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         with self.lock:
             self.at_work.remove(name)
-            self.facts.setdefault("failed", {"stage": name, "error": logs.Masker.of(self.settings)(said)})
+            self.facts.setdefault("failed", {"stage": name, "error": masked(said)})
             self.view.failed(name, error)
 
     def _ended(self, row: dict[str, Any]) -> None:
@@ -203,7 +209,8 @@ class Run:
             "mlflow_run": self.tracker.run_id,
             "tracking": masked(self.tracker.uri),
             "unrecorded": list(self.outbox.waiting),
-            **self.facts,
+            **masked_within({k: v for k, v in self.facts.items() if k not in LOCAL}),
+            **{name: self.facts[name] for name in LOCAL if name in self.facts},
         }
 
     def recorded(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from tasks.core.secrets import address
 from tasks.engines import ray_private
 from tasks.engines.tracking import Tracker
 
@@ -24,21 +24,16 @@ def link(key: str, url: str | None, text: str) -> None:
         get_logger("raymill").warning("no link to the %s: %s", text, type(error).__name__)
 
 
-def public(url: str) -> str:
-    """Without user and password."""
-    return re.sub(r"://[^/@]*@", "://", url)
-
-
 def mlflow_page(tracker: Tracker) -> str | None:
     """The run's page, where MLflow is a server."""
     if urlsplit(tracker.uri).scheme not in ("http", "https"):
         return None
-    return f"{public(tracker.uri).rstrip('/')}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
+    return f"{address(tracker.uri).rstrip('/')}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
 
 
 def ray_dashboard() -> str | None:
     """Ray's dashboard, where the cluster has one: a local session has none."""
     with suppress(Exception):
         if url := ray_private.dashboard_url():
-            return public(url if "://" in url else f"http://{url}")
+            return address(url if "://" in url else f"http://{url}")
     return None

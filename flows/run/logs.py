@@ -11,36 +11,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
-from urllib.parse import unquote, urlsplit
-
-from pydantic import BaseModel, SecretStr
 
 from flows.run.names import stage_names
+from tasks.core import secrets
+from tasks.core.secrets import masked
 from tasks.settings import Settings
 
 OURS = ("raymill", "flows", "tasks", "prefect.flow_runs", "prefect.task_runs", "prefect.raymill")  # from INFO on
-SHORTEST_SECRET = 6  # characters; to mask a shorter one wherever it occurs would mask words
-SECRET_VARIABLE = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|AUTH_STRING|API_KEY|ACCESS_KEY(_ID)?)$")
-PATTERNS = (
-    (re.compile(r"(://[^/\s:@]*):[^\s]*@"), r"\1:***@"),  # a URL's password
-    (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), "***"),  # an AWS access key
-    (
-        re.compile(
-            r"(?i)\b([\w-]*(?:secret|password|passwd|api_?key|access_?key|session_?token|auth_?token|authorization"
-            r"|x-amz-(?:signature|credential|security-token))[\"']?\s*[=:]\s*[\"']?)((?:bearer|basic)\s+)?[^\s\"',;&}]+"
-        ),
-        r"\1***",
-    ),
-)
-
 _ABOUT: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
 _UNDO: list[Callable[[], None]] = []
 
@@ -55,65 +38,18 @@ def about(**fields: str) -> Iterator[None]:
         _ABOUT.reset(token)
 
 
-class Masker:
-    """Replaces secrets in a text: those that are known, and what looks like one."""
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = sorted({s for s in secrets if len(s) >= SHORTEST_SECRET}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
-
-    @classmethod
-    def of(cls, settings: Settings | None, *more: str) -> Masker:
-        """Knows the secret settings, what the environment's variables for secrets hold, and what is given beside."""
-        found = [*more, *(value for name, value in os.environ.items() if SECRET_VARIABLE.search(name))]
-        found += _secrets_in(settings) if settings else []
-        return cls(part for secret in found for part in _worth_masking(secret))
-
-    def __call__(self, text: str) -> str:
-        text = self._known.sub("***", text) if self._known else text
-        for pattern, mask in PATTERNS:
-            text = pattern.sub(mask, text)
-        return text
-
-
-def _worth_masking(secret: str) -> list[str]:
-    """Of a URL the password, or the path where it has none; of user:password, the password may turn up alone."""
-    if "://" not in secret:
-        return [secret, secret.partition(":")[2]]
-    try:
-        url = urlsplit(secret)
-        return [url.password, unquote(url.password)] if url.password else [secret, secret.partition(url.netloc)[2]]
-    except ValueError:
-        return [secret]
-
-
-def _secrets_in(section: BaseModel) -> list[str]:
-    found: list[str] = []
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, SecretStr):
-            found.append(value.get_secret_value())
-        elif isinstance(value, BaseModel):
-            found += _secrets_in(value)
-    return found
-
-
 class MaskFilter(logging.Filter):
     """Masks the message and the traceback of every record that passes, for this handler and those after it."""
 
-    def __init__(self, mask: Masker) -> None:
-        super().__init__()
-        self.mask = mask
-
     def filter(self, record: logging.LogRecord) -> bool:
         try:
-            record.msg, record.args = self.mask(record.getMessage()), ()
+            record.msg, record.args = masked(record.getMessage()), ()
             if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
             if record.exc_text:
-                record.exc_text = self.mask(record.exc_text)
+                record.exc_text = masked(record.exc_text)
         except Exception:  # arguments that do not fit their message: logging itself says so, and to nobody else
-            record.msg, record.args = self.mask(str(record.msg)), ()
+            record.msg, record.args = masked(str(record.msg)), ()
         return True
 
 
@@ -160,7 +96,8 @@ def set_up(settings: Settings) -> None:
     Called again, it takes back what it did before.
     """
     take_down()
-    mask = MaskFilter(Masker.of(settings))
+    secrets.remember(settings=settings)
+    mask = MaskFilter()
     loggers = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
     if settings.logging.as_json:
         _as_json(loggers)

@@ -19,7 +19,7 @@ from typing import Any
 
 from flows.run.record import KEY, record_stage
 from tasks.core.errors import RegistryError
-from tasks.core.settings import masked
+from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import StageRun
 from tasks.core.storage.store import SnapshotStore

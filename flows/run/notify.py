@@ -18,8 +18,7 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.run.links import public
-from flows.run.logs import Masker
+from tasks.core import secrets
 from tasks.core.settings import ENV_PREFIX
 from tasks.settings import Settings, load_settings
 
@@ -45,8 +44,8 @@ def tell_how_it_ended(flow: Any, flow_run: Any, state: Any) -> None:
         if webhook is None:
             return
         record = _record_of(settings, str(flow_run.id)) if settings else {}
-        mask = Masker.of(settings, webhook)
-        problem = post(webhook, _masked(message(flow_run, state, record, settings), mask))
+        secrets.remember(webhook, settings=settings)
+        problem = post(webhook, secrets.masked_within(message(flow_run, state, record, settings)))
     except Exception as error:
         problem = f"{type(error).__name__}, nothing was sent"
     if problem:
@@ -113,7 +112,7 @@ def _prefect_page(flow_run: Any) -> str | None:
     from prefect.utilities.urls import url_for
 
     with suppress(Exception):
-        return public(url_for("flow-run", obj_id=flow_run.id) or "") or None
+        return secrets.address(url_for("flow-run", obj_id=flow_run.id) or "") or None
     return None
 
 
@@ -148,12 +147,6 @@ def _record_of(settings: Settings, flow_run_id: str) -> dict[str, Any]:
             if record.get("flow_run_id") == flow_run_id:
                 return record
     return {}
-
-
-def _masked(value: Any, mask: Masker) -> Any:
-    if isinstance(value, str):
-        return mask(value)
-    return {k: _masked(v, mask) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def post(url: str, told: Mapping[str, Any]) -> str:

@@ -25,8 +25,8 @@ from flows.servers.services import Service, answers, basic, plan
 from flows.servers.supervisor import LOG_BYTES, Supervisor, end, leftovers
 from flows.servers.up_state import is_up, locked, state, state_folder
 from tasks.core.errors import RunError, SettingsError
+from tasks.core.secrets import masked
 from tasks.core.sections import PROJECT
-from tasks.core.settings import masked
 from tasks.settings import Settings
 
 READY_TIMEOUT_S = 120.0  # the first start migrates both databases
@@ -158,7 +158,7 @@ def check_server(services: Sequence[Service], settings: Settings) -> None:
     if problem := answers(f"{api}/health", basic(settings.services), timeout_s=10):
         raise RunError(
             f"Prefect's server does not answer: {problem}",
-            where=f"PREFECT_API_URL={masked(api)}",
+            where=f"PREFECT_API_URL={api}",
             fix="see that it is up; or unset PREFECT_API_URL, and one is started",
         )
 
@@ -195,7 +195,7 @@ def check_databases(settings: Settings) -> None:
         url = secret.get_secret_value()
         if not url.startswith("postgresql"):
             raise SettingsError(
-                f"{masked(url)} is no database for {name.partition('_')[0]}",
+                f"{url} is no database for {name.partition('_')[0]}",
                 where=f"services.{name}",
                 fix="postgresql+asyncpg://user:password@host/name for Prefect, postgresql+psycopg:// for MLflow",
             )
@@ -223,7 +223,7 @@ def _check_postgres(where: str, url: str) -> None:
     except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
-            f"the database does not let us in: {reason}", where=f"{where}, {masked(url)}", fix="see that it is up"
+            f"the database does not let us in: {reason}", where=f"{where}, {url}", fix="see that it is up"
         ) from None
 
 

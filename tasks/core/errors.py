@@ -13,10 +13,13 @@
         ├── RegistryError       the model registry cannot do what was asked
         └── TransientError      a fault worth a retry (a lost worker, a full queue)
 
-A message says what happened, where (file, row, column, stage), and what to do.
+A message says what happened, where (file, row, column, stage), and what to do. Secrets in it are masked: a place is
+often a URL.
 """
 
 from __future__ import annotations
+
+from tasks.core.secrets import masked
 
 
 class RaymillError(Exception):
@@ -25,8 +28,8 @@ class RaymillError(Exception):
     exit_status = 1
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
-        self.what, self.where, self.fix = what, where, fix
-        super().__init__(what, where, fix)
+        self.what, self.where, self.fix = masked(what), masked(where), fix
+        super().__init__(self.what, self.where, fix)
 
     def __str__(self) -> str:
         message = f"{self.where}: {self.what}" if self.where else self.what

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from tasks.core import secrets
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT, Section
 
@@ -39,12 +40,14 @@ def load(
         _merge(merged, layer, where=where, opened=opened)
     _merge(merged, dict(given or {}), where="parameters", opened=opened)
     try:
-        return model(**merged)
+        settings = model(**merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         got = "" if _holds_secret(model, first["loc"]) else f" (got {first['input']!r})"
         raise SettingsError(f"{key}: {first['msg']}{got}", where="settings", fix="see conf/base.yaml") from None
+    secrets.remember(settings=settings)
+    return settings
 
 
 def load_section(name: str, model: type[M]) -> M:
@@ -137,8 +140,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SettingsError("expected a mapping of sections", where=str(path))
     return loaded
-
-
-def masked(uri: str) -> str:
-    """A URI with its password, if any, replaced: safe to print and to record."""
-    return re.sub(r"(://[^/:@]*):.*@", r"\1:***@", uri)

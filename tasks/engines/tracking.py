@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.core.errors import RaymillError, RegistryError
+from tasks.core.secrets import masked
 from tasks.core.sections import PROJECT, TrackingConfig
-from tasks.core.settings import masked
 from tasks.core.snapshots import Snapshot
 
 REACH_TIMEOUT_S = 5.0
@@ -60,7 +60,7 @@ class Tracker:
         with reaching(uri, anything=True):
             found = client.get_experiment_by_name(config.experiment)
             experiment = found.experiment_id if found else client.create_experiment(config.experiment, _artifacts(uri))
-            run = client.create_run(experiment, run_name=run_name, tags=dict(tags))
+            run = client.create_run(experiment, run_name=run_name, tags={k: masked(v) for k, v in tags.items()})
         return cls(client, uri, experiment, run.info.run_id)
 
     def child(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
@@ -88,8 +88,8 @@ class Tracker:
         now = int(time.time() * 1000)
         points = [Metric(k, float(v), now, 0) for k, v in (metrics or {}).items()]
         points += [Metric(k, float(v), now, i) for k, vs in (curves or {}).items() for i, v in enumerate(vs)]
-        given = [Param(k, str(v)[:6000]) for k, v in (params or {}).items()]
-        labels = [RunTag(k, str(v)[:5000]) for k, v in (tags or {}).items()]
+        given = [Param(k, masked(str(v))[:6000]) for k, v in (params or {}).items()]
+        labels = [RunTag(k, masked(str(v))[:5000]) for k, v in (tags or {}).items()]
         for i in range(max(-(-len(points) // 900), -(-len(given) // 90), -(-len(labels) // 90))):
             self.client.log_batch(
                 run_id,
@@ -290,7 +290,7 @@ def _unreachable(uri: str, error: Exception) -> RegistryError:
     if found := re.search(r"\[Errno -?\d+\] [\w ]+|timed out", reason):
         reason = found[0]  # the rest is names of classes
     return RegistryError(
-        f"MLflow cannot be used: {masked(reason)}",
-        where=masked(uri),
+        f"MLflow cannot be used: {reason}",
+        where=uri,
         fix="check tracking.uri or MLFLOW_TRACKING_URI, and that the server is up",
     )

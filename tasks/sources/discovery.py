@@ -16,7 +16,7 @@ from typing import Literal
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
-from tasks.core.settings import load_section, masked
+from tasks.core.settings import load_section
 from tasks.sources import locations, streams
 from tasks.sources.file_checks import Kind, Unreadable, check_columns, check_json_lines, check_parquet, item_id_path
 from tasks.sources.profiles import Profile, Quoting, load_profile
@@ -100,7 +100,7 @@ def discover(
     if wrong and (not found or config.damaged_files == "refuse"):
         _, path, problem = wrong[0]
         others = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
-        raise InputError(f"{problem.what}{others}", where=masked(path), fix=problem.fix)
+        raise InputError(f"{problem.what}{others}", where=path, fix=problem.fix)
     return Source(
         files=_hashed(found),
         profile=profile,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from tasks.core.errors import InputError
-from tasks.core.settings import masked
+from tasks.core.secrets import masked
 
 PACKED = (".gz", ".bz2", ".zst", ".zip")
 ENDINGS = (".parquet", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
@@ -138,7 +138,7 @@ def _remote(given: str) -> list[RawFile]:
             return [RawFile(url(path), PurePosixPath(path).name, info.size)]
         listing = system.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise InputError(f"cannot be listed: {_short(error)}", where=masked(given), fix=CREDENTIALS) from None
+        raise InputError(f"cannot be listed: {_short(error)}", where=given, fix=CREDENTIALS) from None
     files = sorted((i for i in listing if i.type == fs.FileType.File), key=lambda i: i.path)
     names = {i.path: PurePosixPath(i.path).relative_to(base).as_posix() for i in files}
     if wild:
@@ -146,7 +146,7 @@ def _remote(given: str) -> list[RawFile]:
     else:
         files = [i for i in files if ending(i.path) in (*ENDINGS, ".zip") and _shown(names[i.path])]
     if not files:
-        raise InputError("no review files here", where=masked(given), fix="check the bucket's name and the folder")
+        raise InputError("no review files here", where=given, fix="check the bucket's name and the folder")
     return [RawFile(url(i.path), names[i.path], i.size) for i in files]
 
 
@@ -180,7 +180,7 @@ def _system(url: str) -> tuple[Any, str]:
         handler, inner = fsspec.core.url_to_fs(url)
         return fs.PyFileSystem(fs.FSSpecHandler(handler)), inner
     except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
-        raise InputError(f"cannot be reached: {_short(error)}", where=masked(url), fix=CREDENTIALS) from None
+        raise InputError(f"cannot be reached: {_short(error)}", where=url, fix=CREDENTIALS) from None
 
 
 def _short(error: BaseException) -> str:
@@ -195,7 +195,7 @@ def open_raw(path: str) -> BinaryIO:
         system, inner = _system(path)
         return cast(BinaryIO, system.open_input_file(inner))
     except OSError as error:
-        raise InputError(f"cannot be opened: {_short(error)}", where=masked(path), fix=CREDENTIALS) from None
+        raise InputError(f"cannot be opened: {_short(error)}", where=path, fix=CREDENTIALS) from None
 
 
 def chunks(file: BinaryIO, size: int = 4 << 20) -> Iterator[bytes]:

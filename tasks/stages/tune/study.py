@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import RunError, SettingsError, TransientError
-from tasks.core.settings import masked
+from tasks.core.secrets import masked
 from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.suggestions import Suggestions, combinations, distribution, forecast, in_order, one_thread
 
@@ -144,7 +144,7 @@ class Study:
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
             raise TransientError(
                 f"the database of the study failed: {_hidden(error.__cause__ or error, self.url)}",
-                where=masked(self.url),
+                where=self.url,
                 fix="see that it is up, and start again: the search goes on from the trials that ended",
             ) from None
 
@@ -193,17 +193,17 @@ def open_storage(url: str, shared: bool) -> Any:
             reason = f"{error} (no driver for this database)"
             raise SettingsError(
                 _hidden(reason, url),
-                where=f"tune.storage={masked(url)}",
+                where=f"tune.storage={url}",
                 fix="for PostgreSQL: pip install 'psycopg[binary]'",
             ) from None
         except (ValueError, ArgumentError) as error:
             raise SettingsError(
-                _hidden(error, url), where=f"tune.storage={masked(url)}", fix="for example postgresql://user@host/name"
+                _hidden(error, url), where=f"tune.storage={url}", fix="for example postgresql://user@host/name"
             ) from None
         except (SQLAlchemyError, OSError, RuntimeError) as error:
             raise RunError(
                 f"the study cannot be opened: {_hidden(error, url)}",
-                where=masked(url),
+                where=url,
                 fix="check tune.storage, and that the database is up",
             ) from None
     if url.startswith("sqlite"):
