@@ -21,7 +21,6 @@ NAMES = {"rmse": "RMSE", "mae": "MAE", "logloss": "log loss", "mlogloss": "log l
 NAMES |= {"accuracy": "accuracy"}
 MODELS = {"tuned": "tuned", "baseline": "untuned", "linear": "linear baseline", "mean": "predict-the-mean"}
 HIGHER_IS_BETTER = frozenset({"auc", "accuracy"})
-UNITS = {"rating": "stars", "stars": "stars", "helpful": "share of votes"}  # of RMSE and MAE
 LEVEL = 0.95
 BLOCKS = 20_000  # with so many, chance moves an interval's width by 0.5%, 400 samples by 4%
 DRAWS = 50  # samples at a time: 8 MB
@@ -37,7 +36,7 @@ def expected(target: Target, prediction: Array) -> Array:
 
 def name_of(target: Target, measure: str) -> str:
     """A measure's name with its unit, for pages."""
-    unit = "nats" if "logloss" in measure else UNITS.get(target.name, "") if measure in ("rmse", "mae") else ""
+    unit = "nats" if "logloss" in measure else target.unit if measure in ("rmse", "mae") else ""
     return f"{NAMES[measure]} ({unit})" if unit else NAMES[measure]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.core.errors import SettingsError
+from tasks.domain.targets import target_of
 from tasks.stages.features import past_aggregates, text_score
 from tasks.stages.features.settings import FeaturesConfig
 from tasks.stages.features.text_shape import TEXT_SHAPE
@@ -73,9 +74,11 @@ def wanted_groups(
     Raises SettingsError where nothing is left to learn from.
     """
     switched = config.groups.model_dump()
-    if switched["helpful"] is None:
-        switched["helpful"] = config.target == "helpful"
-    switched["stars"] &= config.target == "helpful"  # of other targets they are the label, or give it away
+    target = target_of(config.target)
+    for group, wanted in switched.items():
+        if wanted is None:
+            switched[group] = group not in target.off
+        switched[group] &= group not in target.leaks
     switched["language"] &= with_language
     groups = {group: list(names) for group, names in FEATURES.items() if switched[group]}
     if embedded and switched["embeddings"]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tasks.core.sections import Positive, Section
+from tasks.domain.targets import TARGETS, target_of
 
 
 class TextScoreConfig(Section):
@@ -32,8 +33,12 @@ class FeatureGroups(Section):
     embeddings: bool
 
 
+def _known(target: str) -> str:
+    return target_of(target).name
+
+
 class FeaturesConfig(Section):
-    target: Literal["rating", "positive", "stars", "helpful"]
+    target: Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*TARGETS]})]
     min_votes: Positive
     groups: FeatureGroups
     buckets: Positive

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
-from tasks.domain.targets import TARGETS, labels
+from tasks.domain.targets import labels, target_of
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.logistic import fit_logistic
@@ -89,22 +89,19 @@ class TextScore:
 
 def columns(scores: tuple[Array, Array], target: str) -> dict[str, Array]:
     """The features, (n,) each: `text_score` in the target's unit, then all answers of both fields (`ANSWERS`)."""
-    whole = scores[0]
-    expected = {
-        "positive": whole[:, STARS.index(3)],
-        "helpful": whole[:, len(STARS)],
-    }.get(target, 1 + whole[:, : len(STARS)].sum(axis=1))
+    whole, from_stars = scores[0], target_of(target).from_stars
+    expected = from_stars(whole[:, : len(STARS)]) if from_stars else whole[:, len(STARS)]
     answers = [answer for field in scores for answer in (*field[:, : len(STARS)].T, field[:, -1])]
     return {"text_score": expected, **dict(zip(ANSWERS, answers, strict=True))}
 
 
 def questions(reviews: pa.Table, target: str, min_votes: int) -> Array:
-    """(n, C) float32 answers of reviews with LABEL_COLUMNS: 0 or 1 for each of STARS, then the share of helpful votes
-    where that is the target, NaN where it is not known."""
+    """(n, C) float32 answers of reviews with LABEL_COLUMNS: 0 or 1 for each of STARS, then the target's own label where
+    stars do not tell it, NaN where it is not known."""
     stars = reviews["rating"].to_numpy()
     answers = [stars > s for s in STARS]
-    if target == "helpful":
-        answers.append(labels(reviews, TARGETS[target], min_votes).to_numpy(zero_copy_only=False))
+    if (own := target_of(target)).from_stars is None:
+        answers.append(labels(reviews, own, min_votes).to_numpy(zero_copy_only=False))
     return np.stack(answers, axis=1).astype(np.float32)
 
 

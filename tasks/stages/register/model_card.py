@@ -68,7 +68,7 @@ def render(decision: Verdict, name: str, candidate: Candidate, measured: Measure
         f"On the {facts['rows']:,} reviews of the test slice, from which nothing was learned or chosen. In brackets: "
         "95% intervals of a bootstrap over these reviews; they do not tell how another period would differ.",
         "## Limits",
-        _list(_limits(splits, target.name)),
+        _list(_limits(splits, target)),
         "## Gates",
         _gates(decision.gates),
         "## Where it is good and where not",
@@ -119,15 +119,15 @@ def _interval(measure: Mapping[str, Any] | None) -> str:
     return f"{value:.4f}" + (f" ({low:.4f}–{high:.4f})" if low is not None and high is not None else "")
 
 
-def _limits(splits: Snapshot, target: str) -> Iterable[str]:
+def _limits(splits: Snapshot, target: Target) -> Iterable[str]:
     borders = splits.facts.get("borders") or {}
     until = str(borders.get("valid_until", ""))[:10]
     yield "It says what stars or votes such reviews tend to get. It must not decide about people, or about one review."
     yield "It knows users and items by their earlier reviews; of new ones it knows little (see the slices)."
     if until:
         yield f"It learned from reviews until {until} and was tested on later ones: the later still, the less it holds."
-    if target == "helpful":
-        yield "Votes came in until the data was collected: late reviews had less time to get any."
+    if target.caveat:
+        yield target.caveat
     if "text" in (splits.facts.get("groups") or {}):
         yield "Its text features know the words of this data's language and products; others are noise to it."
     if rows := splits.rows("left_out"):

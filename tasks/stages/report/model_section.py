@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core.snapshots import Snapshot
-from tasks.domain.metrics import HIGHER_IS_BETTER, MODELS, NAMES, UNITS, name_of
+from tasks.domain.metrics import HIGHER_IS_BETTER, MODELS, NAMES, name_of
 from tasks.domain.targets import Target
 from tasks.engines import plots
 from tasks.stages.report import data_section as data
@@ -121,7 +121,7 @@ def score_plots(
     if importance:
         columns = ([row[name] for row in importance] for name in ("feature", "shap", "gain"))
         pictures["importance"] = model_plots.importance(*columns, FEATURES_DRAWN)
-    unit = UNITS.get(target.name, "")
+    unit = target.unit
     if "residuals" in seen:
         pictures["residuals"] = model_plots.residuals(residual_edges(target), *seen["residuals"], unit)
     if "outcomes" in seen:
@@ -146,11 +146,11 @@ def score_plots(
 
 
 def star_edges(target: Target) -> np.ndarray:
-    return STAR_EDGES if UNITS.get(target.name) == "stars" else SHARE_EDGES
+    return STAR_EDGES if target.unit == "stars" else SHARE_EDGES
 
 
 def residual_edges(target: Target) -> np.ndarray:
-    return RESIDUAL_EDGES if UNITS.get(target.name) == "stars" else RESIDUAL_EDGES / 5
+    return RESIDUAL_EDGES if target.unit == "stars" else RESIDUAL_EDGES / 5
 
 
 def histograms(scores: Snapshot, target: Target) -> dict[str, np.ndarray]:
@@ -166,12 +166,12 @@ def histograms(scores: Snapshot, target: Target) -> dict[str, np.ndarray]:
     for batch in data.batches(scores, [*names, *shares]):
         rating, label, baseline, tuned = (batch[name].to_numpy().astype(np.float64) for name in names)
         counts = {}
-        if UNITS.get(target.name):
+        if target.unit:
             true = label + 1 if target.classes > 1 else label
             counts["residuals"] = np.stack([_counted(p - true, edges) for p in (tuned, baseline)])
         else:
             counts["outcomes"] = np.stack([_counted(tuned[label == outcome], reach) for outcome in (0, 1)])
-        if target.name != "helpful":
+        if target.from_stars:
             star = np.floor(rating + 0.5)
             counts["by_star"] = np.stack([_counted(tuned[star == s], reach) for s in range(1, 6)])
         if shares:

@@ -25,7 +25,7 @@ from tasks.core.sections import Section
 from tasks.core.settings import CONF
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
-from tasks.domain.metrics import UNITS, name_of
+from tasks.domain.metrics import name_of
 from tasks.domain.targets import TARGETS
 from tasks.engines import plots
 from tasks.stages.report import data_section as data
@@ -94,7 +94,7 @@ def report(
         inputs=inputs,
         target=target,
         metric=metric,
-        unit=UNITS.get(target.name, ""),
+        unit=target.unit,
         seen=seen,
         rejects=data.reject_reasons(raw),
         quarantined=data.quarantined(raw),
