@@ -214,8 +214,8 @@ def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
     from tasks.domain.schemas import FEW_VALUES, REVIEWS
 
     found = rows()
-    usable = found.filter(~said().str.contains(disputed()))
-    sizes = usable.select(said().str.len_bytes().cast(pl.Int64)).to_series().to_numpy()
+    usable = found.filter(~title_and_text().str.contains(disputed()))
+    sizes = usable.select(title_and_text().str.len_bytes().cast(pl.Int64)).to_series().to_numpy()
     if not sizes.sum():
         raise InputError("no usable review with a text", where="bench", fix="give more reviews with --input")
     order, rounds = taken(sizes, megabytes * MEGABYTE)
@@ -238,7 +238,7 @@ def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(asdict(about)))
 
 
-def said() -> Any:
+def title_and_text() -> Any:
     import polars as pl
 
     return pl.col("title") + "\n" + pl.col("text")
@@ -258,7 +258,7 @@ def different(parts: Iterable[Any]) -> int:
     """How many different pre-tokens the texts have. Texts with white space in a row may count one wrong."""
     import polars as pl
 
-    pieces = said().str.extract_all(GPT2_PIECE).alias("piece")
+    pieces = title_and_text().str.extract_all(GPT2_PIECE).alias("piece")
     return pl.concat(part.select(pieces).explode("piece").unique() for part in parts).n_unique()
 
 

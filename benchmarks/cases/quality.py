@@ -159,7 +159,7 @@ def _best(models: Sequence[Any], loss: Callable[..., float], rows: Any, y: Any, 
     """The loss on the test slice of the model that does best on the validation slice, fitted again on both."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = rows.select(notebook.said()).to_series().to_list()
+    texts = rows.select(notebook.title_and_text()).to_series().to_list()
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     x, later = vectorizer.fit_transform(texts[:train]), vectorizer.transform(texts[train:valid])
     best = min(models, key=lambda model: loss(model.fit(x, y[:train]), later, y[train:valid]))

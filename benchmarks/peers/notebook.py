@@ -163,7 +163,7 @@ def tidy(texts: Any) -> Any:
     return texts.str.replace_all(TAGS_URLS_BLANKS, " ").str.replace_all(" {2,}", " ").str.strip_chars()
 
 
-def said() -> Any:
+def title_and_text() -> Any:
     """What a review says: its title, a newline and its text, or its text alone where there is no title."""
     import polars as pl
 
@@ -174,7 +174,7 @@ def count_words(reviews: Any) -> Any:
     """Each lower-cased word of title and text: how often, and in how many reviews."""
     import polars as pl
 
-    words = said().str.to_lowercase().str.extract_all(WORD)
+    words = title_and_text().str.to_lowercase().str.extract_all(WORD)
     return (
         reviews.lazy()
         .select(row=pl.int_range(pl.len(), dtype=pl.UInt32), token=words)
@@ -198,8 +198,8 @@ def tokenize(reviews: Any) -> Any:
     gpt2.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     gpt2.decoder = decoders.ByteLevel()
     blocks = []
-    for block in reviews.select(said=said()).iter_slices(8192):  # bounds the memory that encodings take
-        encoded = gpt2.encode_batch_fast(block["said"].to_list(), add_special_tokens=False)
+    for block in reviews.select(text=title_and_text()).iter_slices(8192):  # bounds the memory that encodings take
+        encoded = gpt2.encode_batch_fast(block["text"].to_list(), add_special_tokens=False)
         blocks.append(pl.Series(values=pl.from_arrow(pa.array([e.ids for e in encoded], pa.list_(pa.int32())))))
     return reviews.select("review_id", input_ids=pl.concat(blocks))
 
@@ -244,7 +244,7 @@ def text_score(reviews: Any, train_end: int) -> Any:
 
     # Hashing, then dropping rare columns: as good as TfidfVectorizer(min_df=3) here in half its time.
     raw = {"alternate_sign": False, "norm": None, "dtype": np.float32}
-    texts = reviews.select(said()).to_series().to_list()
+    texts = reviews.select(title_and_text()).to_series().to_list()
     counts = HashingVectorizer(ngram_range=(1, 2), n_features=HASHES, **raw).transform(texts)
     counts = counts[:, np.bincount(counts[:train_end].indices, minlength=HASHES) >= MIN_DOCUMENTS]
     tfidf = TfidfTransformer(sublinear_tf=True).fit(counts[:train_end])

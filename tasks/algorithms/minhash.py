@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.algorithms.splitmix import GOLDEN, mix
+
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 
@@ -38,9 +40,6 @@ WORDS = r"[\p{L}\p{M}\p{N}]"
 UNSPACED = r"[\p{L}\p{M}&&[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]"
 UNSPACED_BIT = 1 << 20
 PLANES = 4 << 16  # code points beyond the fourth plane are no letters
-
-_BASE = 0x9E3779B97F4A7C15
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def banding(similarity: float) -> tuple[int, int]:
@@ -95,10 +94,10 @@ def _shingle(texts: pa.Array, lengths: I64, min_words: int) -> Shingled:
     text = np.flatnonzero(counts >= min_words)
     if not len(text):
         return Shingled(text, np.zeros(1, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-    mixed = _mix(words)
-    base = np.uint64(_BASE)
+    mixed = mix(words)
+    base = np.uint64(GOLDEN)
     # By position, so that "a b c" is not "c b a".
-    every = _mix((mixed[:-2] * base + mixed[1:-1]) * base + mixed[2:])
+    every = mix((mixed[:-2] * base + mixed[1:-1]) * base + mixed[2:])
     # The first word of a shingle is any but the last two of a text.
     begins = (np.cumsum(counts) - counts)[text]
     sizes = counts[text] - (SHINGLE_WORDS - 1)
@@ -106,7 +105,7 @@ def _shingle(texts: pa.Array, lengths: I64, min_words: int) -> Shingled:
     shingles = every[np.repeat(begins - starts[:-1], sizes) + np.arange(starts[-1])]
     powers, inverses = _powers(len(shingles))
     sums = np.add.reduceat(shingles * powers[: len(shingles)], starts[:-1])
-    return Shingled(text, starts, shingles, _mix(sums * inverses[starts[:-1]] + sizes.astype(np.uint64)))
+    return Shingled(text, starts, shingles, mix(sums * inverses[starts[:-1]] + sizes.astype(np.uint64)))
 
 
 def _words(folded: NDArray[np.int32], text_ends: I64) -> tuple[U64, I64]:
@@ -186,20 +185,11 @@ def _powers(count: int) -> tuple[U64, U64]:
 @lru_cache(maxsize=1)
 def _power_tables(count: int) -> tuple[U64, U64]:
     tables = []
-    for base in (_BASE, pow(_BASE, -1, 1 << 64)):
+    for base in (GOLDEN, pow(GOLDEN, -1, 1 << 64)):
         table = np.full(count, base, np.uint64)
         table[0] = 1
         tables.append(np.cumprod(table, dtype=np.uint64))
     return tables[0], tables[1]
-
-
-def _mix(x: U64) -> U64:
-    """Every bit of the input in every bit of the output (splitmix64; Steele, Lea and Flood, 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
-    x ^= x >> np.uint64(27)
-    x *= _MIX[1]
-    x ^= x >> np.uint64(31)
-    return x
 
 
 def band_keys(texts: Shingled, bands: int, rows: int) -> U64:
@@ -218,7 +208,7 @@ def band_keys(texts: Shingled, bands: int, rows: int) -> U64:
             # A multiplication by an odd number permutes the 32-bit numbers; the mask keeps 0 from being always least.
             np.bitwise_xor(hashes, masks[k], out=permuted)
             np.multiply(permuted, factors[k], out=permuted)
-            key = _mix(key * np.uint64(_BASE) + np.minimum.reduceat(permuted, texts.starts[:-1]))
+            key = mix(key * np.uint64(GOLDEN) + np.minimum.reduceat(permuted, texts.starts[:-1]))
         keys[:, band] = key
     return keys
 

@@ -44,7 +44,7 @@ class InputRef(Record):
 class PartRecord(Record):
     """What a stage made from one part of its input: the names of its files, and small JSON values about it.
 
-    A later snapshot of the same stage that has the same part takes the files over (`SnapshotWriter.carry`).
+    A later snapshot of the same stage that has the same part takes the files over (`SnapshotWriter.reuse_part`).
     """
 
     files: tuple[str, ...]
@@ -192,7 +192,7 @@ class SnapshotWriter:
         self.add(entries)
         self.parts[identity] = PartRecord(files=tuple(e.name for e in entries), about=about)
 
-    def carry(self, identity: str, index: int) -> PartRecord | None:
+    def reuse_part(self, identity: str, index: int) -> PartRecord | None:
         """Take over what an earlier snapshot of this stage made from the same part, as the index-th part of this one.
 
         Returns None if there is none. The files are linked, not copied, where the file system can.
@@ -211,7 +211,7 @@ class SnapshotWriter:
         self.part(identity, taken, found.about)
         return self.parts[identity]
 
-    def beside(self, *tables: str) -> None:
+    def side_table(self, *tables: str) -> None:
         """Say that these tables hold no rows of the input: they do not count in `check_rows`."""
         self.aside.update(tables)
 

@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.algorithms.splitmix import GOLDEN, mix
 from tasks.core.errors import RunError
 
 U64 = NDArray[np.uint64]
 
 ROWS_AT_ONCE = 1 << 16  # so that what is computed on the way stays in the processor's cache
-# Odd, so that multiplying loses nothing: 2^64 over the golden ratio.
-BASE = 0x9E3779B97F4A7C15
 # The bytes of a word that belong to a string with 0, 1, ... 8 bytes left.
 MASKS = [(1 << 8 * left) - 1 for left in range(9)]
 
@@ -38,8 +37,8 @@ def key_hash(records: pa.Table, key: tuple[str, ...]) -> U64:
     total = np.zeros(records.num_rows, np.uint64)
     for name in key:
         chunks = records[name].chunks
-        column = [_mix(_hash(c.slice(i, ROWS_AT_ONCE), name)) for c in chunks for i in range(0, len(c), ROWS_AT_ONCE)]
-        total = _mix(total * np.uint64(BASE) + np.concatenate([np.zeros(0, np.uint64), *column]))
+        column = [mix(_hash(c.slice(i, ROWS_AT_ONCE), name)) for c in chunks for i in range(0, len(c), ROWS_AT_ONCE)]
+        total = mix(total * np.uint64(GOLDEN) + np.concatenate([np.zeros(0, np.uint64), *column]))
     return total
 
 
@@ -52,7 +51,7 @@ def _hash(column: pa.Array, name: str) -> U64:
 
 
 def _hash_strings(column: pa.Array) -> U64:
-    """Polynomials in BASE modulo 2^64, over each string's bytes taken as little-endian words of 8."""
+    """Polynomials in GOLDEN modulo 2^64, over each string's bytes taken as little-endian words of 8."""
     width = np.int32 if pa.types.is_string(column.type) else np.int64
     _, offsets, values = column.buffers()
     ends = np.frombuffer(offsets, width)[column.offset : column.offset + len(column) + 1].astype(np.int64)
@@ -61,7 +60,7 @@ def _hash_strings(column: pa.Array) -> U64:
     words = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))  # the word that begins at each byte
     begin, length = ends[:-1] - ends[0], np.diff(ends)
 
-    masks, base = np.array(MASKS, np.uint64), np.uint64(BASE)
+    masks, base = np.array(MASKS, np.uint64), np.uint64(GOLDEN)
     total: U64 = length.astype(np.uint64) + (words[begin] & masks[np.minimum(length, 8)]) * base
     longer = np.flatnonzero(length > 8)
     if len(longer):
@@ -74,10 +73,3 @@ def _hash_strings(column: pa.Array) -> U64:
         powers = np.cumprod(np.full(count.max() + 1, base), dtype=np.uint64)[1:]
         total[longer] += np.add.reduceat(found * powers[number], first)
     return total
-
-
-def _mix(x: U64) -> U64:
-    """Every bit of the input in every bit of the output (splitmix64; Steele, Lea and Flood, 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

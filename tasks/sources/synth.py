@@ -23,6 +23,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from scipy.special import ndtri
 
+from tasks.algorithms.splitmix import GOLDEN, mix
 from tasks.core.errors import InputError
 from tasks.sources.synth_files import SCHEMA, TEXT, TsvWriter, appearing, in_words, with_columns
 from tasks.sources.synth_language import CAPITAL, SPELLINGS, language, seeded
@@ -241,10 +242,8 @@ def _hash(numbers: np.ndarray, seed: int, salt: int) -> np.ndarray:
 
     An item's title is the same in every chunk, and nothing has to store it.
     """
-    z = numbers.astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + salt * 0x9E3779B97F4A7C15) % 2**64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = numbers.astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + salt * GOLDEN) % 2**64)
+    return mix(z)
 
 
 def _normal(hashes: np.ndarray) -> np.ndarray:

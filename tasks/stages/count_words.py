@@ -90,9 +90,9 @@ def splitter(splitting: str) -> Split:
     return lambda texts: pretokens.words(texts.str.to_lowercase(), classes)
 
 
-def said(reviews: pl.DataFrame) -> pl.Series:
+def title_and_text(reviews: pl.DataFrame) -> pl.Series:
     """Title, a newline and the text."""
-    return reviews.select(said=pl.col("title") + "\n" + pl.col("text")).to_series()
+    return reviews.select(title_and_text=pl.col("title") + "\n" + pl.col("text")).to_series()
 
 
 def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
@@ -101,7 +101,11 @@ def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
     reviews = pl.scan_parquet(file, hive_partitioning=False).select("title", "text", "timestamp", "rating")
     reviews = reviews.slice(start, length).collect()
     stars = (reviews["rating"].to_numpy() + 0.5).astype(np.int64).clip(1, 5)
-    times, texts, split = reviews["timestamp"].dt.epoch("ms").to_numpy(), said(reviews), splitter(config.splitting)
+    times, texts, split = (
+        reviews["timestamp"].dt.epoch("ms").to_numpy(),
+        title_and_text(reviews),
+        splitter(config.splitting),
+    )
     for chunk in pretokens.chunks(texts, CHUNK_BYTES):
         yield from count_texts(split(texts[chunk]), stars[chunk], times[chunk], config)
 

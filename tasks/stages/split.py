@@ -97,7 +97,7 @@ def split(table: Snapshot, alike: Snapshot, config: SplitConfig, out: SnapshotWr
         for i, (file, earlier) in enumerate(zip(files, found, strict=True))
     )
     out.add(entry for entries, _ in written for entry in entries)
-    out.beside("near_duplicates")
+    out.side_table("near_duplicates")
     out.count(rows_in=table.rows())
     report(out, table.facts, config, cuts, [told for _, told in written], alike)
 

@@ -85,7 +85,7 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
         FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
         for part in sorted(written, key=lambda part: int(part["index"]))
     )
-    out.beside("vocabulary")
+    out.side_table("vocabulary")
     out.write_table(part_name(0, "vocabulary"), tokenizer.vocabulary(recipe.made), VOCABULARY)
     out.count(tokens=tokens, truncated=sum(part["truncated"] for part in written))
     out.fact(end_of_text=recipe.end_of_text, vocabulary=recipe.vocabulary, tokenizer=recipe.digest)

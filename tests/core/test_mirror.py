@@ -148,7 +148,7 @@ def test_a_machine_without_the_earlier_nights_takes_their_parts_from_the_bucket(
     def night(store: MirroredStore, key: str, parts: list[str]) -> tuple[Snapshot, list[str]]:
         writer, worked = store.open_attempt("toy", key), []
         for index, identity in enumerate(parts):
-            if writer.carry(identity, index) is None:
+            if writer.reuse_part(identity, index) is None:
                 worked.append(identity)
                 table = pa.table({"id": [identity]})
                 writer.part(identity, [writer.sink.write_table(part_name(index), table)], {"rows": 1})

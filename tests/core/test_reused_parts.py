@@ -25,12 +25,12 @@ def test_a_part_is_taken_over_under_its_new_number(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     earlier = first(store)
     out = store.open_attempt("toy", "two")
-    record = out.carry("p", 5)
+    record = out.reuse_part("p", 5)
     assert record is not None
     assert (record.about, record.files) == (7, ("part-00005.parquet", "keys/part-00005.parquet"))
     later = store.commit(out, committed_at="", **NOTHING)
     assert later.read().equals(earlier.read())
-    assert out.carry("another", 0) is None
+    assert out.reuse_part("another", 0) is None
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut"])
@@ -43,7 +43,7 @@ def test_a_damaged_part_is_not_taken_over_and_making_it_again_leaves_the_committ
     before = main.read_bytes()
     keys.unlink() if harm == "gone" else keys.write_bytes(b"cut")
     out = store.open_attempt("toy", "two")
-    assert out.carry("p", 0) is None
+    assert out.reuse_part("p", 0) is None
     out.write_table(part_name(0), pa.table({"a": [9]}))
     out.write_table(part_name(0, "keys"), pa.table({"a": [9]}))
     assert main.read_bytes() == before

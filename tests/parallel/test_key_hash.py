@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.parallel.key_hash import BASE, key_hash, partition_by_hash
+from tasks.algorithms.splitmix import GOLDEN
+from tasks.parallel.key_hash import key_hash, partition_by_hash
 
 WORDS = ["", "a", "é", "eight888", "nine99999", "x" * 15, "x" * 16, "x" * 17, "日本" * 1000, "a\x00", "\x00"]
 
@@ -42,7 +43,7 @@ def mixed(x: int) -> int:
 def test_the_hash_of_a_string_is_a_polynomial_over_its_words(strings: list[str]) -> None:
     def expected(data: bytes) -> int:
         words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
-        total = len(data) + sum(word * BASE**power for power, word in enumerate(words, start=1))
+        total = len(data) + sum(word * GOLDEN**power for power, word in enumerate(words, start=1))
         return mixed(mixed(total % 2**64))
 
     records = pa.table({"s": pa.array(strings, pa.string())})

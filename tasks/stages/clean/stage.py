@@ -54,7 +54,7 @@ def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None:
     described = [d for block in cluster.gather(ray.remote(describe).remote(*block) for block in repeats) for d in block]
     how = digest_of([clean.code, config.model_dump(mode="json")])
     identities = [digest_of([how, e.sha256, d["digest"]]) for e, d in zip(raw.entries(), described, strict=True)]
-    new = [i for i, name in enumerate(identities) if not out.carry(name, i)]
+    new = [i for i, name in enumerate(identities) if not out.reuse_part(name, i)]
     if new:
         gone = [refs for block, *refs in repeats for _ in block]
         written = frames.from_map(clean_part, [(*parts[i], gone[i]) for i in new], config=config, sink=out.sink)

@@ -35,7 +35,7 @@ from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster
 from tasks.parallel.token_matrix import read_ids
-from tasks.stages.count_words import CHUNK_BYTES, said, splitter
+from tasks.stages.count_words import CHUNK_BYTES, splitter, title_and_text
 from tasks.stages.features import catalogue, past_aggregates, text_score
 from tasks.stages.features.groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
 from tasks.stages.features.settings import FeaturesConfig
@@ -177,7 +177,7 @@ def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Serie
     files, splitting = counts
     known = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
     known = known.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
-    texts, times, split = said(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
+    texts, times, split = title_and_text(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
     new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for rows in pretokens.chunks(texts, CHUNK_BYTES):
         cut = split(texts[rows])

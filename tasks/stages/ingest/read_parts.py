@@ -37,12 +37,12 @@ def read(
     stage: Stage, source: sources.Source, recipe: sources.Recipe, out: SnapshotWriter, extras: Extras | None = None
 ) -> None:
     """Read all of the source. Writes the canonical table, `rejects/` and `quarantine/`, and counts the rows."""
-    out.beside("quarantine")
+    out.side_table("quarantine")
     config = recipe.config.model_dump(mode="json")
     how = digest_of([stage.code, config, source.profile.model_dump(mode="json")])
     parts = sources.plan(source)
     identities = [digest_of([how, sources.identity(part)]) for part in parts]
-    done = {i: record for i, name in enumerate(identities) if (record := out.carry(name, i))}
+    done = {i: record for i, name in enumerate(identities) if (record := out.reuse_part(name, i))}
     new = [i for i in range(len(parts)) if i not in done]
     out.note(parts=len(parts), parts_taken_over=len(done))
     if new:

@@ -22,7 +22,7 @@ from tasks.stages.ingest import read_parts, row_hashes
 
 @stage(version=2, config=IngestConfig, libraries=("pyarrow", "polars"))
 def ingest(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
-    out.beside("keys")
+    out.side_table("keys")
     period = sources.Period.of(config.earliest, config.latest)
     read_parts.read(ingest, source, sources.Recipe("reviews", source.profile, config, period), out, keys_beside)
     if out.rows() < config.min_rows:

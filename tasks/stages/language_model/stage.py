@@ -71,7 +71,7 @@ class LanguageModelConfig(Section):
 
 @stage(version=1, config=LanguageModelConfig, libraries=("pyarrow", "polars", "numpy"))
 def language_model(reviews: Snapshot, tokens: Snapshot, config: LanguageModelConfig, out: SnapshotWriter) -> None:
-    out.beside("ngrams")
+    out.side_table("ngrams")
     if not config.enabled:
         out.write_table(part_name(0), SCORES.empty_table(), SCORES)
         out.write_table(part_name(0, "ngrams"), NGRAMS.empty_table(), NGRAMS)

@@ -1,0 +1,22 @@
+"""SplitMix64's finalizer: a permutation of the 64-bit numbers in which every bit of the input moves every output bit.
+
+Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+U64 = np.ndarray[Any, np.dtype[np.uint64]]
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, odd: multiples of it are spread evenly
+
+
+def mix(x: U64) -> U64:
+    """Return the (n,) uint64 mixed numbers, never the same for two of them; `x` stays as it is."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
