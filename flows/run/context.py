@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
@@ -30,6 +29,7 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
+from tasks.core.whole_files import write_whole
 from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
 from tasks.stages.ingest.stage import ingest
@@ -226,9 +226,7 @@ class Run:
         """Replaced whole, never half written."""
         path = self.root / "runs" / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.summary(state), indent=1))
-        os.replace(draft, path)
+        write_whole(path, json.dumps(self.summary(state), indent=1))
         return path
 
     def close(self, state: str) -> None:

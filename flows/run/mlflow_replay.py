@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import StageRun
 from tasks.core.storage.store import SnapshotStore
+from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
 from tasks.stages import declared_stages
 
@@ -116,9 +116,7 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
         except RegistryError:
             break
         record = {**json.loads(path.read_text()), "unrecorded": []}
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(record, indent=1))
-        os.replace(draft, path)
+        write_whole(path, json.dumps(record, indent=1))
     return told
 
 

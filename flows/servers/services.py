@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+from flows.servers.tether import END_WITH_PARENT
 from flows.servers.up_state import credentials
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT, ServicesConfig
@@ -24,16 +25,7 @@ from tasks.settings import Settings
 
 # In the environment of everything that `up` starts, down to Ray's workers: the state folder, and the service's name.
 MARK, MARK_SERVICE = "RAYMILL_UP", "RAYMILL_UP_SERVICE"
-# The kernel sends SIGTERM when the process that started us is gone, even if that was killed; Linux has it (1 is
-# PR_SET_PDEATHSIG). What it says stays true of the command that this process then becomes.
-TETHER = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() == 1:
-        sys.exit(0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
+TETHER = END_WITH_PARENT + "os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import psutil
 
 from flows.servers.services import MARK, MARK_SERVICE, Service
 from tasks.core.errors import RunError
+from tasks.core.whole_files import write_whole
 
 PROBE_EVERY_S, PROBE_TIMEOUT_S = 15.0, 10.0
 RESTARTS, WINDOW_S = 5, 600.0  # a service that dies so often within so many seconds is given up
@@ -172,9 +173,7 @@ class Supervisor:
             }
             for name, child in self.children.items()
         }
-        draft = self.folder / "state.tmp"
-        draft.write_text(json.dumps({"pid": os.getpid(), "services": services}, indent=1))
-        os.replace(draft, self.folder / "state.json")
+        write_whole(self.folder / "state.json", json.dumps({"pid": os.getpid(), "services": services}, indent=1))
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -16,20 +16,12 @@ from contextlib import suppress
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.servers.tether import END_WITH_PARENT
 from tasks.core.errors import RunError
 
 START_TIMEOUT_S = 120.0  # the first start on a new machine migrates the database
 STOP_TIMEOUT_S = 1.0  # its database takes no harm from a kill
-# 1 is PR_SET_PDEATHSIG: end with the process that started us, even if that is killed. Linux has it.
-SERVE = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() == 1:
-        sys.exit(0)
-import uvicorn
-uvicorn.main()
-"""
+SERVE = END_WITH_PARENT + "import uvicorn; uvicorn.main()"
 
 
 class TemporaryServer:

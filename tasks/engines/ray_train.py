@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import RaymillError, RunError, SettingsError, TransientError
+from tasks.core.whole_files import write_whole
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, cluster, ray_private, rounds
 from tasks.engines.rounds import Checkpoint, Curves
@@ -231,9 +232,7 @@ def first_of(problem: RaymillError | None, rank: int, size: int) -> RaymillError
 def write_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None:
     """A line of JSON, then the model, under their name when they are whole."""
     about = {"identity": identity, "sha256": sha256(checkpoint.model).hexdigest(), "curves": checkpoint.curves}
-    draft = folder / "checkpoint.draft"
-    draft.write_bytes(json.dumps(about).encode() + b"\n" + checkpoint.model)
-    os.replace(draft, folder / "checkpoint")
+    write_whole(folder / "checkpoint", json.dumps(about).encode() + b"\n" + checkpoint.model)
 
 
 def read_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
