@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from flows.cli.launch import launch
+from flows.cli.tables import compact_table
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
@@ -39,15 +39,14 @@ def splits_of(settings: Settings, console: Console) -> Snapshot:
 
 def print_worths(console: Console, result: dict[str, Any]) -> None:
     """A row per group, the one that is missed most first."""
-    table = Table(
-        title=f"{result['metric']} of {result['target']} on {result['rows']:,} validation rows; "
-        f"with all {result['features']} features {result['loss']:.4f}",
-        title_justify="left",
+    table = compact_table(
+        f"{result['metric']} of {result['target']} on {result['rows']:,} validation rows; "
+        f"with all {result['features']} features {result['loss']:.4f}"
     )
     for name in ("without", "features", result["metric"], "difference", "95% interval", ""):
-        table.add_column(name, justify="left" if name in ("without", "") else "right")
+        table.add_column(name, justify="left" if name in ("without", "") else "right", no_wrap=True)
     for w in result["groups"]:
         sure = "helps" if w["low"] > 0 else "harms" if w["high"] < 0 else "cannot tell"
-        interval = f"{w['low']:+.4f} … {w['high']:+.4f}"
+        interval = f"{w['low']:+.4f} to {w['high']:+.4f}"
         table.add_row(w["group"], str(w["features"]), f"{w['without']:.4f}", f"{w['difference']:+.4f}", interval, sure)
     console.print(table)

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.cli.tables import compact_table
 from flows.run.progress import LOG_EVERY_S, Lines
 from tasks.core.progress import Progress
 
 DRAW_EVERY_S = 0.2
 SPINNER = 2  # columns
+WIDE = 92  # columns, in which a digest a row has its place, too
 
 
 class ConsoleView:
@@ -84,18 +86,24 @@ class ConsoleView:
             self._status.stop()
 
 
-def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """The tables that end a run."""
-    stages = Table(title=f"Run {summary['run_id']}", title_justify="left")
-    for name in ("stage", "rows in", "out", "rejected", "repeated", "seconds", "snapshot"):
-        stages.add_column(name, justify="right" if name not in ("stage", "snapshot") else "left", no_wrap=True)
+def stage_table(summary: Mapping[str, Any], *, with_digests: bool) -> Table:
+    """Return what each stage did, in 80 columns without the snapshots' digests."""
+    table = compact_table(f"Run {summary['run_id']}")
+    names = ["stage", "rows in", "out", "rejected", "repeated", "seconds", *(["snapshot"] if with_digests else [])]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("stage", "snapshot") else "right", no_wrap=True)
     for row in summary["stages"]:
         numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
-        if row["unit"] != "rows":
+        if numbers[1] and row["unit"] != "rows":
             numbers[1] += f" {row['unit']}"
-        seconds = "reused" if row["reused"] else f"{row['wall_s']:.1f}"
-        stages.add_row(row["stage"], *numbers, seconds, row["digest"][:8])
-    console.print(stages)
+        seconds = "reused" if row["reused"] else f"{row['wall_s']:,.1f}"
+        table.add_row(*[row["stage"], *numbers, seconds, row["digest"][:8]][: len(names)])
+    return table
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """The tables that end a run."""
+    console.print(stage_table(summary, with_digests=console.width >= WIDE))
     if "metrics" in summary:
         console.print(_scores(summary["metrics"]))
     if "decision" in summary:
@@ -117,8 +125,8 @@ def _scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """{measure: {model: value}} as a table; what is not known of a model is left empty."""
     from tasks.domain.metrics import MODELS, NAMES
 
-    scores = Table(title="On the untouched test slice", title_justify="left")
-    scores.add_column("model")
+    scores = compact_table("On the untouched test slice")
+    scores.add_column("model", no_wrap=True)
     for name in metrics:
         scores.add_column(NAMES[name], justify="right")
     for model, label in MODELS.items():

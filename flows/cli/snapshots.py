@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from flows.cli.tables import compact_table
 from tasks.core.errors import SnapshotCorrupt, UserError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
@@ -116,15 +117,17 @@ def registered_keys(settings: Settings) -> set[str]:
 
 def snapshot_table(found: Sequence[Snapshot]) -> Table:
     """A row for each snapshot: how big it is, when it was committed, what it was made from."""
-    table = Table()
+    table = compact_table()
     for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
-        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
+        last = name == "made from"  # as many as there are inputs: it may take several lines
+        table.add_column(name, justify="right" if name in ("rows", "MB") else "left", no_wrap=not last, overflow="fold")
     for snapshot in found:
         about = snapshot.manifest
         rows = sum(e.rows or 0 for e in about.files if e.table != "rejects")
         size = f"{size_of(Path(snapshot.folder)) / 1e6:.1f}"
+        committed = about.committed_at[:16].replace("T", " ")
         made_from = ", ".join(f"{i.stage}@{i.digest[:8]}" for i in about.inputs)
-        table.add_row(snapshot.stage, snapshot.digest[:12], f"{rows:,}", size, about.committed_at, made_from)
+        table.add_row(snapshot.stage, snapshot.digest[:12], f"{rows:,}", size, committed, made_from)
     return table
 
 
