@@ -141,7 +141,8 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
     def waiting() -> None:
         get_run_logger().info("another run is registering its model: waiting for it")
 
-    return run.timed("register", decide)
+    decision: _register.Decision = run.timed("register", decide)
+    return decision
 
 
 def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:

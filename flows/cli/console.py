@@ -104,8 +104,10 @@ def stage_table(summary: Mapping[str, Any], *, with_digests: bool) -> Table:
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The tables that end a run."""
     console.print(stage_table(summary, with_digests=console.width >= WIDE))
+    console.print()
     if "metrics" in summary:
         console.print(_scores(summary["metrics"]))
+        console.print()
     if "decision" in summary:
         console.print(f"Model {summary['decision']}", highlight=False)
     for label, name in (("Report", "report"), ("Data Docs", "data_docs"), ("MLflow", "mlflow")):

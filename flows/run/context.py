@@ -184,7 +184,8 @@ class Run:
         if not validation.success:
             docs = self.write_docs()
             expectations.raise_on_failure(stage.name, validation, str(docs))
-        return validation.summary()
+        summary: dict[str, Any] = validation.summary()
+        return summary
 
     def write_docs(self) -> Path | None:
         """Build the Data Docs from what this run validated; the existing ones where it validated nothing."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TextIO
 
 from flows.run.names import stage_names
@@ -103,7 +104,7 @@ def set_up(settings: Settings) -> None:
         _as_json(loggers)
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         handler.addFilter(mask)
-        _UNDO.append(lambda handler=handler: handler.removeFilter(mask))
+        _UNDO.append(partial(handler.removeFilter, mask))
 
 
 def tell(error: Exception) -> bool:
@@ -128,13 +129,13 @@ def _as_json(loggers: Iterable[logging.Logger]) -> None:
         if others or logger is logging.root:
             before = list(logger.handlers)
             logger.handlers = [handler for handler in before if handler not in others] + [ours]
-            _UNDO.append(lambda logger=logger, before=before: setattr(logger, "handlers", before))
+            _UNDO.append(partial(setattr, logger, "handlers", before))
         if others and logger.propagate and logger is not logging.root:
             logger.handlers.remove(ours)  # the root's handler gets the record, too
     for name in OURS:
         logger = logging.getLogger(name)
         if logger.getEffectiveLevel() > logging.INFO:
-            _UNDO.append(lambda logger=logger, level=logger.level: logger.setLevel(level))
+            _UNDO.append(partial(logger.setLevel, logger.level))
             logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     _UNDO.append(lambda: logging.captureWarnings(False))

@@ -41,7 +41,9 @@ class StageTask:
         """The Prefect task, with the retries that the settings want."""
         times = self.retries if config.times is None else config.times
         return self.task.with_options(
-            retries=times, retry_delay_seconds=config.delays(times), retry_jitter_factor=config.jitter or None
+            retries=times,
+            retry_delay_seconds=config.delays(times),
+            retry_jitter_factor=config.jitter or None,  # type: ignore[arg-type]  # None: no jitter
         )
 
     def __call__(self, *arguments: Any) -> Snapshot:

@@ -34,11 +34,12 @@ def ensure_automation(client: SyncPrefectClient, silent_s: float = SILENT_S) -> 
     Actions that somebody added (a message, say) stay, and one that was switched off stays so.
     """
     wanted = automation(silent_s)
-    found, *others = client.read_automations_by_name(NAME) or [None]
-    for other in others:  # two calls at once may have made two
+    known = client.read_automations_by_name(NAME)
+    for other in known[1:]:  # two calls at once may have made two
         client.delete_automation(other.id)
-    if found is None:
+    if not known:
         return client.create_automation(wanted)
+    found = known[0]
     added = [action for action in found.actions if action.type != wanted.actions[0].type]
     wanted = wanted.model_copy(update={"actions": [*wanted.actions, *added], "enabled": found.enabled})
     if _as_json(found) != _as_json(wanted):
@@ -50,7 +51,8 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
     """What the server is to do when a run of ours is silent for so many seconds."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
 
     return AutomationCore(
         name=NAME,
@@ -70,7 +72,7 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
         ),
         # Not by force: the server refuses it for a run that ended meanwhile.
         actions=[
-            ChangeFlowRunState(
+            ChangeFlowRunState(  # type: ignore[call-arg]  # those that are left out have defaults
                 state=StateType.CRASHED, message=f"No heartbeat for {silent_s:g} s: its process is gone."
             )
         ],

@@ -170,7 +170,7 @@ def check_port(service: Service, settings: Settings) -> None:
     port = int(service.url.rpartition(":")[2])
     with suppress(psutil.AccessDenied):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
                 raise RunError(
                     f"port {port}, which {service.name} is to have, is in use by {_who(connection.pid)}",
                     where="services",

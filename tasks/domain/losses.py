@@ -28,10 +28,11 @@ def losses(target: Target, label: Array, prediction: Array) -> Array:
         return np.square(p, out=p)
     if target.metric == "logloss":
         p = p.clip(SMALLEST, 1 - SMALLEST)
-        return -np.where(y > 0.5, np.log(p), np.log1p(-p))
+        return np.negative(np.where(y > 0.5, np.log(p), np.log1p(-p)))
     if p.ndim != 2:
         raise ValueError(f"{target.name}: the loss needs a probability for each class, got shape {p.shape}")
-    return -np.log(p[np.arange(len(y)), y.astype(np.intp)].clip(SMALLEST, 1))
+    of_the_label = p[np.arange(len(y)), y.astype(np.intp)]
+    return np.negative(np.log(of_the_label.clip(SMALLEST, 1)))
 
 
 def overall(metric: str, mean_loss: float) -> float:

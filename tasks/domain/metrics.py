@@ -31,7 +31,8 @@ def expected(target: Target, prediction: Array) -> Array:
     """(n,) predictions in the target's unit: for classes the stars expected, 1 to `classes`."""
     if prediction.ndim == 1:
         return prediction
-    return prediction @ np.arange(1, target.classes + 1, dtype=prediction.dtype)
+    stars: Array = prediction @ np.arange(1, target.classes + 1, dtype=prediction.dtype)
+    return stars
 
 
 def name_of(target: Target, measure: str) -> str:

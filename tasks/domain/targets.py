@@ -82,11 +82,13 @@ def _helpful_share(reviews: pa.Table, min_votes: int) -> pa.Array:
 
 
 def _expected_stars(more_than: Array) -> Array:
-    return 1 + more_than.sum(axis=1)
+    stars: Array = 1 + more_than.sum(axis=1)
+    return stars
 
 
 def _chance_of_positive(more_than: Array) -> Array:
-    return more_than[:, POSITIVE_STARS - 2]  # more than 3 stars
+    chance: Array = more_than[:, POSITIVE_STARS - 2]  # of more than 3 stars
+    return chance
 
 
 TARGETS = {

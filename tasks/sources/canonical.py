@@ -76,7 +76,7 @@ def _canonical(raw: pl.DataFrame, name: str, profile: Profile) -> pl.Expr:
     kind = _POLARS_TYPES[name]
     if name in profile.constants:
         return _literal(profile.constants[name], name, profile)
-    pair = profile.votes and {"helpful_votes": 0, "total_votes": 1}.get(name)
+    pair = {"helpful_votes": 0, "total_votes": 1}.get(name)
     if profile.votes and pair is not None:
         value = _votes_of_pair(raw, profile.votes.pair, pair)
     elif (column := profile.columns.get(name)) not in raw.columns:
@@ -193,7 +193,8 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
     chain: Any = pl
     for wrong, reason in checks:
         chain = chain.when(wrong).then(pl.lit(reason))
-    return chain.otherwise(None).alias("_reason")
+    found: pl.Expr = chain.otherwise(None).alias("_reason")
+    return found
 
 
 def _rejects(raw: pl.DataFrame, reasons: pl.Series, numbers: np.ndarray, source: str) -> pa.Table:

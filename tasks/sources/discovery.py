@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
@@ -98,9 +98,9 @@ def discover(
         except Unreadable as problem:
             wrong.append((file.name, file.path, problem))
     if wrong and (not found or config.damaged_files == "refuse"):
-        _, path, problem = wrong[0]
+        _, path, first = wrong[0]
         others = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
-        raise InputError(f"{problem.what}{others}", where=path, fix=problem.fix)
+        raise InputError(f"{first.what}{others}", where=path, fix=first.fix)
     return Source(
         files=_hashed(found),
         profile=profile,
@@ -180,7 +180,7 @@ def limits(config: ReadConfig) -> streams.Limits:
 
 def _look_inside(
     file: locations.RawFile,
-    raw: locations.BinaryIO,
+    raw: BinaryIO,
     packing: str | None,
     member: streams.Member | None,
     profile: Profile,
@@ -237,8 +237,9 @@ def sniff(
 
 
 def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
-    choices = {".csv": [profile.csv], ".tsv": [profile.tsv]}.get(ending, [profile.tsv, profile.csv])
-    failures = []
+    by_ending: dict[str, list[Quoting]] = {".csv": [profile.csv], ".tsv": [profile.tsv]}
+    choices = by_ending.get(ending, [profile.tsv, profile.csv])
+    failures: list[Sequence[str]] = []
     for quoting in choices:
         first = first_record(start, quoting, profile.encoding)
         wanted = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}

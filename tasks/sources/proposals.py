@@ -170,7 +170,7 @@ def _words(name: str) -> list[str]:
 def _by_name(canonical: str, name: str) -> int:
     """How surely a column of this name is the canonical one: 0 (not) to 100."""
     words = _words(name)
-    known = SYNONYMS[canonical]
+    known: Sequence[str] = SYNONYMS[canonical]
     for prefix in ([], ["review"], ["reviews"], ["customer", "review"]):
         if words[: len(prefix)] == prefix and (key := "".join(words[len(prefix) :])) in known:
             return 100 - known.index(key) - len(prefix)
