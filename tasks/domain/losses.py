@@ -31,8 +31,9 @@ def losses(target: Target, label: Array, prediction: Array) -> Array:
         return np.negative(np.where(y > 0.5, np.log(p), np.log1p(-p)))
     if p.ndim != 2:
         raise ValueError(f"{target.name}: the loss needs a probability for each class, got shape {p.shape}")
-    of_the_label = p[np.arange(len(y)), y.astype(np.intp)]
-    return np.negative(np.log(of_the_label.clip(SMALLEST, 1)))
+    of_the_label: Array = p[np.arange(len(y)), y.astype(np.intp)].clip(SMALLEST, 1)
+    nats: Array = -np.log(of_the_label)
+    return nats
 
 
 def overall(metric: str, mean_loss: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
@@ -54,6 +54,7 @@ def shards(draw: st.DrawFn) -> tuple[int, list[int]]:
     warm=st.booleans(),
     seed=st.integers(0, 99),
 )
+@example(shape=(12, [0, 12]), columns=12, l2=0.1, warm=False, seed=22)  # as many rows as columns
 def test_any_spread_of_rows_gives_the_closed_form_on_every_rank(
     shape: tuple[int, list[int]], columns: int, l2: float, warm: bool, seed: int
 ) -> None:
@@ -64,7 +65,10 @@ def test_any_spread_of_rows_gives_the_closed_form_on_every_rank(
     start = exact + 0.1 * np.random.default_rng(seed).standard_normal(columns) if warm else np.zeros(columns)
     results = run_threads(fit, spread(x, y, edges, l2=l2, iterations=20 * columns, start=start))
     assert {r.tobytes() for r in results} == {results[0].tobytes()}
-    np.testing.assert_allclose(results[0], exact, atol=1e-4, rtol=1e-4)
+    # The fit stops where the gradient is 1e-5 of what it was at the start. The curvature is l2 at least, so the weights
+    # are then no further off than this; twice that leaves room for rounding.
+    gradient = x.T @ (y - x @ start) - l2 * start
+    assert np.linalg.norm(results[0] - exact) <= 2e-5 * np.linalg.norm(gradient) / l2 + 1e-9
 
 
 def test_one_rank_and_three_agree_after_few_iterations_in_float32() -> None:
