@@ -172,7 +172,7 @@ def check_port(service: Service, settings: Settings) -> None:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
                 raise RunError(
-                    f"port {port}, which {service.name} is to have, is in use by {_who(connection.pid)}",
+                    f"port {port} is in use by {_who(connection.pid)}; {service.name} needs it",
                     where="services",
                     fix=f"stop it, or choose another: --set services.{service.name}_port={port + 1}",
                 )

@@ -1,12 +1,12 @@
-"""What a trial will have come to in the end, believed after the rounds and the trials so far.
+"""Predict a trial's final loss from its rounds so far and from earlier trials.
 
-Comparing trials after the same few rounds, as successive halving does, favours large steps: on real reviews it ranks
-trials the wrong way round for the first fifth of their rounds (decision 014). So a Gaussian process learns the least
-loss so far over the parameters and the rounds of all trials, and one is asked for the end: it says which trial to make
-next (expected improvement, Jones, Schonlau and Welch 1998) and which is no longer likely to become the best one.
+Successive halving compares trials after the same few rounds, which favours large steps: on real reviews it ranks trials
+in the wrong order for the first fifth of their rounds (decision 014). Here a Gaussian process learns the least loss so
+far as a function of a trial's parameters and rounds. Its prediction for the last round chooses the next trial (expected
+improvement; Jones, Schonlau and Welch 1998) and stops trials that are unlikely to become the best.
 
-The way that boosting has come is about the sum of its steps: trials with other learning rates go the same way, as long
-as it is measured in eta x rounds (Friedman 2001, on shrinkage). That is the coordinate that stands for the rounds.
+Boosting progresses with the sum of its steps, so trials with different learning rates follow the same curve when
+progress is measured in eta x rounds (Friedman 2001, on shrinkage). The model uses this product in place of the rounds.
 """
 
 from __future__ import annotations
