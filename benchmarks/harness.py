@@ -23,10 +23,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import LIBRARIES, PeakMemory, machine
+from benchmarks.machine import LIBRARIES as OF_THE_PRODUCT
+from benchmarks.machine import PeakMemory, machine
 from tasks.core.errors import RunError, UserError
 
-LIBRARIES += ("tokenizers", "transformers", "tiktoken", "duckdb", "mlflow", "great-expectations", "prefect")
+PEERS = ("tokenizers", "transformers", "tiktoken", "duckdb", "mlflow", "great-expectations", "prefect")
+LIBRARIES = (*OF_THE_PRODUCT, *PEERS)
 
 
 @dataclass(frozen=True)

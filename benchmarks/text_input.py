@@ -259,7 +259,7 @@ def different(parts: Iterable[Any]) -> int:
     import polars as pl
 
     pieces = title_and_text().str.extract_all(GPT2_PIECE).alias("piece")
-    return pl.concat(part.select(pieces).explode("piece").unique() for part in parts).n_unique()
+    return int(pl.concat(part.select(pieces).explode("piece").unique() for part in parts).n_unique())
 
 
 @lru_cache

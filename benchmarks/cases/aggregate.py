@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.harness import Case, SelfTimed, Setup
 from tasks.core.sections import PROJECT
@@ -169,7 +169,7 @@ def add_up(_bucket: int, slices: list[Any]) -> Any:
     return partial_ratings(pl.DataFrame(pl.from_arrow(pa.concat_tables(slices)))).to_arrow()
 
 
-def polars_query(input: Path, engine: str) -> Table:
+def polars_query(input: Path, engine: Literal["streaming", "in-memory"]) -> Table:
     """The same as one lazy query, on the engine "streaming" or "in-memory"."""
     import polars as pl
 

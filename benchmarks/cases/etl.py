@@ -33,6 +33,9 @@ MOST_ROWS_IN_PANDAS = 2_000_000
 TIE = ("user_id", "item_id", "timestamp")
 
 
+TABLES = ("reviews", "reviewers")
+
+
 @dataclass
 class Job:
     """The raw files and where the sides write. `storage` is the folder of our latest run."""
@@ -98,9 +101,9 @@ def peer(name: str) -> Callable[[Job], SelfTimed]:
         out.mkdir()
         took = in_own_process("benchmarks.peers.etl", [name, str(job.input), str(out)], out, threads=job.workers)
         # Modin writes a folder of parts where the others write a file.
-        files = {t: sorted((out / f"{t}.parquet").glob("*.parquet")) for t in ("reviews", "reviewers")}
-        tables = {t: found or [out / f"{t}.parquet"] for t, found in files.items()}
-        return SelfTimed(took["wall_s"], Output(**tables))
+        files = [sorted((out / f"{t}.parquet").glob("*.parquet")) for t in TABLES]
+        reviews, reviewers = (found or [out / f"{t}.parquet"] for t, found in zip(TABLES, files, strict=True))
+        return SelfTimed(took["wall_s"], Output(reviews, reviewers))
 
     return run
 

@@ -160,7 +160,8 @@ def _optuna(job: Job, side: str, *, jobs: int, threads: int) -> SelfTimed:
         for name, axis in config.space.items():
             suggest = trial.suggest_int if axis.whole else trial.suggest_float
             params[name] = suggest(name, axis.low, axis.high, log=axis.log)
-        pruning, curves = Pruning(trial), {}
+        pruning = Pruning(trial)
+        curves: dict[str, dict[str, list[float]]] = {}
         xgb.train(
             params,
             dtrain,

@@ -239,7 +239,7 @@ def prepare(name: str) -> None:
     if name.startswith("duckdb"):
         import duckdb as db
 
-        db.sql("SELECT 1").fetchall()
+        db.connect().execute("SELECT 1").fetchall()
     elif name == "counter":
         word_patterns()
 

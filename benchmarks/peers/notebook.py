@@ -280,7 +280,7 @@ def tune(train: Any, valid: Any, trials: int, seed: int = SEED) -> tuple[dict[st
         }
         booster = fit(train, {**params, "seed": seed}, valid)
         trial.set_user_attr("rounds", booster.best_iteration + 1)
-        return booster.best_score
+        return float(booster.best_score)
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))

@@ -181,6 +181,6 @@ def is_lost(error: BaseException) -> bool:
     """Whether this is Ray saying that a worker, an actor, a node or an object is gone, however deep it was wrapped."""
     from ray import exceptions as lost
 
-    kinds = (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError, lost.ObjectLostError)
-    kinds += (lost.OutOfMemoryError,)  # Ray's memory monitor killed it
+    kinds: tuple[type[BaseException], ...] = (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError)
+    kinds += (lost.ObjectLostError, lost.OutOfMemoryError)  # out of memory: Ray's memory monitor killed it
     return isinstance(error, kinds) or isinstance(getattr(error, "cause", None), kinds)

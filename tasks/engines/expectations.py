@@ -41,8 +41,8 @@ class Validators:
 
         self._limit = workers
         # The actor lives as long as the run, which may outlive several nodes. A call that kills it is made twice.
-        self._actor = ray.remote(Validator).options(num_cpus=0, max_restarts=-1, max_task_retries=1)
-        self._workers = [self._actor.remote()]
+        self._actor: Any = ray.remote(Validator).options(num_cpus=0, max_restarts=-1, max_task_retries=1)
+        self._workers: list[Any] = [self._actor.remote()]
         self._turn = itertools.count()  # its next() is one step, so threads may share it
 
     def validate(self, suite: Suite, tables: dict[str, list[Path]]) -> Validation:
@@ -163,9 +163,9 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
     percent, observed = 0.0, None
     if len(counted) == len(parts):
         counts = {name: sum(result.get(name) or 0 for result in counted) for name in counts}
-        elements, missing, unexpected = counts.values()
+        elements, missing, unexpected = (count or 0 for count in counts.values())
         # Great Expectations' rule, to the letter (_mostly_success): float division, and nothing to judge is success.
-        judged = elements - missing  # type: ignore[operator]
+        judged = elements - missing
         success = judged == 0 or (float(judged) - float(unexpected)) / float(judged) >= expectation.kwargs.get(
             "mostly", 1
         )

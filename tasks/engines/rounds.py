@@ -19,8 +19,10 @@ from tasks.domain.targets import Target
 from tasks.engines import boosting
 
 # The target, the worker or a setting of its own decides these.
-RESERVED = ("objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method")
-RESERVED += ("booster", "updater", "process_type")
+RESERVED = (
+    "objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method",
+    "booster", "updater", "process_type",
+)  # fmt: skip
 
 # Below 1, each makes a round draw rows or columns at random.
 SAMPLED = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")

@@ -24,8 +24,10 @@ from tasks.core.errors import SettingsError
 
 GPT2 = "gpt2"
 GPT2_SIZE, GPT2_HELLO_WORLD = 50257, [15496, 995]
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
-FILES += ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json",
+    "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 MOST_KNOWN = 1_000_000  # pieces an encoder keeps; beyond, it starts anew: about 200 MB at most
 
 
@@ -170,6 +172,10 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.firsts: NDArray[np.int32]
+        self.rests: NDArray[np.int32]
+        self.starts: NDArray[np.int64]
+        self.sizes: NDArray[np.int64]
         self.classes = pretokens.Classes(pretokens.GPT2_CLASSES)
         self.added = [added.content for added in tokenizer.get_added_tokens_decoder().values()]
         self._forget()

@@ -76,7 +76,7 @@ def _validate(batch: Any, expectations: dict[int, Expectation], result_format: s
 
 
 def _to_gx(expectation: Expectation, number: int, where: str) -> Any:
-    from great_expectations.exceptions import GreatExpectationsError
+    from great_expectations.exceptions.exceptions import GreatExpectationsError
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     try:

@@ -98,14 +98,11 @@ def title_and_text(reviews: pl.DataFrame) -> pl.Series:
 def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
     """What some rows of a file hold, as WORD_COUNTS, a chunk of texts after the other: each token once in each."""
     file, start, length = rows
-    reviews = pl.scan_parquet(file, hive_partitioning=False).select("title", "text", "timestamp", "rating")
-    reviews = reviews.slice(start, length).collect()
+    columns = pl.scan_parquet(file, hive_partitioning=False).select("title", "text", "timestamp", "rating")
+    reviews = columns.slice(start, length).collect()
     stars = (reviews["rating"].to_numpy() + 0.5).astype(np.int64).clip(1, 5)
-    times, texts, split = (
-        reviews["timestamp"].dt.epoch("ms").to_numpy(),
-        title_and_text(reviews),
-        splitter(config.splitting),
-    )
+    times, texts = reviews["timestamp"].dt.epoch("ms").to_numpy(), title_and_text(reviews)
+    split = splitter(config.splitting)
     for chunk in pretokens.chunks(texts, CHUNK_BYTES):
         yield from count_texts(split(texts[chunk]), stars[chunk], times[chunk], config)
 
@@ -143,7 +140,7 @@ def _counted(
     """WORD_COUNTS of the tokens `token[code]` found in texts `row`. stars, times: of each text."""
     size, row_bits = len(token), max(len(stars) - 1, 1).bit_length()
     small = size << row_bits <= 1 << 32  # half the memory to sort and to walk through
-    dtype = np.uint32 if small else np.uint64
+    dtype: Any = np.uint32 if small else np.uint64
     found = np.sort(code.astype(dtype) << dtype(row_bits) | row.astype(dtype))
     new = np.ones(len(found), dtype=bool)
     new[1:] = found[1:] != found[:-1]

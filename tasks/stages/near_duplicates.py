@@ -228,4 +228,4 @@ def write_groups(sink: FileSink, groups: pa.Table) -> FileEntry:
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table))  # type: ignore[arg-type]
+    return pl.DataFrame(pl.from_arrow(table))

@@ -164,7 +164,7 @@ def pack_bin(parts: Sequence[Part], packing: Packing, sink: FileSink, each: Each
     with path.open("wb") as file:
         file.truncate(length * packing.dtype.itemsize)
         file.seek(0, 2)
-        file.write(np.full(-length % packing.block_size, packing.end_of_text, packing.dtype))
+        file.write(np.full(-length % packing.block_size, packing.end_of_text, packing.dtype).data)
     written = sum(each(write_range, [(part, path, packing) for part in parts]))
     return [sink.entry(BIN)], written
 
@@ -175,7 +175,7 @@ def write_range(part: Part, path: Path, packing: Packing) -> int:
     with path.open("r+b") as file:
         file.seek(part.start * size)
         for ids in stream([part], part.start, part.stop, packing.end_of_text):
-            file.write(narrow(ids, packing, part.file))
+            file.write(narrow(ids, packing, part.file).data)
         written = file.tell() // size - part.start
         fsync(file)  # here too, for the machine that makes the entry may be another one
     return written

@@ -138,7 +138,7 @@ def linear_prediction(rows: pl.DataFrame, job: Job) -> Array:
     several = job.target.classes > 1
     mean = float(expected(job.target, np.atleast_2d(job.mean))[0]) if several else float(job.mean)
     low, high = (1, job.target.classes) if several else (job.target.low, job.target.high)
-    return rows[job.linear].cast(pl.Float32).fill_nan(None).fill_null(mean).clip(low, high).to_numpy()
+    return rows[str(job.linear)].cast(pl.Float32).fill_nan(None).fill_null(mean).clip(low, high).to_numpy()
 
 
 def predictions(rows: pl.DataFrame, predicted: Columns, target: Target) -> pl.DataFrame:

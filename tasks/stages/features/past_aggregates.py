@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -33,7 +33,7 @@ KNOWN = {
     "helpful": "share of the votes on them that are helpful",
     "votes": "votes on each of them, on average",
 }
-Block = Path | pa.Table  # reviews: a file of them, or their columns READ and keys
+Block: TypeAlias = Path | pa.Table  # reviews: a file of them, or their columns READ and keys
 
 
 def known_before(blocks: Sequence[Any], key: str, buckets: int) -> list[list[Any]]:

@@ -34,7 +34,7 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster
-from tasks.parallel.token_matrix import read_ids
+from tasks.parallel.token_matrix import FilePair, read_ids
 from tasks.stages.count_words import CHUNK_BYTES, splitter, title_and_text
 from tasks.stages.features import catalogue, past_aggregates, text_score
 from tasks.stages.features.groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
@@ -108,7 +108,7 @@ def known_columns(files: Sequence[Path], items: Sequence[Path], groups: Groups, 
     known = [past(files, kind, f"{kind}_id", (*PAST, *votes)) for kind in ("user", "item")]
     if "catalogue" not in groups:
         return known
-    blocks = catalogue.with_items(files, items, buckets) if items else files
+    blocks: list[Any] = list(catalogue.with_items(files, items, buckets) if items else files)
     known += [past(blocks, kind, kind, ("count", "mean")) for kind in (catalogue.KEYS if items else ("category",))]
     return [*known, blocks] if items else known
 
@@ -128,7 +128,7 @@ def past_columns(
 def write_part(
     sink: FileSink,
     index: int,
-    files: text_score.FilePair,
+    files: FilePair,
     by_row: Sequence[Path | None],
     shared: tuple[Vocabulary, FeaturesConfig, Groups, text_score.TextScore | None],
     *known: pa.Table,
@@ -175,8 +175,8 @@ def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Serie
     Both are 0 where there are no words.
     """
     files, splitting = counts
-    known = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
-    known = known.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
+    vocabulary = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
+    known = vocabulary.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
     texts, times, split = title_and_text(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
     new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for rows in pretokens.chunks(texts, CHUNK_BYTES):

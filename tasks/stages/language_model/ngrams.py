@@ -164,7 +164,8 @@ def leaning(times: Array, total: Array, grams: Array, scores: list[Array]) -> Ar
     for n in range(1, len(times)):
         longer = (times[n] / scores[n] + PRIOR[n] * ratio) / (_before(times[n - 1]) + PRIOR[n])
         ratio = np.where(grams[n] > 0, longer, ratio)
-    return np.log2(ratio)
+    bits: np.ndarray = np.log2(ratio)
+    return bits
 
 
 def _before(times: Array) -> Array:

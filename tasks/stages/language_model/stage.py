@@ -153,7 +153,8 @@ class Chunk:
     def means(self, values: Array, known: Array) -> Array:
         """(reviews,) means over each one's tokens (T,), NaN where it has none or is not `known` (reviews,)."""
         sums = np.bincount(self.by_token(np.arange(len(known))), values, minlength=len(known))
-        return np.divide(sums, self.lengths, out=np.full(len(known), np.nan), where=known & (self.lengths > 0))
+        means: Array = np.divide(sums, self.lengths, out=np.full(len(known), np.nan), where=known & (self.lengths > 0))
+        return means
 
 
 def read_chunks(files: FilePair, cuts: Array) -> Iterator[Chunk]:

@@ -135,4 +135,7 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
         return incomparable(f"cannot be scored: {error.what}")
     until, ours = str(champion.tags.get(UNTIL_TAG, "")), candidate.trained_until
     seen = f"it learned from reviews until {until[:10]}, some of them in this test slice" if until > ours > "" else ""
-    return Champion(version, float(judged.measures[TARGETS[target].metric]["value"]), judged.slices, note=seen)
+    loss = judged.measures[TARGETS[target].metric]["value"]
+    if loss is None:
+        return incomparable("has no loss on these rows")
+    return Champion(version, loss, judged.slices, note=seen)

@@ -130,7 +130,8 @@ def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list
 
     def odds(said: np.ndarray) -> np.ndarray:
         with_prior = said + prior
-        return np.log(with_prior / (with_prior.sum() - with_prior + 1e-9))
+        log_odds: np.ndarray = np.log(with_prior / (with_prior.sum() - with_prior + 1e-9))
+        return log_odds
 
     z = (odds(high) - odds(low)) / np.sqrt(1 / (high + prior) + 1 / (low + prior))
     token = words["token"].to_pylist()

@@ -119,11 +119,12 @@ def score_plots(
     """Importance, errors and calibration; seen: what `histograms` found."""
     pictures = {}
     if importance:
-        columns = ([row[name] for row in importance] for name in ("feature", "shap", "gain"))
-        pictures["importance"] = model_plots.importance(*columns, FEATURES_DRAWN)
+        features, shap, gain = ([row[name] for row in importance] for name in ("feature", "shap", "gain"))
+        pictures["importance"] = model_plots.importance(features, shap, gain, FEATURES_DRAWN)
     unit = target.unit
     if "residuals" in seen:
-        pictures["residuals"] = model_plots.residuals(residual_edges(target), *seen["residuals"], unit)
+        tuned, untuned = seen["residuals"]
+        pictures["residuals"] = model_plots.residuals(residual_edges(target), tuned, untuned, unit)
     if "outcomes" in seen:
         pictures["probabilities"] = model_plots.probabilities(SHARE_EDGES, seen["outcomes"][1], seen["outcomes"][0])
     if "by_star" in seen:

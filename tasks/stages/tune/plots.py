@@ -45,7 +45,7 @@ def importances(
     """
     import optuna
 
-    from tasks.stages.tune.study import distribution
+    from tasks.stages.tune.suggestions import distribution
 
     if len(losses) < FEW or len(set(losses)) == 1:
         return {}

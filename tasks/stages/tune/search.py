@@ -52,7 +52,7 @@ def run(
         os.environ.setdefault(name, value)
     ray_private.clear_trial_environments()
     # No CPU claimed: trials that hold them all wait for this task.
-    reading = ray.remote(boosting.read_slices).options(num_cpus=0, num_returns=2)
+    reading: Any = ray.remote(boosting.read_slices).options(num_cpus=0, num_returns=2)
     problem, data = reading.remote([list(train), list(valid)], list(features))
     concurrent = min(config.concurrent or cluster.cpus(), study.missing())
     rungs = milestones(config)
@@ -107,10 +107,11 @@ def asha(config: TuneConfig, earlier: Sequence[Ended]) -> AsyncHyperBandSchedule
     )
     for number, trial in enumerate(earlier):
         seen: Any = tune.experiment.Trial("earlier", trial_id=f"earlier-{number}", stub=True)
-        scheduler.on_trial_add(None, seen)
+        nobody: Any = None  # the scheduler asks its controller for nothing here
+        scheduler.on_trial_add(nobody, seen)
         for rung in rungs[:-1]:
             if rung <= len(trial.curve):
-                scheduler.on_trial_result(None, seen, {"rounds": rung, "loss": min(trial.curve[:rung])})
+                scheduler.on_trial_result(nobody, seen, {"rounds": rung, "loss": min(trial.curve[:rung])})
     return scheduler
 
 
@@ -127,7 +128,7 @@ class StudySearch(Searcher, tune.Stopper):
         self.failed = ""
         self.overhead = Overhead()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # Ray's own searchers do so
         if self.failed or self.study.missing() <= 0:
             return Searcher.FINISHED
         return self.study.ask(trial_id)

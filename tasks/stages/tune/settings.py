@@ -25,3 +25,8 @@ class TuneConfig(Section):
     storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
     space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
     first: Annotated[dict[str, search_space.Value | None], AfterValidator(search_space.check_names)]
+
+    @property
+    def axes(self) -> dict[str, search_space.Axis]:
+        """The ranges that are searched: a range set to null is left out."""
+        return {name: axis for name, axis in self.space.items() if axis is not None}

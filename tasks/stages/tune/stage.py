@@ -70,7 +70,7 @@ def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
     for name in ("train", "valid"):
         if not splits.rows(name):
             raise InputError(f"the {name} slice is empty", where="tune", fix="see split.train and split.valid")
-    ends = {name: axis.ends() for name, axis in config.space.items()}
+    ends = {name: axis.ends() for name, axis in config.axes.items()}
     for i in range(max(map(len, ends.values()))):
         params = {name: values[i % len(values)] for name, values in ends.items()}
         rounds.check_params(params, target, where="tune.space")

@@ -58,7 +58,7 @@ class Study:
         self.shared = config.storage is not None
         self.url = config.storage.get_secret_value() if config.storage else f"sqlite:///{file}"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.distributions = {name: distribution(axis) for name, axis in config.space.items()}
+        self.distributions = {name: distribution(axis) for name, axis in config.axes.items()}
         grid = combinations(config) if config.algorithm == "grid" else None
         self.wanted = min(config.trials, len(grid)) if grid else config.trials
         self.storage = open_storage(self.url, self.shared)
@@ -184,7 +184,7 @@ def open_storage(url: str, shared: bool) -> Any:
     from sqlalchemy import event
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-    beats = {"heartbeat_interval": HEARTBEAT_S, "grace_period": GRACE_S} if shared else {}
+    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_S, "grace_period": GRACE_S} if shared else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

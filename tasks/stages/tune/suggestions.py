@@ -52,13 +52,14 @@ def seen(trial: FrozenTrial) -> Seen:
 
 def one_thread() -> AbstractContextManager[None]:
     """Keep BLAS to one thread: on matrices as small as a forecast's, others only spin, on cores that trials need."""
-    return threadpool_limits(1, "blas")
+    limits: AbstractContextManager[None] = threadpool_limits(1, "blas")
+    return limits
 
 
 def forecast(config: TuneConfig, trials: Sequence[FrozenTrial]) -> Forecast:
     """Raises ValueError where no trial has a loss. A trial that another machine begins just now may lack parameters."""
     known = [seen(trial) for trial in trials if trial.params.keys() >= config.space.keys()]
-    return Forecast(config.space, rungs(config, FORECAST_FACTOR), known)
+    return Forecast(config.axes, rungs(config, FORECAST_FACTOR), known)
 
 
 def distribution(axis: Axis) -> BaseDistribution:
@@ -71,7 +72,7 @@ def distribution(axis: Axis) -> BaseDistribution:
 
 def combinations(config: TuneConfig) -> list[dict[str, Any]]:
     """Every combination of the points of each axis, in an order drawn by the seed: the first few are a fair sample."""
-    axes = [[(name, value) for value in axis.points(config.grid_points)] for name, axis in config.space.items()]
+    axes = [[(name, value) for value in axis.points(config.grid_points)] for name, axis in config.axes.items()]
     found = [dict(point) for point in itertools.product(*axes)]
     random.Random(config.seed).shuffle(found)
     return found
@@ -87,8 +88,8 @@ class Suggestions(optuna.samplers.BaseSampler):
         self.config = config
         self.began = began
         self.grid = grid
-        space = config.space
-        self.first = {n: v for n, v in config.first.items() if (axis := space.get(n)) is not None and axis.holds(v)}
+        axes = config.axes
+        self.first = {n: v for n, v in config.first.items() if v is not None and n in axes and axes[n].holds(v)}
         self.given: dict[str, Any] = {}
         self.inner: Any = None
 

@@ -32,7 +32,7 @@ class Task:
 class Trial(tune.Trainable):
     """Results: the least validation loss so far, its curve, whether the trial ended by itself, and its own clock."""
 
-    def setup(self, config: dict[str, Any], data: list[Any], task: Task) -> None:
+    def setup(self, config: dict[str, Any], data: list[Any], task: Task) -> None:  # type: ignore[override]  # by Tune
         began = time.perf_counter()
         self.task = task
         boosting.import_xgboost()
@@ -41,8 +41,8 @@ class Trial(tune.Trainable):
             slices = ray.get(data[0])
         except ray.exceptions.RayTaskError:
             slices = []  # the search says why they could not be read; what was lost is another matter, and tried again
-        self.dtrain = boosting.quantile_matrix(slices[0], task.features) if slices else None
-        self.dvalid = boosting.quantile_matrix(slices[1], task.features, self.dtrain) if slices else None
+        self.dtrain: Any = boosting.quantile_matrix(slices[0], task.features) if slices else None
+        self.dvalid: Any = boosting.quantile_matrix(slices[1], task.features, self.dtrain) if slices else None
         self.label = self.dvalid.get_label() if self.dvalid else None
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
@@ -52,7 +52,7 @@ class Trial(tune.Trainable):
         import xgboost as xgb
 
         params = {**self.task.fixed, **new_config}
-        self.booster = xgb.Booster(params, [self.dtrain, self.dvalid]) if self.dtrain else None
+        self.booster: Any = xgb.Booster(params, [self.dtrain, self.dvalid]) if self.dtrain else None
         self.curve: list[float] = []
         self.idle_s = self.busy_s = 0.0
         return True
