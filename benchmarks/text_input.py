@@ -26,7 +26,7 @@ from benchmarks.cases.pipeline import INPUTS, SEED
 from benchmarks.harness import SelfTimed, Setup, Timed
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
-from tasks.core.stage import source_digest
+from tasks.core.source_code import source_digest
 from tasks.settings import Settings, load_settings
 
 FILE_ROWS = 65_536

@@ -25,7 +25,8 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     server = start_if_needed()
     # From here on Prefect may be imported: it reads the server's address when it is.
     from flows.cli.console import ConsoleView
-    from flows.run.context import SETTINGS, VIEW, warm_up
+    from flows.run.context import SETTINGS, VIEW
+    from flows.run.warm_up import warm_up
 
     warm_up(settings, source)
     from flows.etl_train import etl_train

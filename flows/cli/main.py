@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.cli.launch import launch
 from flows.cli.models import models_app
-from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
+from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
 from flows.run import environment, logs
 from tasks.core.errors import RaymillError
 from tasks.core.secrets import mask_error
@@ -68,7 +68,7 @@ def run(
         f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False
     )
     for wrong in source.quarantined:
-        view_console.print(f"[yellow]not read:[/] {_escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
+        view_console.print(f"[yellow]not read:[/] {escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
 
     # So does a registry that is down.
     summary = launch(settings, source, view_console, until)
@@ -232,9 +232,9 @@ def doctor() -> None:
     findings = []
     for finding in examine():
         findings.append(finding)
-        console.print(f"{signs[finding.level]} {_escaped(finding.what)}", highlight=False, soft_wrap=True)
+        console.print(f"{signs[finding.level]} {escaped(finding.what)}", highlight=False, soft_wrap=True)
         if finding.fix:
-            console.print(f"    → {_escaped(finding.fix)}", highlight=False, soft_wrap=True)
+            console.print(f"    → {escaped(finding.fix)}", highlight=False, soft_wrap=True)
     if any(f.level == "bad" for f in findings):
         raise typer.Exit(1)
 
@@ -277,7 +277,7 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
     except RaymillError as error:
         if not logs.tell(error):
-            errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+            errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; start it again to go on from the last finished stage")
@@ -290,12 +290,6 @@ def main() -> None:
             error.show()
             sys.exit(2)
         raise
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

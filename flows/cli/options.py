@@ -34,3 +34,10 @@ def write_json(target: str | None, value: Any) -> None:
         print(json.dumps(value, indent=1))
     elif target:
         Path(target).write_text(json.dumps(value, indent=1))
+
+
+def escaped(text: str) -> str:
+    """Return the text so that Rich prints it as it is."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -26,13 +26,12 @@ from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
 from tasks.core.secrets import mask_error, masked, masked_within
 from tasks.core.snapshots import Snapshot, SnapshotWriter
-from tasks.core.stage import HasDigest, Stage, run_stage, stage_key
+from tasks.core.stage import HasDigest, Stage, run_stage
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.whole_files import write_whole
 from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
-from tasks.stages.ingest.stage import ingest
 
 
 class _LastStageDone(Exception):
@@ -240,21 +239,6 @@ class Run:
 
         self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
         self.save(state)
-
-
-def warm_up(settings: Settings, source: HasDigest) -> None:
-    """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
-    store = open_store(settings.storage)
-
-    def start() -> None:
-        # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
-        with suppress(Exception):
-            if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
-                cluster.start(settings.ray)
-        with suppress(Exception):
-            tracking.connect(tracking.tracking_uri(settings.tracking)).search_experiments(max_results=1)
-
-    threading.Thread(target=start, name="warm-up", daemon=True).start()
 
 
 def current() -> Run:

@@ -16,6 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 import tasks
+from tasks.core import source_code
 from tasks.core import stage as subject
 from tasks.core.sections import PROJECT
 from tasks.core.stage import Stage, stage, stage_key
@@ -68,7 +69,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     def forget() -> None:
         for name in ("toymodule", "tasks.borrowed", "tasks.farther"):
             sys.modules.pop(name, None)
-        subject.source_modules.cache_clear()
+        source_code.source_modules.cache_clear()
         importlib.invalidate_caches()
 
     def write(module: str = MODULE, borrowed: str = BORROWED, farther: str = "ONE = 1") -> Stage:
