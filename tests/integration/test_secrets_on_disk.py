@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from tests.support.raw_files import delimited, review
 from tests.support.s3_server import s3_server
 from tests.support.webhook import listening
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 CANARY = "kanari"  # part of each secret
 ROWS = [review(review_id=f"R{i:03}", star_rating=str(1 + i % 6)) for i in range(300)]  # 50 of them with six stars
 
@@ -59,10 +60,16 @@ def test_no_secret_is_left_behind_by_a_run_that_ends_well_and_one_that_fails(pla
         well = run("--set", "ingest.max_reject_fraction=0.5", "--json", str(place / "summary.json"))
         badly = run("--set", "ingest.max_reject_fraction=0.1")
         wrong = run("--set", "services.auth=[kanari-auth]", "--set", "ingest.min_rows=-1")
-    assert (well.returncode, badly.returncode, wrong.returncode) == (0, 1, 2), badly.stderr[-3000:]
-    assert [told["state"] for told in hook.posted] == ["completed", "failed"]
+    codes = (well.returncode, badly.returncode, wrong.returncode)
+    assert codes == (0, 1, 2), "\n".join(done.stderr[-1500:] for done in (well, badly, wrong))
+    # On a busy machine an answer may come too late, and is asked for again.
+    assert list(dict.fromkeys(told["state"] for told in hook.posted)) == ["completed", "failed"]
     assert CANARY not in repr(hook.posted)
     assert [out for done in (well, badly, wrong) for out in (done.stdout, done.stderr) if CANARY in out] == []
-    files = [path for path in place.rglob("*") if path.is_file()]
-    assert {"summary.json", "mlflow.db", "prefect.db", "manifest.json"} <= {path.name for path in files}
-    assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
+    contents = {}
+    for path in place.rglob("*"):
+        with suppress(FileNotFoundError):  # Ray's last processes tidy up
+            if path.is_file():
+                contents[path] = path.read_bytes()
+    assert {"summary.json", "mlflow.db", "prefect.db", "manifest.json"} <= {path.name for path in contents}
+    assert [str(path) for path, content in contents.items() if CANARY.encode() in content] == []
