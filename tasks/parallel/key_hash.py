@@ -7,6 +7,8 @@ it decides which file a record is in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -23,7 +25,13 @@ MASKS = [(1 << 8 * left) - 1 for left in range(9)]
 
 def partition_by_hash(records: pa.Table, key: tuple[str, ...], partitions: int) -> list[pa.Table]:
     """Split records into this many tables, the same key always into the same one; rows stay in order."""
-    home = (key_hash(records, key) % np.uint64(partitions)).astype(np.min_scalar_type(partitions))
+    return deal(
+        records, (key_hash(records, key) % np.uint64(partitions)).astype(np.min_scalar_type(partitions)), partitions
+    )
+
+
+def deal(records: pa.Table, home: NDArray[Any], partitions: int) -> list[pa.Table]:
+    """Split records into this many tables by the number of each one's own (n,); rows stay in order."""
     together = records.take(pa.array(np.argsort(home, kind="stable")))
     ends = np.cumsum(np.bincount(home, minlength=partitions))
     return [together.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -61,7 +61,7 @@ def learned(reviews: Sequence[Review], config: LanguageModelConfig = CONFIG, fil
         parts = run_in_process(job, pairs, partitions=config.partitions)
         model = language_model.Model.of(parts, CUTS, config)
         paths = [folder / part.entry.name for part in parts]
-        known = [language_model.read_counts(path, PERIODS) for path in paths]
+        known = [language_model.read_counts(path, config.min_count) for path in paths]
         written = [language_model.score_file(sink, i, pair, model, known) for i, pair in enumerate(pairs)]
         table = pl.concat([pl.read_parquet(folder / entry.name) for entry in written])
         rows = [row for path in paths for row in pl.read_parquet(path).rows()]
@@ -211,18 +211,18 @@ def test_shorter_grams_sort_first_and_the_longest_ids_fit() -> None:
     assert grams[0].max() < grams[1][grams[1] > 0].min() < grams[2][grams[2] > 0].min()
 
 
-@pytest.mark.parametrize(("size", "fits"), [(50_257, True), (2_097_150, True), (2_097_151, False)])
+@pytest.mark.parametrize(("size", "fits"), [(50_257, True), (524_286, True), (524_287, False)])
 def test_a_vocabulary_that_does_not_fit_is_refused_with_a_way_out(size: int, fits: bool) -> None:
     check: Callable[[int], None] = language_model.check_vocabulary
     if fits:
         check(size)
     else:
-        with pytest.raises(SettingsError, match=r"2,097,151 tokens.*(?s:.)*language_model\.enabled=false"):
+        with pytest.raises(SettingsError, match=r"524,287 tokens.*(?s:.)*language_model\.enabled=false"):
             check(size)
 
 
 def test_an_id_beyond_the_vocabulary_is_an_error_and_not_another_gram() -> None:
-    with pytest.raises(RunError, match="2,097,151"):
+    with pytest.raises(RunError, match="524,287"):
         ngrams.packed(np.array([1, ngrams.ID_LIMIT]), np.array([2]), 2)
 
 

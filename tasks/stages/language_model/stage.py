@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -62,7 +60,7 @@ SCORES = pa.schema(
 class LanguageModelConfig(Section):
     enabled: bool
     order: Annotated[int, Field(ge=1, le=3)]
-    periods: Annotated[int, Field(ge=2, le=32)]
+    periods: Annotated[int, Field(ge=2, le=ngrams.MAX_PERIODS)]
     min_count: Positive
     backoff: Annotated[float, Field(gt=0, lt=1)]
     partitions: Positive
@@ -129,12 +127,13 @@ class _Progress:
 def counting(sink: FileSink, config: LanguageModelConfig, cuts: Sequence[int]) -> Job:
     """The job that counts the n-grams of pairs of files; see `Part` for what it gives."""
     return Job(
-        # A record is of a gram and a period: most grams are rare, and known of few periods. The periods of one come
-        # to the reducer together, for they share their key.
+        # A record is of a gram, a period and a class: most grams are rare, and met in few. All of a gram come to the
+        # same reducer.
         map=partial(count_file, order=config.order, cuts=np.array(cuts)),
-        key=("gram",),
+        key=("key",),
         combine=ngrams.add,
         reduce=partial(write_part, sink, config),
+        partition=ngrams.partition,
     )
 
 
@@ -179,6 +178,7 @@ def read_chunks(files: FilePair, cuts: Array) -> Iterator[Chunk]:
 
 
 def count_file(files: FilePair, order: int, cuts: Array) -> Iterator[pa.Table]:
+    """Count the n-grams of one file: RECORDS, a chunk of reviews after the other."""
     for chunk in read_chunks(files, cuts):
         grams = ngrams.packed(chunk.tokens, chunk.lengths, order)
         yield ngrams.count(grams, chunk.by_token(chunk.period), chunk.by_token(chunk.high))
@@ -198,17 +198,28 @@ def write_part(sink: FileSink, config: LanguageModelConfig, partition: int, reco
     kept, said = np.zeros(len(GRAMS), dtype=np.int64), np.zeros((config.periods, 2), dtype=np.int64)
 
     def common() -> Iterator[pa.Table]:
-        for table in records:
-            rows = ngrams.frame(table).with_columns(length=ngrams.length_of(pl.col("gram")))
-            often = pl.col("all").sum().over("gram") >= config.min_count
-            rows = rows.filter((pl.col("length") == 1) | often).sort("gram", "period")
-            lengths = rows.filter(pl.col("gram").is_first_distinct())["length"].to_numpy()
-            np.add(kept, np.bincount(lengths, minlength=1 + len(GRAMS))[1:], out=kept)
-            words = rows.filter(pl.col("length") == 1)
-            np.add.at(said, words["period"].to_numpy(), words.select("all", "high").to_numpy())
-            yield rows.drop("length").to_arrow()
+        for keys, counts in whole_grams(records):
+            columns = ngrams.by_period(keys, counts, config.min_count)
+            gram, lengths = columns["gram"], ngrams.lengths(columns["gram"])
+            new = np.append(True, gram[1:] != gram[:-1])[: len(gram)]
+            np.add(kept, np.bincount(lengths[new], minlength=1 + len(GRAMS))[1:], out=kept)
+            word = lengths == 1
+            np.add.at(said, columns["period"][word], np.stack([columns["all"][word], columns["high"][word]], axis=1))
+            yield pa.table(columns, schema=NGRAMS)
 
     return Part(sink.write_batches(part_name(partition, "ngrams"), common(), NGRAMS), kept, said)
+
+
+def whole_grams(records: Iterator[pa.Table]) -> Iterator[tuple[Array, Array]]:
+    """Yield sorted keys and their counts again, cut so that all records of a gram come together."""
+    held = np.zeros((2, 0), dtype=np.int64)
+    for table in records:
+        held = np.concatenate([held, np.stack([table["key"].to_numpy(), table["count"].to_numpy()])], axis=1)
+        gram = held[0] >> ngrams.PERIOD_BITS + 1
+        whole = int(np.searchsorted(gram, gram[-1]))  # of the last gram there may be more to come
+        yield held[0, :whole], held[1, :whole]
+        held = held[:, whole:]
+    yield held[0], held[1]
 
 
 # Scoring
@@ -235,7 +246,7 @@ def _score(
     import ray
 
     read, score = ray.remote(read_counts), ray.remote(_score_file)
-    parts = [read.remote(file, len(model.said)) for file in counts]
+    parts = [read.remote(file, model.config.min_count) for file in counts]
     shared = ray.put(model)
     waiting = {score.remote(sink, index, pair, shared, parts): index for index, pair in enumerate(files)}
     entries: dict[int, FileEntry] = {}
@@ -247,12 +258,11 @@ def _score(
     return [entries[index] for index in range(len(files))]
 
 
-def read_counts(file: Path, periods: int) -> Counts:
-    """One part of the counts, without the last period's, which no score knows."""
-    table = pq.ParquetFile(file).read()
-    table = table.filter(pc.field("period") < periods - 1)
-    gram, period, *times = (table[name].to_numpy() for name in NGRAMS.names)
-    return Counts(gram, period, np.stack(times, axis=1))
+def read_counts(file: Path, min_count: int) -> Counts:
+    """Read one partition of the counts, to be looked up."""
+    columns = pq.ParquetFile(file).read()
+    gram, period, every, high = (columns[name].to_numpy() for name in NGRAMS.names)
+    return Counts(gram, period, every, high, min_count)
 
 
 def _score_file(sink: FileSink, index: int, files: FilePair, model: Model, parts: Sequence[Any]) -> FileEntry:
@@ -280,9 +290,9 @@ def score_file(sink: FileSink, index: int, files: FilePair, model: Model, parts:
 
 def score_chunk(chunk: Chunk, model: Model, parts: Any) -> Array:
     """(2, reviews): `lm_surprise` and `lm_high`, NaN where a review has none."""
-    order, backoff, min_count = model.config.order, model.config.backoff, model.config.min_count
-    grams = ngrams.packed(chunk.tokens, chunk.lengths, order)
-    times = ngrams.counts_before(grams, chunk.by_token(chunk.period), parts, min_count)
+    backoff = model.config.backoff
+    grams = ngrams.packed(chunk.tokens, chunk.lengths, model.config.order)
+    times = ngrams.counts_before(grams, chunk.by_token(chunk.period), parts, model.config.partitions)
     high, low = times[..., HIGH], times[..., ALL] - times[..., HIGH]
     said, said_high = model.said[chunk.period].T
     said_low = said - said_high
