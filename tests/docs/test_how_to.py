@@ -28,7 +28,7 @@ from tasks.engines import suites
 from tasks.settings import load_settings
 from tasks.stages import declared_stages
 from tasks.stages.features import text_score
-from tasks.stages.features.groups import wanted_groups
+from tasks.stages.features.selection import wanted_groups
 from tests.support.toy_snapshots import made
 
 REVIEWS = pa.table({"review_id": ["a", "b", "c", "d"], "text": ["ok", "quite good", "quite long", "no"]})
