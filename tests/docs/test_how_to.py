@@ -1,4 +1,4 @@
-"""What docs/how-to.md builds works, in as few files as it says: a stage, a target, features, a data set, a bench case."""
+"""What docs/how-to.md builds works, in as few files as it says: a stage, a target, features, a data set, a case."""
 
 from __future__ import annotations
 
