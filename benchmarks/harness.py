@@ -1,9 +1,9 @@
 """The bench: correct first, then timed, against the best single-process way to do the same work.
 
-A case is a module `benchmarks/NAME.py` with `CASE = Case(...)`. `run_case` prepares its input once, checks that our
-output equals each peer's, runs every side once more as a warm-up while a thread samples memory, then times them in
-turn (ours, peer, ours, peer, ...) with nothing else running. Memory is never sampled while the clock runs: reading
-the page tables of thirty Ray workers takes a tenth of a second.
+A case is a module `benchmarks/cases/NAME.py` with `CASE = Case(...)`; docs/how-to.md builds one. `run_case` prepares
+its input once, checks that our output equals each peer's, runs every side once more as a warm-up while a thread samples
+memory, then times them in turn (ours, peer, ours, peer, ...) with nothing else running. Memory is never sampled while
+the clock runs: reading the page tables of thirty Ray workers takes a tenth of a second.
 
     raymill bench CASE [--size N] [--workers W] [--runs R] [--input PATH] [--peer NAME ...] [--json FILE|-]
 """

@@ -6,6 +6,7 @@ python -m flows.cli.reference
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,9 +88,13 @@ def sections() -> Iterator[str]:
 
 
 def settings(text: str, key: Any, node: Any, about: Any, schema: Any, path: str = "") -> Iterator[Setting]:
-    """The leaves at and below a key of conf/base.yaml (YAML nodes), with what the JSON schema says about them."""
+    """The leaves at and below a key of conf/base.yaml (YAML nodes), with what the JSON schema says about them.
+
+    What the file leaves to the schema, such as the switches of groups of features, comes last.
+    """
     name = f"{path}{key.value}"
-    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+    properties = about.get("properties", {})
+    if not isinstance(node, yaml.MappingNode) or (node.flow_style and not properties):
         default = text[node.start_mark.index : node.end_mark.index]
         said = _comment(text, node.end_mark) or about.get("description", "")
         yield Setting(name, type_text(about, schema), default, said)
@@ -97,8 +102,13 @@ def settings(text: str, key: Any, node: Any, about: Any, schema: Any, path: str 
     if path and (said := _comment(text, key.end_mark)):
         yield Setting(name, "mapping", "", said)
     for below, value in node.value:
-        known = about.get("properties", {}).get(below.value) or about["additionalProperties"]
+        known = properties.get(below.value) or about["additionalProperties"]
         yield from settings(text, below, value, _resolved(known, schema), schema, f"{name}.")
+    given = {below.value for below, _ in node.value}
+    for field, known in properties.items():
+        if field not in given:
+            default = json.dumps(known["default"])
+            yield Setting(f"{name}.{field}", type_text(known, schema), default, known["description"])
 
 
 def type_text(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ def load(
     """
     opened = frozenset(_mappings(model))
     merged = _read_yaml(CONF / "base.yaml")
+    _add_defaults(merged, model)
     for where, layer in _layers(profile, overrides):
         _merge(merged, layer, where=where, opened=opened)
     _merge(merged, dict(given or {}), where="parameters", opened=opened)
@@ -53,6 +54,16 @@ def load(
 def load_section(name: str, model: type[M]) -> M:
     """Return one section as conf/base.yaml has it, for callers that have no settings."""
     return model(**_read_yaml(CONF / "base.yaml")[name])
+
+
+def _add_defaults(values: dict[str, Any], model: type[BaseModel]) -> None:
+    """Add what the model itself has a default for, so that it is known: the switches of groups of features."""
+    for field, info in model.model_fields.items():
+        name, kind = info.alias or field, info.annotation
+        if not info.is_required():
+            values.setdefault(name, info.get_default(call_default_factory=True))
+        elif isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(values.get(name), dict):
+            _add_defaults(values[name], kind)
 
 
 def _layers(profile: str | None, overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import threading
 from functools import lru_cache
 from hashlib import sha256
@@ -26,6 +27,7 @@ def source_modules(module: str) -> dict[str, str]:
 
     Comments, docstrings and layout do not count. `tasks.core` does not either: it is plumbing, versioned by
     `snapshots.FORMAT`. What decides outputs (labels, schemas, the search space) is in `tasks.domain`, which counts.
+    A package that finds its modules when it runs (`pkgutil.iter_modules`) depends on all of them.
     """
     seen: dict[str, str] = {}
     todo = [module]
@@ -40,6 +42,8 @@ def source_modules(module: str) -> dict[str, str]:
             tree = ast.parse(Path(spec.origin).read_bytes())
         seen[name] = sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
         todo.extend(n for n in _imported(tree) if n.startswith("tasks.") and not n.startswith("tasks.core"))
+        if spec.submodule_search_locations and _finds_its_modules(tree):
+            todo.extend(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations, f"{name}."))
     return seen
 
 
@@ -52,6 +56,10 @@ def _imported(tree: ast.Module) -> list[str]:
             names.append(node.module)
             names.extend(f"{node.module}.{a.name}" for a in node.names if _is_module(node.module, a.name))
     return names
+
+
+def _finds_its_modules(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.Attribute) and node.attr == "iter_modules" for node in ast.walk(tree))
 
 
 def _is_module(package: str, name: str) -> bool:

@@ -198,8 +198,9 @@ print(declared_stages()["features"].code["source"])
     [
         ("tasks/domain/targets.py", "POSITIVE_STARS = 4", "POSITIVE_STARS = 3"),
         ("tasks/domain/schemas.py", "pa.float32()", "pa.float64()"),
+        ("tasks/stages/features/groups/context.py", "when.weekday()", "when.day()"),
     ],
-    ids=["label rule", "canonical table"],
+    ids=["label rule", "canonical table", "group of features"],
 )
 def test_features_are_made_again_when_what_a_word_means_changes(tmp_path: Path, file: str, old: str, new: str) -> None:
     for folder in ("tasks", "conf"):

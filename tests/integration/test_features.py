@@ -14,9 +14,10 @@ from tasks.core.errors import SettingsError
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.stages.count_words import count_words
-from tasks.stages.features.groups import FEATURES, KEPT
+from tasks.stages.features.groups import declared_groups
+from tasks.stages.features.groups.shape import word_shares
 from tasks.stages.features.past_aggregates import KNOWN
-from tasks.stages.features.stage import word_shares
+from tasks.stages.features.stage import KEPT
 from tests.support.feature_runs import CATALOGUE, DAY, Rows, block_borders, feature_table, some_reviews
 from tests.support.stage_runs import made, put_reviews, settings
 
@@ -156,7 +157,7 @@ def test_the_target_decides_labels_and_groups_decide_columns(store: SnapshotStor
 
 
 def test_with_all_groups_switched_off_there_is_nothing_to_learn_from(store: SnapshotStore) -> None:
-    off = [f"features.groups.{group}=false" for group in FEATURES]
+    off = [f"features.groups.{group}=false" for group in declared_groups()]
     with pytest.raises(SettingsError, match="every group of features is switched off"):
         feature_table(store, some_reviews(80), settings(*off))
 

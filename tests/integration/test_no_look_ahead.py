@@ -11,13 +11,13 @@ import pytest
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.stages.evaluate.ablation import losses_of
-from tasks.stages.features.groups import FEATURES
+from tasks.stages.features.groups import declared_groups
 from tasks.stages.split import split
 from tests.support.feature_runs import WORDS, Rows, block_borders, feature_table, some_reviews
 from tests.support.stage_runs import made, nothing_alike, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-NAMES = [name for group, names in FEATURES.items() if group != "stars" for name in names]
+NAMES = [name for group in declared_groups().values() if group.name != "stars" for name in group.columns]
 
 
 @pytest.fixture(scope="module")

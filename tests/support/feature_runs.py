@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
+from tasks.domain.schemas import TOKENS, WORD_COUNTS
 from tasks.parallel import time_borders
 from tasks.stages.count_words import count_words
+from tasks.stages.features.selection import FeaturesConfig
 from tasks.stages.features.stage import features
 from tasks.stages.items import COLUMNS as ITEM_COLUMNS
 from tasks.stages.language_model.stage import language_model
@@ -78,6 +80,16 @@ def feature_table(
     catalogue = put_items(store, items[:1], items[1:]) if items else None
     done = made(store, features, [reviews, counts, tokens, language, None, catalogue], config.features).snapshot
     return reviews, pl.DataFrame(pl.from_arrow(done.read()))
+
+
+def features_alone(store: SnapshotStore, rows: Rows, config: FeaturesConfig) -> Snapshot:
+    """The features of reviews of which the stages before say nothing: no tokens, words, scores or products."""
+    reviews = put_reviews(store, rows)
+    counts = put(store, "count-words", {"": [WORD_COUNTS.empty_table()]}, facts={"splitting": "words"})
+    ids = [{"review_id": row["review_id"], "input_ids": [], "n_tokens": 0} for row in rows]
+    tokens = put(store, "tokenize", {"": [pa.Table.from_pylist(ids, TOKENS)]})
+    language = put(store, "language-model", {})
+    return made(store, features, [reviews, counts, tokens, language, None, None], config).snapshot
 
 
 def block_borders(reviews: Snapshot) -> list[int]:

@@ -14,7 +14,7 @@ from tasks.core.stage import Stage, StageRun, run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import REVIEWS
 from tasks.settings import Settings, load_settings
-from tasks.stages.features.groups import KEPT, SLICED_BY
+from tasks.stages.features.stage import KEPT, SLICED_BY
 from tasks.stages.near_duplicates import NEAR_DUPLICATES
 
 NOTHING_KNOWN: dict[str, Any] = {

@@ -33,6 +33,8 @@ KNOWN = {
     "helpful": "share of the votes on them that are helpful",
     "votes": "votes on each of them, on average",
 }
+VOTES = ("helpful", "votes")
+PAST = tuple(name for name in KNOWN if name not in VOTES)
 Block: TypeAlias = Path | pa.Table  # reviews: a file of them, or their columns READ and keys
 
 

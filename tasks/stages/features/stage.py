@@ -9,10 +9,9 @@ by when it was first seen.
 
 Out: one file per file of reviews, in the same row order: KEPT, `text_digest` (uint64, `text_shape.text_digest`),
 `label` (float32, null where a review has none for this target), SLICED_BY and the features of the groups that are
-switched on; and `text_score.npz` with the score's models, so that new reviews can be scored.
-`tasks.stages.features.groups`
-lists groups, columns and their meaning. Facts: `features`, their `groups`, `target`, and `linear`, the feature that is
-the linear baseline's prediction in the target's unit, or null.
+switched on (`tasks.stages.features.groups` declares them, with what each column says); and `text_score.npz` with the
+score's models, so that new reviews can be scored. Facts: `features`, their `groups`, `target`, and `linear`, the
+feature that is the linear baseline's prediction in the target's unit, or null.
 
     raymill run --until features
 """
@@ -28,20 +27,21 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.algorithms import pretokens
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster
 from tasks.parallel.token_matrix import FilePair, read_ids
-from tasks.stages.count_words import CHUNK_BYTES, splitter, title_and_text
 from tasks.stages.features import catalogue, past_aggregates, text_score
-from tasks.stages.features.groups import KEPT, PAST, SLICED_BY, VOTES, Groups, wanted_groups
-from tasks.stages.features.settings import FeaturesConfig
-from tasks.stages.features.text_shape import shape, text_digest
+from tasks.stages.features.group import Part, Vocabulary
+from tasks.stages.features.groups import declared_groups
+from tasks.stages.features.past_aggregates import PAST, VOTES
+from tasks.stages.features.selection import FeaturesConfig, Groups, wanted_groups
+from tasks.stages.features.text_shape import text_digest
 
-Vocabulary = tuple[Sequence[Path], str]  # files of word counts, and how texts were split for them
+KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
+SLICED_BY = ("n_chars", "user_count", "item_count")  # evaluation's slices need them, features or not
 
 
 @stage(version=2, config=FeaturesConfig, libraries=("pyarrow", "polars", "scipy", "numpy"))
@@ -141,13 +141,12 @@ def write_part(
     columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
     for table in known:
         columns |= pl.DataFrame(pl.from_arrow(table)).drop(KEPT, strict=False).to_dict()
-    columns |= shape(reviews["text"]).to_dict()
+    columns["n_chars"] = reviews["text"].str.len_chars()
     ids = read_ids(files[1])
-    if "shape" in groups:
-        columns |= {**title_shape(reviews), **word_shares(reviews, counts), "n_tokens": token_counts(ids)}
-    if "context" in groups:
-        when = pl.col("timestamp").dt
-        columns |= reviews.select("verified", month=when.month(), weekday=when.weekday()).to_dict()
+    part = Part(reviews, ids, counts)
+    for name in groups:
+        if of_part := declared_groups()[name].of_part:
+            columns |= of_part(part).to_dict()
     if scores is not None:
         columns |= text_columns(reviews, ids, scores, config)
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
@@ -158,45 +157,6 @@ def write_part(
     return sink.write_table(
         part_name(index), table.select(*KEPT, "text_digest", pl.col(list(names)).cast(pl.Float32)).to_arrow()
     )
-
-
-def title_shape(reviews: pl.DataFrame) -> dict[str, pl.Series]:
-    found = shape(reviews["title"])
-    return {
-        "title_chars": found["n_chars"],
-        "title_exclamations": found["exclamations"],
-        "title_capitals": found["capitals"],
-    }
-
-
-def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> dict[str, pl.Series]:
-    """Shares of each review's words that no review before its moment holds, and of those not said before in it.
-
-    Both are 0 where there are no words.
-    """
-    files, splitting = counts
-    vocabulary = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
-    known = vocabulary.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
-    texts, times, split = title_and_text(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
-    new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
-    for rows in pretokens.chunks(texts, CHUNK_BYTES):
-        cut = split(texts[rows])
-        words = cut.text.dictionary_encode()
-        met = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
-        # The vocabulary is looked up once for each different word.
-        first = met.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
-        word = words.indices.to_numpy()
-        row = np.repeat(np.arange(len(cut.counts)), cut.counts)
-        size = cut.counts.clip(1)
-        new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)
-        different = np.unique(row * len(met) + word) // max(len(met), 1)
-        unique.append(np.bincount(different, minlength=len(cut.counts)) / size)
-    shares = {"new_words": new, "unique_words": unique}
-    return {name: pl.Series(np.concatenate(parts), dtype=pl.Float32) for name, parts in shares.items()}
-
-
-def token_counts(ids: pa.ListArray) -> pl.Series:
-    return pl.Series(np.diff(ids.offsets.to_numpy()), dtype=pl.Float32)
 
 
 def text_columns(

@@ -1,0 +1,69 @@
+"""Group `shape`: how a review is written. Lengths, marks, capitals, and how new its words are."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks.algorithms import pretokens
+from tasks.stages.count_words import CHUNK_BYTES, splitter, title_and_text
+from tasks.stages.features.group import Group, Part, Vocabulary
+from tasks.stages.features.text_shape import TEXT_SHAPE, shape
+
+
+def _shape(part: Part) -> pl.DataFrame:
+    frames = [shape(part.reviews["text"]), title_shape(part.reviews), word_shares(part.reviews, part.counts)]
+    return pl.concat(frames, how="horizontal").with_columns(n_tokens=token_counts(part.tokens))
+
+
+def title_shape(reviews: pl.DataFrame) -> pl.DataFrame:
+    return shape(reviews["title"]).select(
+        title_chars="n_chars", title_exclamations="exclamations", title_capitals="capitals"
+    )
+
+
+def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> pl.DataFrame:
+    """Shares of each review's words that no review before its moment holds, and of those not said before in it.
+
+    Both are 0 where there are no words.
+    """
+    files, splitting = counts
+    vocabulary = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
+    known = vocabulary.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
+    texts, times, split = title_and_text(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
+    new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    for rows in pretokens.chunks(texts, CHUNK_BYTES):
+        cut = split(texts[rows])
+        words = cut.text.dictionary_encode()
+        met = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
+        # The vocabulary is looked up once for each different word.
+        first = met.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
+        word = words.indices.to_numpy()
+        row = np.repeat(np.arange(len(cut.counts)), cut.counts)
+        size = cut.counts.clip(1)
+        new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)
+        different = np.unique(row * len(met) + word) // max(len(met), 1)
+        unique.append(np.bincount(different, minlength=len(cut.counts)) / size)
+    shares = {"new_words": np.concatenate(new), "unique_words": np.concatenate(unique)}
+    return pl.DataFrame(shares, schema=dict.fromkeys(shares, pl.Float32))
+
+
+def token_counts(ids: pa.ListArray) -> pl.Series:
+    return pl.Series(np.diff(ids.offsets.to_numpy()), dtype=pl.Float32)
+
+
+SHAPE = Group(
+    name="shape",
+    says="lengths, marks, capitals, words",
+    columns={
+        **TEXT_SHAPE,
+        "title_chars": "characters of the title",
+        "title_exclamations": "exclamation marks per 100 characters of the title",
+        "title_capitals": "share of capitals among the title's letters",
+        "n_tokens": "tokens of title and text",
+        "new_words": "share of words that no earlier review holds",
+        "unique_words": "share of words that come for the first time in their review",
+    },
+    of_part=_shape,
+)
