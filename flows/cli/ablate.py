@@ -39,12 +39,12 @@ def splits_of(settings: Settings, console: Console) -> Snapshot:
 
 def print_worths(console: Console, result: dict[str, Any]) -> None:
     """A row per group, the one that is missed most first."""
+    numbers = ("features", result["metric"], "difference", "95% interval")
     table = compact_table(
         f"{result['metric']} of {result['target']} on {result['rows']:,} validation rows; "
-        f"with all {result['features']} features {result['loss']:.4f}"
+        f"with all {result['features']} features {result['loss']:.4f}",
+        {"without": "left", **dict.fromkeys(numbers, "right"), "": "left"},
     )
-    for name in ("without", "features", result["metric"], "difference", "95% interval", ""):
-        table.add_column(name, justify="left" if name in ("without", "") else "right", no_wrap=True)
     for w in result["groups"]:
         sure = "helps" if w["low"] > 0 else "harms" if w["high"] < 0 else "cannot tell"
         interval = f"{w['low']:+.4f} to {w['high']:+.4f}"

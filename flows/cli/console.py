@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,7 @@ from tasks.core.progress import Progress
 DRAW_EVERY_S = 0.2
 SPINNER = 2  # columns
 WIDE = 92  # columns, in which a digest a row has its place, too
+DROPPED = {"rejected": "rejected", "repeated": "repeated", "left_out": "left out"}  # counts of a stage, in words
 
 
 class ConsoleView:
@@ -53,8 +54,7 @@ class ConsoleView:
     def ended(self, row: Mapping[str, Any]) -> None:
         rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
         done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
-        lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
-        lost += [f"{row['left_out']:,} left out"] if row.get("left_out") else []
+        lost = [f"{row[kind]:,} {word}" for kind, word in DROPPED.items() if row.get(kind)]
         lost += [f"{row['quarantined']:,} file(s) quarantined"] if row["quarantined"] else []
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
         if taken := row["notes"].get("parts_taken_over"):
@@ -87,17 +87,24 @@ class ConsoleView:
 
 
 def stage_table(summary: Mapping[str, Any], *, with_digests: bool) -> Table:
-    """Return what each stage did, in 80 columns without the snapshots' digests."""
-    table = compact_table(f"Run {summary['run_id']}")
-    names = ["stage", "rows in", "out", "rejected", "repeated", "seconds", *(["snapshot"] if with_digests else [])]
-    for name in names:
-        table.add_column(name, justify="left" if name in ("stage", "snapshot") else "right", no_wrap=True)
-    for row in summary["stages"]:
-        numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
-        if numbers[1] and row["unit"] != "rows":
-            numbers[1] += f" {row['unit']}"
-        seconds = "reused" if row["reused"] else f"{row['wall_s']:,.1f}"
-        table.add_row(*[row["stage"], *numbers, seconds, row["digest"][:8]][: len(names)])
+    """Return what each stage did, in 80 columns without the snapshots' digests.
+
+    Units other than rows stand behind the number; the rows that a stage dropped, where there are any, in a column.
+    """
+    rows = summary["stages"]
+    digits = max((len(f"{row['rows']:,}") for row in rows), default=0)
+    dropped = ["\n".join(f"{row[kind]:,} {word}" for kind, word in DROPPED.items() if row.get(kind)) for row in rows]
+    columns: dict[str, JustifyMethod] = {"stage": "left", "rows in": "right", f"{'out':>{digits}}": "left"}
+    columns |= {"dropped": "right"} if any(dropped) else {}
+    columns |= {"seconds": "right"}
+    columns |= {"snapshot": "left"} if with_digests else {}
+    table = compact_table(f"Run {summary['run_id']}", columns)
+    for row, kinds in zip(rows, dropped, strict=True):
+        cells = [row["stage"], f"{row['rows_in']:,}" if row["rows_in"] else ""]
+        cells.append(f"{row['rows']:>{digits},} {row['unit'] if row['unit'] != 'rows' else ''}" if row["rows"] else "")
+        cells += [kinds] if any(dropped) else []
+        cells.append("reused" if row["reused"] else f"{row['wall_s']:,.1f}")
+        table.add_row(*cells, *([row["digest"][:8]] if with_digests else []))
     return table
 
 
@@ -127,10 +134,8 @@ def _scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """{measure: {model: value}} as a table; what is not known of a model is left empty."""
     from tasks.domain.metrics import MODELS, NAMES
 
-    scores = compact_table("On the untouched test slice")
-    scores.add_column("model", no_wrap=True)
-    for name in metrics:
-        scores.add_column(NAMES[name], justify="right")
+    columns: dict[str, JustifyMethod] = {"model": "left", **{NAMES[name]: "right" for name in metrics}}
+    scores = compact_table("On the untouched test slice", columns)
     for model, label in MODELS.items():
         if any(model in of for of in metrics.values()):
             scores.add_row(label, *(f"{of[model]:.4f}" if model in of else "" for of in metrics.values()))

@@ -204,7 +204,8 @@ def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
 @app.command()
 def status(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
     """Say what raymill up runs and whether it answers. Exit status 1 unless all is well."""
-    from flows.servers.up import print_status, status
+    from flows.cli.status import print_status
+    from flows.servers.up import status
     from tasks.settings import load_settings
 
     found = status(load_settings(profile=profile, overrides=overrides or []))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group
 
-from flows.cli.tables import compact_table
+from flows.cli.tables import NotedRow, noted_table
 from tasks.core.errors import SnapshotCorrupt, UserError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
@@ -115,20 +115,18 @@ def registered_keys(settings: Settings) -> set[str]:
     return keys
 
 
-def snapshot_table(found: Sequence[Snapshot]) -> Table:
-    """A row for each snapshot: how big it is, when it was committed, what it was made from."""
-    table = compact_table()
-    for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
-        last = name == "made from"  # as many as there are inputs: it may take several lines
-        table.add_column(name, justify="right" if name in ("rows", "MB") else "left", no_wrap=not last, overflow="fold")
+def snapshot_table(found: Sequence[Snapshot]) -> Group:
+    """A row for each snapshot: how big it is, when it was committed, and below it what it was made from."""
+    rows = []
     for snapshot in found:
         about = snapshot.manifest
-        rows = sum(e.rows or 0 for e in about.files if e.table != "rejects")
-        size = f"{size_of(Path(snapshot.folder)) / 1e6:.1f}"
+        count = sum(e.rows or 0 for e in about.files if e.table != "rejects")
+        size = f"{size_of(Path(snapshot.folder)) / 1e6:,.1f}"
         committed = about.committed_at[:16].replace("T", " ")
-        made_from = ", ".join(f"{i.stage}@{i.digest[:8]}" for i in about.inputs)
-        table.add_row(snapshot.stage, snapshot.digest[:12], f"{rows:,}", size, committed, made_from)
-    return table
+        made_from = "from " + ", ".join(f"{i.stage}@{i.digest[:8]}" for i in about.inputs)
+        cells = [snapshot.stage, snapshot.digest[:12], f"{count:,}", size, committed]
+        rows.append(NotedRow(cells, [made_from] if about.inputs else []))
+    return noted_table(["stage", "snapshot", "rows", "MB", "committed"], rows, right={"rows", "MB"})
 
 
 def lineage_graph(store: SnapshotStore, stage: str | None = None) -> str:
