@@ -30,9 +30,8 @@ def splits_of(settings: Settings, console: Console) -> Snapshot:
     from tasks.sources import discover
 
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    summary = launch(settings, source, console, until="split")
-    key = next(row["key"] for row in summary["stages"] if row["stage"] == "split")
-    found = open_store(settings.storage).find("split", key)
+    row = launch(settings, source, console, until="split").row("split")
+    found = open_store(settings.storage).find("split", row.key) if row else None
     assert found is not None  # it was committed a moment ago
     return found
 

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group
 
 from flows.cli.tables import NotedRow, noted_table
+from flows.run.record import RunRecord, StageRow
 from tasks.core.errors import SnapshotCorrupt, UserError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
@@ -91,11 +91,12 @@ def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
 
     own = masked(tracking.tracking_uri(settings.tracking))
     needed = registered_keys(settings)
-    for place, (record, here) in enumerate(store.records()):
+    for place, (given, here) in enumerate(store.records()):
+        record = RunRecord.from_json(given)
         # Two machines may have a database file of the same name: such an address tells nothing.
-        asked = here or (record.get("tracking") == own and not own.startswith("sqlite"))
-        if place < settings.storage.keep_runs or (record.get("decision") and not asked):
-            needed |= {row["key"] for row in record["stages"]}
+        asked = here or (record.tracking == own and not own.startswith("sqlite"))
+        if place < settings.storage.keep_runs or (record.decision and not asked):
+            needed |= {row.key for row in record.stages}
     return needed
 
 
@@ -135,20 +136,20 @@ def lineage_graph(store: SnapshotStore, stage: str | None = None) -> str:
     stage: only its snapshot and what led to it. Raises UserError where there is no such run.
     """
     known = store.manifests()
-    for record, _ in store.records():
-        rows = {row["key"]: row for row in record["stages"] if row["key"] in known}
-        wanted = store.lineage(key for key, row in rows.items() if stage in (None, row["stage"]))
+    for given, _ in store.records():
+        rows = {row.key: row for row in RunRecord.from_json(given).stages if row.key in known}
+        wanted = store.lineage(key for key, row in rows.items() if stage in (None, row.stage))
         if wanted:
             return _flowchart([(row, known[key]) for key, row in rows.items() if key in wanted])
     what = f"no run has a snapshot of {stage}" if stage else "no run has a snapshot yet"
     raise UserError(what, where=str(store.root), fix="raymill run makes them")
 
 
-def _flowchart(made: Sequence[tuple[dict[str, Any], Manifest]]) -> str:
+def _flowchart(made: Sequence[tuple[StageRow, Manifest]]) -> str:
     """made: in the order of the stages, the row of each in the run's record and its manifest."""
     lines = ["flowchart LR"]
     for row, manifest in made:
-        amount = f"{row['rows']:,} {row['unit']}<br/>" if row["rows"] else ""
+        amount = f"{row.rows:,} {row.unit}<br/>" if row.rows else ""
         node = manifest.stage.replace("-", "_")
         for read in manifest.inputs:
             origin = read.stage.replace("-", "_") if read.key else f"raw_{node}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from flows.cli.inspect import print_inspection
 from flows.cli.models import audit_table, version_table
 from flows.cli.snapshots import snapshot_table
 from flows.cli.status import print_status
+from flows.run.record import RunRecord, StageRow
 from tasks.engines.registry import Audit
 from tasks.sources.inspection import inspect
 
@@ -36,44 +38,48 @@ def whole(text: str, *values: str) -> None:
     assert [value for value in values if value not in text] == []
 
 
-def row(stage: str, **more: Any) -> dict[str, Any]:
-    counts = {"rows_in": 250_000_000, "rows": 250_000_000, "rejected": 99_999_999, "repeated": 99_999_999}
-    counts |= {"left_out": 88_888_888, "quarantined": 0}
-    about = {"unit": "rows", "reused": False, "wall_s": 99_999.9, "digest": "0123456789"}
-    return {"stage": stage, **counts, **about} | more
+WIDE = StageRow(
+    "near-duplicates",
+    rows_in=250_000_000,
+    rows=250_000_000,
+    rejected=99_999_999,
+    repeated=99_999_999,
+    left_out=88_888_888,
+    wall_s=99_999.9,
+    digest="0123456789",
+)
 
 
 METRICS = {"logloss": {"tuned": 0.5971, "mean": 1.2}, "auc": {"tuned": 0.4}, "accuracy": {"linear": 12.3456}}
-SUMMARY = {
-    "run_id": "20260329-043003-a1b2c3",
-    "stages": [row("near-duplicates"), row("describe", unit="people"), row("tokenize", reused=True)],
-    "metrics": METRICS,
-    "wall_s": 45_678.9,
-}
+RECORD = RunRecord(
+    run_id="20260329-043003-a1b2c3",
+    stages=[WIDE, replace(WIDE, stage="describe", unit="people"), replace(WIDE, stage="tokenize", reused=True)],
+    metrics=METRICS,
+    wall_s=45_678.9,
+)
 WIDEST = ["stage", "rows in", "out", "dropped", "seconds", "near-duplicates", "250,000,000", "250,000,000 people"]
 WIDEST += ["99,999,999 rejected", "99,999,999 repeated", "88,888,888 left out", "99,999.9", "reused"]
 WIDEST += ["log loss", "accuracy", "12.3456", "linear baseline", "predict-the-mean"]
 
 
 def test_the_summary_of_a_run_is_whole_with_every_column_at_its_widest() -> None:
-    text = printed(80, lambda console: print_summary(console, SUMMARY))
+    text = printed(80, lambda console: print_summary(console, RECORD))
     whole(text, *WIDEST)
     assert "01234567" not in text
-    assert "01234567" in printed(92, lambda console: print_summary(console, SUMMARY))
+    assert "01234567" in printed(92, lambda console: print_summary(console, RECORD))
 
 
 def test_an_ordinary_run_has_a_line_for_each_stage_and_a_column_of_dropped_rows_only_where_there_are_some() -> None:
-    none = {"rejected": 0, "repeated": 0, "left_out": 0}
-    few = row("ingest", rows_in=20_000, rows=19_924, wall_s=2.31, **none)
-    words = row("count-words", rows_in=0, rows=30_124, unit="words", wall_s=4.0, **none)
-    kept = {**SUMMARY, "stages": [few, words, row("near-duplicates", rows_in=0, rows=0, reused=True, **none)]}
+    few = StageRow("ingest", rows_in=20_000, rows=19_924, wall_s=2.31)
+    words = StageRow("count-words", rows=30_124, unit="words", wall_s=4.0)
+    kept = replace(RECORD, stages=[few, words, StageRow("near-duplicates", reused=True)])
     assert [line.rstrip() for line in printed(80, lambda console: print_summary(console, kept)).splitlines()][1:5] == [
         "stage            rows in     out        seconds",
         "ingest            20,000  19,924            2.3",
         "count-words               30,124 words      4.0",
         "near-duplicates                          reused",
     ]
-    lost = {**SUMMARY, "stages": [few | {"rejected": 76}, words]}
+    lost = replace(RECORD, stages=[replace(few, rejected=76), words])
     assert [line.rstrip() for line in printed(80, lambda console: print_summary(console, lost)).splitlines()][1:4] == [
         "stage        rows in     out            dropped  seconds",
         "ingest        20,000  19,924        76 rejected      2.3",
@@ -83,7 +89,7 @@ def test_an_ordinary_run_has_a_line_for_each_stage_and_a_column_of_dropped_rows_
 
 def test_what_is_wider_than_the_terminal_goes_on_in_the_next_line() -> None:
     stage = "a-stage-of-somebody-with-a-name-that-is-far-too-long"
-    table = stage_table({**SUMMARY, "stages": [row(stage)]}, with_digests=False)
+    table = stage_table(replace(RECORD, stages=[replace(WIDE, stage=stage)]), with_digests=False)
     text = printed(80, lambda console: console.print(table))
     whole(text, "99,999,999 rejected", "250,000,000")
     assert "".join(line[: text.index("rows in")].split("  ")[0].strip() for line in text.splitlines()[2:]) == stage
