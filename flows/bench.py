@@ -15,8 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.run import environment, logs
+from flows.run.mlflow_record import git_commit
 from flows.run.progress import artifact_key
-from flows.run.record import git_commit
 from flows.servers import engine
 from tasks.core.errors import RunError, SettingsError
 from tasks.engines import tracking

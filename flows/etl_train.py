@@ -17,7 +17,8 @@ from prefect.runtime import flow_run
 
 from flows.run import environment, links, logs, notify
 from flows.run.context import SETTINGS, Run, open_run
-from flows.run.record import git_commit
+from flows.run.mlflow_record import git_commit
+from flows.run.record import RunRecord, StageRow
 from flows.run.stage_task import StageTasks, together
 from tasks.core.errors import InputError, RaymillError, SettingsError
 from tasks.core.snapshots import Snapshot
@@ -58,7 +59,7 @@ def etl_train(
     overrides: list[str] | None = None,
     settings: Settings | None = None,
     until: str | None = None,
-) -> dict[str, Any]:
+) -> RunRecord:
     """Clean, count, tokenize, learn, judge and register.
 
     Args:
@@ -77,7 +78,7 @@ def etl_train(
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     metadata = _metadata(settings, until)
 
-    with open_run(settings) as run, run.until(until):
+    with open_run(settings, until) as run:
         raw = stages.ingest(source)
         catalogue = stages.items(stages.ingest_items(metadata)) if metadata else None
         reviews = stages.clean(raw)
@@ -146,53 +147,78 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
 
 
 def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:
-    """Put the model into the registry; the decision goes into the run's facts."""
+    """Put the model into the registry; the decision goes into the run's record."""
+    if run.over:
+        return
     decision = _register_task(run, splits, model, scores)
-    run.facts |= {"decision": str(decision), "card": decision.card, "gates": [g.as_json() for g in decision.gates]}
-    run.facts["metrics"] = by_measure(scores.facts["measures"])
-    run.stop_after("register")
+    record = run.record
+    record.decision, record.card = str(decision), decision.card
+    record.gates = [gate.as_json() for gate in decision.gates]
+    record.metrics = by_measure(scores.facts["measures"])
 
 
 def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
     """The report and the Data Docs where people find them, MLflow and Prefect told."""
+    if run.over:
+        return
     docs = run.write_docs()
     target = run.root / "reports" / run.run_id / "report.html"
-    run.facts |= {"report": str(target), "data_docs": str(docs or ""), "mlflow": run.tracker.uri}
+    record = run.record
+    record.report, record.data_docs, record.mlflow = str(target), str(docs or ""), run.tracker.uri
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(_report.render(page, [_report_row(r) for r in run.rows], _report_facts(run)))
+    target.write_text(_report.render(page, [_report_row(r) for r in record.stages], _report_facts(run, docs)))
     run.store.keep(target)
     run.track_results(_pngs(page))
-    create_table_artifact(key="stages", table=[_artifact_row(r) for r in run.rows], description="What each stage did")
+    create_table_artifact(
+        key="stages", table=[_artifact_row(r) for r in record.stages], description="What each stage did"
+    )
     create_markdown_artifact(key="result", markdown=_result_markdown(run, scores), description="Scores and promotion")
     links.link("report", target.as_uri(), "Report")
     links.link("data-docs", docs.as_uri() if docs else None, "Great Expectations Data Docs")
 
 
-def _report_row(row: dict[str, Any]) -> dict[str, Any]:
-    counted = {name: row[name] or None for name in ("rows_in", "rejected", "repeated")}
-    return {**row, **counted, "rows_out": row["rows"] if row["unit"] == "rows" else None, "seconds": row["wall_s"]}
+def _report_row(row: StageRow) -> dict[str, Any]:
+    """A row of the report's table of stages, as `tasks.stages.report` takes it."""
+    return {
+        "stage": row.stage,
+        "rows_in": row.rows_in or None,
+        "rows_out": row.rows if row.unit == "rows" else None,
+        "rejected": row.rejected or None,
+        "repeated": row.repeated or None,
+        "seconds": row.wall_s,
+        "reused": row.reused,
+        "digest": row.digest,
+    }
 
 
-def _report_facts(run: Run) -> dict[str, Any]:
-    when = f"{run.began:%Y-%m-%d %H:%M} UTC"
-    docs = run.facts["data_docs"]
-    return {**run.summary("completed"), "when": when, "data_docs": Path(docs).as_uri() if docs else None}
+def _report_facts(run: Run, docs: Path | None) -> dict[str, Any]:
+    """What the report says of the run as a whole, without secrets."""
+    record = run.record.masked()
+    return {
+        "run_id": record.run_id,
+        "when": f"{run.began:%Y-%m-%d %H:%M} UTC",
+        "decision": record.decision,
+        "data_docs": docs.as_uri() if docs else None,
+        "mlflow": record.mlflow,
+        "gates": record.gates,
+        "card": record.card,
+    }
 
 
 def _pngs(page: Snapshot) -> list[Path]:
     return [page.path(e.name) for e in page.manifest.files if e.name.endswith(".png")]
 
 
-def _artifact_row(row: dict[str, Any]) -> dict[str, Any]:
+def _artifact_row(row: StageRow) -> dict[str, Any]:
     return {
-        "stage": row["stage"],
-        "rows in": row["rows_in"],
-        "rows out": row["rows"],
-        "rejected": row["rejected"],
-        "repeated": row["repeated"],
-        "seconds": row["wall_s"],
-        "snapshot": row["digest"][:12],
-        "": "reused" if row["reused"] else "made",
+        "stage": row.stage,
+        "rows in": row.rows_in,
+        "rows out": row.rows,
+        "rejected": row.rejected,
+        "repeated": row.repeated,
+        "seconds": row.wall_s,
+        "snapshot": row.digest[:12],
+        "": "reused" if row.reused else "made",
     }
 
 
@@ -210,7 +236,7 @@ def _result_markdown(run: Run, scores: Snapshot) -> str:
         if model in measures:
             cells = [_cell(measures[model].get(m), with_interval=model == "tuned") for m in target.measures]
             lines.append(" | ".join([f"| {label}", *cells]) + " |")
-    return "\n".join([*lines, "", f"Model {run.facts['decision']}."])
+    return "\n".join([*lines, "", f"Model {run.record.decision}."])
 
 
 def _cell(measured: dict[str, Any] | None, with_interval: bool) -> str:

@@ -30,21 +30,20 @@ def splits_of(settings: Settings, console: Console) -> Snapshot:
     from tasks.sources import discover
 
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    summary = launch(settings, source, console, until="split")
-    key = next(row["key"] for row in summary["stages"] if row["stage"] == "split")
-    found = open_store(settings.storage).find("split", key)
+    row = launch(settings, source, console, until="split").row("split")
+    found = open_store(settings.storage).find("split", row.key) if row else None
     assert found is not None  # it was committed a moment ago
     return found
 
 
 def print_worths(console: Console, result: dict[str, Any]) -> None:
     """A row per group, the one that is missed most first."""
+    numbers = ("features", result["metric"], "difference", "95% interval")
     table = compact_table(
         f"{result['metric']} of {result['target']} on {result['rows']:,} validation rows; "
-        f"with all {result['features']} features {result['loss']:.4f}"
+        f"with all {result['features']} features {result['loss']:.4f}",
+        {"without": "left", **dict.fromkeys(numbers, "right"), "": "left"},
     )
-    for name in ("without", "features", result["metric"], "difference", "95% interval", ""):
-        table.add_column(name, justify="left" if name in ("without", "") else "right", no_wrap=True)
     for w in result["groups"]:
         sure = "helps" if w["low"] > 0 else "harms" if w["high"] < 0 else "cannot tell"
         interval = f"{w['low']:+.4f} to {w['high']:+.4f}"

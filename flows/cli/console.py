@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from flows.cli.tables import compact_table
 from flows.run.progress import LOG_EVERY_S, Lines
+from flows.run.record import RunRecord, StageRow
 from tasks.core.progress import Progress
 
 DRAW_EVERY_S = 0.2
@@ -50,19 +50,18 @@ class ConsoleView:
             else:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def ended(self, row: Mapping[str, Any]) -> None:
-        rows = f"{row['rows']:>10,} {row['unit']:<6}" if row["rows"] else " " * 17
-        done = "[dim]reused[/]" if row["reused"] else f"{row['wall_s']:6.1f} s"
-        lost = [f"{row[n]:,} {n}" for n in ("rejected", "repeated") if row[n]]
-        lost += [f"{row['left_out']:,} left out"] if row.get("left_out") else []
-        lost += [f"{row['quarantined']:,} file(s) quarantined"] if row["quarantined"] else []
+    def ended(self, row: StageRow) -> None:
+        rows = f"{row.rows:>10,} {row.unit:<6}" if row.rows else " " * 17
+        done = "[dim]reused[/]" if row.reused else f"{row.wall_s:6.1f} s"
+        lost = _dropped(row)
+        lost += [f"{row.quarantined:,} file(s) quarantined"] if row.quarantined else []
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
-        if taken := row["notes"].get("parts_taken_over"):
-            more += f"  [dim]{taken:,} of {row['notes']['parts']:,} parts as before[/]"
-        if not row.get("recorded", True):
+        if taken := row.notes.get("parts_taken_over"):
+            more += f"  [dim]{taken:,} of {row.notes['parts']:,} parts as before[/]"
+        if not row.recorded:
             more += "  [yellow]MLflow does not answer; recorded later[/]"
-        self.console.print(f"[green]✓[/] {row['stage']:<16}{rows}  {done}{more}", highlight=False)
-        self._done(row["stage"])
+        self.console.print(f"[green]✓[/] {row.stage:<16}{rows}  {done}{more}", highlight=False)
+        self._done(row.stage)
 
     def failed(self, stage: str, error: BaseException) -> None:
         self.console.print(f"[red]✗[/] {stage}", highlight=False)
@@ -86,51 +85,61 @@ class ConsoleView:
             self._status.stop()
 
 
-def stage_table(summary: Mapping[str, Any], *, with_digests: bool) -> Table:
-    """Return what each stage did, in 80 columns without the snapshots' digests."""
-    table = compact_table(f"Run {summary['run_id']}")
-    names = ["stage", "rows in", "out", "rejected", "repeated", "seconds", *(["snapshot"] if with_digests else [])]
-    for name in names:
-        table.add_column(name, justify="left" if name in ("stage", "snapshot") else "right", no_wrap=True)
-    for row in summary["stages"]:
-        numbers = [f"{row[n]:,}" if row[n] else "" for n in ("rows_in", "rows", "rejected", "repeated")]
-        if numbers[1] and row["unit"] != "rows":
-            numbers[1] += f" {row['unit']}"
-        seconds = "reused" if row["reused"] else f"{row['wall_s']:,.1f}"
-        table.add_row(*[row["stage"], *numbers, seconds, row["digest"][:8]][: len(names)])
+def stage_table(record: RunRecord, *, with_digests: bool) -> Table:
+    """Return what each stage did, in 80 columns without the snapshots' digests.
+
+    Units other than rows stand behind the number; the rows that a stage dropped, where there are any, in a column.
+    """
+    digits = max((len(f"{row.rows:,}") for row in record.stages), default=0)
+    any_dropped = any(_dropped(row) for row in record.stages)
+    columns: dict[str, JustifyMethod] = {"stage": "left", "rows in": "right", f"{'out':>{digits}}": "left"}
+    columns |= {"dropped": "right"} if any_dropped else {}
+    columns |= {"seconds": "right"}
+    columns |= {"snapshot": "left"} if with_digests else {}
+    table = compact_table(f"Run {record.run_id}", columns)
+    for row in record.stages:
+        cells = [row.stage, f"{row.rows_in:,}" if row.rows_in else ""]
+        cells.append(f"{row.rows:>{digits},} {row.unit if row.unit != 'rows' else ''}" if row.rows else "")
+        cells += ["\n".join(_dropped(row))] if any_dropped else []
+        cells.append("reused" if row.reused else f"{row.wall_s:,.1f}")
+        table.add_row(*cells, *([row.digest[:8]] if with_digests else []))
     return table
 
 
-def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+def _dropped(row: StageRow) -> list[str]:
+    """The rows that came in and did not go out, by kind."""
+    counts = {"rejected": row.rejected, "repeated": row.repeated, "left out": row.left_out}
+    return [f"{count:,} {kind}" for kind, count in counts.items() if count]
+
+
+def print_summary(console: Console, record: RunRecord) -> None:
     """The tables that end a run."""
-    console.print(stage_table(summary, with_digests=console.width >= WIDE))
+    console.print(stage_table(record, with_digests=console.width >= WIDE))
     console.print()
-    if "metrics" in summary:
-        console.print(_scores(summary["metrics"]))
+    if record.metrics is not None:
+        console.print(_scores(record.metrics))
         console.print()
-    if "decision" in summary:
-        console.print(f"Model {summary['decision']}", highlight=False)
-    for label, name in (("Report", "report"), ("Data Docs", "data_docs"), ("MLflow", "mlflow")):
-        if summary.get(name):
-            console.print(f"{label + ':':<10} {summary[name]}", highlight=False, soft_wrap=True)
-    for told in summary.get("caught_up", ()):
+    if record.decision is not None:
+        console.print(f"Model {record.decision}", highlight=False)
+    for label, place in (("Report", record.report), ("Data Docs", record.data_docs), ("MLflow", record.mlflow)):
+        if place:
+            console.print(f"{label + ':':<10} {place}", highlight=False, soft_wrap=True)
+    for told in record.caught_up or ():
         console.print(f"Recorded in MLflow now, of run {told}", highlight=False, markup=False)
-    if waiting := summary.get("unrecorded"):
-        console.print(f"Not recorded in MLflow yet, the next run will: {', '.join(waiting)}", style="yellow")
-    made = [r["stage"] for r in summary["stages"] if not r["reused"]]
-    if not made:
+    if record.unrecorded:
+        waiting = ", ".join(record.unrecorded)
+        console.print(f"Not recorded in MLflow yet, the next run will: {waiting}", style="yellow")
+    if all(row.reused for row in record.stages):
         console.print("Nothing has changed: every stage was reused, none ran.", highlight=False)
-    console.print(f"{summary['wall_s']:.1f} s", highlight=False)
+    console.print(f"{record.wall_s:.1f} s", highlight=False)
 
 
 def _scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """{measure: {model: value}} as a table; what is not known of a model is left empty."""
     from tasks.domain.metrics import MODELS, NAMES
 
-    scores = compact_table("On the untouched test slice")
-    scores.add_column("model", no_wrap=True)
-    for name in metrics:
-        scores.add_column(NAMES[name], justify="right")
+    columns: dict[str, JustifyMethod] = {"model": "left", **{NAMES[name]: "right" for name in metrics}}
+    scores = compact_table("On the untouched test slice", columns)
     for model, label in MODELS.items():
         if any(model in of for of in metrics.values()):
             scores.add_row(label, *(f"{of[model]:.4f}" if model in of else "" for of in metrics.values()))

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
+from flows.cli.tables import compact_table
 from tasks.core.errors import InputError, UserError
 from tasks.core.secrets import masked
 from tasks.sources.discovery import Quarantined
@@ -73,7 +72,6 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     _print_judgement(console, chosen)
     if not chosen.usable:
         return
-    console.print()
     if found.proposed and target is None:
         _say(console, f"Save it with --write {name}, then:")
     command = shlex.join(_command(found, paths, name))
@@ -93,10 +91,9 @@ def _print_layout(console: Console, layout: Layout) -> None:
     if layout.wrong_bytes:
         trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, in place of bytes that are not"
         _say(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
-    rows = [[_short(c.name, 32), c.kind, _percent(c.null_share), _short(c.example)] for c in layout.columns]
-    _print_table(console, ("column", "holds", "empty", "example"), rows, fixed=3)
-    _say(console, f"of the first {layout.rows:,} rows", "dim")
-    console.print()
+    _say(console, f"Of the first {layout.rows:,} rows:", "dim")
+    rows = [[_shown(c.name), c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns]
+    _print_table(console, ("column", "holds", "empty", "example"), rows)
 
 
 def _files_in_words(layout: Layout) -> str:
@@ -150,25 +147,20 @@ def _print_judgement(console: Console, judged: Judgement) -> None:
         _say(console, f"  {judged.lost_values:,} values of optional columns are not understood and become empty")
     if not judged.usable:
         return
-    rows = [[c, _short(_origin(c, judged), 32), _percent(empty)] for c, empty in judged.nulls.items()]
-    _print_table(console, ("becomes", "from", "empty"), rows, fixed=3)
-    rows = [[c, *(_short(_value(row[c])) for row in judged.examples)] for c in judged.nulls]
+    console.print()
+    rows = [[c, _shown(_origin(c, judged)), _percent(empty)] for c, empty in judged.nulls.items()]
+    _print_table(console, ("becomes", "from", "empty"), rows)
+    rows = [[c, *(_excerpt(_value(row[c])) for row in judged.examples)] for c in judged.nulls]
     rows = [row for row in rows if any(row[1:])]
-    _print_table(console, ("", *(f"row {n + 1}" for n in range(len(judged.examples)))), rows, fixed=1)
+    _print_table(console, ("", *(f"row {n + 1}" for n in range(len(judged.examples)))), rows)
 
 
-def _print_table(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], fixed: int) -> None:
-    """A table whose first `fixed` columns are as wide as they need; the others share the rest of the line."""
-    table = Table()
-    widths = [max(map(cell_len, cells)) for cells in zip(names, *rows, strict=True)]
-    left = console.width - sum(widths[:fixed]) - 3 * len(names) - 1
-    for number, (name, width) in enumerate(zip(names, widths, strict=True)):
-        room = width if number < fixed else max(8, min(width, left // (len(names) - fixed)))
-        justify: JustifyMethod = "right" if name == "empty" else "left"
-        table.add_column(name, width=room, no_wrap=True, overflow="ellipsis", justify=justify)
+def _print_table(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = compact_table(None, {name: "right" if name == "empty" else "left" for name in names})
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+    console.print()
 
 
 def _origin(column: str, judged: Judgement) -> str:
@@ -195,10 +187,11 @@ def _percent(share: float) -> str:
     return f"{share:.1%}".replace("100.0", "100") if share else "0"
 
 
-def _short(text: str, chars: int = EXAMPLE_CHARS) -> str:
+def _excerpt(text: str) -> str:
+    """The beginning of a value, with an ellipsis where it goes on."""
     # Cut before and after: a review may be megabytes long, and one character become ten.
-    shown = _shown(text[: chars + 1])
-    return shown if len(shown) <= chars else shown[: chars - 1] + "…"
+    shown = _shown(text[: EXAMPLE_CHARS + 1])
+    return shown if len(shown) <= EXAMPLE_CHARS else shown[: EXAMPLE_CHARS - 1] + "…"
 
 
 def _shown(text: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
+from flows.run.record import RunRecord
 from flows.servers.temporary_server import start_if_needed
 from tasks.core.secrets import shown
 from tasks.core.stage import HasDigest
@@ -13,8 +12,8 @@ from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
 
 
-def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> dict[str, Any]:
-    """Run `etl_train` on the discovered `source`, shown on `console`; its summary.
+def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> RunRecord:
+    """Run `etl_train` on the discovered `source`, shown on `console`; its record.
 
     Raises an error before any work where the registry or the bucket of snapshots does not answer.
     """
@@ -37,7 +36,7 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     given = SETTINGS.set(settings)
     try:
         told = shown(settings)
-        summary: dict[str, Any] = etl_train(told.data.input, told.data.dataset, settings=told, until=until)
+        record: RunRecord = etl_train(told.data.input, told.data.dataset, settings=told, until=until)
     finally:
         SETTINGS.reset(given)
-    return summary
+    return record

@@ -71,14 +71,13 @@ def run(
         view_console.print(f"[yellow]not read:[/] {escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
 
     # So does a registry that is down.
-    summary = launch(settings, source, view_console, until)
+    record = launch(settings, source, view_console, until)
     total = time.perf_counter() - began
-    summary["startup_s"] = round(total - summary["wall_s"], 2)
-    summary["wall_s"] = round(total, 2)
+    record.startup_s, record.wall_s = round(total - record.wall_s, 2), round(total, 2)
     from flows.cli.console import print_summary
 
-    print_summary(view_console, summary)
-    write_json(json_file, summary)
+    print_summary(view_console, record)
+    write_json(json_file, record.to_json())
 
 
 @app.command()
@@ -204,7 +203,8 @@ def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
 @app.command()
 def status(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
     """Say what raymill up runs and whether it answers. Exit status 1 unless all is well."""
-    from flows.servers.up import print_status, status
+    from flows.cli.status import print_status
+    from flows.servers.up import status
     from tasks.settings import load_settings
 
     found = status(load_settings(profile=profile, overrides=overrides or []))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 
 from flows.cli.options import JsonOption, ProfileOption, SetOption, console, write_json
+from flows.cli.tables import NotedRow, noted_table
+
+if TYPE_CHECKING:
+    from tasks.engines.registry import Audit
 
 models_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back registered models.")
 
@@ -78,11 +83,18 @@ def models_list(overrides: SetOption = None, profile: ProfileOption = None, json
     if json_file:
         write_json(json_file, rows)
         return
-    cells = []
+    console.print(at.name, highlight=False, markup=False)
+    console.print(version_table(rows))
+
+
+def version_table(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Return a row for each version, its losses and the decision on it below."""
+    shown = []
     for row in rows:
-        loss = ", ".join(f"{name.partition('_')[2]} {value:.4f}" for name, value in row["losses"].items())
-        cells.append([row["version"], ", ".join(row["aliases"]), row["made"], loss, row["promoted"], row["decision"]])
-    _print(at.name, ["version", "alias", "made", "loss", "promoted", "decision"], cells)
+        losses = ", ".join(f"{name.partition('_')[2]} {value:.4f}" for name, value in row["losses"].items())
+        cells = [row["version"], ", ".join(row["aliases"]), row["made"], row["promoted"]]
+        shown.append(NotedRow(cells, [note for note in (losses, row["decision"]) if note]))
+    return noted_table(["version", "alias", "made", "promoted"], shown)
 
 
 @models_app.command("promote")
@@ -130,21 +142,15 @@ def models_history(overrides: SetOption = None, profile: ProfileOption = None, j
     if not found:
         console.print(f"nothing was decided on {at.name} yet", highlight=False)
         return
-    cells = []
-    for audit in found:
-        action = audit.action if audit.finished else f"{audit.action} (not finished)"
+    console.print(at.name, highlight=False, markup=False)
+    console.print(audit_table(found))
+
+
+def audit_table(audits: Sequence[Audit]) -> Group:
+    """Return a row for each decision: who took it and why below."""
+    rows = []
+    for audit in audits:
         step = f"{audit.from_version or 'none'} → {audit.to_version or 'none'}"
-        cells.append([audit.when, audit.who, action, audit.version, step, audit.reason])
-    _print(at.name, ["when", "who", "action", "version", "champion", "why"], cells)
-
-
-def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # not markup: a decision may name what the data names
-    console.print(table)
+        why = f"{audit.who}: {audit.reason}{'' if audit.finished else ' (not finished)'}"
+        rows.append(NotedRow([audit.when, audit.action, audit.version, step], [why]))
+    return noted_table(["when", "action", "version", "champion"], rows)

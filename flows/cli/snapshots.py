@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
+from rich.console import Group
 
-from flows.cli.tables import compact_table
+from flows.cli.tables import NotedRow, noted_table
+from flows.run.record import RunRecord, StageRow
 from tasks.core.errors import SnapshotCorrupt, UserError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Manifest, Snapshot, load_manifest
@@ -91,11 +91,12 @@ def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
 
     own = masked(tracking.tracking_uri(settings.tracking))
     needed = registered_keys(settings)
-    for place, (record, here) in enumerate(store.records()):
+    for place, (given, here) in enumerate(store.records()):
+        record = RunRecord.from_json(given)
         # Two machines may have a database file of the same name: such an address tells nothing.
-        asked = here or (record.get("tracking") == own and not own.startswith("sqlite"))
-        if place < settings.storage.keep_runs or (record.get("decision") and not asked):
-            needed |= {row["key"] for row in record["stages"]}
+        asked = here or (record.tracking == own and not own.startswith("sqlite"))
+        if place < settings.storage.keep_runs or (record.decision and not asked):
+            needed |= {row.key for row in record.stages}
     return needed
 
 
@@ -115,20 +116,18 @@ def registered_keys(settings: Settings) -> set[str]:
     return keys
 
 
-def snapshot_table(found: Sequence[Snapshot]) -> Table:
-    """A row for each snapshot: how big it is, when it was committed, what it was made from."""
-    table = compact_table()
-    for name in ("stage", "snapshot", "rows", "MB", "committed", "made from"):
-        last = name == "made from"  # as many as there are inputs: it may take several lines
-        table.add_column(name, justify="right" if name in ("rows", "MB") else "left", no_wrap=not last, overflow="fold")
+def snapshot_table(found: Sequence[Snapshot]) -> Group:
+    """A row for each snapshot: how big it is, when it was committed, and below it what it was made from."""
+    rows = []
     for snapshot in found:
         about = snapshot.manifest
-        rows = sum(e.rows or 0 for e in about.files if e.table != "rejects")
-        size = f"{size_of(Path(snapshot.folder)) / 1e6:.1f}"
+        count = sum(e.rows or 0 for e in about.files if e.table != "rejects")
+        size = f"{size_of(Path(snapshot.folder)) / 1e6:,.1f}"
         committed = about.committed_at[:16].replace("T", " ")
-        made_from = ", ".join(f"{i.stage}@{i.digest[:8]}" for i in about.inputs)
-        table.add_row(snapshot.stage, snapshot.digest[:12], f"{rows:,}", size, committed, made_from)
-    return table
+        made_from = "from " + ", ".join(f"{i.stage}@{i.digest[:8]}" for i in about.inputs)
+        cells = [snapshot.stage, snapshot.digest[:12], f"{count:,}", size, committed]
+        rows.append(NotedRow(cells, [made_from] if about.inputs else []))
+    return noted_table(["stage", "snapshot", "rows", "MB", "committed"], rows, right={"rows", "MB"})
 
 
 def lineage_graph(store: SnapshotStore, stage: str | None = None) -> str:
@@ -137,20 +136,20 @@ def lineage_graph(store: SnapshotStore, stage: str | None = None) -> str:
     stage: only its snapshot and what led to it. Raises UserError where there is no such run.
     """
     known = store.manifests()
-    for record, _ in store.records():
-        rows = {row["key"]: row for row in record["stages"] if row["key"] in known}
-        wanted = store.lineage(key for key, row in rows.items() if stage in (None, row["stage"]))
+    for given, _ in store.records():
+        rows = {row.key: row for row in RunRecord.from_json(given).stages if row.key in known}
+        wanted = store.lineage(key for key, row in rows.items() if stage in (None, row.stage))
         if wanted:
             return _flowchart([(row, known[key]) for key, row in rows.items() if key in wanted])
     what = f"no run has a snapshot of {stage}" if stage else "no run has a snapshot yet"
     raise UserError(what, where=str(store.root), fix="raymill run makes them")
 
 
-def _flowchart(made: Sequence[tuple[dict[str, Any], Manifest]]) -> str:
+def _flowchart(made: Sequence[tuple[StageRow, Manifest]]) -> str:
     """made: in the order of the stages, the row of each in the run's record and its manifest."""
     lines = ["flowchart LR"]
     for row, manifest in made:
-        amount = f"{row['rows']:,} {row['unit']}<br/>" if row["rows"] else ""
+        amount = f"{row.rows:,} {row.unit}<br/>" if row.rows else ""
         node = manifest.stage.replace("-", "_")
         for read in manifest.inputs:
             origin = read.stage.replace("-", "_") if read.key else f"raw_{node}"

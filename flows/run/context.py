@@ -7,9 +7,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from flows.run import links, logs
+from flows.run.mlflow_record import git_commit, record_stage
 from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.run.names import check_stage_name
 from flows.run.progress import Artifacts, LogView, View
-from flows.run.record import git_commit, record_stage, row_of, row_without_snapshot
+from flows.run.record import RunRecord, StageRow
 from flows.servers import engine
 from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
-from tasks.core.secrets import mask_error, masked, masked_within
+from tasks.core.secrets import mask_error, masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage
 from tasks.core.storage.opening import open_store
@@ -33,12 +34,6 @@ from tasks.core.whole_files import write_whole
 from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
 
-
-class _LastStageDone(Exception):
-    """Raised inside `Run.until` alone."""
-
-
-LOCAL = ("report", "data_docs")  # facts that are paths of this machine, to be opened as they are
 VIEW: ContextVar[View] = ContextVar("view")
 # The settings of a run that this process starts itself: Prefect's server, which keeps and shows a run's parameters, is
 # given a masked copy.
@@ -51,24 +46,24 @@ class Run:
     """One flow run."""
 
     settings: Settings
-    run_id: str
+    record: RunRecord
     store: SnapshotStore
     tracker: tracking.Tracker
     outbox: Outbox
     view: View
     began: datetime
     clock: float
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    last: str | None = None
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     validations: dict[str, Any] = field(default_factory=dict)
-    extra_s: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    at_work: list[str] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
-    last: str | None = None
     artifacts: Artifacts = field(default_factory=Artifacts)
     lock: Any = field(default_factory=threading.RLock)
     _validators: Any = None
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
 
     @property
     def root(self) -> Path:
@@ -93,14 +88,10 @@ class Run:
             raise
         recording = time.perf_counter()
         self.snapshots[stage.name] = done.snapshot
-        row = row_of(stage, done)
         # The work is done and committed: MLflow's troubles must not undo it.
-        row["recorded"] = self.outbox.send(
-            stage.name, lambda: record_stage(self.tracker, stage, done, inputs), self.recorded
-        )
-        row["seconds"]["record"] = round(time.perf_counter() - recording, 4)
-        row["wall_s"] = round(time.perf_counter() - start, 3)
-        self._ended(row)
+        recorded = self.outbox.send(stage.name, lambda: record_stage(self.tracker, stage, done, inputs), self.recorded)
+        now = time.perf_counter()
+        self._ended(StageRow.of(stage, done, recorded=recorded, record_s=now - recording, wall_s=now - start))
         return done.snapshot
 
     def timed(self, name: str, decide: Callable[[], Any]) -> Any:
@@ -114,21 +105,19 @@ class Run:
             self._failed(name, error)
             raise
         seconds = round(time.perf_counter() - start, 3)
-        self._ended(row_without_snapshot(name, seconds, decision.reused))
+        phases = {"reuse" if decision.reused else "record": seconds}
+        self._ended(StageRow(name, reused=decision.reused, seconds=phases, wall_s=seconds))
         return decision
 
-    @contextmanager
-    def until(self, last: str | None) -> Iterator[None]:
-        """End the block early, in order, once the stage named `last` is done."""
-        check_stage_name(last)
-        self.last = last
-        with suppress(_LastStageDone):
-            yield
+    @property
+    def over(self) -> bool:
+        """Whether the last stage wanted is done: the flow leaves out what comes after it."""
+        return self.last is not None and self.record.row(self.last) is not None
 
     def _begins(self, name: str) -> float:
         with self.lock:
             self.expect(name)
-            self.at_work.append(name)
+            self.record.at_work.append(name)
             self._write("running")  # a run that is killed leaves word of where it was
             self.view.started(name)
         return time.perf_counter()
@@ -141,30 +130,25 @@ class Run:
     def _failed(self, name: str, error: BaseException) -> None:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         with self.lock:
-            self.at_work.remove(name)
-            self.facts.setdefault("failed", {"stage": name, "error": masked(said)})
+            self.record.at_work.remove(name)
+            self.record.failed = self.record.failed or {"stage": name, "error": masked(said)}
             self.view.failed(name, error)
 
-    def _ended(self, row: dict[str, Any]) -> None:
+    def _ended(self, row: StageRow) -> None:
+        record = self.record
         with self.lock:  # stages may run side by side
-            self.at_work.remove(row["stage"])
-            if self.facts.get("failed", {}).get("stage") == row["stage"]:
-                del self.facts["failed"]  # it was tried again
-            self.rows.append(row)
-            self.rows.sort(key=lambda r: self.order.index(r["stage"]))
+            record.at_work.remove(row.stage)
+            if record.failed and record.failed["stage"] == row.stage:
+                record.failed = None  # it was tried again
+            record.stages = sorted([*record.stages, row], key=lambda r: self.order.index(r.stage))
             self.save("running")
             self.view.ended(row)
 
-    def stop_after(self, name: str) -> None:
-        """End the block of `until` if this was the last stage wanted."""
-        if name == self.last:
-            raise _LastStageDone
-
     def track_results(self, pictures: Sequence[Path]) -> None:
-        """Scores, the decision, plots and the report, as they are in the run's facts, to the parent run."""
+        """Scores, the decision, plots and the report, as they are in the run's record, to the parent run."""
         start = time.perf_counter()
-        self.outbox.send(RESULTS, lambda: record_results(self.tracker, self.facts, list(pictures)), self.recorded)
-        self.extra_s["tracking_results"] = round(time.perf_counter() - start, 3)
+        self.outbox.send(RESULTS, lambda: record_results(self.tracker, self.record, list(pictures)), self.recorded)
+        self.record.extra_s["tracking_results"] = round(time.perf_counter() - start, 3)
 
     def prepare(self) -> None:
         """Start what a stage that really runs needs; the validators load while it computes."""
@@ -193,27 +177,24 @@ class Run:
             return min(folder.rglob("index.html"), key=lambda page: len(page.parts), default=None)
         start = time.perf_counter()
         page = self._validators.write_data_docs(folder, self.validations, self.run_id, self.began)
-        self.extra_s["data_docs"] = round(time.perf_counter() - start, 3)
+        self.record.extra_s["data_docs"] = round(time.perf_counter() - start, 3)
         return Path(page)
 
-    def summary(self, state: str) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "state": state,
-            "started": self.began.isoformat(timespec="seconds"),
-            "wall_s": round(time.perf_counter() - self.clock, 2),
-            "rows_in": next((r["rows_in"] for r in self.rows if r["stage"] == "ingest"), 0),
-            "stages": self.rows,
-            "at_work": list(self.at_work),
-            "extra_s": self.extra_s,
-            "mlflow_run": self.tracker.run_id,
-            "tracking": masked(self.tracker.uri),
-            "unrecorded": list(self.outbox.waiting),
-            **masked_within({k: v for k, v in self.facts.items() if k not in LOCAL}),
-            **{name: self.facts[name] for name in LOCAL if name in self.facts},
-        }
+    def summary(self, state: str) -> RunRecord:
+        """The run's record as it is now, without secrets."""
+        record, ingested = self.record, self.record.row("ingest")
+        return replace(
+            record.masked(),
+            state=state,
+            wall_s=round(time.perf_counter() - self.clock, 2),
+            rows_in=ingested.rows_in if ingested else 0,
+            stages=list(record.stages),
+            at_work=list(record.at_work),
+            extra_s=dict(record.extra_s),
+            unrecorded=list(self.outbox.waiting),
+        )
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> RunRecord:
         """The run's record up to now."""
         with self.lock:
             return self.summary("running")
@@ -226,7 +207,7 @@ class Run:
         """Replaced whole, never half written."""
         path = self.root / "runs" / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(self.summary(state), indent=1))
+        write_whole(path, json.dumps(self.summary(state).to_json(), indent=1))
         return path
 
     def close(self, state: str) -> None:
@@ -234,7 +215,7 @@ class Run:
             self._validators.close()
         self.artifacts.finish()
 
-        def ended() -> dict[str, Any]:
+        def ended() -> RunRecord:
             return self.summary(state)
 
         self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
@@ -246,8 +227,9 @@ def current() -> Run:
 
 
 @contextmanager
-def open_run(settings: Settings) -> Iterator[Run]:
-    """Everything a flow run needs, closed again however it ends."""
+def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
+    """Everything a flow run needs, closed again however it ends. until: the last stage wanted; all if not given."""
+    check_stage_name(until)
     began = datetime.now(UTC)
     run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     tags = {
@@ -264,26 +246,33 @@ def open_run(settings: Settings) -> Iterator[Run]:
     store.check()
     tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
     engine.collect_again()
+    record = RunRecord(
+        run_id=run_id,
+        started=began.isoformat(timespec="seconds"),
+        mlflow_run=tracker.run_id,
+        tracking=tracker.uri,
+        flow_run_id=str(flow_run.id or ""),
+        mlflow_page=links.mlflow_page(tracker),
+    )
     run = Run(
         settings=settings,
-        run_id=run_id,
+        record=record,
         store=store,
         tracker=tracker,
         outbox=Outbox(tracker, store),
         view=LogView() if settings.logging.as_json else VIEW.get(LogView()),
         began=began,
         clock=clock,
+        last=until,
     )
-    if told := catch_up(run.root, tracker, store):
-        run.facts["caught_up"] = told
-    run.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
-    run.facts |= {"flow_run_id": str(flow_run.id or ""), "mlflow_page": links.mlflow_page(tracker)}
-    links.link("mlflow-run", run.facts["mlflow_page"], "MLflow run")
+    record.caught_up = catch_up(run.root, tracker, store) or None
+    record.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
+    links.link("mlflow-run", record.mlflow_page, "MLflow run")
     token = _CURRENT.set(run)
     state = "failed"
     try:
         with (
-            logs.about(run_id=run_id, flow_run_id=run.facts["flow_run_id"]),
+            logs.about(run_id=run_id, flow_run_id=record.flow_run_id),
             tracking.system_metrics(tracker, settings.tracking.system_metrics),
         ):
             yield run

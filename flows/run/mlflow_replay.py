@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from flows.run.record import KEY, record_stage
+from flows.run.mlflow_record import KEY, record_stage
+from flows.run.record import RunRecord, StageRow, read_record
 from tasks.core.errors import RegistryError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
@@ -39,7 +39,7 @@ class Outbox:
     waiting: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # stages may run side by side
 
-    def send(self, name: str, now: Callable[[], None], record: Callable[[], Mapping[str, Any]]) -> bool:
+    def send(self, name: str, now: Callable[[], None], record: Callable[[], RunRecord]) -> bool:
         """Tell MLflow with `now`, after all that waits; False if it waits, too. `record` gives the run's record."""
         with self._lock:
             if not self._empty(record):
@@ -54,7 +54,7 @@ class Outbox:
                 return False
             return True
 
-    def _empty(self, record: Callable[[], Mapping[str, Any]]) -> bool:
+    def _empty(self, record: Callable[[], RunRecord]) -> bool:
         """Whether nothing waits any more."""
         if self.waiting:
             try:
@@ -68,36 +68,34 @@ class Outbox:
         return not self.waiting
 
 
-def _is_known(name: str, record: Mapping[str, Any]) -> bool:
+def _is_known(name: str, record: RunRecord) -> bool:
     """Whether the record speaks of it: a stage beside this one may have ended, and not be in there yet."""
-    return name in (RESULTS, END) or any(row["stage"] == name for row in record["stages"])
+    return name in (RESULTS, END) or record.row(name) is not None
 
 
-def replay(name: str, record: Mapping[str, Any], tracker: tracking.Tracker, store: SnapshotStore) -> None:
+def replay(name: str, record: RunRecord, tracker: tracking.Tracker, store: SnapshotStore) -> None:
     """Tell MLflow one thing of a run, from the run's record and its snapshots alone. Doing it twice does no harm."""
-    rows = {row["stage"]: row for row in record["stages"]}
     if name == END:
-        if record["state"] != "running":
-            tracker.end(tracker.run_id, ENDS.get(record["state"], "FAILED"))
+        if record.state != "running":
+            tracker.end(tracker.run_id, ENDS.get(record.state, "FAILED"))
     elif name == RESULTS:
-        page = _snapshot(store, rows.get("report"))
+        page = _snapshot(store, record.row("report"))
         pictures = [page.path(e.name) for e in page.manifest.files if e.name.endswith(".png")] if page else []
         record_results(tracker, record, pictures)
-    elif (stage := declared_stages().get(name)) and (snapshot := _snapshot(store, rows.get(name))):
-        row = rows[name]
+    elif (stage := declared_stages().get(name)) and (row := record.row(name)) and (snapshot := _snapshot(store, row)):
         _remove_children(tracker, snapshot.key)  # of an attempt that broke off
         inputs = [store.find(i.stage, i.key) for i in snapshot.manifest.inputs if i.key]
-        done = StageRun(snapshot, row["reused"], row["seconds"], row["validation"], row["notes"])
+        done = StageRun(snapshot, row.reused, row.seconds, row.validation, row.notes)
         record_stage(tracker, stage, done, [i for i in inputs if i is not None])
 
 
-def record_results(tracker: tracking.Tracker, record: Mapping[str, Any], pictures: list[Path]) -> None:
+def record_results(tracker: tracking.Tracker, record: RunRecord, pictures: list[Path]) -> None:
     """Scores, the decision, plots and the report to the parent run."""
-    metrics = {f"test_{name}_{model}": v for name, of in record["metrics"].items() for model, v in of.items()}
-    tracker.log(tracker.run_id, metrics=metrics, tags={"raymill.decision": record["decision"]})
+    metrics = {f"test_{name}_{model}": v for name, of in (record.metrics or {}).items() for model, v in of.items()}
+    tracker.log(tracker.run_id, metrics=metrics, tags={"raymill.decision": record.decision or ""})
     tracker.log_files(tracker.run_id, pictures, "plots")
-    report = Path(record["report"])
-    tracker.log_files(tracker.run_id, [report] if report.exists() else [], "report")
+    reports = [Path(record.report)] if record.report else []
+    tracker.log_files(tracker.run_id, [report for report in reports if report.exists()], "report")
 
 
 def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> list[str]:
@@ -107,38 +105,37 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
     """
     told: list[str] = []
     for path in sorted((root / "runs").glob("*.json")):
-        record = json.loads(path.read_text())
-        if not record.get("unrecorded") or record.get("tracking") != masked(tracker.uri):
+        record = read_record(path)
+        if not record.unrecorded or record.tracking != masked(tracker.uri):
             continue
         try:
             with tracking.reaching(tracker.uri):
-                told.append(f"{record['run_id']}: {_catch_up(record, tracker, store)}")
+                told.append(f"{record.run_id}: {_catch_up(record, tracker, store)}")
         except RegistryError:
             break
-        record = {**json.loads(path.read_text()), "unrecorded": []}
-        write_whole(path, json.dumps(record, indent=1))
+        write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1))
     return told
 
 
-def _catch_up(record: Mapping[str, Any], tracker: tracking.Tracker, store: SnapshotStore) -> str:
+def _catch_up(record: RunRecord, tracker: tracking.Tracker, store: SnapshotStore) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        run = tracker.client.get_run(record["mlflow_run"])
+        run = tracker.client.get_run(record.mlflow_run)
         if run.info.lifecycle_stage != "active":
             return "its MLflow run was deleted"
-        theirs = replace(tracker, run_id=record["mlflow_run"], experiment_id=run.info.experiment_id)
-        for name in record["unrecorded"]:
+        theirs = replace(tracker, run_id=record.mlflow_run, experiment_id=run.info.experiment_id)
+        for name in record.unrecorded:
             replay(name, record, theirs, store)
     except MlflowException as error:
         if tracking.is_outage(error):
             raise
         return f"MLflow does not take it: {error}"  # nor will it next time
-    return ", ".join(record["unrecorded"])
+    return ", ".join(record.unrecorded)
 
 
-def _snapshot(store: SnapshotStore, row: Mapping[str, Any] | None) -> Snapshot | None:
-    return store.find(row["stage"], row["key"]) if row and row["key"] else None
+def _snapshot(store: SnapshotStore, row: StageRow | None) -> Snapshot | None:
+    return store.find(row.stage, row.key) if row and row.key else None
 
 
 def _remove_children(tracker: tracking.Tracker, key: str) -> None:

@@ -7,7 +7,6 @@ than the run's. Nobody's silence fails a run.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -18,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.run.record import RunRecord, read_record
 from tasks.core import secrets
 from tasks.core.settings import ENV_PREFIX
 from tasks.settings import Settings, load_settings
@@ -43,7 +43,7 @@ def tell_how_it_ended(flow: Any, flow_run: Any, state: Any) -> None:
         webhook = _webhook(settings)
         if webhook is None:
             return
-        record = _record_of(settings, str(flow_run.id)) if settings else {}
+        record = _record_of(settings, str(flow_run.id)) if settings else RunRecord()
         secrets.remember(webhook, settings=settings)
         problem = post(webhook, secrets.masked_within(message(flow_run, state, record, settings)))
     except Exception as error:
@@ -54,7 +54,7 @@ def tell_how_it_ended(flow: Any, flow_run: Any, state: Any) -> None:
         get_logger("raymill").warning("nobody was told how the run ended: %s", problem)
 
 
-def message(flow_run: Any, state: Any, record: Mapping[str, Any], settings: Settings | None) -> dict[str, Any]:
+def message(flow_run: Any, state: Any, record: RunRecord, settings: Settings | None) -> dict[str, Any]:
     """What is posted. Seconds are wall time; rows are those that were read; what is not known is null."""
     parameters = flow_run.parameters or {}
     word = "cancelled" if state.is_cancelling() or state.is_cancelled() else str(state.type.value).lower()
@@ -62,17 +62,17 @@ def message(flow_run: Any, state: Any, record: Mapping[str, Any], settings: Sett
     told = {
         "flow_run": flow_run.name,
         "flow_run_id": str(flow_run.id),
-        "run_id": record.get("run_id"),
+        "run_id": record.run_id or None,
         "state": word,
         "dataset": parameters.get("dataset") or (settings and settings.data.dataset),
-        "rows": record.get("rows_in") or None,
-        "seconds": record.get("wall_s"),
-        "measure": _measure(record.get("metrics")),
-        "decision": record.get("decision"),
+        "rows": record.rows_in or None,
+        "seconds": record.wall_s or None,
+        "measure": _measure(record.metrics),
+        "decision": record.decision,
         "failed_stage": stage,
         "error": error,
         "prefect": _prefect_page(flow_run),
-        "mlflow": record.get("mlflow_page"),
+        "mlflow": record.mlflow_page,
     }
     return {"text": _text(told), **told}
 
@@ -89,13 +89,13 @@ def _text(told: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(told[page] for page in ("prefect", "mlflow") if told[page])])
 
 
-def _failure(state: Any, record: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _failure(state: Any, record: RunRecord) -> tuple[str | None, str | None]:
     """The stage that failed, or was at work, and the first line of the error."""
-    failed = record.get("failed") or {}
     # Prefect puts words of its own before the error.
     said = re.sub(r"^(Flow run encountered an exception|Execution was [^:]*): ", "", str(state.message or ""))
-    lines = str(failed.get("error") or said).strip().splitlines()
-    return failed.get("stage") or ", ".join(record.get("at_work", ())) or None, lines[0] if lines else None
+    stage, error = (record.failed["stage"], record.failed["error"]) if record.failed else ("", "")
+    lines = (error or said).strip().splitlines()
+    return stage or ", ".join(record.at_work) or None, lines[0] if lines else None
 
 
 def _measure(metrics: Mapping[str, Mapping[str, float]] | None) -> dict[str, Any] | None:
@@ -138,15 +138,15 @@ def _webhook(settings: Settings | None) -> str | None:
     return os.environ.get(WEBHOOK_VARIABLE)  # also of a run whose settings are wrong, or came without what is secret
 
 
-def _record_of(settings: Settings, flow_run_id: str) -> dict[str, Any]:
+def _record_of(settings: Settings, flow_run_id: str) -> RunRecord:
     """The record of the flow run; empty if it ended before it had one."""
     found = (settings.storage.path / "runs").glob("*.json")
     for path in sorted(found, key=lambda path: path.name, reverse=True):
         with suppress(OSError, ValueError):
-            record: dict[str, Any] = json.loads(path.read_text())
-            if record.get("flow_run_id") == flow_run_id:
+            record = read_record(path)
+            if record.flow_run_id == flow_run_id:
                 return record
-    return {}
+    return RunRecord()
 
 
 def post(url: str, told: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+from flows.run.record import StageRow
 from tasks.core.progress import Progress, Receiver
 
 RECENT_S = 30.0
@@ -34,7 +35,7 @@ class View(Protocol):
 
     def progressed(self, progress: Progress) -> None: ...
 
-    def ended(self, row: Mapping[str, Any]) -> None: ...
+    def ended(self, row: StageRow) -> None: ...
 
     def failed(self, stage: str, error: BaseException) -> None: ...
 
@@ -52,9 +53,9 @@ class LogView:
         if line := self._lines.next(progress):
             _prefect_log().info("%s", line)
 
-    def ended(self, row: Mapping[str, Any]) -> None:
-        done = "reused" if row["reused"] else "made"
-        _prefect_log().info("%s: %s rows, %s, %.1f s", row["stage"], f"{row['rows']:,}", done, row["wall_s"])
+    def ended(self, row: StageRow) -> None:
+        done = "reused" if row.reused else "made"
+        _prefect_log().info("%s: %s rows, %s, %.1f s", row.stage, f"{row.rows:,}", done, row.wall_s)
 
     def failed(self, stage: str, error: BaseException) -> None:
         pass

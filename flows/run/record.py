@@ -1,124 +1,130 @@
-"""What a stage did, as MLflow and the run's record keep it."""
+"""What a run did: the record that ROOT/runs/RUN.json keeps and `raymill run --json` prints.
+
+Records that earlier versions wrote are read, too: what they lack has its default.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from tasks.core.sections import PROJECT
-from tasks.core.snapshots import Snapshot
-from tasks.core.stage import HasDigest, Stage, StageRun
-from tasks.engines import tracking
-from tasks.stages.tune.plots import search_plots
+from tasks.core.secrets import masked_within
 
-KEY = "raymill.key"  # tag of a child run: the key of the snapshot that it tells of
+if TYPE_CHECKING:
+    from tasks.core.stage import Stage, StageRun
 
-
-def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
-    """The stage's facts to MLflow: metrics and tags of the parent run, a child run for a stage that learned.
-
-    A snapshot has one child run, under the first run that could tell of it: the one that made it may have been killed
-    after its commit.
-    """
-    snapshot = done.snapshot
-    metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
-    metrics[f"{stage.name}/rows"] = stage.size(snapshot)
-    metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
-    tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
-    tracker.log(tracker.run_id, metrics=metrics, tags=tags)
-    if stage.name == "ingest":
-        tracker.log_inputs(tracker.run_id, [snapshot])
-    elif stage.name in ("train", "tune", "refit") and not tracker.has_finished(**{KEY: snapshot.key}):
-        child = _record_learning(tracker, stage, snapshot)
-        tracker.log_inputs(child, [i for i in inputs if isinstance(i, Snapshot)])
-        tracker.end(child)
+# What only some runs have, or have only at their end: left out of the JSON as long as it is None.
+LATER = ("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s")
+# Texts that may hold secrets. `report` and `data_docs` are paths of this machine, to be opened as they are.
+MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
 
 
-def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot) -> str:
-    child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, KEY: snapshot.key})
-    if stage.name == "tune":
-        _record_search(tracker, child, snapshot)
-    else:
-        facts = snapshot.facts
-        learned: dict[str, list[float]] = {}
-        for point in snapshot.read().to_pylist():
-            learned.setdefault(f"{point['split'].replace('+', '_')}_{facts['metric']}", []).append(point["loss"])
-        tracker.log(
-            child,
-            params={**facts["params"], "rounds": facts["rounds"]},
-            curves=learned,
-            tags={"raymill.target": facts["target"]},
+@dataclass(frozen=True)
+class StageRow:
+    """What a stage did. A step whose state is elsewhere, like the registry's, has no digest and no key."""
+
+    stage: str
+    rows_in: int = 0
+    rows: int = 0  # in `unit`
+    unit: str = "rows"
+    rejected: int = 0
+    repeated: int = 0
+    left_out: int = 0
+    quarantined: int = 0  # files
+    reused: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase
+    digest: str = ""
+    key: str = ""
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    recorded: bool = True  # in MLflow, at once
+    wall_s: float = 0.0
+
+    @classmethod
+    def of(cls, stage: Stage, done: StageRun, *, recorded: bool, record_s: float, wall_s: float) -> StageRow:
+        """Return the row of a stage that has left a snapshot. record_s: how long it took to tell MLflow."""
+        snapshot, counts = done.snapshot, done.snapshot.manifest.counts
+        return cls(
+            stage=stage.name,
+            rows_in=counts.get("rows_in", 0),
+            rows=stage.size(snapshot),
+            unit=stage.unit,
+            rejected=snapshot.rows("rejects"),
+            repeated=counts.get("repeated", 0),
+            left_out=counts.get("left_out", 0),
+            quarantined=snapshot.facts.get("quarantined", 0),
+            reused=done.reused,
+            seconds={**done.seconds, "record": round(record_s, 4)},
+            digest=snapshot.digest,
+            key=snapshot.key,
+            validation=dict(done.validation),
+            notes=dict(done.notes),
+            recorded=recorded,
+            wall_s=round(wall_s, 3),
         )
-    return child
 
 
-def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> None:
-    """Each trial as a run with its parameters and curve, all under the same names, so that MLflow can compare them."""
-    facts = search.facts
-    name = f"valid_{facts['metric']}"
-    best = {f"best_{name}": facts["best_loss"], "best_rounds": facts["best_rounds"], "best_trial": facts["best_trial"]}
-    tracker.log(child, params=facts["best_params"], metrics=best, tags={"raymill.target": facts["target"]})
-    curves: dict[int, list[float]] = {}
-    for point in search.read("curves").to_pylist():
-        curves.setdefault(point["trial"], []).append(point["loss"])
-    for trial in search.read().to_pylist():
-        grandchild = tracker.child(f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]})
-        tracker.log(
-            grandchild,
-            params=json.loads(trial["params"]),
-            metrics={
-                f"best_{name}": trial["valid_loss"],
-                "best_rounds": trial["best_round"] + 1,
-                "rounds": trial["rounds"],
-            },
-            curves={name: curves.get(trial["trial"], [])},
-        )
-        tracker.end(grandchild)
-    with TemporaryDirectory(prefix="raymill-plots-") as folder:
-        files = {Path(folder) / file: picture for file, picture in search_plots(search).items()}
-        for file, picture in files.items():
-            file.write_bytes(picture)
-        tracker.log_files(child, files, "plots")
+class Failure(TypedDict):
+    """The stage that failed, and the first line of its error."""
+
+    stage: str
+    error: str
 
 
-def row_of(stage: Stage, done: StageRun) -> dict[str, Any]:
-    snapshot, counts = done.snapshot, done.snapshot.manifest.counts
-    return {
-        "stage": stage.name,
-        "rows_in": counts.get("rows_in", 0),
-        "rows": stage.size(snapshot),
-        "unit": stage.unit,
-        "rejected": snapshot.rows("rejects"),
-        "repeated": counts.get("repeated", 0),
-        "left_out": counts.get("left_out", 0),
-        "quarantined": snapshot.facts.get("quarantined", 0),
-        "reused": done.reused,
-        "seconds": dict(done.seconds),
-        "digest": snapshot.digest,
-        "key": snapshot.key,
-        "validation": dict(done.validation),
-        "notes": dict(done.notes),
-    }
+@dataclass
+class RunRecord:
+    """A run, its stages in the flow's order. The run fills it while it goes on."""
+
+    run_id: str = ""
+    state: str = "running"  # then completed, failed or interrupted
+    started: str = ""
+    wall_s: float = 0.0
+    rows_in: int = 0
+    stages: list[StageRow] = field(default_factory=list)
+    at_work: list[str] = field(default_factory=list)  # stages that have begun and not ended
+    extra_s: dict[str, float] = field(default_factory=dict)  # seconds outside of stages
+    mlflow_run: str = ""
+    tracking: str = ""  # the address of the MLflow that the run is recorded in
+    unrecorded: list[str] = field(default_factory=list)  # what that MLflow could not be told
+    flow_run_id: str = ""
+    mlflow_page: str | None = None
+    caught_up: list[str] | None = None  # earlier runs that MLflow was told of, a line each
+    failed: Failure | None = None
+    decision: str | None = None
+    card: str | None = None
+    gates: list[dict[str, Any]] | None = None
+    metrics: dict[str, dict[str, float]] | None = None  # by measure, then model
+    mlflow: str | None = None
+    report: str | None = None
+    data_docs: str | None = None
+    startup_s: float | None = None
+
+    def row(self, stage: str) -> StageRow | None:
+        """Return what a stage did; None where it has not ended."""
+        return next((row for row in self.stages if row.stage == stage), None)
+
+    def masked(self) -> RunRecord:
+        """Return a copy to be shown, without secrets."""
+        return replace(self, **masked_within({name: getattr(self, name) for name in MASKED}))
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in LATER}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> RunRecord:
+        stages = [StageRow(**_known(StageRow, row)) for row in given.get("stages", ())]
+        return cls(**{**_known(cls, given), "stages": stages})
 
 
-def row_without_snapshot(name: str, seconds: float, reused: bool) -> dict[str, Any]:
-    """The row of a step whose state is elsewhere, like the registry."""
-    none = {"rows_in": 0, "rows": 0, "unit": "rows", "rejected": 0, "repeated": 0, "quarantined": 0}
-    phases = {"reuse" if reused else "record": seconds}
-    return {
-        "stage": name, **none, "reused": reused, "seconds": phases, "wall_s": seconds, "digest": "", "key": "",
-        "notes": {},
-    }  # fmt: skip
+def read_record(path: Path) -> RunRecord:
+    """Read ROOT/runs/RUN.json. Raises OSError and ValueError."""
+    return RunRecord.from_json(json.loads(path.read_text()))
 
 
-def git_commit() -> str:
-    """The commit of the code, with -dirty for local changes; "" outside a git checkout."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+def _known(kind: type[StageRow | RunRecord], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that `kind` has a field for: another version may have written others."""
+    names = {of.name for of in fields(kind)}
+    return {name: value for name, value in given.items() if name in names}

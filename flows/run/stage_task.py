@@ -46,11 +46,10 @@ class StageTask:
             retry_jitter_factor=config.jitter or None,  # type: ignore[arg-type]  # None: no jitter
         )
 
-    def __call__(self, *arguments: Any) -> Snapshot:
+    def __call__(self, *inputs: Any) -> Any:
+        """Return the stage's snapshot; None, which the stages after it pass on, where the run is over."""
         run = current()
-        snapshot: Snapshot = self.under(run.settings.retries)(arguments, self.section_of(run))
-        run.stop_after(self.name)
-        return snapshot
+        return None if run.over else self.under(run.settings.retries)(inputs, self.section_of(run))
 
     def section_of(self, run: Run) -> Any:
         """Return the stage's own settings, and no others."""
@@ -69,25 +68,23 @@ class StageTasks:
         return made
 
 
-def together(*calls: tuple[Any, ...]) -> list[Snapshot]:
-    """Run stages side by side, each given as (stage task, inputs...); return their snapshots.
+def together(*calls: tuple[Any, ...]) -> list[Any]:
+    """Run stages side by side, each given as (stage task, inputs...); return their snapshots, or None, as each would.
 
     When all have ended, the first failure in order is raised. What comes after the last stage wanted is left out.
     """
     run = current()
     names = [call[0].name for call in calls]
-    wanted = calls[: names.index(run.last) + 1] if run.last in names else calls
-    for name in names:
-        run.expect(name)
+    wanted = () if run.over else calls[: names.index(run.last) + 1] if run.last in names else calls
+    for stage_task, *_ in wanted:
+        run.expect(stage_task.name)
     futures = [
         stage_task.under(run.settings.retries).submit(tuple(inputs), stage_task.section_of(run))
         for stage_task, *inputs in wanted
     ]
     wait(futures)
     snapshots = [future.result() for future in futures]
-    for name in names:
-        run.stop_after(name)
-    return snapshots
+    return [*snapshots, *[None] * (len(calls) - len(wanted))]
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:

@@ -10,15 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from flows.servers.deploy import POOL_READY
 from flows.servers.services import Service, answers, basic, plan
@@ -261,21 +259,6 @@ def status(settings: Settings) -> dict[str, Any]:
             about["problem"] = answers(about["health"], authorization, 5.0)
     well = bool(found.get("services")) and not any(about["problem"] for about in found["services"].values())
     return {"up": True, "well": well, **found}
-
-
-def print_status(console: Console, found: dict[str, Any]) -> None:
-    if not found["up"]:
-        left = f"; {len(found['left'])} process(es) of an earlier one are left: raymill down" if found["left"] else ""
-        console.print(f"nothing is up{left}", highlight=False)
-        return
-    table = Table()
-    for name in ("service", "address", "process", "up for", "restarts", ""):
-        table.add_column(name)
-    for name, about in found["services"].items():
-        age = str(timedelta(seconds=round(time.time() - about["since"])))
-        state = f"[red]{escape(about['problem'])}[/]" if about["problem"] else "[green]well[/]"
-        table.add_row(name, about["url"] or "–", str(about["pid"]), age, str(about["restarts"]), state)
-    console.print(table)
 
 
 def down() -> int:

@@ -116,7 +116,7 @@ if __name__ == "__main__":
         VIEW.set(view)
         told = {"stages": []}
         try:
-            told |= etl_train(sys.argv[3], None, overrides=sys.argv[5:])
+            told |= etl_train(sys.argv[3], None, overrides=sys.argv[5:]).to_json()
         finally:
             told |= {"lost": sorted(p.name for p in LOST.iterdir()), "failed": view.failed_stages}
             Path(sys.argv[4]).write_text(json.dumps(told))

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from flows.cli.console import ConsoleView, print_summary
 from flows.run.context import VIEW, Run, open_run
+from flows.run.record import RunRecord
 from tasks.core.errors import RegistryError
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import run_stage, stage
@@ -126,15 +127,15 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
     record = first.root / "runs" / f"{first.run_id}.json"
     told = json.loads(record.read_text())
     assert (told["state"], told["unrecorded"]) == ("completed", ["clean", "train", "end"])
-    print_summary(Console(file=shown, width=200), told)
+    print_summary(Console(file=shown, width=200), RunRecord.from_json(told))
     assert shown.getvalue().count("recorded later") == 2
     assert "the next run will: clean, train, end" in shown.getvalue()
 
     server.start()
     with open_run(settings) as second:
         stages_of(second)
-    assert all(row["reused"] for row in second.rows)
-    assert second.facts["caught_up"] == [f"{first.run_id}: clean, train, end"]
+    assert all(row.reused for row in second.record.stages)
+    assert second.record.caught_up == [f"{first.run_id}: clean, train, end"]
     assert json.loads(record.read_text())["unrecorded"] == []
     client = MlflowClient(server.uri, server.uri)
     run = client.get_run(first.tracker.run_id)
@@ -148,7 +149,7 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
     assert child.inputs.dataset_inputs
 
     with open_run(settings) as third:  # a server that comes back while a run goes on is told the rest by the run
-        assert "caught_up" not in third.facts
+        assert third.record.caught_up is None
         server.kill()
         reviews = third.execute(clean, [], settings.tune)
         assert third.outbox.waiting == ["clean"]
@@ -170,7 +171,7 @@ def test_what_a_run_killed_after_a_commit_could_not_tell_the_next_one_tells_once
     for _ in range(2):
         with open_run(settings) as run:
             stages_of(run)
-        assert all(row["reused"] for row in run.rows)
+        assert all(row.reused for row in run.record.stages)
         client = MlflowClient(uri, uri)
         told.append([child.info.run_name for child in children(client, client.get_run(run.tracker.run_id))])
     assert told == [["train"], []]

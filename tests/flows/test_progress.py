@@ -28,6 +28,7 @@ from flows.run.progress import (
     line,
     quantity,
 )
+from flows.run.record import StageRow
 from tasks.core.progress import Progress, Reporter
 from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import run_stage, stage
@@ -179,9 +180,8 @@ class TestWords:
         assert artifact_key("Count_Words 2") == "count-words-2"
 
 
-def row(name: str) -> dict[str, Any]:
-    counts = {"rows": 40_000, "rejected": 0, "repeated": 0, "quarantined": 0}
-    return {"stage": name, "unit": "rows", "reused": False, "wall_s": 12.3, "notes": {}, **counts}
+def row(name: str) -> StageRow:
+    return StageRow(name, rows=40_000, wall_s=12.3)
 
 
 class TestConsole:

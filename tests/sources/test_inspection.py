@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from flows.cli import inspect as inspect_view
@@ -234,9 +235,10 @@ class TestCommand:
         assert "[red]x[/] \\x1b[31m\\u202e" in output
         assert "[bold]who\\x1b" in output
         assert not {c for c in output if not c.isprintable()} - {"\n"}
-        tables = [line for line in output.splitlines() if line[:1] in "┏┃┡│└"]
-        assert tables
-        assert all(len(line) <= width for line in tables)
+        tables = [part for part in output.split("\n\n") if "  empty" in part]
+        assert len(tables) == 2
+        lines = [line for table in tables for line in table.partition("  empty")[2].splitlines()]
+        assert all(cell_len(line) <= width for line in lines)
 
 
 @pytest.mark.real

@@ -1,0 +1,36 @@
+"""What `raymill status` prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from flows.cli.tables import NotedRow, noted_table
+
+COLUMNS = ("service", "state", "up for", "restarts", "process")
+
+
+def print_status(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what `flows.servers.up.status` found."""
+    if not found["up"]:
+        left = f"; {len(found['left'])} process(es) of an earlier one are left: raymill down" if found["left"] else ""
+        console.print(f"nothing is up{left}", highlight=False)
+        return
+    console.print(service_table(found["services"]))
+
+
+def service_table(services: Mapping[str, Mapping[str, Any]]) -> Group:
+    """Return a row for each service, its address and what is wrong with it below."""
+    rows = []
+    for name, about in services.items():
+        age = str(timedelta(seconds=round(time.time() - about["since"])))
+        state = "not well" if about["problem"] else "well"
+        cells = [name, state, age, f"{about['restarts']:,}", str(about["pid"])]
+        notes = [Text(about["url"]), Text(about["problem"], "red")]
+        rows.append(NotedRow(cells, [note for note in notes if note]))
+    return noted_table(COLUMNS, rows, right={"up for", "restarts", "process"})

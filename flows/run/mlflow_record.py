@@ -1,0 +1,93 @@
+"""What a stage did, as MLflow keeps it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tasks.core.sections import PROJECT
+from tasks.core.snapshots import Snapshot
+from tasks.core.stage import HasDigest, Stage, StageRun
+from tasks.engines import tracking
+from tasks.stages.tune.plots import search_plots
+
+KEY = "raymill.key"  # tag of a child run: the key of the snapshot that it tells of
+
+
+def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
+    """The stage's facts to MLflow: metrics and tags of the parent run, a child run for a stage that learned.
+
+    A snapshot has one child run, under the first run that could tell of it: the one that made it may have been killed
+    after its commit.
+    """
+    snapshot = done.snapshot
+    metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
+    metrics[f"{stage.name}/rows"] = stage.size(snapshot)
+    metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
+    tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
+    tracker.log(tracker.run_id, metrics=metrics, tags=tags)
+    if stage.name == "ingest":
+        tracker.log_inputs(tracker.run_id, [snapshot])
+    elif stage.name in ("train", "tune", "refit") and not tracker.has_finished(**{KEY: snapshot.key}):
+        child = _record_learning(tracker, stage, snapshot)
+        tracker.log_inputs(child, [i for i in inputs if isinstance(i, Snapshot)])
+        tracker.end(child)
+
+
+def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot) -> str:
+    child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, KEY: snapshot.key})
+    if stage.name == "tune":
+        _record_search(tracker, child, snapshot)
+    else:
+        facts = snapshot.facts
+        learned: dict[str, list[float]] = {}
+        for point in snapshot.read().to_pylist():
+            learned.setdefault(f"{point['split'].replace('+', '_')}_{facts['metric']}", []).append(point["loss"])
+        tracker.log(
+            child,
+            params={**facts["params"], "rounds": facts["rounds"]},
+            curves=learned,
+            tags={"raymill.target": facts["target"]},
+        )
+    return child
+
+
+def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> None:
+    """Each trial as a run with its parameters and curve, all under the same names, so that MLflow can compare them."""
+    facts = search.facts
+    name = f"valid_{facts['metric']}"
+    best = {f"best_{name}": facts["best_loss"], "best_rounds": facts["best_rounds"], "best_trial": facts["best_trial"]}
+    tracker.log(child, params=facts["best_params"], metrics=best, tags={"raymill.target": facts["target"]})
+    curves: dict[int, list[float]] = {}
+    for point in search.read("curves").to_pylist():
+        curves.setdefault(point["trial"], []).append(point["loss"])
+    for trial in search.read().to_pylist():
+        grandchild = tracker.child(f"trial {trial['trial']}", parent=child, tags={"raymill.status": trial["status"]})
+        tracker.log(
+            grandchild,
+            params=json.loads(trial["params"]),
+            metrics={
+                f"best_{name}": trial["valid_loss"],
+                "best_rounds": trial["best_round"] + 1,
+                "rounds": trial["rounds"],
+            },
+            curves={name: curves.get(trial["trial"], [])},
+        )
+        tracker.end(grandchild)
+    with TemporaryDirectory(prefix="raymill-plots-") as folder:
+        files = {Path(folder) / file: picture for file, picture in search_plots(search).items()}
+        for file, picture in files.items():
+            file.write_bytes(picture)
+        tracker.log_files(child, files, "plots")
+
+
+def git_commit() -> str:
+    """The commit of the code, with -dirty for local changes; "" outside a git checkout."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

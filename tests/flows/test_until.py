@@ -1,0 +1,92 @@
+"""`--until STAGE`: the flow's stages in its order, up to this one and no further."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flows import etl_train as flow_module
+from flows.run import context, stage_task
+from flows.run.context import Run
+from flows.run.record import RunRecord, StageRow
+from tasks.core.errors import SettingsError
+from tasks.settings import Settings, load_settings
+
+IN_ORDER = ["ingest", "clean", "describe", "near-duplicates", "count-words", "tokenize", "language-model", "features"]
+IN_ORDER += ["split", "train", "tune", "refit", "evaluate", "register", "report"]
+Begun = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
+    """Run the flow until a stage; returns the stages that it began. They do nothing but say that they are done."""
+    settings = load_settings(overrides=[f"storage.root={tmp_path}"])
+    names: list[str] = []
+
+    def do(name: str) -> Any:
+        names.append(name)
+        context.current().record.stages.append(StageRow(name))
+        return SimpleNamespace(facts={"measures": {}})
+
+    class Task:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, *_: Any) -> Any:
+            return do(self.name)
+
+        def submit(self, *_: Any) -> Any:
+            made = do(self.name)
+            return SimpleNamespace(result=lambda: made)
+
+    def register(*_: Any) -> Any:
+        do("register")
+        return SimpleNamespace(card="", gates=[])
+
+    @contextmanager
+    def opened(settings: Settings, until: str | None) -> Iterator[Run]:
+        none: Any = SimpleNamespace(waiting=[])
+        run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, last=until)
+        token = context._CURRENT.set(run)
+        yield run
+        context._CURRENT.reset(token)
+
+    monkeypatch.setattr(stage_task.StageTask, "under", lambda self, _: Task(self.name))
+    monkeypatch.setattr(stage_task, "wait", lambda _: None)
+    monkeypatch.setattr(flow_module, "_register_task", register)
+    monkeypatch.setattr(flow_module, "open_run", opened)
+    monkeypatch.setattr(flow_module, "discover", lambda *_: None)
+    monkeypatch.setattr(flow_module, "environment", SimpleNamespace(prepare=lambda: None))
+    monkeypatch.setattr(flow_module, "logs", SimpleNamespace(set_up=lambda _: None))
+    monkeypatch.setattr(flow_module, "notify", SimpleNamespace(remember=lambda *_: None))
+
+    def run_until(last: str) -> list[str]:
+        names.clear()
+        record = flow_module.etl_train.fn(settings=settings, until=last)
+        assert [row.stage for row in record.stages] == names
+        return list(names)
+
+    return run_until
+
+
+@pytest.mark.parametrize("last", IN_ORDER)
+def test_all_stages_up_to_the_last_one_are_run(begun: Begun, last: str) -> None:
+    assert begun(last) == IN_ORDER[: IN_ORDER.index(last) + 1]
+
+
+def test_of_two_side_by_side_the_second_is_left_out_where_the_first_is_the_last(begun: Begun) -> None:
+    assert begun("count-words")[-2:] == ["near-duplicates", "count-words"]
+    assert begun("tokenize")[-2:] == ["count-words", "tokenize"]
+    assert begun("train")[-2:] == ["split", "train"]
+    assert begun("tune")[-2:] == ["train", "tune"]
+
+
+def test_a_stage_that_is_switched_off_cannot_be_the_last(begun: Begun) -> None:
+    with pytest.raises(SettingsError, match="embeddings is switched off"):
+        begun("embeddings")
