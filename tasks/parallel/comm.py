@@ -109,8 +109,18 @@ class Rank:
         return self._mailbox.get(source)
 
 
-def run_actors(work: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, num_cpus: float = 0.5) -> list[Any]:
-    """Run `work(comm, *arguments[rank])` on one Ray actor per rank; returns the ranks' results."""
+def run_actors(
+    work: Callable[..., Any],
+    arguments: Sequence[Sequence[Any]],
+    *,
+    num_cpus: float = 0.5,
+    returns: Sequence[int] | None = None,
+) -> list[Any]:
+    """Run `work(comm, *arguments[rank])` on one Ray actor per rank; returns the ranks' results.
+
+    returns: how many values each rank's `work` returns. They then stay in Ray's store, and a list of references to
+    them is a rank's result: nothing of them comes through this process.
+    """
     import ray
 
     size = len(arguments)
@@ -118,7 +128,13 @@ def run_actors(work: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, 
     ranks: list[Any] = [actor.remote(rank, size) for rank in range(size)]
     try:
         gather(r.meet.remote(ranks) for r in ranks)
-        return gather(r.work.remote(work, *given) for r, given in zip(ranks, arguments, strict=True))
+        calls = [r.work.options(num_returns=count) for r, count in zip(ranks, returns or [1] * size, strict=True)]
+        results = [call.remote(work, *given) for call, given in zip(calls, arguments, strict=True)]
+        if returns is None:
+            return gather(results)
+        kept = [result if isinstance(result, list) else [result] for result in results]
+        gather(one for result in kept for one in result[:1])  # all of a call's values are there at once
+        return kept
     finally:
         for r in ranks:
             ray.kill(r)

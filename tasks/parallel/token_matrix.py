@@ -46,13 +46,12 @@ class Weighted:
 
     def __init__(self, x: csr_matrix, idf: Array) -> None:
         self.x, self.idf = x, idf
-        squares = csr_matrix((x.data**2, x.indices, x.indptr), shape=x.shape, copy=False) @ idf**2
-        self.scale = (1 / np.sqrt(np.maximum(squares, 1e-24))).astype(np.float32)
+        self.squared = csr_matrix((x.data**2, x.indices, x.indptr), shape=x.shape, copy=False)
+        self.scale = (1 / np.sqrt(np.maximum(self.squared @ idf**2, 1e-24))).astype(np.float32)
 
     def squares(self) -> Array:
         """(d,) sums of the squares of each column."""
-        row_scales = np.repeat(self.scale, np.diff(self.x.indptr))
-        sums: Array = np.bincount(self.x.indices, (self.x.data * row_scales) ** 2, self.x.shape[1]) * self.idf**2
+        sums: Array = (self.squared.T @ self.scale**2) * self.idf**2
         return sums
 
     def __matmul__(self, v: Array) -> Array:

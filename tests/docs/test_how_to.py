@@ -33,7 +33,7 @@ from tasks.settings import load_settings
 from tasks.sources import inspection, profiles
 from tasks.stages import declared_stages
 from tasks.stages.features import text_score
-from tasks.stages.features.selection import wanted_groups
+from tasks.stages.features.settings import wanted_groups
 from tests.support.raw_files import read
 from tests.support.toy_snapshots import made
 

@@ -51,7 +51,7 @@ def start(sample: Path, root: Path, kill_at: str = "") -> tuple[int, str]:
         "tune.max_rounds=20",
         "train.rounds=10",
         "features.text_score.dimensions=4096",
-        "features.text_score.blocks=3",
+        "features.text_score.borders=[0.3,0.6]",
     ]
     command = [sys.executable, "-m", "flows.cli.main", "run", "--input", str(sample), "--json", str(root / "run.json")]
     # Into a file: Prefect's temporary server outlives a killed process, and would hold a pipe open.

@@ -27,7 +27,7 @@ SETTINGS = {
     "train.rounds": 10,
     "train.workers": 2,  # on a node each, where there are two
     "features.text_score.dimensions": 4096,
-    "features.text_score.blocks": 3,
+    "features.text_score.borders": [0.3, 0.6],
     "pack_tokens.enabled": "true",
     "embeddings.enabled": "true",
 }

@@ -23,7 +23,7 @@ SMALL = {
     "tune.min_rounds": 10,
     "train.rounds": 10,
     "features.text_score.dimensions": 4096,
-    "features.text_score.blocks": 3,
+    "features.text_score.borders": [0.3, 0.6],
     "registry.gates.min_gain_over_linear": "null",  # so few trees need not beat it
 }
 NOT_ASKED_FOR = ("ingest-items", "items", "pack-tokens", "embeddings")

@@ -12,11 +12,11 @@ from tasks.core.snapshot_files import FileSink
 from tasks.parallel.comm import run_threads
 from tasks.parallel.token_matrix import hash_tokens
 from tasks.stages.features import text_score
-from tasks.stages.features.settings import TextScoreConfig
+from tasks.stages.features.text_score import TextScoreConfig
 
 CUTS = np.array([100, 200, 300])
 CONFIG = TextScoreConfig(
-    dimensions=1024, blocks=4, shards=1, l2=0.5, ridge_l2=0.5, iterations=60, max_reviews=1_000_000
+    dimensions=1024, borders=(0.25, 0.5, 0.75), shards=1, l2=0.5, ridge_l2=0.5, iterations=60, max_reviews=1_000_000
 )
 NEWLINE = 998
 VOCABULARY = [f"w{i}" for i in range(NEWLINE)] + ["\u010a", "w999"]
@@ -111,7 +111,7 @@ def test_each_block_is_scored_by_the_regression_on_the_blocks_before_it(tmp_path
     for k in (1, 3):
         past, now = x[block < k], x[block == k]
         documents = np.asarray((past > 0).sum(axis=0)).ravel()
-        idf = np.where(documents < 2, 0, np.log((1 + past.shape[0]) / (1 + documents)) + 1)
+        idf = np.where(documents < text_score.MIN_DOCUMENTS, 0, np.log((1 + past.shape[0]) / (1 + documents)) + 1)
         a, b = tf_idf(past, idf), tf_idf(now, idf)
         used = np.flatnonzero(a.any(axis=0))
         y = ratings[block < k] > 3

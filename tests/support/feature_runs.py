@@ -14,16 +14,16 @@ from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import TOKENS, WORD_COUNTS
 from tasks.parallel import time_borders
 from tasks.stages.count_words import count_words
-from tasks.stages.features.selection import FeaturesConfig
+from tasks.stages.features.settings import FeaturesConfig
 from tasks.stages.features.stage import features
 from tasks.stages.items import COLUMNS as ITEM_COLUMNS
 from tasks.stages.language_model.stage import language_model
 from tasks.stages.tokenize import tokenize
 from tests.support.stage_runs import made, put, put_reviews, settings
 
-BLOCKS = 4
+BORDERS = (0.25, 0.5, 0.75)
 SETTINGS = settings(
-    f"features.text_score.blocks={BLOCKS}",
+    f"features.text_score.borders={list(BORDERS)}",
     "features.text_score.dimensions=1024",
     "count_words.reducers=2",
     "features.groups.helpful=true",
@@ -93,4 +93,4 @@ def features_alone(store: SnapshotStore, rows: Rows, config: FeaturesConfig) -> 
 
 
 def block_borders(reviews: Snapshot) -> list[int]:
-    return time_borders.borders(reviews.files(), [k / BLOCKS for k in range(1, BLOCKS)])
+    return time_borders.borders(reviews.files(), BORDERS)

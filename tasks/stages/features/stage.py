@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -37,7 +38,7 @@ from tasks.stages.features import catalogue, past_aggregates, text_score
 from tasks.stages.features.group import Part, Vocabulary
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.past_aggregates import PAST, VOTES
-from tasks.stages.features.selection import FeaturesConfig, Groups, wanted_groups
+from tasks.stages.features.settings import FeaturesConfig, Groups, wanted_groups
 from tasks.stages.features.text_shape import text_digest
 
 KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
@@ -65,32 +66,32 @@ def features(
     )
     files = list(zip(reviews.files(), tokens.files(), strict=True))
     known = known_columns(reviews.files(), items.files() if items else [], groups, config.buckets)
-    scores = None
+    nothing: list[Any] = [None] * len(files)
+    learned, scores = None, nothing
     if "text" in groups:
         vocabulary = tokens.read("vocabulary")["token"].to_pylist()
-        scores = text_score.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
-    shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups, scores))
-    nothing: list[Path | None] = [None] * len(files)
+        learned, scores = text_score.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
+    shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups))
     models = language.files() if "language" in groups else nothing
     embedded = vectors.files() if vectors and "embeddings" in groups else nothing
     write = ray.remote(write_part)
     refs = [
-        write.remote(out.sink, i, pair, by_row, shared, *(columns[i] for columns in known))
+        write.remote(out.sink, i, pair, by_row, shared, scores[i], *(columns[i] for columns in known))
         for i, (pair, *by_row) in enumerate(zip(files, models, embedded, strict=True))
     ]
     out.add(cluster.gather(refs))
-    if scores is not None:
+    if learned is not None:
         buffer = io.BytesIO()
-        fields = {"whole": scores.whole, "title": scores.title}
+        fields = {"whole": learned.whole, "title": learned.title}
         arrays = {f"{f}_{n}": getattr(m, n)[-1] for f, m in fields.items() for n in ("idf", "weights")}
-        np.savez_compressed(buffer, folds=scores.reader.folds, **arrays)
+        np.savez_compressed(buffer, folds=learned.reader.folds, **arrays)
         out.write_bytes("text_score.npz", buffer.getvalue())
     out.count(rows_in=reviews.rows())
     out.fact(
         features=[name for names in groups.values() for name in names],
         groups=groups,
         target=config.target,
-        linear="text_score" if scores is not None else None,
+        linear="text_score" if learned is not None else None,
     )
 
 
@@ -130,12 +131,13 @@ def write_part(
     index: int,
     files: FilePair,
     by_row: Sequence[Path | None],
-    shared: tuple[Vocabulary, FeaturesConfig, Groups, text_score.TextScore | None],
+    shared: tuple[Vocabulary, FeaturesConfig, Groups],
+    scores: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     *known: pa.Table,
 ) -> FileEntry:
     """All features of one file of reviews. known: finished columns. by_row: its files of language-model scores and of
     embeddings, where there are any."""
-    counts, config, groups, scores = shared
+    counts, config, groups = shared
     reviews = pl.read_parquet(files[0], hive_partitioning=False)
     label = labels(reviews.to_arrow(), TARGETS[config.target], config.min_votes)
     columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
@@ -148,7 +150,8 @@ def write_part(
         if of_part := declared_groups()[name].of_part:
             columns |= of_part(part).to_dict()
     if scores is not None:
-        columns |= text_columns(reviews, ids, scores, config)
+        answers = text_score.columns(scores, config.target)
+        columns |= {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
         if file is not None:
             columns |= pl.read_parquet(file, columns=groups[group], hive_partitioning=False).to_dict()
@@ -157,12 +160,3 @@ def write_part(
     return sink.write_table(
         part_name(index), table.select(*KEPT, "text_digest", pl.col(list(names)).cast(pl.Float32)).to_arrow()
     )
-
-
-def text_columns(
-    reviews: pl.DataFrame, ids: pa.ListArray, scores: text_score.TextScore, config: FeaturesConfig
-) -> dict[str, pl.Series]:
-    """The group `text`."""
-    times = reviews["timestamp"].dt.epoch("ms").to_numpy()
-    found = text_score.columns(scores.score(ids, times), config.target)
-    return {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in found.items()}

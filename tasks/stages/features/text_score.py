@@ -1,7 +1,8 @@
 """What a review's words say of its label, learned from earlier reviews alone.
 
-Time is cut into K blocks. The reviews of block k are scored by logistic regressions on TF-IDF weighted, hashed token
-uni- and bigrams, fitted on blocks 0..k-1 and no other row; block 0 gets no score (null). So a score never knows its
+Time is cut into K blocks, at the shares `borders` of the reviews. The reviews of block k are scored by logistic
+regressions on TF-IDF weighted, hashed token uni- and bigrams, fitted on blocks 0..k-1 and no other row; block 0 gets no
+score (null). So a score never knows its
 own review's label, nor any later one: prequential evaluation (Dawid, 1984). Document frequencies come from the same
 earlier blocks. Tokens that differ in case or in the space before them count as the same (`folded`).
 
@@ -10,7 +11,8 @@ probabilities; Frank and Hall, 2001), which gives the expected stars as 1 + thei
 is the target; a ridge regression says the stars once more. Both are asked of title and text together and of the title
 alone, which weighs more than its few words do among all. Fitting is data-parallel: each rank hashes its files once,
 gradients are all-reduced (`tasks.parallel.logistic`, `.ridge`), and each block starts from the weights of the block
-before.
+before. Blocks grow, for a model of twice the rows is another one, and of a few rows more is not
+(docs/decisions/017-the-speed-of-the-main-job.md).
 """
 
 from __future__ import annotations
@@ -19,23 +21,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, Field
 from scipy.sparse import csr_matrix
 
+from tasks.core.sections import Positive, Section
 from tasks.domain.targets import labels, target_of
+from tasks.engines.cluster import gather
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm, run_actors
 from tasks.parallel.logistic import fit_logistic
 from tasks.parallel.ridge import fit_ridge
 from tasks.parallel.time_borders import borders, timestamps_ms
 from tasks.parallel.token_matrix import FilePair, Weighted, first_rows, hash_tokens, read_ids
-from tasks.stages.features.settings import TextScoreConfig
 
 STARS = (1, 2, 3, 4)  # the questions: more stars than these
-MIN_DOCUMENTS = 2  # what one earlier review alone holds says nothing of others
+MIN_DOCUMENTS = 3  # n-grams in fewer earlier reviews are left out
 ANSWERS = {
     f"{field}_{name}": f"{meaning}, {where}"
     for field, where in (("text", "by title and text"), ("title", "by the title alone"))
@@ -47,6 +52,22 @@ ANSWERS = {
 TITLE_SHARE = 8  # titles have so many times fewer hash buckets
 NEWLINES = ("\u010a", "\n", "<0x0A>")  # how tokenizers write what stands between title and text
 LABEL_COLUMNS = ("rating", "helpful_votes", "total_votes")
+
+
+def _ascending(borders: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not 0 < border < 1 for border in borders) or list(borders) != sorted(set(borders)):
+        raise ValueError("shares between 0 and 1, each greater than the one before it")
+    return borders
+
+
+class TextScoreConfig(Section):
+    dimensions: Annotated[int, Field(ge=1024)]
+    borders: Annotated[tuple[float, ...], Field(min_length=1), AfterValidator(_ascending)]
+    shards: Positive
+    l2: Annotated[float, Field(gt=0)]
+    ridge_l2: Annotated[float, Field(gt=0)]
+    iterations: Positive
+    max_reviews: Positive
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ class Model:
 
 @dataclass(frozen=True)
 class TextScore:
-    """Models of both fields. borders: (K - 1,) ms."""
+    """Models of both fields, of all blocks or of the last ones alone. borders: (K - 1,) ms, where each one begins."""
 
     borders: Array
     reader: Reader
@@ -82,9 +103,12 @@ class TextScore:
 
     def score(self, ids: pa.ListArray, times_ms: Array) -> tuple[Array, Array]:
         """(n, C) answers by title and text, and by the title alone, for reviews' token ids."""
+        return self.score_rows(self.reader.fields(ids), times_ms)
+
+    def score_rows(self, fields: Sequence[csr_matrix], times_ms: Array) -> tuple[Array, Array]:
+        """The same for rows that `reader.fields` gave."""
         block = np.searchsorted(self.borders, times_ms, side="right")
-        whole, title = self.reader.fields(ids)
-        return self.whole.score(whole, block), self.title.score(title, block)
+        return self.whole.score(fields[0], block), self.title.score(fields[1], block)
 
 
 def columns(scores: tuple[Array, Array], target: str) -> dict[str, Array]:
@@ -160,18 +184,22 @@ def fit(
     config: TextScoreConfig,
     target: str = "rating",
     min_votes: int = 1,
-) -> TextScore:
+) -> tuple[TextScore, list[Any]]:
     """Fit all blocks on Ray actors, one per shard; files are dealt out in turn.
 
-    Of more than `config.max_reviews` reviews, one in so many is learned from that about as many remain.
+    Of more than `config.max_reviews` reviews, one in so many is learned from that about as many remain. Returns the
+    models of the last block, and for each file a reference to its scores, as `TextScore.score` gives them.
     """
-    cuts = np.array(borders([reviews for reviews, _ in files], [k / config.blocks for k in range(1, config.blocks)]))
+    cuts = np.array(borders([reviews for reviews, _ in files], config.borders))
     rows = sum(pq.read_metadata(reviews).num_rows for reviews, _ in files)
     stride = max(1, -(-rows // config.max_reviews))
     task = Task(cuts, Reader.of(vocabulary, config.dimensions), stride, target, min_votes)
     shards = [list(files[i :: config.shards]) for i in range(config.shards)]
-    found = run_actors(partial(fit_rank, config=config, task=task), [(shard,) for shard in shards])[0]
-    return TextScore(task.cuts, task.reader, *found)
+    work = partial(fit_and_score, config=config, task=task)
+    results = run_actors(work, [(shard,) for shard in shards], returns=[1 + len(shard) for shard in shards])
+    last, *_ = gather([results[0][0]])
+    scored = [results[i % config.shards][1 + i // config.shards] for i in range(len(files))]
+    return TextScore(task.cuts[-1:], task.reader, *last), scored
 
 
 @dataclass(frozen=True)
@@ -185,13 +213,44 @@ class Task:
     min_votes: int = 1
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A rank's rows, file by file. fields: rows of both; answers: (n, C - 1); stars: (n,) float64; times: (n,) ms."""
+
+    fields: list[csr_matrix]
+    answers: Array
+    stars: Array
+    times: Array
+    rows: list[int]
+
+
+def fit_and_score(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, task: Task) -> tuple[Any, ...]:
+    """One rank's part of `fit`: on the first rank the last block's models, then the scores of each of its files.
+
+    What was hashed to learn from is scored as it is: hashing takes as long as fitting two blocks.
+    """
+    shard = read_shard(files, task)
+    models = fit_shard(comm, shard, config, task)
+    score = TextScore(task.cuts, task.reader, *models)
+    if task.stride == 1:
+        whole, title = score.score_rows(shard.fields, shard.times)
+        cuts = np.cumsum(shard.rows)[:-1]
+        scored = list(zip(np.split(whole, cuts), np.split(title, cuts), strict=True)) if files else []
+    else:
+        scored = [score.score(read_ids(tokens), timestamps_ms(reviews)) for reviews, tokens in files]
+    return [Model(m.idf[-1:], m.weights[-1:]) for m in models] if not comm.rank else None, *scored
+
+
 def fit_rank(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, task: Task) -> list[Model]:
-    """One rank's part of `fit`: the models of both fields; of the ranks the first returns them, the others nothing."""
-    fields, y, stars, times = _read_shard(files, task)
-    order = np.argsort(times, kind="stable")  # earlier rows first: the past of any block is a prefix
-    ends = np.concatenate([[0], np.searchsorted(times[order], task.cuts, side="left")]).tolist()
-    models = [_fit_field(comm, x[order], y[order], stars[order], ends, config) for x in fields]
-    return [] if comm.rank else models  # the same as the first one's, and large
+    """All blocks' models of both fields, the same on every rank."""
+    return fit_shard(comm, read_shard(files, task), config, task)
+
+
+def fit_shard(comm: Comm, shard: Shard, config: TextScoreConfig, task: Task) -> list[Model]:
+    order = np.argsort(shard.times, kind="stable")  # earlier rows first: the past of any block is a prefix
+    ends = np.concatenate([[0], np.searchsorted(shard.times[order], task.cuts, side="left")]).tolist()
+    y, stars = shard.answers[order], shard.stars[order]
+    return [_fit_field(comm, x[order], y, stars, ends, config) for x in shard.fields]
 
 
 def _fit_field(
@@ -223,8 +282,8 @@ def _fit_field(
     return Model(np.stack(idfs), np.stack(fitted))
 
 
-def _read_shard(files: Sequence[FilePair], task: Task) -> tuple[list[csr_matrix], Array, Array, Array]:
-    """Of a rank's files: rows of both fields, answers (n, C - 1), stars (n,) float64, times (n,) ms."""
+def read_shard(files: Sequence[FilePair], task: Task) -> Shard:
+    """Read and hash a rank's files, of each every `task.stride`th review."""
     from scipy.sparse import vstack
 
     empty = pa.table({c: pa.array([], pa.float32()) for c in LABEL_COLUMNS})
@@ -240,4 +299,5 @@ def _read_shard(files: Sequence[FilePair], task: Task) -> tuple[list[csr_matrix]
         stars.append(known["rating"].to_numpy().astype(np.float64)[some])
         times.append(timestamps_ms(reviews)[some])
     stacked = [vstack(blocks, format="csr") for blocks in zip(*fields, strict=True)]
-    return stacked, np.concatenate(answers), np.concatenate(stars), np.concatenate(times)
+    rows = [len(one) for one in times[1:]]
+    return Shard(stacked, np.concatenate(answers), np.concatenate(stars), np.concatenate(times), rows)
