@@ -21,10 +21,12 @@ from tasks.core.errors import RaymillError, TransientError, ValidationFailed
 from tasks.engines.suites import ROW_WISE, Expectation, Suite, load_suite, plain
 from tasks.engines.validation import Validation, show_example
 from tasks.engines.validator import EXAMPLES, Piece, Validator
+from tasks.engines.witnesses import may_have
 
 __all__ = ["Suite", "Validation", "Validators", "load_suite", "raise_on_failure"]
 
 BATCH_ROWS = 250_000  # 1 to 1.5 s for a dozen expectations, against a fixed cost of 0.1 s per call
+TABLE_ROWS = 4_000_000  # of expectations of which a few rows stand for all: 0.1 s for each column of a million
 
 
 class Validators:
@@ -55,14 +57,18 @@ class Validators:
         for table, expectations in suite.tables.items():
             pieces, columns = _survey(tables.get(table, []))
             rows[table] = sum(piece.rows for piece in pieces)
-            while rows[table] > BATCH_ROWS and len(self._workers) < self._limit:
-                self._workers.append(self._actor.remote())
             for number, expectation in enumerate(expectations):
                 missing = [c for c in expectation.columns if pieces and c not in columns]
                 if missing:
                     errors[table, number] = f"no column {missing[0]!r}; the table has {', '.join(columns)}"
             checked = {n: e for n, e in enumerate(expectations) if (table, n) not in errors}
-            for numbers, batch in plan(checked, pieces):
+            calls = list(plan(checked, pieces))
+            slow = sum(
+                not all(may_have(checked[n]) for n in numbers) for numbers, _ in calls if rows[table] > BATCH_ROWS
+            )
+            while slow > len(self._workers) and len(self._workers) < self._limit:
+                self._workers.append(self._actor.remote())
+            for numbers, batch in calls:
                 worker = self._workers[next(self._turn) % len(self._workers)]
                 where = f"expectations of {suite.stage}, table {table!r}"
                 job = worker.check.remote([checked[n] for n in numbers], batch, where)
@@ -133,21 +139,24 @@ def plan(expectations: dict[int, Expectation], pieces: list[Piece]) -> Iterator[
         if expectations:
             yield tuple(expectations), pieces
         return
-    row_wise = tuple(n for n, e in expectations.items() if e.type in ROW_WISE)
-    if row_wise:
-        for batch in _batches(pieces, rows):
-            yield row_wise, batch
+    row_wise = {n: e for n, e in expectations.items() if e.type in ROW_WISE}
+    for limit, numbers in (
+        (TABLE_ROWS, tuple(n for n, e in row_wise.items() if may_have(e))),
+        (BATCH_ROWS, tuple(n for n, e in row_wise.items() if not may_have(e))),
+    ):
+        for batch in _batches(pieces, rows, limit) if numbers else ():
+            yield numbers, batch
     whole = [n for n in expectations if n not in row_wise]
     # One column set at a time, to have no more in memory than one expectation needs.
-    for _, numbers in itertools.groupby(
+    for _, found in itertools.groupby(
         sorted(whole, key=lambda n: expectations[n].columns), lambda n: expectations[n].columns
     ):
-        yield tuple(numbers), pieces
+        yield tuple(found), pieces
 
 
-def _batches(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
-    """Consecutive pieces, as few batches as BATCH_ROWS asks for, each of about the same number of rows."""
-    count = -(-rows // BATCH_ROWS)
+def _batches(pieces: list[Piece], rows: int, limit: int) -> Iterator[list[Piece]]:
+    """Consecutive pieces, as few batches as `limit` rows in each allow, all of about the same number of rows."""
+    count = -(-rows // limit)
     starts = itertools.accumulate((piece.rows for piece in pieces), initial=0)
     placed = [
         (int((start + piece.rows / 2) * count / rows), piece) for piece, start in zip(pieces, starts, strict=False)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import SettingsError
+from tasks.engines import witnesses
 from tasks.engines.suites import Expectation, plain
 from tasks.engines.validation import Validation
 
 EXAMPLES = 20
+FRAME_ROWS = 50_000  # up to so many all rows are judged: it costs less than to look for those that stand for all
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,51 @@ class Validator:
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
 
     def check(self, expectations: list[Expectation], pieces: list[Piece], where: str) -> list[dict[str, Any]]:
-        """Validate the rows of these pieces in one call. Returns one part per expectation, in the given order."""
-        columns = sorted({column for expectation in expectations for column in expectation.columns})
+        """Validate the rows of these pieces. Returns one part per expectation, in the given order."""
+        numbered, parts = dict(enumerate(expectations)), {}
+        if sum(piece.rows for piece in pieces) > FRAME_ROWS:
+            parts = self._check_witnesses(numbered, pieces, where)
+        if rest := {n: e for n, e in numbered.items() if n not in parts}:
+            parts |= self._check_frame(
+                rest, _read(pieces, _columns(rest)).to_pandas(ignore_metadata=True), pieces, where
+            )
+        return [parts[number] for number in numbered]
+
+    def _check_witnesses(
+        self, expectations: dict[int, Expectation], pieces: list[Piece], where: str
+    ) -> dict[int, dict[str, Any]]:
+        """The parts of those that hold for the rows that stand for all."""
+        known = {n: e for n, e in expectations.items() if witnesses.may_have(e)}
+        if not known:
+            return {}
+        table = _read(pieces, _columns(known))
+        rows = {n: found for n, e in known.items() if (found := witnesses.witnesses(e, table))}
+        if not rows:
+            return {}
+        chosen = sorted({row for some, _ in rows.values() for row in some})
+        frame = table.take(chosen).to_pandas(ignore_metadata=True)
+        parts = self._check_frame({n: known[n] for n in rows}, frame, [], where)
+        # Not `success`: with `mostly` that may hold for these rows and not for all.
+        held = {n: part for n, part in parts.items() if part["success"] and not part["result"]["unexpected_count"]}
+        for n, part in held.items():
+            part["result"] |= {"element_count": table.num_rows, "missing_count": rows[n][1]}
+        return held
+
+    def _check_frame(
+        self, expectations: dict[int, Expectation], frame: Any, pieces: list[Piece], where: str
+    ) -> dict[int, dict[str, Any]]:
         source = self._context.data_sources.add_pandas("snapshot")
         try:
             batches = source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("batch")
-            batch = batches.get_batch({"dataframe": _read(pieces, columns)})
-            results = _validate(batch, dict(enumerate(expectations)), "BASIC", where)
+            batch = batches.get_batch({"dataframe": frame})
+            results = _validate(batch, expectations, "BASIC", where)
             # Row numbers cost a third more, so only what has something to show is validated for them.
             shown = {n: expectations[n] for n, r in results.items() if (r.result or {}).get("unexpected_count")}
             if shown:
                 results |= _validate(batch, shown, "SUMMARY", where)
         finally:
             self._context.data_sources.delete("snapshot")  # it would hold on to the frame
-        return [_part(results[number], pieces) for number in range(len(expectations))]
+        return {number: _part(results[number], pieces) for number in expectations}
 
     def write_data_docs(
         self, folder: str, validations: dict[str, Validation], run_name: str, run_time: datetime
@@ -88,20 +121,23 @@ def _to_gx(expectation: Expectation, number: int, where: str) -> Any:
         raise SettingsError(f"{expectation}: {problems}", where=where, fix="correct it in conf/expectations") from None
 
 
+def _columns(expectations: dict[int, Expectation]) -> list[str]:
+    return sorted({column for expectation in expectations.values() for column in expectation.columns})
+
+
 def _read(pieces: list[Piece], columns: list[str]) -> Any:
-    """The pieces as one pandas frame with numpy and object columns: twice as fast here as Arrow-backed ones."""
-    import pandas as pd
+    """The pieces as one Arrow table; without columns one of as many rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = sum(piece.rows for piece in pieces)
     if not columns or not pieces:
-        return pd.DataFrame(index=pd.RangeIndex(rows), columns=columns, dtype=object)
+        rows = sum(piece.rows for piece in pieces)
+        return pa.table({name: pa.nulls(rows) for name in columns or ["no column"]})
     tables = []
     for file, group in itertools.groupby(pieces, lambda piece: piece.file):
         row_groups = [number for piece in group for number in piece.row_groups]
         tables.append(pq.ParquetFile(file).read_row_groups(row_groups, columns=columns))
-    return pa.concat_tables(tables).to_pandas(ignore_metadata=True)
+    return pa.concat_tables(tables)
 
 
 def _part(outcome: Any, pieces: list[Piece]) -> dict[str, Any]:

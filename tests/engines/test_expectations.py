@@ -254,6 +254,7 @@ def test_a_small_table_is_one_call_and_a_large_one_has_even_batches(monkeypatch:
 
     assert list(subject.plan({0: row_wise, 1: unique}, pieces)) == [((0, 1), pieces)]
     monkeypatch.setattr(subject, "BATCH_ROWS", 400)
+    monkeypatch.setattr(subject, "TABLE_ROWS", 400)
     *batches, whole = subject.plan({0: row_wise, 1: unique}, pieces)
     assert whole == ((1,), pieces)
     assert [numbers for numbers, _ in batches] == [(0,)] * 3

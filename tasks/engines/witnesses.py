@@ -1,0 +1,105 @@
+"""Rows that stand for all the others: where an expectation holds for these, it holds for every row.
+
+Great Expectations takes a pandas frame, which for a million rows costs a second a column to make and another to judge.
+Of a range only the least and the greatest value matter, of a set each different value once. So those rows are found
+with Arrow, and Great Expectations judges them; where it finds one wanting, it gets the whole column, and its counts
+and examples are those of all rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.engines.suites import Expectation
+
+BETWEEN = "expect_column_values_to_be_between"
+LENGTHS = "expect_column_value_lengths_to_be_between"
+NOT_NULL = "expect_column_values_to_not_be_null"
+IN_SET = "expect_column_values_to_be_in_set"
+UNIQUE = "expect_column_values_to_be_unique"
+GREATER = "expect_column_pair_values_a_to_be_greater_than_b"
+MOST_DIFFERENT = 1_000  # values of which each needs a row
+EXACT = 1 << 62  # differences of smaller integers do not overflow
+# What each is understood with; another argument, and all rows are judged.
+ARGUMENTS = {
+    BETWEEN: {"column", "min_value", "max_value", "strict_min", "strict_max", "mostly"},
+    LENGTHS: {"column", "min_value", "max_value", "strict_min", "strict_max", "mostly"},
+    NOT_NULL: {"column", "mostly"},
+    IN_SET: {"column", "value_set", "mostly"},
+    UNIQUE: {"column", "mostly"},
+    GREATER: {"column_A", "column_B", "or_equal", "mostly"},
+}
+
+
+def may_have(expectation: Expectation) -> bool:
+    """Whether a few rows can stand for all; their values still have to allow it."""
+    return set(expectation.kwargs) <= ARGUMENTS.get(expectation.type, set())
+
+
+def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int | None] | None:
+    """Return the numbers of these rows and how many rows have no value (None where Great Expectations does not count
+    them); None where all rows have to be judged."""
+    if not table.num_rows or not may_have(expectation):
+        return None
+    columns = [_without_nan(table[name].combine_chunks()) for name in expectation.columns]
+    missing = columns[0].null_count
+    if expectation.type == NOT_NULL:
+        return [int(pc.index(pc.is_null(columns[0]), True).as_py()) if missing else 0], None
+    if expectation.type == GREATER:
+        return _closest(*columns) if not any(c.null_count for c in columns) else None
+    if missing == table.num_rows:
+        return None
+    if expectation.type == BETWEEN:
+        rows = _extremes(columns[0])
+    elif expectation.type == LENGTHS:
+        is_text = pa.types.is_string(columns[0].type) or pa.types.is_large_string(columns[0].type)
+        rows = _extremes(pc.utf8_length(columns[0])) if is_text else None
+    elif expectation.type == IN_SET:
+        rows = _one_of_each(columns[0])
+    else:
+        rows = _twins(columns[0])
+    return None if rows is None else (rows, missing)
+
+
+def _without_nan(column: Any) -> Any:
+    """Nulls for the numbers that pandas takes for missing ones."""
+    return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
+
+
+def _extremes(column: Any) -> list[int] | None:
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)):
+        return None
+    ends = pc.min_max(column)
+    return [pc.index(column, ends[name]).as_py() for name in ("min", "max")]
+
+
+def _one_of_each(column: Any) -> list[int] | None:
+    encoded = column.dictionary_encode()
+    if len(encoded.dictionary) > MOST_DIFFERENT:
+        return None
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    values, first = np.unique(codes, return_index=True)
+    return [int(row) for value, row in zip(values, first, strict=True) if value >= 0]
+
+
+def _twins(column: Any) -> list[int] | None:
+    """The first row alone where all values differ: no two to be shown."""
+    known = column.drop_null()
+    if pc.count_distinct(known).as_py() < len(known):
+        return None
+    return [pc.index(pc.is_valid(column), True).as_py()]
+
+
+def _closest(a: Any, b: Any) -> tuple[list[int], int] | None:
+    """The row whose first value exceeds its second by the least."""
+    if not (pa.types.is_integer(a.type) and pa.types.is_integer(b.type)):
+        return None
+    first, second = (np.asarray(c.to_numpy(zero_copy_only=False)) for c in (a, b))
+    if any(np.abs(ends).max() >= EXACT for ends in ([first.min(), first.max()], [second.min(), second.max()])):
+        return None
+    return [int(np.argmin(first.astype(np.int64) - second.astype(np.int64)))], 0
