@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from tasks.engines.cluster import gather
+from tasks.parallel import pool
 
 Array = npt.NDArray[Any]
 RECV_TIMEOUT_S = 300.0
@@ -81,7 +82,7 @@ def run_threads(work: Callable[..., Any], arguments: Sequence[Sequence[Any]]) ->
 
 
 class Rank:
-    """A Ray actor that is one rank. `deliver` runs on a thread beside `work`, so ranks can wait for each other."""
+    """The role of a pool's member that is one rank. `deliver` runs beside `work`, so ranks can wait for each other."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
@@ -103,7 +104,8 @@ class Rank:
 
         if to in self._pending:
             ray.get(self._pending[to])  # one message under way per peer: order, and errors where they happen
-        self._pending[to] = self._peers[to].deliver.remote(self.rank, array)
+        call = self._peers[to].call.options(concurrency_group=pool.ASIDE)
+        self._pending[to] = call.remote("deliver", self.rank, array)
 
     def recv(self, source: int) -> Array:
         return self._mailbox.get(source)
@@ -113,7 +115,6 @@ def run_actors(
     work: Callable[..., Any],
     arguments: Sequence[Sequence[Any]],
     *,
-    num_cpus: float = 0.5,
     returns: Sequence[int] | None = None,
 ) -> list[Any]:
     """Run `work(comm, *arguments[rank])` on one Ray actor per rank; returns the ranks' results.
@@ -121,20 +122,16 @@ def run_actors(
     returns: how many values each rank's `work` returns. They then stay in Ray's store, and a list of references to
     them is a rank's result: nothing of them comes through this process.
     """
-    import ray
-
     size = len(arguments)
-    actor = ray.remote(Rank).options(num_cpus=num_cpus, max_concurrency=size + 2)
-    ranks: list[Any] = [actor.remote(rank, size) for rank in range(size)]
+    ranks = pool.hire(size, Rank, [(rank, size) for rank in range(size)])
+    done = False
     try:
-        gather(r.meet.remote(ranks) for r in ranks)
-        calls = [r.work.options(num_returns=count) for r, count in zip(ranks, returns or [1] * size, strict=True)]
-        results = [call.remote(work, *given) for call, given in zip(calls, arguments, strict=True)]
-        if returns is None:
-            return gather(results)
+        gather(r.call.remote("meet", ranks) for r in ranks)
+        calls = [r.call.options(num_returns=n) for r, n in zip(ranks, returns or [1] * size, strict=True)]
+        results = [call.remote("work", work, *given) for call, given in zip(calls, arguments, strict=True)]
         kept = [result if isinstance(result, list) else [result] for result in results]
-        gather(one for result in kept for one in result[:1])  # all of a call's values are there at once
-        return kept
+        values = gather(one for result in kept for one in result[:1])  # all of a call's values are there at once
+        done = True
+        return values if returns is None else kept
     finally:
-        for r in ranks:
-            ray.kill(r)
+        pool.release(ranks, done=done)

@@ -34,9 +34,11 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.errors import TransientError
+from tasks.parallel import pool
 from tasks.parallel.external_merge import by_key, merged
 from tasks.parallel.mapreduce_job import Job
-from tasks.parallel.mapreduce_workers import LOST, REDUCER, Owner, Worker, outcome, split
+from tasks.parallel.mapreduce_workers import LOST, Owner, Worker, outcome, split
+from tasks.parallel.pool import ASIDE
 
 # One or two deaths are bad luck: a node taken away, a neighbour that ate the memory. What dies again and again has its
 # cause in the job itself, and each time costs up to the whole map phase.
@@ -61,14 +63,14 @@ def run(
     What the job's functions raise comes through as it is. TransientError if more than MAX_DEATHS actors died, RunError
     for records that cannot be keyed or that outgrow the disk.
     """
-    import ray
-
     master = _Master(job, inputs, partitions, spill_bytes, on_mapped)
+    done = False
     try:
-        return master.run(mappers, reducers)
+        results = master.run(mappers, reducers)
+        done = not master.dead
+        return results
     finally:
-        for actor in master.actors:
-            ray.kill(actor)
+        pool.release(master.actors, done=done)
 
 
 def run_in_process(job: Job, inputs: Sequence[Any], *, partitions: int) -> list[Any]:
@@ -114,7 +116,7 @@ class _Master:
         import ray
 
         mappers, reducers = min(mappers, len(self.inputs)), min(reducers, self.partitions)
-        workers = [self._hire() for _ in range(max(mappers, reducers))]
+        workers = self._hire(max(mappers, reducers))
         for first in range(reducers):
             self._take_as_reducer(workers[first], range(first, self.partitions, reducers))
         self.idle += workers[:mappers]
@@ -132,13 +134,13 @@ class _Master:
         while self.todo and self.idle:
             index, mapper = self.todo.pop(), self.idle.pop()
             owners = [owner for owner in self.owners.values() if index in self.missing[owner.id]]
-            call = mapper.map.remote(index, next(self.attempts), self.inputs[index], owners)
+            call = mapper.call.remote("map", index, next(self.attempts), self.inputs[index], owners)
             self.mapping[call] = mapper, index
 
     def _mapped(self, mapper: Any, index: int, found: Any) -> None:
         if found is LOST:
             self._bury(mapper)
-            self.idle.append(self._hire(cpus=0))
+            self.idle += self._hire(1, cpus=0)
         else:
             self.idle.append(mapper)
             for owner in found.taken & self.owners.keys():
@@ -157,7 +159,7 @@ class _Master:
 
     def _start_reducing(self, owner: Owner) -> None:
         for partition in owner.partitions:
-            call = owner.actor.reduce.options(concurrency_group=REDUCER).remote(partition)
+            call = owner.actor.call.options(concurrency_group=ASIDE).remote("reduce", partition)
             self.reducing[call] = owner.id, partition
 
     def _reduced(self, owner: int, partition: int, found: Any) -> None:
@@ -173,7 +175,7 @@ class _Master:
         owner = self.owners.pop(dead)
         del self.missing[dead]
         self._bury(owner.actor)
-        self._take_as_reducer(self._hire(cpus=0), [p for p in owner.partitions if p not in self.results])
+        self._take_as_reducer(self._hire(1, cpus=0)[0], [p for p in owner.partitions if p not in self.results])
         under_way = {index for _, index in self.mapping.values()}  # these come back by themselves: somebody lacks them
         self.todo = sorted(set(range(len(self.inputs))) - under_way, reverse=True)
 
@@ -192,17 +194,12 @@ class _Master:
                 "most often memory, then use smaller inputs, fewer workers or a smaller spill size",
             )
 
-    def _hire(self, cpus: float = 0.5) -> Any:
-        """A new actor. Half a CPU, so that there is always room for the tasks and actors of a stage beside this one.
-
-        None for a replacement: the CPUs of a dead one's node may be gone, and the others keep theirs until the end.
-        """
-        import ray
-
-        options: dict[str, Any] = {"num_cpus": cpus, "concurrency_groups": {REDUCER: 1}}  # Ray's types lack the second
-        worker = ray.remote(**options)(Worker)
-        self.actors.append(worker.remote(self.job, self.partitions, self.spill_bytes))
-        return self.actors[-1]
+    def _hire(self, count: int, cpus: float = pool.CPUS) -> list[Any]:
+        """New actors. No CPU for a replacement: those of a dead one's node may be gone, and the others keep theirs."""
+        given = [(self.job, self.partitions, self.spill_bytes)] * count
+        hired = pool.hire(count, Worker, given, cpus=cpus)
+        self.actors += hired
+        return hired
 
     def _take_as_reducer(self, actor: Any, partitions: Sequence[int]) -> None:
         owner = Owner(next(self.reducers), actor, tuple(partitions))

@@ -18,13 +18,13 @@ from tasks.core.errors import RunError, TransientError
 from tasks.engines.cluster import gather, is_lost
 from tasks.parallel.external_merge import ExternalMerge, Merging, SpillFile
 from tasks.parallel.key_hash import partition_by_hash
+from tasks.parallel.pool import ASIDE
 
 if TYPE_CHECKING:
     from tasks.parallel.mapreduce_job import Job
 
 PIECE_BYTES = 16 << 20  # a mapper merges its records when they are more, and pushes them if half of that stays
 LOST = object()  # the outcome of a call whose actor died
-REDUCER = "reducer"  # the concurrency group of a worker's calls as a reducer
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,13 @@ class Mapped:
 
 
 def outcome(call: Any) -> Any:
-    """What a call to an actor gave, or LOST. What it raised is raised; RunError where the actor could not start."""
+    """What a call to an actor gave, or LOST. What it raised is raised."""
     try:
         return gather([call])[0]
     except TransientError as error:
         cause = error.__cause__
         if cause is None or not is_lost(cause):
             raise  # the function's own
-        if getattr(cause, "actor_init_failed", False):  # such as a module of the job that is not there: no bad luck
-            raise RunError(
-                f"a mapper or reducer could not start: {str(cause).splitlines()[-1]}",
-                where="MapReduce",
-                fix="all nodes need the same code",
-            ) from cause
         return LOST
 
 
@@ -80,8 +74,8 @@ class Mapper:
             parts = split(self.job, piece, self.partitions)
             sent = {
                 # One argument a partition, so that each can leave Ray's shared memory apart from the others.
-                o.id: o.actor.take.options(concurrency_group=REDUCER).remote(
-                    index, attempt, o.partitions, *(parts[p] for p in o.partitions)
+                o.id: o.actor.call.options(concurrency_group=ASIDE).remote(
+                    "take", index, attempt, o.partitions, *(parts[p] for p in o.partitions)
                 )
                 for o in owners
                 if o.id not in lost
@@ -95,8 +89,8 @@ class Mapper:
                 break
         answered(waiting)
         faults.point("mapreduce", "mapped", index)
-        admits = {o.id: o.actor.admit.options(concurrency_group=REDUCER) for o in owners if o.id not in lost}
-        answered({id: admit.remote(index, attempt, number) for id, admit in admits.items()})
+        reducers = {o.id: o.actor.call.options(concurrency_group=ASIDE) for o in owners if o.id not in lost}
+        answered({id: call.remote("admit", index, attempt, number) for id, call in reducers.items()})
         return Mapped(taken={o.id for o in owners} - lost, lost=lost)
 
 
@@ -199,7 +193,7 @@ class Reducer:
 
 
 class Worker(Mapper, Reducer):
-    """A Ray actor that maps, reduces, or does both. Calls as a reducer go to the concurrency group REDUCER."""
+    """The role of a pool's member that maps, reduces, or does both. Calls as a reducer go beside the others, ASIDE."""
 
     def __init__(self, job: Job, partitions: int, spill_bytes: int) -> None:
         Mapper.__init__(self, job, partitions)

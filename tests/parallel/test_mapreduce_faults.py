@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import TransientError
-from tasks.parallel import mapreduce_workers
+from tasks.parallel import mapreduce_workers, pool
 from tasks.parallel.mapreduce import MAX_DEATHS, run, run_in_process
 from tasks.parallel.mapreduce_job import Job
 
@@ -47,7 +47,7 @@ PARTITIONS = 5
 class Armed:
     """A function of a job that, where it is unpickled, sets what a test wants of that actor: when to die, small limits.
 
-    An actor's process ends with it, so this reaches nobody else.
+    `own_actors` sees to it that the process serves this test alone.
     """
 
     def __init__(self, function: Callable[..., Any], environment: dict[str, str]) -> None:
@@ -62,6 +62,12 @@ def arm(function: Callable[..., Any], environment: dict[str, str]) -> Callable[.
     tempfile.tempdir = None  # look at TMPDIR again
     mapreduce_workers.PIECE_BYTES = 200
     return function
+
+
+@pytest.fixture(autouse=True)
+def own_actors(ray_session: None) -> Iterator[None]:
+    yield
+    pool.clear()
 
 
 def dying(at: str, once: Path | None, **environment: str) -> Job:

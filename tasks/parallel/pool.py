@@ -1,0 +1,131 @@
+"""Processes that outlive a stage: one algorithm's mappers are the next one's ranks.
+
+A Ray actor costs a second and a half of CPU before it does anything: a process, Ray's worker, numpy, Arrow, Polars. A
+run on two cores would pay that for each stage's actors anew. A `Member` plays whatever *role* it is given: an object
+whose methods are called by name. Members that have done their work wait here for the next to ask, and die with the
+session. Where anything went wrong they are killed instead: nobody inherits half a state.
+
+On several nodes nobody waits here. A member that waits holds no CPU, and one without CPU would be started anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tasks.core.errors import RunError, TransientError
+from tasks.engines import cluster, nodes
+
+ASIDE = "aside"  # the concurrency group of calls that run beside the others, in a thread of their own
+CPUS = 0.5  # of a member on a cluster, so that there is always room for the tasks and actors of a stage beside it
+_LOCK = threading.Lock()
+_WAITING: dict[str, list[Any]] = {}  # by Ray's job: handles of an earlier session are nobody's
+
+
+class Member:
+    """The actor. It imports nothing before it has a role."""
+
+    def __init__(self) -> None:
+        self._role: Any = None
+
+    def begin(self, role: Callable[..., Any] | None, *arguments: Any) -> None:
+        """Take the role `role(*arguments)`, or None: let go of the last one."""
+        self._role = role(*arguments) if role else None
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._role, method)(*arguments)
+
+
+def hire(count: int, role: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, cpus: float = CPUS) -> list[Any]:
+    """Return `count` members in their roles, `role(*arguments[i])`; those that wait are taken first.
+
+    cpus: of each one on a cluster of several nodes. Raises RunError where the role cannot be taken, TransientError
+    where a new member dies of it.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    members: list[Any] = [None] * count
+    waiting = _take(count)
+    for i, call in enumerate([member.begin.remote(role, *arguments[i]) for i, member in enumerate(waiting)]):
+        if _lives(call):
+            members[i] = waiting[i]
+        else:  # it died while it waited
+            ray.kill(waiting[i])
+    missing = [i for i, member in enumerate(members) if member is None]
+    for i in missing:
+        members[i] = _start(cpus)
+    try:
+        cluster.gather([members[i].begin.remote(role, *arguments[i]) for i in missing])
+    except BaseException as error:
+        release(members, done=False)
+        if isinstance(error, RayError):
+            raise RunError(
+                f"a worker process could not start: {str(error).splitlines()[-1]}",
+                where="Ray",
+                fix="all nodes need the same code",
+            ) from error
+        raise
+    return members
+
+
+def release(members: Sequence[Any], *, done: bool) -> None:
+    """Let members wait for the next role if all is `done`, kill them otherwise."""
+    import ray
+
+    if done and _is_local():
+        for member in members:
+            member.begin.remote(None)
+        with _LOCK:
+            _WAITING.setdefault(_job(), []).extend(members)
+    else:
+        for member in members:
+            ray.kill(member)
+
+
+def clear() -> None:
+    """Kill those that wait."""
+    import ray
+
+    for member in _take(None):
+        ray.kill(member)
+
+
+def _take(count: int | None) -> list[Any]:
+    with _LOCK:
+        waiting = _WAITING.get(_job(), [])
+        taken, rest = waiting[:count], waiting[len(waiting) if count is None else count :]
+        _WAITING.clear()
+        _WAITING[_job()] = rest
+    return taken
+
+
+def _start(cpus: float) -> Any:
+    import ray
+
+    held = 0 if _is_local() else cpus
+    # Ray's types lack the second.
+    options: dict[str, Any] = {"num_cpus": held, "concurrency_groups": {ASIDE: 1}}
+    return ray.remote(**options)(Member).remote()
+
+
+def _lives(call: Any) -> bool:
+    """Whether the member that was called is there; what else it may raise, a new one raises again."""
+    from ray.exceptions import RayError
+
+    try:
+        cluster.gather([call])
+    except (RayError, TransientError):
+        return False
+    return True
+
+
+def _is_local() -> bool:
+    return len(nodes.alive()) == 1
+
+
+def _job() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_job_id())
