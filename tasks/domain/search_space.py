@@ -78,7 +78,7 @@ class Axis(BaseModel):
             if not isinstance(value, (list, tuple)) or not value:
                 raise ValueError(f"expected {{choice: [a, b, ...]}}, got {value!r}")
             if len(set(value)) < len(value):
-                raise ValueError(f"a choice is value twice in {list(value)}")
+                raise ValueError(f"a choice is given twice in {list(value)}")
             return {"choice": tuple(value)}
         if isinstance(value, (list, tuple)):
             low_high, scale = value[:2], list(value[2:])

@@ -178,8 +178,8 @@ class _EarlierElsewhere:
         self._fetched: dict[str, EarlierPart] = {}
 
     def __call__(self, identity: str) -> EarlierPart | None:
-        if part := self._here(identity) or self._fetched.get(identity):
-            return part
+        if earlier := self._here(identity) or self._fetched.get(identity):
+            return earlier
         try:
             if self._there is None:
                 latest = self._store.there.all(f"{self._stage}/", last=LOOK_BACK)
