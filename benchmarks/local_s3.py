@@ -1,4 +1,4 @@
-"""An S3 server on this machine, a process of its own: moto, which keeps all in memory."""
+"""Run a local S3 server in its own process: moto, which keeps everything in memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ START_S = 60
 
 
 def serve(cleanup: ExitStack, scratch: Path) -> str:
-    """Start a server with an empty bucket, which `cleanup` ends; the address of a home in it.
+    """Start a server with an empty bucket, which `cleanup` ends; returns an address for `storage.remote`.
 
-    Raises RunError where it does not answer within START_S seconds.
+    Raises RunError if it does not answer within START_S seconds.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -38,13 +38,13 @@ def serve(cleanup: ExitStack, scratch: Path) -> str:
             return remote
         except OSError as error:
             if server.poll() is not None or time.monotonic() > deadline:
-                said = (scratch / "s3.log").read_text()[-2000:]
-                raise RunError(f"the S3 server did not start: {error}\n{said}", where="bench") from None
+                tail = (scratch / "s3.log").read_text()[-2000:]
+                raise RunError(f"the S3 server did not start: {error}\n{tail}", where="bench") from None
             time.sleep(0.1)
 
 
 def empty(remote: str) -> None:
-    """Forget all that the server holds, and make the bucket. Raises OSError where it does not answer."""
+    """Remove all of the server's objects, and make the bucket. Raises OSError if it does not answer."""
     server = "http://" + remote.partition("endpoint_override=")[2].partition("&")[0]
     for url, method in ((f"{server}/moto-api/reset", "POST"), (f"{server}/{BUCKET}", "PUT")):
         urlopen(Request(url, method=method, data=b""), timeout=START_S).close()

@@ -15,7 +15,7 @@ LIBRARIES = ("ray", "modin", "pandas", "polars", "pyarrow", "numpy", "scipy", "s
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on: processor, cores this process may use, bytes of memory, Python and library versions."""
+    """Describe the machine: processor, cores this process may use, bytes of memory, Python and library versions."""
     import psutil
 
     versions = {}
@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "load_average": round(os.getloadavg()[0], 2),  # before the first run: above 0.5 the times are not to be trusted
+        "load_average": round(os.getloadavg()[0], 2),  # before the first run: above 0.5 the times are unreliable
         "platform": platform.platform(),
         "python": platform.python_version(),
         "libraries": versions,
@@ -37,16 +37,16 @@ def machine() -> dict[str, Any]:
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return match.group(1) if match else platform.processor() or platform.machine()
 
 
 class PeakMemory:
-    """Samples the memory of this process and all below it while the `with` block runs.
+    """Samples the memory of this process and its descendants while the `with` block runs.
 
-    Shared memory (Ray's object store) is mapped by many processes, so the proportional set size (PSS) is summed, in
-    which each page counts once; where the system has none, the resident set size. Children that are older than the
-    block count only with `count_earlier_children`. A process stays counted when its parent is gone.
+    Many processes map the same shared memory (Ray's object store), so this sums the proportional set size (PSS), in
+    which each page counts once; on a system without it, the resident set size. Children older than the block count only
+    with `count_earlier_children`. A process still counts after its parent's end.
     """
 
     def __init__(self, *, count_earlier_children: bool = True, interval_s: float = 0.2) -> None:
@@ -71,7 +71,7 @@ class PeakMemory:
         self.sample()
 
     def sample(self) -> int:
-        """Bytes held now by all counted processes together."""
+        """Return the bytes of all counted processes now."""
         below = set(self._me.children(recursive=True))
         for orphan in self._seen - below - {self._me}:
             try:
@@ -85,7 +85,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         cost_s = 0.0
-        # With many processes a sample is not cheap: never take more than a tenth of a core for it.
+        # With many processes a sample is expensive: use at most a tenth of a core.
         while not self._done.wait(max(self._interval_s, 9 * cost_s)):
             started = time.perf_counter()
             self.sample()

@@ -1,9 +1,9 @@
-"""What the bench cases `tokenize` and `wordcount` share: clean reviews of a wanted size, and how a side is run on them.
+"""Shared by the bench cases `tokenize` and `wordcount`: make clean reviews of a given size, and run a side on them.
 
-The input is a folder of parquet files in the shape of clean's output, about FILE_ROWS rows each, and `about.json`, what
-is in them. Raw reviews, made-up ones if none are given, go through the stages ingest and clean. If those have less text
-than is wanted, all rows are repeated under new ids, in another order each time. How many different words there are
-decides how hard both cases are, and repeated rows bring no new ones, so the checks say both.
+The input is a folder of parquet files with the columns of clean's output, about FILE_ROWS rows each, and `about.json`,
+which describes them. Raw reviews, by default synthetic ones, go through the stages ingest and clean. If they have less
+text than needed, all rows are repeated under new ids, in another order each time. The number of distinct words decides
+how hard both cases are, and repeated rows add none, so the checks report both.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from tasks.settings import Settings, load_settings
 
 FILE_ROWS = 65_536
 MEGABYTE = 1_000_000
-SYNTHETIC_BYTES = 700  # of UTF-8 in a made-up row that stays: a bit less than there are, so that rows are enough
+SYNTHETIC_BYTES = 700  # of UTF-8 in a clean synthetic row: slightly underestimated, so that there are enough rows
 GPT2_PIECE = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
 
 
 @dataclass(frozen=True)
 class About:
-    """What the files hold. `bytes` is UTF-8 of title, newline and text; `rounds` how often the same rows were taken."""
+    """What the files hold. `bytes` is UTF-8 of title, newline and text; `rounds` how often rows were repeated."""
 
     rows: int
     bytes: int
     files: int
     rounds: int
-    left_out: int  # rows of the first round that hold a character on which the libraries do not agree
-    pre_tokens: int  # different ones, by GPT-2's pattern
+    left_out: int  # rows of the first round with a character on which the libraries disagree
+    pre_tokens: int  # distinct ones, by GPT-2's pattern
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TextInput:
 
 @dataclass
 class Job:
-    """The input, as files and as a snapshot, and where the sides write. `storage` is the folder of our latest run."""
+    """The input, as files and as a snapshot, and the output folders. `storage` is the folder of our latest run."""
 
     text: TextInput
     reviews: Snapshot
@@ -94,7 +94,7 @@ class Output:
 
 
 def start(setup: Setup) -> Job:
-    """Start Ray and make the input: `prepare` of both cases."""
+    """Start Ray and make the input; this is `prepare` of both cases."""
     from tasks.engines import cluster
 
     settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
@@ -109,7 +109,7 @@ def measure_input(job: Job) -> dict[str, int]:
 
 
 def run_stage_alone(job: Job, stage: Any, config: Any) -> SelfTimed:
-    """One run of a stage on the reviews, from nothing and without validation."""
+    """Run a stage on the reviews once, from nothing and without validation."""
     from tasks.core.stage import run_stage
     from tasks.core.storage.store import SnapshotStore
 
@@ -117,14 +117,14 @@ def run_stage_alone(job: Job, stage: Any, config: Any) -> SelfTimed:
         shutil.rmtree(job.storage)
     job.storage = job.scratch / f"ours-{next(job.numbers)}"
     store = SnapshotStore(job.storage)
-    began = time.perf_counter()  # not before: removing what the last run wrote is no part of this one
+    began = time.perf_counter()  # not before: removing the last run's output does not count
     ran = run_stage(stage, [job.reviews], config, store, validate=lambda _stage, _out: {})
     took = time.perf_counter() - began
     return SelfTimed(took, Output(ran.snapshot.files(), ran.snapshot.manifest.counts, ran.seconds))
 
 
 def peer(module: str, name: str) -> Callable[[Job], SelfTimed]:
-    """A peer of that module, which takes NAME INPUT OUT, in a process of its own."""
+    """Return a peer of that module, which takes NAME INPUT OUT and runs in its own process."""
 
     def run(job: Job) -> SelfTimed:
         from benchmarks.cases.etl import in_own_process
@@ -139,33 +139,33 @@ def peer(module: str, name: str) -> Callable[[Job], SelfTimed]:
 
 
 def speeds(job: Job, runs: Mapping[str, Sequence[Timed]], tokens: int | None = None) -> dict[str, dict[str, Any]]:
-    """What each side's median time comes to per megabyte and per token, and where our median run's time went."""
-    told: dict[str, dict[str, Any]] = {}
+    """Report each side's median time per megabyte and per token, and our median run's seconds by phase."""
+    report: dict[str, dict[str, Any]] = {}
     for side, timed in runs.items():
         wall_s = statistics.median(run.wall_s for run in timed)
         megabytes = job.text.megabytes
-        told[side] = {"mb_per_s": round(megabytes / wall_s, 3), "s_per_mb": round(wall_s / megabytes, 5)}
+        report[side] = {"mb_per_s": round(megabytes / wall_s, 3), "s_per_mb": round(wall_s / megabytes, 5)}
         if tokens is not None:
-            told[side] |= {"tokens": tokens, "tokens_per_s_per_core": round(tokens / wall_s / job.workers)}
+            report[side] |= {"tokens": tokens, "tokens_per_s_per_core": round(tokens / wall_s / job.workers)}
     middle = sorted(runs["ours"], key=lambda run: run.wall_s)[(len(runs["ours"]) - 1) // 2]
-    told["ours"]["phases_s"] = dict(middle.output.seconds)
-    return told
+    report["ours"]["phases_s"] = dict(middle.output.seconds)
+    return report
 
 
 def prepared(setup: Setup, settings: Settings) -> TextInput:
-    """`setup.size` MB of the reviews in `setup.input`, or of made-up ones, which are kept for the next bench.
+    """Make `setup.size` MB of the reviews in `setup.input`, or of synthetic ones, which are kept for the next bench.
 
-    Ray must be up. Raises InputError where the input has no usable review.
+    Ray must be up. Raises InputError if the input has no usable review.
     """
     if setup.input is not None:
         write_text(partial(cleaned, setup.input, settings, setup.scratch), setup.size, setup.scratch / "input")
         return load(setup.scratch / "input")
-    made_by = source_digest("tasks.stages.clean.stage")[:8]  # another way of cleaning gives another text
+    made_by = source_digest("tasks.stages.clean.stage")[:8]  # other cleaning code gives other texts
     folder = INPUTS / f"text-{setup.size}-{SEED}-{made_by}"
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         write_text(partial(synthetic, settings, setup), setup.size, unfinished)
-        unfinished.rename(folder)  # a folder of that name is always a whole one
+        unfinished.rename(folder)  # a folder of that name is always complete
     return load(folder)
 
 
@@ -174,7 +174,7 @@ def load(folder: Path) -> TextInput:
 
 
 def synthetic(settings: Settings, setup: Setup) -> Any:
-    """Enough made-up reviews, clean."""
+    """Make enough clean synthetic reviews."""
     from tasks.sources.synth import synthesize
 
     synthesize(setup.size * MEGABYTE // SYNTHETIC_BYTES + 1, SEED, setup.scratch / "raw")
@@ -182,7 +182,7 @@ def synthetic(settings: Settings, setup: Setup) -> Any:
 
 
 def cleaned(raw: Path, settings: Settings, scratch: Path) -> Any:
-    """All reviews of a folder with the columns of the US customer reviews, or of REVIEWS, as a Polars frame."""
+    """Clean all reviews of a folder with the columns of the US customer reviews, or of REVIEWS, to a Polars frame."""
     import polars as pl
 
     from tasks.core.stage import run_stage
@@ -197,7 +197,7 @@ def cleaned(raw: Path, settings: Settings, scratch: Path) -> Any:
 
 
 def dataset_of(raw: Path) -> str:
-    """The dataset profile to read these files with."""
+    """Return the dataset profile for these files."""
     import pyarrow.parquet as pq
 
     files = sorted(raw.rglob("*.parquet")) if raw.is_dir() else [raw]
@@ -213,8 +213,8 @@ def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
     from tasks.core.snapshot_files import FileSink, part_name
     from tasks.domain.schemas import FEW_VALUES, REVIEWS
 
-    found = rows()
-    usable = found.filter(~title_and_text().str.contains(disputed()))
+    reviews = rows()
+    usable = reviews.filter(~title_and_text().str.contains(disputed()))
     sizes = usable.select(title_and_text().str.len_bytes().cast(pl.Int64)).to_series().to_numpy()
     if not sizes.sum():
         raise InputError("no usable review with a text", where="bench", fix="give more reviews with --input")
@@ -232,7 +232,7 @@ def write_text(rows: Callable[[], Any], megabytes: int, folder: Path) -> None:
         bytes=int(sizes[order].sum()),
         files=files,
         rounds=int(rounds[-1]) + 1,
-        left_out=len(found) - len(usable),
+        left_out=len(reviews) - len(usable),
         pre_tokens=different(usable[np.unique(order)].iter_slices(FILE_ROWS)),
     )
     (folder / "about.json").write_text(json.dumps(asdict(about)))
@@ -245,7 +245,7 @@ def title_and_text() -> Any:
 
 
 def taken(sizes: Any, wanted: int) -> tuple[Any, Any]:
-    """Numbers of the rows to take so that their `sizes` (bytes) reach `wanted`, and of the round of each."""
+    """Choose rows until their `sizes` (bytes) reach `wanted`; returns their numbers, and the round of each."""
     import numpy as np
 
     rounds = -(-wanted // int(sizes.sum()))
@@ -255,7 +255,7 @@ def taken(sizes: Any, wanted: int) -> tuple[Any, Any]:
 
 
 def different(parts: Iterable[Any]) -> int:
-    """How many different pre-tokens the texts have. Texts with white space in a row may count one wrong."""
+    """Count the distinct pre-tokens of the texts. A text with consecutive white space may add an error of one."""
     import polars as pl
 
     pieces = title_and_text().str.extract_all(GPT2_PIECE).alias("piece")
@@ -264,24 +264,24 @@ def different(parts: Iterable[Any]) -> int:
 
 @lru_cache
 def disputed() -> str:
-    """A pattern of what the libraries do not agree on, as their Unicode versions or their rules differ.
+    """Return a pattern of what the libraries disagree on, as their Unicode versions or their rules differ.
 
-    Those are characters that Python's Unicode version has not assigned yet (the others may call them letters); the
-    capitals İ and Σ, which DuckDB lower-cases one by one where the others look around; and GPT-2's special token.
+    It matches characters that Python's Unicode version has not assigned yet (others may treat them as letters); the
+    capitals İ and Σ, which DuckDB lower-cases without their context, unlike the others; and GPT-2's special token.
     """
     unassigned = {code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cn"}
     return "[İΣ" + code_ranges(unassigned, r"\x{%x}-\x{%x}") + r"]|<\|endoftext\|>"
 
 
 def code_ranges(codes: set[int], form: str) -> str:
-    """Code points as the inside of a character class; `form` is that of a range."""
+    """Write code points as the inside of a character class; `form` is the format of a range."""
     starts = sorted(code for code in codes if code - 1 not in codes)
     ends = sorted(code for code in codes if code + 1 not in codes)
     return "".join(form % pair for pair in zip(starts, ends, strict=True))
 
 
 def committed(text: TextInput, storage: Path) -> Snapshot:
-    """The files as a snapshot of clean, linked, in a store of its own."""
+    """Commit the files, linked, as a snapshot of clean in its own store."""
     import pyarrow.parquet as pq
 
     from tasks.core.digests import file_sha256

@@ -1,9 +1,9 @@
-"""Ten million ratings as CSV, and what each number of stars got: our shuffle against one Polars query.
+"""Aggregate ten million ratings in CSV by stars: our shuffle against one Polars query.
 
-In: a made-up CSV file with the columns reviewerID, vote ("1,234", mostly empty), overall, unixReviewTime (seconds) and
-reviewTime ("09 13, 2009"). Out: a row per rounded rating with its reviews, its distinct reviewers, exactly, the mean
-of its helpful votes, missing ones being 0, and the earliest year. Ours is what describe does with its "ratings" table,
-on byte ranges of the file; the peer runs in a process of its own, its time taken inside, on either of Polars' engines.
+In: a synthetic CSV file with the columns reviewerID, vote ("1,234", mostly empty), overall, unixReviewTime (seconds)
+and reviewTime ("09 13, 2009"). Out: a row per rounded rating with its reviews, its exact number of distinct reviewers,
+the mean of its helpful votes (missing ones are 0), and the earliest year. Ours computes describe's "ratings" table on
+byte ranges of the file; the peer runs in its own process, timed inside, on either of Polars' engines.
 
     raymill bench aggregate [--size ROWS] [--workers W] [--json FILE|-]
 """
@@ -36,7 +36,7 @@ Range = tuple[str, int, int]  # path, first byte, byte after the last: whole lin
 
 @dataclass(frozen=True)
 class Job:
-    """The file and where the peers write."""
+    """The file, and the peers' output folder."""
 
     input: Path
     workers: int
@@ -53,13 +53,13 @@ def prepare(setup: Setup) -> Job:
 
 
 def made_up(rows: int) -> Path:
-    """A CSV file of that many rows, kept for the next bench."""
+    """Make a CSV file of that many rows, kept for the next bench."""
     path = INPUTS / f"ratings-{rows}-{SEED}.csv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
         write_ratings(rows, unfinished)
-        unfinished.rename(path)  # a file of that name is always a whole one
+        unfinished.rename(path)  # a file of that name is always complete
     return path
 
 
@@ -72,7 +72,7 @@ def write_ratings(rows: int, path: Path) -> None:
 
 
 def ratings(index: int) -> Any:
-    """CHUNK rows, a function of the index alone. Half of the reviews are by a tenth of the reviewers."""
+    """Make CHUNK rows, a function of the index alone. Half of the reviews are by a tenth of the reviewers."""
     import numpy as np
     import polars as pl
 
@@ -93,7 +93,7 @@ def ratings(index: int) -> Any:
 
 
 def _grouped(number: Any) -> Any:
-    """Numbers below a million with a comma before the thousands."""
+    """Format numbers below a million with a comma before the thousands."""
     import polars as pl
 
     low = (number % 1000).cast(pl.String).str.zfill(3)
@@ -116,7 +116,7 @@ def ours(job: Job) -> Table:
 
 
 def ranges(path: Path, size: int) -> Iterator[Range]:
-    """Cut a CSV file without line breaks inside quotes into ranges of about `size` bytes, the header left out."""
+    """Cut a CSV file without line breaks inside quotes into ranges of about `size` bytes, without the header."""
     end = path.stat().st_size
     with path.open("rb") as file:
         file.readline()
@@ -135,7 +135,7 @@ def split_by_user(part: Range, buckets: int) -> list[Any]:
 
 
 def read_range(part: Range) -> Any:
-    """One byte range as the columns that describe names: user_id, rating, helpful_votes, timestamp."""
+    """Read one byte range as describe's columns: user_id, rating, helpful_votes, timestamp."""
     import polars as pl
 
     path, start, end = part
@@ -170,7 +170,7 @@ def add_up(_bucket: int, slices: list[Any]) -> Any:
 
 
 def polars_query(input: Path, engine: Literal["streaming", "in-memory"]) -> Table:
-    """The same as one lazy query, on the engine "streaming" or "in-memory"."""
+    """Compute the same by one lazy query, on the engine "streaming" or "in-memory"."""
     import polars as pl
 
     # In float64, as it is read: half up, not to even.

@@ -1,9 +1,9 @@
-"""Raw reviews to clean ones and a row per reviewer: our stages against the programs people write instead.
+"""Clean raw reviews and aggregate them by reviewer: our stages against the programs people write instead.
 
-Ours: ingest, clean and describe through the runner of stages, into an empty store, in a Ray session that is up.
-Validation, which no peer does, is left out; hashing the input and every file that is written, keeping the raw table
-and the rejects, and committing stay in. The peers (`benchmarks/peers/etl.py`) each run in a process of their own with
-as many threads as we have workers; their time is taken inside, after the imports. They keep nothing but the result.
+Ours: ingest, clean and describe through the stage runner, into an empty store, in a running Ray session. Validation,
+which no peer does, is left out; hashing the input and every output file, keeping the raw table and the rejects, and
+committing are included. Each peer (`benchmarks/peers/etl.py`) runs in its own process with as many threads as we have
+workers, timed inside, after the imports. The peers keep only the result.
 
     raymill bench etl [--size ROWS] [--workers W] [--json FILE|-]
 """
@@ -38,7 +38,7 @@ TABLES = ("reviews", "reviewers")
 
 @dataclass
 class Job:
-    """The raw files and where the sides write. `storage` is the folder of our latest run."""
+    """The raw files and the sides' output folders. `storage` is the folder of our latest run."""
 
     input: Path
     workers: int
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Output:
-    """The files of both tables, and for our side the seconds of each stage by phase."""
+    """The files of both tables, and on our side the seconds of each stage by phase."""
 
     reviews: list[Path]
     reviewers: list[Path]
@@ -72,7 +72,7 @@ def measure_input(job: Job) -> dict[str, int]:
 
 
 def ours(job: Job) -> SelfTimed:
-    """One run of the stages from nothing."""
+    """Run the stages once, from nothing."""
     from tasks.core.stage import run_stage
     from tasks.core.storage.store import SnapshotStore
     from tasks.sources import discover
@@ -85,7 +85,7 @@ def ours(job: Job) -> SelfTimed:
     job.storage = job.scratch / f"ours-{next(job.numbers)}"
     store, config = SnapshotStore(job.storage), job.settings
     run = partial(run_stage, store=store, validate=lambda _stage, _out: {})
-    began = time.perf_counter()  # not before: removing what the last run wrote is no part of this one
+    began = time.perf_counter()  # not before: removing the last run's output does not count
     raw = run(ingest, [discover(str(job.input), "amazon-us", config.ingest)], config.ingest)
     reviews = run(clean, [raw.snapshot], config.clean)
     described = run(describe, [reviews.snapshot], config.describe)
@@ -100,9 +100,9 @@ def peer(name: str) -> Callable[[Job], SelfTimed]:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         took = in_own_process("benchmarks.peers.etl", [name, str(job.input), str(out)], out, threads=job.workers)
-        # Modin writes a folder of parts where the others write a file.
+        # Modin writes a folder of parts, the others one file.
         files = [sorted((out / f"{t}.parquet").glob("*.parquet")) for t in TABLES]
-        reviews, reviewers = (found or [out / f"{t}.parquet"] for t, found in zip(TABLES, files, strict=True))
+        reviews, reviewers = (parts or [out / f"{t}.parquet"] for t, parts in zip(TABLES, files, strict=True))
         return SelfTimed(took["wall_s"], Output(reviews, reviewers))
 
     return run
@@ -112,14 +112,14 @@ def in_own_process(module: str, arguments: Sequence[str], folder: Path, *, threa
     """Run a peer's module and return the JSON object that it wrote. Raises RunError with the end of its output."""
     took = folder / "took.json"
     command = [sys.executable, "-m", module, *arguments, "--threads", str(threads), "--json", str(took)]
-    # To a file: a pipe that Ray's daemons inherit would stay open after the command is done.
+    # Output to a file: a pipe that Ray's daemons inherit would stay open after the command's end.
     with (folder / "output.log").open("w+") as output:
         environment = _environment()
         done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=output, stderr=output, check=False)
         output.seek(0)
-        said = output.read()
+        text = output.read()
     if done.returncode != 0 or not took.exists():
-        last = "\n".join(said.splitlines()[-15:])
+        last = "\n".join(text.splitlines()[-15:])
         raise RunError(f"exit status {done.returncode}:\n{last}", where=" ".join(command[1:4]), fix="run it alone")
     loaded: dict[str, Any] = json.loads(took.read_text())
     return loaded
@@ -128,15 +128,15 @@ def in_own_process(module: str, arguments: Sequence[str], folder: Path, *, threa
 def _environment() -> dict[str, str]:
     from tasks.engines.cluster import WORKER_ENV
 
-    # What our Ray session has set in this process is none of a peer's business.
+    # Peers must not inherit the variables that our Ray session has set.
     return {**QUIET, **{name: value for name, value in os.environ.items() if name not in WORKER_ENV}}
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
-    """Every peer's tables must hold our rows. Raises AssertionError that names a row which differs.
+    """Compare every peer's tables with ours. Raises AssertionError naming a row that differs.
 
-    Which of two reviews stays that one user wrote of one item on one day is up to the side: those are compared by user,
-    item and day, and by whether the review is in the input.
+    Of two reviews by one user of one item on one day each side may keep either: those are compared by user, item and
+    day, and checked to be in the input.
     """
     mine, tied = read(ours), 0
     for name, output in peers.items():
@@ -152,7 +152,7 @@ def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
 
 
 def read(output: Output) -> tuple[Any, Any]:
-    """Both tables of a side as Polars frames of one schema, the texts as 64-bit hashes."""
+    """Read both tables of a side as Polars frames of one schema, with texts as 64-bit hashes."""
     import polars as pl
 
     def scan(files: list[Path]) -> Any:
@@ -163,13 +163,13 @@ def read(output: Output) -> tuple[Any, Any]:
     votes = pl.col("helpful_votes", "total_votes").cast(pl.Int64)
     rest = (pl.col("rating").cast(pl.Float32), pl.col("timestamp").cast(pl.Datetime("ms", "UTC")), "verified")
     reviews = scan(output.reviews).select(plain, texts, votes, *rest)
-    whole = pl.col("reviews", "items", "first_year", "latest_year").cast(pl.Int64)
-    reviewers = scan(output.reviewers).select(pl.col("user_id").cast(pl.String), "mean_rating", whole, votes)
+    integers = pl.col("reviews", "items", "first_year", "latest_year").cast(pl.Int64)
+    reviewers = scan(output.reviewers).select(pl.col("user_id").cast(pl.String), "mean_rating", integers, votes)
     return reviews.collect(engine="streaming"), reviewers.collect(engine="streaming")
 
 
 def compare_reviews(ours: Any, theirs: Any, who: str) -> Any:
-    """Raise AssertionError unless the rows are the same but for ties; returns a row per tie: `user_id`, `item_id`,
+    """Raise AssertionError unless the rows are the same except for ties; returns a row per tie: `user_id`, `item_id`,
     `timestamp`, `review_id` and `review_id_right`, the ids that the two sides chose."""
     assert len(ours) == len(theirs), f"{len(ours):,} and {len(theirs):,} reviews, {who}"
     mine, yours = (a.join(b, on=a.columns, how="anti", nulls_equal=True) for a, b in ((ours, theirs), (theirs, ours)))
@@ -188,13 +188,13 @@ def review_id_differs() -> Any:
 
 def _difference(stray: Any, theirs: Any) -> str:
     row = stray.sort("review_id").row(0, named=True)
-    found = theirs.filter(theirs["review_id"] == row["review_id"]).to_dicts()
-    columns = [c for c in row if found and row[c] != found[0][c]]
-    return f"{row['review_id']}, " + (f"in {', '.join(columns)}" if found else "which the peer has not")
+    matches = theirs.filter(theirs["review_id"] == row["review_id"]).to_dicts()
+    columns = [c for c in row if matches and row[c] != matches[0][c]]
+    return f"{row['review_id']}, " + (f"in {', '.join(columns)}" if matches else "which the peer lacks")
 
 
 def compare_reviewers(ours: Any, theirs: Any, ties: Any, who: str) -> None:
-    """Raise AssertionError unless the rows are the same; of reviewers with a tie, but for mean rating and votes."""
+    """Raise AssertionError unless the rows are the same, except for mean rating and votes of reviewers with a tie."""
     loose = ["mean_rating", "helpful_votes", "total_votes"]
     mine, yours = (frame.sort("user_id") for frame in (ours, theirs))
     assert mine.drop(loose).equals(yours.drop(loose)), f"reviewers or their counts or years differ, {who}"
@@ -203,7 +203,7 @@ def compare_reviewers(ours: Any, theirs: Any, ties: Any, who: str) -> None:
 
 
 def from_input(input: Path, ties: Any, name: str) -> None:
-    """Raise AssertionError where a side chose a review that the input does not have for that user, item and day."""
+    """Raise AssertionError if a side chose a review that the input lacks for that user, item and day."""
     import polars as pl
 
     if not len(ties):
@@ -226,7 +226,7 @@ def skip(size: int) -> dict[str, str]:
 
 
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
-    """Where the time of our median run went."""
+    """Report the seconds of our median run by stage and phase."""
     median = sorted(runs["ours"], key=lambda run: run.wall_s)[(len(runs["ours"]) - 1) // 2]
     return {"ours": {"stages_s": median.output.seconds}}
 

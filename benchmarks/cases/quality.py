@@ -1,14 +1,13 @@
-"""How good the models are: ours against what scikit-learn gives a good engineer in an afternoon, on the same rows.
+"""Compare model quality: ours against what a good engineer gets from scikit-learn in an afternoon, on the same rows.
 
-Ours: the flow, for the targets `rating` and `positive`, with three seeds each. Peers, all on the rows of our split, the
-settings chosen on the validation slice by as many trials as ours, then fitted again on train and validation:
-`ridge` (TF-IDF of word (1,2)-grams of title and text, ridge regression, predictions cut to 1..5), `logreg` (the same,
-logistic regression of four stars and more) and `notebook` (`benchmarks.peers.notebook`: past aggregates, out-of-fold
-TF-IDF
-ridge score, tuned XGBoost; three seeds). The test slice is read once, for the scores.
+Ours: the flow, for the targets `rating` and `positive`, with three seeds each. Peers, all on the rows of our split,
+with settings chosen on the validation slice by as many trials as ours, then fitted again on train and validation:
+`ridge` (TF-IDF of word (1,2)-grams of title and text, ridge regression, predictions clipped to 1..5), `logreg` (the
+same, logistic regression of four stars and more) and `notebook` (`benchmarks.peers.notebook`: past aggregates,
+out-of-fold TF-IDF ridge score, tuned XGBoost; three seeds). The test slice is read once, for the scores.
 
-A side is computed once; what the harness times is that one computation, whenever it asks for it.
-`rmse_ratio`: our RMSE over the peer's, means over seeds; `auc_gain`: our AUC less the peer's.
+Each side is computed once, and the harness reports that time for every run.
+`rmse_ratio`: our RMSE over the peer's, means over seeds; `auc_gain`: our AUC minus the peer's.
 
     raymill bench quality --runs 1 [--input FOLDER | --size ROWS] [--peer NAME ...] [--json FILE|-]
 """
@@ -36,7 +35,7 @@ POSITIVE_STARS = 4
 
 @dataclass
 class Job:
-    """storage: our snapshots; rows: a file with the clean reviews of our split, `slice` among their columns."""
+    """storage: our snapshots; rows: a file with the clean reviews of our split, including the column `slice`."""
 
     input: Path
     dataset: str
@@ -53,25 +52,25 @@ class Job:
 
 
 def prepare(setup: Setup) -> Job:
-    given = setup.input or synthetic(setup.size)
-    job = Job(given, dataset_of(given), setup.scratch / "ours", setup.scratch / "rows.parquet")
+    folder = setup.input or synthetic(setup.size)
+    job = Job(folder, dataset_of(folder), setup.scratch / "ours", setup.scratch / "rows.parquet")
     job.storage.mkdir()
     write_rows(run_flow(job, "split", {}), job)
     return job
 
 
 def dataset_of(folder: Path) -> str:
-    """The shipped dataset profile that fits these files best. Raises InputError where none does."""
+    """Find the shipped dataset profile that fits these files best. Raises InputError if none does."""
     from tasks.sources.inspection import inspect
 
-    looked = inspect([str(folder)])
-    if looked.chosen is None or looked.proposed:
+    inspection = inspect([str(folder)])
+    if inspection.chosen is None or inspection.proposed:
         raise InputError("no shipped dataset profile fits", where=str(folder), fix="see raymill data inspect")
-    return looked.chosen.name
+    return inspection.chosen.name
 
 
 def run_flow(job: Job, until: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A run of the flow on the job's storage, where all that does not depend on the settings is reused. Its summary."""
+    """Run the flow on the job's storage, reusing what does not depend on the settings; returns its summary."""
     fixed = {"storage.root": job.storage, "tracking.uri": f"sqlite:///{job.storage}/mlflow.db", "tune.trials": TRIALS}
     overrides = [part for k, v in {**fixed, **settings}.items() for part in ("--set", f"{k}={v}")]
     command = ["-m", "flows.cli.main", "run", "--input", str(job.input), "--dataset", job.dataset, "--until", until]
@@ -79,7 +78,7 @@ def run_flow(job: Job, until: str, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def write_rows(summary: Mapping[str, Any], job: Job) -> None:
-    """The clean reviews of the three slices, the oldest first in each."""
+    """Write the clean reviews of the three slices, the oldest first in each."""
     import polars as pl
 
     splits, reviews = (snapshot_of(job, summary, stage) for stage in ("split", "clean"))
@@ -92,7 +91,7 @@ def write_rows(summary: Mapping[str, Any], job: Job) -> None:
 
 
 def snapshot_of(job: Job, summary: Mapping[str, Any], stage: str) -> Any:
-    """What a stage of a run of the flow has made."""
+    """Return the snapshot that a stage made in this run of the flow."""
     from tasks.core.storage.store import SnapshotStore
 
     key = next(made["key"] for made in summary["stages"] if made["stage"] == stage)
@@ -100,7 +99,7 @@ def snapshot_of(job: Job, summary: Mapping[str, Any], stage: str) -> Any:
 
 
 def read_rows(job: Job) -> tuple[Any, int, int]:
-    """The rows, and where the validation and the test slice begin."""
+    """Read the rows, and where the validation and the test slice begin."""
     import polars as pl
 
     rows = pl.read_parquet(job.rows)
@@ -113,14 +112,14 @@ def ours(job: Job) -> SelfTimed:
 
 
 def _ours(job: Job) -> dict[str, Any]:
-    found: dict[str, list[float]] = {"rmse": [], "auc": []}
+    measured: dict[str, list[float]] = {"rmse": [], "auc": []}
     for target, measure in (("rating", "rmse"), ("positive", "auc")):
         for seed in SEEDS:
             seeds = {"features.target": target, "train.seed": seed, "tune.seed": seed}
             summary = run_flow(job, "evaluate", seeds)
             scores = snapshot_of(job, summary, "evaluate")
-            found[measure].append(scores.facts["measures"]["tuned"][measure]["value"])
-    return {**found, "rows": _sizes(job)}
+            measured[measure].append(scores.facts["measures"]["tuned"][measure]["value"])
+    return {**measured, "rows": _sizes(job)}
 
 
 def ridge(job: Job) -> SelfTimed:
@@ -156,7 +155,7 @@ def _logreg(job: Job) -> dict[str, Any]:
 
 
 def _best(models: Sequence[Any], loss: Callable[..., float], rows: Any, y: Any, train: int, valid: int) -> float:
-    """The loss on the test slice of the model that does best on the validation slice, fitted again on both."""
+    """Refit the model that is best on the validation slice on both slices; returns its loss on the test slice."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = rows.select(notebook.title_and_text()).to_series().to_list()
@@ -182,11 +181,11 @@ def _notebook(job: Job) -> dict[str, Any]:
         category=pl.col("category").fill_null(""),
     )
     table = notebook.features(reviews, notebook.tokenize(reviews)["input_ids"].list.len(), train)
-    found = []
+    errors = []
     for seed in SEEDS:
         predicted, y, _ = notebook.learn(table, train, valid, TRIALS, lambda _name: nullcontext(), seed=seed)
-        found.append(float(((predicted["tuned"] - y) ** 2).mean() ** 0.5))
-    return {"rmse": found, "rows": _sizes(job)}
+        errors.append(float(((predicted["tuned"] - y) ** 2).mean() ** 0.5))
+    return {"rmse": errors, "rows": _sizes(job)}
 
 
 def _sizes(job: Job) -> list[int]:

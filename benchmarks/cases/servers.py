@@ -1,9 +1,8 @@
-"""How long a user waits for the servers: `raymill up`, from Enter to a run's first stage, `raymill down`.
+"""Measure how long a user waits for the servers: `raymill up`, a run's first stage, `raymill down`.
 
-`raymill up` runs in a place of its own: state, databases, free ports. Ours is `prefect deployment run` as deployed; the
-peer `engine` is the same run with the command that Prefect's worker chooses where it is told none. The clock goes from
-the start of the command to the start of the run's first task. Each run is then waited for, and so much longer that the
-server has written all that it was told.
+`raymill up` runs with its own state, databases and free ports. Ours is `prefect deployment run` as deployed; the peer
+`engine` is the same run with the default command of Prefect's worker. The time is from the start of the command to the
+start of the run's first task. The case then waits for the run's end, and for the server to write all its events.
 
     raymill bench servers [--runs R]
 """
@@ -38,18 +37,18 @@ PARTS = ("command", "worker", "process", "run")
 
 @dataclass
 class Place:
-    """A running `raymill up`. `up_s`: how long it took, in seconds."""
+    """A running `raymill up`. `up_s`: the seconds it took to start."""
 
     environment: dict[str, str]
     api: str
     up_s: float = 0.0
 
     def raymill(self, *arguments: str) -> float:
-        """Seconds of a raymill command."""
+        """Run a raymill command; returns its seconds."""
         return self._timed([sys.executable, "-m", "flows.cli.main", *arguments])[0]
 
     def prefect(self, *arguments: str) -> tuple[float, str]:
-        """Seconds of a Prefect command, and what it said."""
+        """Run a Prefect command; returns its seconds and its output."""
         return self._timed([sys.executable, "-m", "prefect", *arguments])
 
     def _timed(self, command: list[str]) -> tuple[float, str]:
@@ -60,7 +59,7 @@ class Place:
         return time.perf_counter() - started, done.stdout
 
     def ask(self, path: str, body: Any = None) -> Any:
-        """What Prefect's server answers."""
+        """Send a request to Prefect's server; returns its answer."""
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.api}{path}", data=data, headers={"Content-Type": "application/json"})
         with urlopen(request, timeout=WAIT_S) as answer:
@@ -68,7 +67,7 @@ class Place:
 
 
 def prepare(setup: Setup) -> Place:
-    """A place with that many reviews, and `up` running in it."""
+    """Start `raymill up` in a new folder with that many reviews."""
     from tasks.sources.synth import synthesize
 
     synthesize(setup.size, 7, setup.scratch / "reviews")
@@ -120,22 +119,22 @@ def _end(up: subprocess.Popen[bytes]) -> None:
 
 
 def ours(place: Place) -> SelfTimed:
-    """One run, as deployed."""
+    """Time one run, as deployed."""
     return _run(place)
 
 
 def engine(place: Place) -> SelfTimed:
-    """One run with no command given to Prefect's worker."""
+    """Time one run with the default command of Prefect's worker."""
     return _run(place, "--job-variable", "command=null")
 
 
 def _run(place: Place, *more: str) -> SelfTimed:
     began = time.time()
-    _, said = place.prefect("deployment", "run", "etl-train/default", "-p", "until=ingest", *more)
-    found = re.search(r"UUID: ([0-9a-f-]{36})", said)
-    if found is None:
-        raise RunError(f"no run's id in what Prefect said:\n{said}", where="bench servers")
-    id = found.group(1)
+    _, output = place.prefect("deployment", "run", "etl-train/default", "-p", "until=ingest", *more)
+    match = re.search(r"UUID: ([0-9a-f-]{36})", output)
+    if match is None:
+        raise RunError(f"no run's id in Prefect's output:\n{output}", where="bench servers")
+    id = match.group(1)
     while (run := place.ask(f"/flow_runs/{id}"))["state_type"] not in ENDS:
         if time.time() - began > WAIT_S:
             raise RunError(f"the run is {run['state_name']} after {WAIT_S:.0f} s", where="bench servers")
@@ -163,21 +162,21 @@ def check(place: Place, ours: dict[str, Any], peers: Mapping[str, dict[str, Any]
 
 
 def details(place: Place, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
-    """Medians of the parts: Prefect's command until the run is created, the worker's look for runs, the start of the
-    process with its imports, and the run's own beginning. For ours also `up` and `down`, and how all compare to what
-    is asked."""
-    found = {name: {"parts_s": _medians([run.output["parts_s"] for run in timed])} for name, timed in runs.items()}
+    """Report the medians of the parts: Prefect's command until the run is created, the worker's polling, the start of
+    the process with its imports, and the run's own beginning. For ours also `up` and `down`, and all against their
+    limits."""
+    parts = {name: {"parts_s": _medians([run.output["parts_s"] for run in timed])} for name, timed in runs.items()}
     down_s = place.raymill("down")
     first_s = statistics.median(run.wall_s for run in runs["ours"])
-    asked = {"up": (place.up_s, MAX_UP_S), "first stage": (first_s, MAX_FIRST_STAGE_S), "down": (down_s, MAX_DOWN_S)}
+    limits = {"up": (place.up_s, MAX_UP_S), "first stage": (first_s, MAX_FIRST_STAGE_S), "down": (down_s, MAX_DOWN_S)}
     return {
-        **found,
+        **parts,
         "ours": {
-            **found["ours"],
+            **parts["ours"],
             "up_s": round(place.up_s, 2),
             "down_s": round(down_s, 2),
             "verdict": {
-                name: f"{'within' if s <= most else 'MORE THAN'} {most:.0f} s" for name, (s, most) in asked.items()
+                name: f"{'within' if s <= most else 'MORE THAN'} {most:.0f} s" for name, (s, most) in limits.items()
             },
         },
     }

@@ -1,10 +1,10 @@
-"""Clean reviews to GPT-2 token ids: our stage against the two libraries that people call instead.
+"""Tokenize clean reviews to GPT-2 ids: our stage against the two libraries that people call instead.
 
-In: clean reviews (benchmarks/text_input.py). Out: for each file of them one of review_id, input_ids, n_tokens. Ours is
-the stage tokenize through the runner of stages, into an empty store, in a Ray session that is up; starting actors,
-hashing, syncing and committing are in the time, validation, which no peer does, is not. The peers
-(benchmarks/peers/text.py) run in processes of their own, with as many threads as we have logical CPUs; their time is
-taken inside, after imports and loading the vocabulary.
+In: clean reviews (benchmarks/text_input.py). Out: for each input file one of review_id, input_ids, n_tokens. Ours is
+the stage tokenize through the stage runner, into an empty store, in a running Ray session. Its time includes starting
+actors, hashing, syncing and committing, but not validation, which no peer does. The peers (benchmarks/peers/text.py)
+run in their own processes, with as many threads as we have logical CPUs, timed inside, after imports and loading the
+vocabulary.
 
     raymill bench tokenize [--size MB] [--input FOLDER] [--workers W] [--json FILE|-]
 """
@@ -27,7 +27,7 @@ def ours(job: Job) -> SelfTimed:
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
-    """Every id of every review must be equal. Raises AssertionError that names a review which differs."""
+    """Compare every id of every review. Raises AssertionError naming a review that differs."""
     tokens = 0
     for name, output in peers.items():
         here = len(ours.files), len(output.files)

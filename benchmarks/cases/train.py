@@ -1,10 +1,10 @@
-"""A hundred boosting rounds on 40 features: Ray Train workers against XGBoost alone in one process.
+"""Train a hundred boosting rounds on 40 features: Ray Train workers against XGBoost alone in one process.
 
-In: made-up parquet files of 40 float32 features f00..f39 and a label. Out: a model of 100 rounds, depth 6. The wall
-time of both is that of reading, binning (QuantileDMatrix) and the rounds; what comes before and after, worker
-processes and imports, is `start_s` beside it. Ours is one worker with all cores, as conf has it for one machine;
-`worker_per_core` the same with as many workers of one thread. Both take the training loss after each round, as the
-stage does; `native` takes it after all.
+In: synthetic parquet files of 40 float32 features f00..f39 and a label. Out: a model of 100 rounds, depth 6. The wall
+time of both covers reading, binning (QuantileDMatrix) and the rounds; starting worker processes and imports are
+reported as `start_s`. Ours is one worker with all cores, as in conf for one machine; `worker_per_core` has one
+single-threaded worker per core. Both compute the training loss after each round, as the stage does; `native` only at
+the end.
 
     raymill bench train [--size ROWS] [--workers W] [--json FILE|-]
 """
@@ -32,14 +32,14 @@ FEATURES = tuple(f"f{i:02}" for i in range(40))
 PARAMS = {"max_depth": 6, "eta": 0.1}
 ROUNDS = 100
 COMPARED = 100_000  # rows that both models predict
-# Cuts are found from a sketch, which depends on the order of rows. Permuted, XGBoost alone comes to a loss 0.0013 of
-# itself apart and to predictions 0.12 standard deviations of the label apart, at 50,000 rows and at 200,000.
+# Cuts come from a sketch, which depends on the order of rows. On permuted rows XGBoost alone differs by 0.0013 of the
+# loss, and by 0.12 standard deviations of the label in predictions, at 50,000 rows and at 200,000.
 SPREAD, LOSS = 0.15, 0.005
 
 
 @dataclass(frozen=True)
 class Job:
-    """The files, and where each side writes. `session_s`: seconds that Ray's own start took."""
+    """The files, and each side's output folder. `session_s`: seconds of Ray's own start."""
 
     files: tuple[Path, ...]
     workers: int
@@ -67,7 +67,7 @@ def prepare(setup: Setup) -> Job:
 
 
 def made_up(rows: int) -> tuple[Path, ...]:
-    """The files, CHUNK rows each, kept for the next bench."""
+    """Make the files, CHUNK rows each, kept for the next bench."""
     import os
 
     import numpy as np
@@ -85,7 +85,7 @@ def made_up(rows: int) -> tuple[Path, ...]:
             y = x[:10].sum(axis=0) + 2 * np.sin(3 * x[10]) + x[11] * x[12] + rng.normal(size=n)
             table = pa.table({**dict(zip(FEATURES, x, strict=True)), "label": y.astype(np.float32)})
             FileSink(str(unfinished)).write_table(f"part-{index:05d}.parquet", table)
-        unfinished.rename(folder)  # a folder of that name is always a whole one
+        unfinished.rename(folder)  # a folder of that name is always complete
     return tuple(sorted(folder.glob("*.parquet")))
 
 
@@ -147,7 +147,7 @@ def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
         boosting.load_model(ours.model)
     )
     assert rounds == ROUNDS, f"ours has {rounds} rounds"
-    said = []
+    lines = []
     for name, theirs in peers.items():
         other = boosting.load_model(theirs.model)
         assert other.num_boosted_rounds() == ROUNDS, name
@@ -155,29 +155,29 @@ def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
         lost = abs(ours.loss / theirs.loss - 1)
         assert apart <= SPREAD, f"predictions of ours and {name} are {apart:.3f} standard deviations of the label apart"
         assert lost <= LOSS, f"training loss {ours.loss:.5f}, {name} {theirs.loss:.5f}"
-        said.append(
+        lines.append(
             f"{name}: {apart:.4f} label standard deviations, training loss {ours.loss:.5f} and {theirs.loss:.5f}"
         )
-    return f"predictions of {len(x):,} rows are alike; " + "; ".join(said)
+    return f"predictions of {len(x):,} rows are alike; " + "; ".join(lines)
 
 
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
-    """Medians of the parts by side, and of the pairs' ratio of the rounds alone."""
-    found: dict[str, dict[str, Any]] = {}
+    """Report the medians of the parts by side, and of the pairs' ratios of the rounds alone."""
+    report: dict[str, dict[str, Any]] = {}
     for name, timed in runs.items():
         parts = [run.output.seconds for run in timed]
-        found[name] = {f"{part}_s": round(statistics.median(p[part] for p in parts), 3) for part in parts[0]}
-    found["ours"]["session_s"] = job.session_s
+        report[name] = {f"{part}_s": round(statistics.median(p[part] for p in parts), 3) for part in parts[0]}
+    report["ours"]["session_s"] = job.session_s
     for name in set(runs) - {"native"} if "native" in runs else ():
         pairs = list(zip(runs[name], runs["native"], strict=True))
         rounds = [a.output.seconds["rounds"] / b.output.seconds["rounds"] for a, b in pairs]
-        found[name]["rounds_ratio_native"] = round(statistics.median(rounds), 4)
-        found[name]["ratio_native"] = round(statistics.median(a.wall_s / b.wall_s for a, b in pairs), 4)
-    return found
+        report[name]["rounds_ratio_native"] = round(statistics.median(rounds), 4)
+        report[name]["ratio_native"] = round(statistics.median(a.wall_s / b.wall_s for a, b in pairs), 4)
+    return report
 
 
 def train_alone(folder: Path, model: Path, threads: int) -> dict[str, float]:
-    """The peer: Arrow columns straight into the matrix, no copy and no losses on the way."""
+    """Train the peer: Arrow columns directly into the matrix, without a copy and without losses during training."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import xgboost as xgb

@@ -1,15 +1,14 @@
-"""A search of 32 trials: our stage against Optuna with XGBoost in one process.
+"""Search by 32 trials: our stage against Optuna with XGBoost in one process.
 
-In: `--size` rows x 40 features to learn from and a fifth as many to be judged by, the target a function of twenty of
-the features with noise. Out: the best hyper-parameters. Ours is the stage tune through the runner of stages, into an
-empty store, in a Ray session that is up; starting actors, reading files, hashing and committing are in the time,
-validation, which no peer does, is not. The peers have the rows in memory, imports behind them and no files to write:
-the same space and first trial, number of trials, rounds, patience and seeds, Optuna's own successive halving, one
-matrix for all trials; `optuna` boosts one trial at a time with all cores, `optuna_jobs` as many trials as there are
-cores.
+In: `--size` rows x 40 features for training and a fifth as many for validation; the target is a function of twenty of
+the features with noise. Out: the best hyper-parameters. Ours is the stage tune through the stage runner, into an empty
+store, in a running Ray session. Its time includes starting actors, reading files, hashing and committing, but not
+validation, which no peer does. The peers have the rows in memory, imports done and no files to write. They have the
+same space and first trial, number of trials, rounds, patience and seeds, Optuna's own successive halving, and one
+matrix for all trials; `optuna` boosts one trial at a time with all cores, `optuna_jobs` one trial per core at once.
 
-Each pair of runs has a seed of its own, and a search is a matter of luck: beside the ratio of the whole searches,
-`to_same_best` is that of the times to the worse of both bests, and the losses themselves are told.
+Each pair of runs has its own seed, and a search depends on chance: beside the ratio of the whole searches,
+`to_same_best` is the ratio of the times to the worse of both bests, and the losses themselves are reported.
 
     raymill bench tune [--size ROWS] [--workers W] [--json FILE|-]
 """
@@ -33,8 +32,8 @@ from tasks.settings import Settings
 
 FEATURES = 40
 TRIALS = 32
-# Our best loss may be above a peer's by this share: what 32 trials find is a matter of luck, 1.06 to 1.09 by Optuna and
-# 1.04 to 1.07 by ours with seeds 8 to 13. So each side's losses are told beside its times.
+# Our best loss may be above a peer's by this share: the best of 32 trials depends on chance, 1.06 to 1.09 by Optuna and
+# 1.04 to 1.07 by ours with seeds 8 to 13. So each side's losses are reported beside its times.
 TOLERANCE = 0.05
 
 
@@ -55,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """The best loss, and what was the best when: (seconds since the start, loss), better and better."""
+    """The best loss, and each improvement: (seconds since the start, loss)."""
 
     loss: float
     improved: list[tuple[float, float]]
@@ -63,7 +62,7 @@ class Found:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def reached(self, loss: float) -> float:
-        """Seconds until a loss was as low as this one."""
+        """Return the seconds until a loss was as low as this one."""
         return next((seconds for seconds, best in self.improved if best <= loss), math.inf)
 
 
@@ -81,7 +80,7 @@ def prepare(setup: Setup) -> Job:
 
 
 def synthetic(rows: int, seed: int) -> tuple[Any, Any]:
-    """((n, 40), (n,)) float32: waves, products, steps and a plane of twenty features, noise of variance 1 on top."""
+    """Make ((n, 40), (n,)) float32: waves, products, steps and a plane of twenty features, plus noise of variance 1."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, FEATURES)).astype(np.float32)
     y = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + np.abs(x[:, 3]) - (x[:, 4] > 0.5) * x[:, 5]
@@ -90,7 +89,7 @@ def synthetic(rows: int, seed: int) -> tuple[Any, Any]:
 
 
 def put(root: Path, rows: Mapping[str, tuple[Any, Any]]) -> Any:
-    """The rows as a committed snapshot of the stage split."""
+    """Commit the rows as a snapshot of the stage split."""
     import pyarrow as pa
 
     from tasks.core.snapshot_files import part_name
@@ -119,9 +118,9 @@ def ours(job: Job) -> SelfTimed:
     trials = done.snapshot.read().to_pylist()
     notes = dict(done.notes)
     improved = [(seconds, loss) for seconds, loss in notes.pop("improved")]
-    found = Found(done.snapshot.facts["best_loss"], improved, sum(t["rounds"] for t in trials), notes)
+    result = Found(done.snapshot.facts["best_loss"], improved, sum(t["rounds"] for t in trials), notes)
     shutil.rmtree(store.root)
-    return SelfTimed(took, found)
+    return SelfTimed(took, result)
 
 
 def optuna_alone(job: Job) -> SelfTimed:
@@ -133,7 +132,7 @@ def optuna_jobs(job: Job) -> SelfTimed:
 
 
 def _optuna(job: Job, side: str, *, jobs: int, threads: int) -> SelfTimed:
-    """What Optuna's documentation shows for XGBoost: a study in memory, a callback that prunes, early stopping."""
+    """Search as Optuna's documentation shows for XGBoost: a study in memory, a pruning callback, early stopping."""
     import optuna
     import xgboost as xgb
 
@@ -178,7 +177,7 @@ def _optuna(job: Job, side: str, *, jobs: int, threads: int) -> SelfTimed:
             raise optuna.TrialPruned
         return float(min(curve))
 
-    # Of Optuna's pruners the one that leaves the fewest rounds: the median pruner boosted twice as many.
+    # The one of Optuna's pruners with the fewest rounds: the median pruner boosted twice as many.
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=config.min_rounds, reduction_factor=3)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     study.enqueue_trial(config.first)  # ours begins with it, too
@@ -190,30 +189,30 @@ def _optuna(job: Job, side: str, *, jobs: int, threads: int) -> SelfTimed:
 
 
 def check(job: Job, ours: Found, peers: Mapping[str, Found]) -> str:
-    """Our best loss must not be above any peer's by more than the tolerance."""
+    """Check that our best loss is not above any peer's by more than the tolerance."""
     for name, peer in peers.items():
         assert ours.loss <= peer.loss * (1 + TOLERANCE), f"best RMSE {ours.loss:.5f}, {name}'s {peer.loss:.5f}"
-    told = ", ".join(f"{name} {found.loss:.5f}" for name, found in {"ours": ours, **peers}.items())
-    return f"best validation RMSE of {job.settings.tune.trials} trials within {TOLERANCE:.0%} of the peers': {told}"
+    losses = ", ".join(f"{name} {side.loss:.5f}" for name, side in {"ours": ours, **peers}.items())
+    return f"best validation RMSE of {job.settings.tune.trials} trials within {TOLERANCE:.0%} of the peers': {losses}"
 
 
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
-    """Losses and rounds of every run; against each peer the times to the worse of both bests; our overhead."""
-    told: dict[str, dict[str, Any]] = {}
+    """Report losses and rounds of every run; against each peer the times to the worse of both bests; our overhead."""
+    report: dict[str, dict[str, Any]] = {}
     for side, timed in runs.items():
-        found = [run.output for run in timed]
-        told[side] = {"best_loss": [round(f.loss, 5) for f in found], "rounds": [f.rounds for f in found]}
+        outputs = [run.output for run in timed]
+        report[side] = {"best_loss": [round(f.loss, 5) for f in outputs], "rounds": [f.rounds for f in outputs]}
         if side == "ours":
             for name in ("start_s", "boosting_s_per_trial", "waiting_s_per_trial"):
-                told[side][name] = round(statistics.median(f.notes[name] for f in found), 4)
+                report[side][name] = round(statistics.median(f.notes[name] for f in outputs), 4)
             continue
         pairs = []
-        for mine, theirs in zip((run.output for run in runs["ours"]), found, strict=True):
+        for mine, theirs in zip((run.output for run in runs["ours"]), outputs, strict=True):
             common = max(mine.loss, theirs.loss)
             pairs.append((mine.reached(common), theirs.reached(common)))
-        told[side]["to_same_best"] = round(statistics.median(a / b for a, b in pairs), 4)
-        told[side]["s_to_same_best"] = [[round(a, 3), round(b, 3)] for a, b in pairs]
-    return told
+        report[side]["to_same_best"] = round(statistics.median(a / b for a, b in pairs), 4)
+        report[side]["s_to_same_best"] = [[round(a, 3), round(b, 3)] for a, b in pairs]
+    return report
 
 
 CASE = Case(

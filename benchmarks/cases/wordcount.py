@@ -1,13 +1,13 @@
-"""Words of clean reviews counted: our MapReduce against one query, and against a Counter.
+"""Count the words of clean reviews: our MapReduce against one query, and against a Counter.
 
 In: clean reviews (benchmarks/text_input.py). Out: the columns of WORD_COUNTS. Ours is the stage count-words through the
-runner of stages, into an empty store, in a Ray session that is up; validation, which no peer does, is left out. Peers
-run in processes of their own, with as many threads as we have logical CPUs, and write `words.parquet`, sorted by token:
+stage runner, into an empty store, in a running Ray session, without validation, which no peer does. Peers run in their
+own processes, with as many threads as we have logical CPUs, and write `words.parquet`, sorted by token:
 
     polars             one lazy query on the streaming engine: group by token, reviews counted by `n_unique`
     polars_two_steps   the same by review and token first
     duckdb             one query: group by review and token, then by token
-    duckdb_histogram   the same with a histogram of each review's words in place of the first step
+    duckdb_histogram   the same with a histogram of each review's words as the first step
     counter            collections.Counter and Python's regular expressions, on one core
 
     raymill bench wordcount [--size MB] [--input FOLDER] [--workers W] [--json FILE|-]
@@ -31,7 +31,7 @@ from benchmarks.text_input import Job, Output, code_ranges, measure_input, peer,
 
 STARS = range(1, 6)
 WORD = r"\w+(?:['’]\w+)*"
-# What \w is to Rust, which Polars uses: RE2's knows ASCII only, and Python's takes ½ for a letter and accents not.
+# Rust's \w, which Polars uses: RE2's matches ASCII only, and Python's matches ½ and no combining accents.
 WORD_CATEGORIES = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
 WORD_OTHERS = ((0x200C, 0x200D), (0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189))
 RE2_LETTER = r"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in WORD_OTHERS)
@@ -75,15 +75,15 @@ def polars_two_steps(input: Path, out: Path, _threads: int) -> None:
 
 
 def polars_words(input: Path) -> Any:
-    """A row per word of each review: row, stars, timestamp, token."""
+    """Make a row per word of each review: row, stars, timestamp, token."""
     import polars as pl
 
-    said = (pl.col("title") + "\n" + pl.col("text")).str.to_lowercase()
+    texts = (pl.col("title") + "\n" + pl.col("text")).str.to_lowercase()
     return (
         pl.scan_parquet(sorted(input.glob("*.parquet")), hive_partitioning=False)
         .with_row_index("row")
         .select(
-            "row", "timestamp", stars=(pl.col("rating") + 0.5).floor().cast(pl.Int8), token=said.str.extract_all(WORD)
+            "row", "timestamp", stars=(pl.col("rating") + 0.5).floor().cast(pl.Int8), token=texts.str.extract_all(WORD)
         )
         .explode("token")
         .drop_nulls("token")
@@ -93,20 +93,20 @@ def polars_words(input: Path) -> Any:
 def duckdb(input: Path, out: Path, threads: int) -> None:
     by_review = """
         SELECT token, count(*) AS c, any_value(stars) AS stars, any_value(seen) AS seen
-        FROM (SELECT row, stars, seen, unnest(words) AS token FROM said) GROUP BY row, token"""
+        FROM (SELECT row, stars, seen, unnest(words) AS token FROM reviews) GROUP BY row, token"""
     count_in_duckdb(by_review, input, out, threads)
 
 
 def duckdb_histogram(input: Path, out: Path, threads: int) -> None:
     by_review = """
         SELECT unnest(map_keys(held)) AS token, unnest(map_values(held)) AS c, stars, seen
-        FROM (SELECT stars, seen, list_aggregate(words, 'histogram') AS held FROM said)"""
+        FROM (SELECT stars, seen, list_aggregate(words, 'histogram') AS held FROM reviews)"""
     count_in_duckdb(by_review, input, out, threads)
 
 
 def count_in_duckdb(by_review: str, input: Path, out: Path, threads: int) -> None:
-    """`by_review` is a query of `said` (row, stars, seen, words) that gives token, c, stars, seen, a row for each
-    review and each different word of it."""
+    """Count words by SQL. `by_review` is a query on `reviews` (row, stars, seen, words) giving token, c, stars, seen,
+    a row for each review and each distinct word of it."""
     import duckdb as db
 
     def words(letter: str) -> str:
@@ -114,13 +114,13 @@ def count_in_duckdb(by_review: str, input: Path, out: Path, threads: int) -> Non
 
     files = ", ".join("'{}'".format(str(file).replace("'", "''")) for file in sorted(input.glob("*.parquet")))
     ratings = ", ".join(f"coalesce(sum(c) FILTER (stars = {k}), 0)::BIGINT AS rating_{k}" for k in STARS)
-    # Texts of ASCII alone, which are nearly all, take the smaller class: a third less time.
+    # ASCII texts, nearly all, use the smaller class: a third less time.
     query = f"""
         WITH rows AS (
             SELECT file_index::UBIGINT << 32 | file_row_number AS row, floor(rating + 0.5)::TINYINT AS stars,
                 "timestamp" AS seen, lower(title || chr(10) || text) AS text
             FROM read_parquet([{files}], file_row_number = true, hive_partitioning = false)
-        ), said AS (
+        ), reviews AS (
             SELECT row, stars, seen,
                 CASE WHEN strlen(text) = length(text) THEN {words("0-9A-Za-z_")} ELSE {words(RE2_LETTER)} END AS words
             FROM rows
@@ -144,7 +144,7 @@ def counter(input: Path, out: Path, _threads: int) -> None:
             by_stars[stars].update(words)
             different = dict.fromkeys(words, seen)
             documents.update(different.keys())
-            first_in_file.update(different)  # the earliest comes last and stays
+            first_in_file.update(different)  # the earliest comes last and overwrites
         for word, seen in first_in_file.items():
             if seen < first_seen.get(word, seen + 1):
                 first_seen[word] = seen
@@ -152,27 +152,27 @@ def counter(input: Path, out: Path, _threads: int) -> None:
 
 
 def latest_first(file: Path) -> Iterable[tuple[int, int, str]]:
-    """Stars, time in milliseconds and text of each review."""
+    """Read stars, time in milliseconds and text of each review, the latest first."""
     import polars as pl
 
     rows = pl.read_parquet(file, columns=["title", "text", "rating", "timestamp"], hive_partitioning=False)
-    said = rows.sort("timestamp", descending=True).select(
+    reviews = rows.sort("timestamp", descending=True).select(
         stars=(pl.col("rating") + 0.5).floor().cast(pl.Int8),
         seen=pl.col("timestamp").to_physical(),
         text=pl.col("title") + "\n" + pl.col("text"),
     )
-    return zip(*(column.to_list() for column in said), strict=True)
+    return zip(*(column.to_list() for column in reviews), strict=True)
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case. The exact pattern takes 5 times as long as Python's own \\w."""
+    """List the words of a text in lower case. The exact pattern takes 5 times as long as Python's own \\w."""
     ascii_word, any_word = word_patterns()
     return (ascii_word if text.isascii() else any_word).findall(text)
 
 
 @lru_cache
 def word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """The pattern of a word in a text of ASCII alone, and in any text."""
+    """Return the pattern of a word in an ASCII text, and in any text."""
     codes = {code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in WORD_CATEGORIES}
     codes.update(code for first, last in WORD_OTHERS for code in range(first, last + 1))
     letter = code_ranges(codes, r"\U%08x-\U%08x")
@@ -195,7 +195,7 @@ def write_counts(path: Path, by_stars: dict[int, Counter[str]], documents: Count
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
-    """Every column of every word must be equal. Raises AssertionError that names a word which differs."""
+    """Compare every column of every word. Raises AssertionError naming a word that differs."""
     mine = read(ours).sort("token")  # files are sorted, and a word's own hash decides its file
     for name, output in peers.items():
         compare(mine, read(output), f"ours and {name}")

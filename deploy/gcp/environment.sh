@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What every shell on a node of the cluster starts with; cluster.yaml has ~/.bashrc read it.
+# Every shell on the cluster's nodes reads this, from ~/.bashrc (see cluster.yaml).
 export PATH="$HOME/venv/bin:$PATH"
 export RAY_AUTH_MODE=token # the token is in ~/.ray/auth_token
 export RAY_USAGE_STATS_ENABLED=0

@@ -1,6 +1,6 @@
-"""Gaussian process regression: what a smooth function is, and how sure of it one can be, from noisy values at points.
+"""Gaussian process regression: the mean and the uncertainty of a smooth function, from noisy values at points.
 
-Matern 5/2 kernel with a length for each dimension, and white noise; hyper-parameters of highest posterior density.
+Matern 5/2 kernel with a length for each dimension, and white noise; maximum a posteriori hyper-parameters.
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006): algorithm 2.1, equations 4.17 and 5.9.
 """
 
@@ -13,27 +13,27 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-JITTER = 1e-6  # added to the diagonal, so that points that lie upon each other leave the matrix invertible
-# Standard deviations of the priors of the logarithms of variance, lengths and noise, around what is expected of them.
+JITTER = 1e-6  # added to the diagonal, so that equal points leave the matrix invertible
+# Standard deviations of the priors of the logarithms of variance, lengths and noise, around their expected values.
 SPREAD_VARIANCE, SPREAD_LENGTH, SPREAD_NOISE = 1.0, 0.8, 1.5
-EXPECTED_NOISE = 1e-3  # of values of variance 1
+EXPECTED_NOISE = 1e-3  # for values of variance 1
 
 
 class Kernel(NamedTuple):
-    """Of values that are scaled to mean 0 and variance 1. `lengths`: (d,), in the units of the points."""
+    """The kernel of values scaled to mean 0 and variance 1. `lengths`: (d,), in the units of the points."""
 
     variance: float
     lengths: Any
     noise: float
 
     def __call__(self, a: Any, b: Any) -> Any:
-        """(n, d) and (m, d) points: (n, m) covariances of the function, without noise."""
+        """Return (n, m) covariances of the function, without noise, between points (n, d) and (m, d)."""
         r = np.sqrt(5 * (((a[:, None] - b) / self.lengths) ** 2).sum(-1))
         return self.variance * (1 + r + r * r / 3) * np.exp(-r)
 
 
 class Surprise:
-    """The negative log posterior of the logarithms of (variance, lengths, noise), but for a constant."""
+    """The negative log posterior of the logarithms of (variance, lengths, noise), up to a constant."""
 
     def __init__(self, x: Any, y: Any, expected_lengths: Any) -> None:
         x = np.asarray(x, np.float64)
@@ -43,7 +43,7 @@ class Surprise:
         self.spread = np.array([SPREAD_VARIANCE, *[SPREAD_LENGTH] * x.shape[1], SPREAD_NOISE])
 
     def __call__(self, logs: Any) -> tuple[float, Any]:
-        """Its value and its gradient at (d + 2,) logarithms."""
+        """Return its value and its gradient at (d + 2,) logarithms."""
         variance, lengths, noise = np.exp(logs[0]), np.exp(logs[1:-1]), np.exp(logs[-1])
         r = np.sqrt(5 * (self.apart @ lengths**-2))
         decay = variance * np.exp(-r)
@@ -61,18 +61,18 @@ class Surprise:
 
 
 def fit(x: Any, y: Any, expected_lengths: Any, steps: int = 20) -> Kernel:
-    """The kernel of highest posterior density after so many steps of L-BFGS. x: (n, d), y: (n,)."""
+    """Fit the kernel of highest posterior density by `steps` steps of L-BFGS. x: (n, d), y: (n,)."""
     surprise = Surprise(x, y, expected_lengths)
     limits = [(m - 4 * s, m + 4 * s) for m, s in zip(surprise.expected, surprise.spread, strict=True)]
     least = minimize(
         surprise, surprise.expected, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": steps}
     )
-    found = np.exp(least.x)
-    return Kernel(float(found[0]), found[1:-1], float(found[-1]))
+    parameters = np.exp(least.x)
+    return Kernel(float(parameters[0]), parameters[1:-1], float(parameters[-1]))
 
 
 def scaled(y: Any) -> tuple[Any, float, float]:
-    """The values at mean 0 and variance 1, their mean, and their standard deviation, 1 if they are all the same."""
+    """Scale to mean 0 and variance 1; returns the values, their mean, and their standard deviation (1 if all equal)."""
     y = np.asarray(y, np.float64)
     mean, deviation = float(y.mean()), float(y.std()) if np.ptp(y) > 0 else 1.0
     return (y - mean) / deviation, mean, deviation
@@ -80,7 +80,7 @@ def scaled(y: Any) -> tuple[Any, float, float]:
 
 @dataclass
 class GaussianProcess:
-    """What is believed after values y, (n,), at points x, (n, d)."""
+    """The posterior after values y, (n,), at points x, (n, d)."""
 
     kernel: Kernel
     x: Any
@@ -95,8 +95,8 @@ class GaussianProcess:
         self.weights = cho_solve(self.root, values)
 
     def predict(self, x: Any) -> tuple[Any, Any]:
-        """Mean and standard deviation, (m,) each, of the function, without noise, at points (m, d)."""
+        """Predict the function's mean and standard deviation, (m,) each, without noise, at points (m, d)."""
         between = self.kernel(np.asarray(x, np.float64), self.x)
-        known = (between * cho_solve(self.root, between.T).T).sum(1)
-        deviation = np.sqrt(np.maximum(self.kernel.variance - known, JITTER))
+        explained = (between * cho_solve(self.root, between.T).T).sum(1)
+        deviation = np.sqrt(np.maximum(self.kernel.variance - explained, JITTER))
         return between @ self.weights * self.deviation + self.mean, deviation * self.deviation

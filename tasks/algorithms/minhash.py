@@ -1,16 +1,16 @@
 """Near-duplicate texts by MinHash: shingles, signatures, band keys, exact similarity.
 
-Two texts are as alike as the sets of their shingles, by Jaccard: common shingles over all shingles. A shingle is three
-words in a row. A word is a run of letters, marks and digits in lower case; scripts that are written without spaces
-(Chinese, Japanese, Thai, ...) have no such runs, so there every three characters in a row, overlapping, are a word and
-a shingle is five characters. The rule looks at characters, not at languages, so texts may mix them.
+The similarity of two texts is the Jaccard similarity of their shingle sets: common shingles over all shingles. A
+shingle is three consecutive words. A word is a run of letters, marks and digits in lower case. Scripts written without
+spaces (Chinese, Japanese, Thai, ...) have no such runs: there every three consecutive characters, overlapping, are a
+word, and a shingle is five characters. The rule looks at characters, not at languages, so texts may mix them.
 
-The least hash of a shingle set is the same for two sets with a probability of their similarity (Broder, 1997). A
-signature is 36 such minima under as many hash functions; bands of `rows` minima each make a key, and texts that share a
-key are candidates. For similarity s a pair is found with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman and
-Ullman, Mining of Massive Datasets, section 3.4). One-permutation hashing (Li, Owen and Zhang, 2012) needs one hash
-instead of 36, but the texts here are mostly shorter than 36 shingles: its bins would stand empty and the formula would
-not hold. All of it is arithmetic on whole arrays, one pass over the text.
+The minimum hash of two shingle sets is equal with a probability of their similarity (Broder, 1997). A signature is 36
+such minima under 36 hash functions. Each band of `rows` minima makes a key, and texts that share a key are candidates.
+A pair of similarity s is found with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman and Ullman, Mining of
+Massive Datasets, section 3.4). One-permutation hashing (Li, Owen and Zhang, 2012) needs one hash instead of 36, but the
+texts here are mostly shorter than 36 shingles: its bins would stay empty and the formula would not hold. All of it is
+arithmetic on whole arrays, one pass over the text.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ I64 = NDArray[np.int64]
 SHINGLE_WORDS = 3
 HASHES = 36
 RECALL = 0.99
-CHUNK_CHARS = 1 << 17  # what is worked on at once stays in the processor's cache
+CHUNK_CHARS = 1 << 17  # small enough for the processor's cache
 COMPARED_AT_ONCE = 1 << 22  # shingles
 
 WORDS = r"[\p{L}\p{M}\p{N}]"
 UNSPACED = r"[\p{L}\p{M}&&[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]"
 UNSPACED_BIT = 1 << 20
-PLANES = 4 << 16  # code points beyond the fourth plane are no letters
+PLANES = 4 << 16  # code points beyond the fourth plane are not letters
 
 
 def banding(similarity: float) -> tuple[int, int]:
-    """Bands and rows of a band: as many rows as leave a recall of 0.99 at this similarity.
+    """Choose the bands and the rows of a band: the most rows that keep a recall of 0.99 at this similarity.
 
-    For 0.8 it is 9 bands of 4 rows: recall 0.991 at 0.8, 0.99993 at 0.9, and 0.0001 of the pairs at 0.06 are looked at.
+    For 0.8: 9 bands of 4 rows, with recall 0.991 at 0.8 and 0.99993 at 0.9; 0.0001 of the pairs at 0.06 are compared.
     """
     splits = [(HASHES // rows, rows) for rows in range(HASHES, 0, -1) if HASHES % rows == 0]
     return next((s for s in splits if recall(similarity, *s) >= RECALL), splits[-1])
@@ -58,8 +58,8 @@ def recall(similarity: float, bands: int, rows: int) -> float:
 
 @dataclass(frozen=True)
 class Shingled:
-    """Texts as shingles. `text` (n,) int64: which texts were long enough; `starts` (n + 1,): where the shingles of each
-    begin in `shingles` (m,) uint64, in the order of the text; `digest` (n,) uint64: of the text's words in order.
+    """Texts as shingles. `text` (n,) int64: the texts that were long enough; `starts` (n + 1,): where the shingles of
+    each begin in `shingles` (m,) uint64, in the order of the text; `digest` (n,) uint64: of the text's words in order.
 
     Two of 10 million different texts share a digest with a probability of 3e-6.
     """
@@ -71,7 +71,7 @@ class Shingled:
 
 
 def shingle(texts: pa.ChunkedArray, min_words: int) -> Iterator[Shingled]:
-    """Shingles of the texts with at least `min_words` words (and three, to have a shingle), some texts at a time."""
+    """Yield the shingles of texts with at least `min_words` words (and three, for a shingle), some texts at a time."""
     first = 0
     for chunk in texts.chunks:
         lengths = pc.utf8_length(chunk).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -80,8 +80,8 @@ def shingle(texts: pa.ChunkedArray, min_words: int) -> Iterator[Shingled]:
         while start < len(chunk):
             done = ends[start - 1] if start else 0
             stop = max(start + 1, int(np.searchsorted(ends, done + CHUNK_CHARS, side="right")))
-            found = _shingle(chunk.slice(start, stop - start), lengths[start:stop], max(min_words, SHINGLE_WORDS))
-            yield Shingled(found.text + (first + start), found.starts, found.shingles, found.digest)
+            piece = _shingle(chunk.slice(start, stop - start), lengths[start:stop], max(min_words, SHINGLE_WORDS))
+            yield Shingled(piece.text + (first + start), piece.starts, piece.shingles, piece.digest)
             start = stop
         first += len(chunk)
 
@@ -109,12 +109,12 @@ def _shingle(texts: pa.Array, lengths: I64, min_words: int) -> Shingled:
 
 
 def _words(folded: NDArray[np.int32], text_ends: I64) -> tuple[U64, I64]:
-    """Hashes (w,) of all words in order, and the position behind each one's last character.
+    """Return hashes (w,) of all words in order, and the position after each one's last character.
 
     Hashes are polynomials in a fixed odd base, modulo 2^64, from running sums over all characters (Karp and Rabin,
     1987).
     """
-    # A character of its own kind at every text's end, so that words end there: kinds are 0 no word, 1, 2 unspaced.
+    # A character of another kind at every text's end, so that words end there. Kinds: 0 no word, 1 word, 2 unspaced.
     inside = folded != 0
     broken = np.zeros(len(folded) + 1, dtype=bool)
     broken[0] = True
@@ -134,7 +134,7 @@ def _words(folded: NDArray[np.int32], text_ends: I64) -> tuple[U64, I64]:
 
 
 def _characters(begin: I64, end: I64, unspaced: NDArray[np.bool_]) -> tuple[I64, I64]:
-    """Runs in a script without spaces replaced by every three characters of them (a shorter run stays whole)."""
+    """Replace runs in a script without spaces by every three characters of them (a shorter run stays whole)."""
     count = np.where(unspaced[begin], np.maximum(end - begin - 2, 1), 1)
     step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     begins = np.repeat(begin, count) + step
@@ -149,14 +149,14 @@ def _fold(characters: NDArray[np.uint32]) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=1)
 def _folds() -> NDArray[np.int32]:
-    """For each code point: 0 if it is in no word, else its lower case, with UNSPACED_BIT for scripts without spaces.
+    """Map each code point to 0 if no word holds it, else to its lower case, with UNSPACED_BIT for unspaced scripts.
 
-    From Polars' Unicode tables: Polars' version belongs to a stage's key, Python's does not.
+    From Polars' Unicode tables: Polars' version is in a stage's key, Python's is not.
     """
     points = np.array([c for c in range(PLANES) if not 0xD800 <= c <= 0xDFFF], np.int32)
     series = pl.Series([chr(c) for c in points.tolist()])
     lower = series.str.to_lowercase()
-    # A few capitals become two characters: they stay as they are.
+    # A few capitals become two characters: they stay unchanged.
     single = (lower.str.len_chars() == 1).to_numpy()
     mapped = np.where(single, _first_points(lower), points)
     mapped = np.where(series.str.contains(WORDS).to_numpy(), mapped, 0)
@@ -171,14 +171,14 @@ def _first_points(texts: pl.Series) -> NDArray[np.int32]:
 
 
 def _utf8(texts: pa.Array) -> bytes:
-    """The bytes of a string array, end to end."""
+    """Return the bytes of a string array, concatenated."""
     offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
     data = texts.buffers()[2]
     return bytes(memoryview(data)[offsets[0] : offsets[-1]]) if data is not None else b""
 
 
 def _powers(count: int) -> tuple[U64, U64]:
-    """At least `count` powers of the base, and of its inverse modulo 2^64."""
+    """Return at least `count` powers of the base, and of its inverse modulo 2^64."""
     return _power_tables(1 << max(CHUNK_CHARS.bit_length(), count.bit_length()))
 
 
@@ -193,7 +193,7 @@ def _power_tables(count: int) -> tuple[U64, U64]:
 
 
 def band_keys(texts: Shingled, bands: int, rows: int) -> U64:
-    """The keys (n, bands) of n texts. Keys of different bands differ but for chance."""
+    """Return the keys (n, bands) of n texts. Keys of different bands collide by chance only."""
     keys = np.empty((len(texts.text), bands), np.uint64)
     if not len(texts.text):
         return keys
@@ -205,7 +205,7 @@ def band_keys(texts: Shingled, bands: int, rows: int) -> U64:
     for band in range(bands):
         key = np.full(len(texts.text), band + 1, np.uint64)
         for k in range(band * rows, band * rows + rows):
-            # A multiplication by an odd number permutes the 32-bit numbers; the mask keeps 0 from being always least.
+            # A multiplication by an odd number permutes the 32-bit numbers; the mask keeps 0 from always being least.
             np.bitwise_xor(hashes, masks[k], out=permuted)
             np.multiply(permuted, factors[k], out=permuted)
             key = mix(key * np.uint64(GOLDEN) + np.minimum.reduceat(permuted, texts.starts[:-1]))
@@ -214,7 +214,7 @@ def band_keys(texts: Shingled, bands: int, rows: int) -> U64:
 
 
 def shingle_sets(texts: Shingled) -> tuple[I64, U64]:
-    """Each text's distinct shingles in ascending order: starts (n + 1,) and values."""
+    """Return each text's distinct shingles in ascending order: starts (n + 1,) and values."""
     owner = np.repeat(np.arange(len(texts.text)), np.diff(texts.starts))
     order = np.lexsort((texts.shingles, owner))
     owner, values = owner[order], texts.shingles[order]
@@ -225,7 +225,7 @@ def shingle_sets(texts: Shingled) -> tuple[I64, U64]:
 
 
 def jaccard(starts: I64, values: I64, left: I64, right: I64) -> NDArray[np.float64]:
-    """Exact similarity (p,) of the pairs of sets `left` and `right` (p,).
+    """Return the exact similarity (p,) of the pairs of sets `left` and `right` (p,).
 
     Set i is values[starts[i]:starts[i + 1]], ascending and without repeats, numbered from 0 (`np.unique`'s inverse).
     Time and memory are linear in the sizes of the sets compared; memory is bounded by working in slices of the pairs.

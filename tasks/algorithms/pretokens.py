@@ -1,7 +1,7 @@
-"""Texts cut into pieces by the classes of their characters: GPT-2's pre-tokens, and words.
+"""Cut texts into pieces by the classes of their characters: GPT-2's pre-tokens, and words.
 
-A regular expression looks at one character after the other; here each rule is a comparison of whole arrays, a byte of
-UTF-8 an element. Pieces are offsets into the texts' own bytes: no text is copied.
+A regular expression examines one character at a time; here each rule compares whole arrays of UTF-8 bytes. Pieces are
+offsets into the texts' own bytes: no text is copied.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ UNKNOWN = 255
 class Classes:
     """The class of every Unicode character: the index of the one of `patterns` that it matches.
 
-    Polars' regular expressions decide, once for each character that is met, so that classes are those of one version
-    of Unicode, the one those expressions know.
+    Polars' regular expressions classify each character once, when it first occurs, so all classes are of one version of
+    Unicode.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class Classes:
         self._learn(np.arange(0x80))
 
     def of_bytes(self, data: Bytes) -> tuple[NDArray[np.uint8], Positions, Positions]:
-        """The class of each byte's character, and where characters of several bytes begin and end (last byte)."""
+        """Return the class of each byte's character, and where multi-byte characters begin and end (last byte)."""
         classes = np.frombuffer(bytearray(data).translate(self.table[:256].tobytes()), dtype=np.uint8)
         far = np.flatnonzero(data >= 0xC0)
         if not len(far):
@@ -50,13 +50,13 @@ class Classes:
         for k in range(1, 4):
             longer = size > k
             code[longer] = code[longer] << 6 | data[far[longer] + k] & 0x3F
-        found = self.table[code]
-        if (found == UNKNOWN).any():
-            self._learn(np.unique(code[found == UNKNOWN]))
-            found = self.table[code]
+        class_of = self.table[code]
+        if (class_of == UNKNOWN).any():
+            self._learn(np.unique(code[class_of == UNKNOWN]))
+            class_of = self.table[code]
         for k in range(4):
             longer = size > k
-            classes[far[longer] + k] = found[longer]
+            classes[far[longer] + k] = class_of[longer]
         return classes, far, far + size - 1
 
     def _learn(self, codes: Positions) -> None:
@@ -67,14 +67,14 @@ class Classes:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces of n texts, in order. text: (pieces,) strings. counts: (n,) how many of them each text has."""
+    """Pieces of n texts, in order. text: (pieces,) strings. counts: (n,) pieces per text."""
 
     text: pa.LargeStringArray
     counts: Positions
 
 
 def chunks(texts: pl.Series, size: int) -> Iterator[slice]:
-    """Slices of the rows that hold about `size` bytes each; a longer text is one of its own."""
+    """Yield slices of the rows of about `size` bytes each; a longer text is a slice of its own."""
     ends = texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()
     start, done = 0, 0
     while start < len(ends):
@@ -84,21 +84,21 @@ def chunks(texts: pl.Series, size: int) -> Iterator[slice]:
 
 
 def text_bytes(texts: pl.Series) -> tuple[Bytes, Positions]:
-    """The UTF-8 bytes of all texts in a row, and the n + 1 offsets of the texts in them."""
+    """Return the UTF-8 bytes of all texts, concatenated, and the n + 1 offsets of the texts in them."""
     array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
-    whole = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
-    return whole[ends[0] : ends[-1]], ends - ends[0]
+    buffer = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
+    return buffer[ends[0] : ends[-1]], ends - ends[0]
 
 
 def gpt2_pieces(texts: pl.Series, classes: Classes) -> Pieces:
-    r"""GPT-2's pre-tokens: `'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
+    r"""Cut texts into GPT-2's pre-tokens: `'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
 
-    Read from left to right the expression says where a piece begins, and that is what is computed:
-    a character that is not blank begins one unless its neighbour to the left has its class or is a space, which then
-    begins it; a run of blanks begins one, and so does the run's last blank where something follows in the same text;
-    an apostrophe that begins a piece and is followed by s, t, m, d, re, ve or ll ends it after those letters.
+    The function computes where the expression, read from left to right, begins a piece. A character that is not blank
+    begins a piece unless its left neighbour has its class or is a space, which then begins the piece. A run of blanks
+    begins a piece, and so does the run's last blank if more of the same text follows. An apostrophe that begins a piece
+    and is followed by s, t, m, d, re, ve or ll ends it after those letters.
     Source: the pattern in OpenAI's gpt-2/src/encoder.py.
     """
     data, ends = text_bytes(texts)
@@ -109,7 +109,7 @@ def gpt2_pieces(texts: pl.Series, classes: Classes) -> Pieces:
 
 
 def words(texts: pl.Series, classes: Classes) -> Pieces:
-    r"""Words: `\w+(?:['’]\w+)*`, as they are written.
+    r"""Cut texts into words, `\w+(?:['’]\w+)*`, in their own case.
 
     A run of letters, marks, digits and joining punctuation such as the underscore (Unicode Technical Standard 18,
     annex C), with an apostrophe where both its neighbours are such characters.
@@ -125,7 +125,7 @@ def words(texts: pl.Series, classes: Classes) -> Pieces:
     padded[1:-1] = inside
     edges = np.flatnonzero(padded[1:] != padded[:-1])
     starts, stops = _starts_and_stops(edges, ends[1:-1][_between(inside, ends[1:-1])])
-    # The words' bytes alone, one word after the other; no word holds a zero byte.
+    # The words' bytes only, one word after the other; no word holds a zero byte.
     kept = bytearray(data * inside).translate(None, b"\0")
     offsets = np.zeros(len(starts) + 1, dtype=np.int64)
     np.cumsum(stops - starts, out=offsets[1:])
@@ -134,7 +134,7 @@ def words(texts: pl.Series, classes: Classes) -> Pieces:
 
 
 def _between(inside: Mask, borders: Positions) -> Mask:
-    """Which of the borders between texts lie between two words."""
+    """Mark the borders between texts that lie between two words."""
     within = (borders > 0) & (borders < len(inside))
     at = borders[within]
     within[within] = inside[at - 1] & inside[at]
@@ -162,7 +162,7 @@ def _join_at_quotes(data: Bytes, class_of: Bytes, first: Mask, inside: Mask, lea
 
 def _runs_and_spaces(data: Bytes, class_of: Bytes, ends: Positions, lead: Positions, last: Positions) -> Mask:
     blank = class_of == BLANK
-    first = np.zeros(len(data) + 1, dtype=bool)  # of a text, or the end of all
+    first = np.zeros(len(data) + 1, dtype=bool)  # first byte of a text, or the end of all
     first[ends] = True
     begins = np.zeros(len(data), dtype=bool)
     if not len(data):
@@ -184,10 +184,10 @@ def _runs_and_spaces(data: Bytes, class_of: Bytes, ends: Positions, lead: Positi
 
 
 def _cut_contractions(data: Bytes, class_of: Bytes, ends: Positions, begins: Mask) -> None:
-    """In place. From left to right matters only where one contraction follows another, and those do not overlap."""
+    """Cut contractions, in place, in any order: those that follow each other do not overlap."""
     at = np.flatnonzero(data == APOSTROPHE)
     at = at[begins[at]]
-    room = ends[np.searchsorted(ends, at, side="right")] - at - 1  # bytes after it in its text
+    room = ends[np.searchsorted(ends, at, side="right")] - at - 1  # bytes after the apostrophe in its text
     padded = np.concatenate([data, np.zeros(2, dtype=np.uint8)])
     one, two = padded[at + 1], padded[at + 2]
     short = np.isin(one, np.frombuffer(b"stmd", dtype=np.uint8)) & (room >= 1)

@@ -14,7 +14,7 @@ GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, odd: multiples of it 
 
 
 def mix(x: U64) -> U64:
-    """Return the (n,) uint64 mixed numbers, never the same for two of them; `x` stays as it is."""
+    """Return the (n,) uint64 mixed numbers, distinct for distinct inputs; `x` is not changed."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)
     x *= np.uint64(0x94D049BB133111EB)

@@ -11,17 +11,17 @@ CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8."""
+    """Serialize a JSON value canonically: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest_of(value: Any) -> str:
-    """Hex sha256 of a JSON value's canonical form."""
+    """Return the hex sha256 of a JSON value's canonical form."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in chunks of 1 MiB."""
+    """Return the hex sha256 of a file's bytes, read in chunks of 1 MiB."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -1,20 +1,20 @@
-"""Every error a user can meet.
+"""Every error shown to users.
 
     RaymillError
     ├── UserError               a user's mistake: exit status 2
     │   ├── SettingsError       an unknown key, a value of the wrong type
     │   ├── ProfileError        an unknown or malformed dataset profile
-    │   └── InputError          the data given cannot be read or used
+    │   └── InputError          the input cannot be read or used
     └── RunError                a run that failed: exit status 1
         ├── ValidationFailed    the output of a stage breaks its expectations
         ├── TooManyRejects      more unusable rows than the settings allow
         ├── RowsLost            rows in != rows out + rejects + duplicates
         ├── SnapshotCorrupt     a committed file is gone or has changed
-        ├── RegistryError       the model registry cannot do what was asked
-        └── TransientError      a fault worth a retry (a lost worker, a full queue)
+        ├── RegistryError       the model registry cannot serve a request
+        └── TransientError      a fault that a retry may cure (a lost worker, a full queue)
 
-A message says what happened, where (file, row, column, stage), and what to do. Secrets in it are masked: a place is
-often a URL.
+A message says what happened, where (file, row, column, stage), and what to do. Secrets in it are masked, as the place
+is often a URL.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.core.secrets import masked
 
 
 class RaymillError(Exception):
-    """Base of every error raised on purpose. `exit_status` is the process's."""
+    """Base class of every error raised on purpose. `exit_status` is the process's."""
 
     exit_status = 1
 
@@ -36,7 +36,7 @@ class RaymillError(Exception):
         return f"{message}\n  → {self.fix}" if self.fix else message
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process borders inside Ray; keyword arguments must survive that.
+        # Ray pickles errors between processes; keyword arguments must survive that.
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 

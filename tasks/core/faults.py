@@ -3,9 +3,9 @@
     RAYMILL_KILL_AT=clean:before-manifest raymill run …
     RAYMILL_KILL_AT=mapreduce:mapped:3 RAYMILL_KILL_ONCE=/tmp/killed raymill run …
 
-Actors have points too, with the number of the input they are at. The second variable names a file that must not be
-there: whoever dies makes it, so that a replacement comes through. With RAYMILL_KILL_AT unset, `point` costs one
-dictionary look-up and does nothing.
+Actors have points too, with the number of their current input. RAYMILL_KILL_ONCE names a file that must not exist: the
+process that dies creates it, so that its replacement survives. With RAYMILL_KILL_AT unset, `point` costs one dictionary
+look-up and does nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ POINTS = ("before-run", "after-run", "after-validate", "before-manifest", "after
 
 
 def point(stage: str, name: str, index: int | None = None) -> None:
-    """Die by SIGKILL here if RAYMILL_KILL_AT names this stage, point and, where one is given, index."""
-    wanted = os.environ.get("RAYMILL_KILL_AT")
-    if wanted is None or wanted != ":".join([stage, name, *([] if index is None else [str(index)])]):
+    """Die by SIGKILL here if RAYMILL_KILL_AT names this stage, point and (optional) index."""
+    kill_at = os.environ.get("RAYMILL_KILL_AT")
+    if kill_at is None or kill_at != ":".join([stage, name, *([] if index is None else [str(index)])]):
         return
     if marker := os.environ.get("RAYMILL_KILL_ONCE"):
         try:

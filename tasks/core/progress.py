@@ -1,4 +1,4 @@
-"""How far a stage is, said by the stage while it runs, to whoever listens."""
+"""Progress of a running stage, reported by the stage to one receiver."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """A stage's state: `done` of `total` units of work, running totals of what came of it, seconds since it began.
+    """A stage's state: `done` of `total` units of work, running totals of its outputs, seconds since it began.
 
-    `resumed` is true where some of it was there before: what is done then says nothing of the stage's speed.
+    `resumed` is true if some of it was done by an earlier run: no speed can be computed from `done` then.
     """
 
     stage: str
@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Between 0 and 1; 1 where there was nothing to do."""
+        """The share that is done, 0 to 1; 1 if there was nothing to do."""
         return 1.0 if self.finished else max(0.0, self.done / self.total)
 
 
@@ -37,12 +37,12 @@ Receiver = Callable[[Progress], None]
 
 
 def nothing(_progress: Progress) -> None:
-    """The receiver of a stage that nobody watches."""
+    """Ignore the progress: the default receiver."""
 
 
 @dataclass
 class Reporter:
-    """Hands a stage's progress to its receiver. A receiver that fails is logged once and never reaches the stage."""
+    """Passes a stage's progress to its receiver. A receiver's error is logged once and never reaches the stage."""
 
     stage: str = ""
     receiver: Receiver = nothing

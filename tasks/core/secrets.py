@@ -1,9 +1,9 @@
-"""The one masker: what must not be shown is replaced by ***, in settings, logs, links, records and error messages.
+"""Mask secrets as *** in settings, logs, links, records and error messages.
 
-A secret is one of four things: the user info of a URL, the value of a query key or of an assignment that is named like
-a secret, the value of an environment variable that is named like one, or a value that this process was told of
-(`remember`: the secret settings). A user name before a password stays, since it tells two databases apart; a user name
-alone may be a token and goes. Masking a masked text changes nothing.
+A secret is the user info of a URL, the value of a query key or of an assignment with a secret's name, the value of an
+environment variable with such a name, or a value passed to `remember` (the secret settings). A user name before a
+password stays, since it tells two databases apart; a user name alone may be a token and is masked. Masking a masked
+text changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel, SecretStr
 S = TypeVar("S", bound=BaseModel)
 
 MASK = "***"
-SHORTEST_SECRET = 6  # characters; to mask a shorter one wherever it occurs would mask words
+SHORTEST_SECRET = 6  # characters; masking shorter ones would mask ordinary words
 SECRET_VARIABLE = re.compile(r"(?i)(SECRET|PASSWORD|PASSWD|TOKEN|AUTH_STRING|API_?KEY|ACCESS_KEY(_ID)?)$")
 
 # A password may hold "/", "@" and ":": it ends at the last "@" before a blank.
@@ -45,24 +45,24 @@ _TOLD: set[str] = set()
 
 def masked(text: str) -> str:
     """Return the text without its secrets: safe to print and to record."""
-    return _masked(text, _known())
+    return _masked(text, _remembered())
 
 
-def _masked(text: str, known: re.Pattern[str] | None) -> str:
-    text = known.sub(MASK, text) if known else text
-    text = _USER_INFO.sub(lambda found: f"://{found['user']}:{MASK}@" if found["user"] else f"://{MASK}@", text)
+def _masked(text: str, remembered: re.Pattern[str] | None) -> str:
+    text = remembered.sub(MASK, text) if remembered else text
+    text = _USER_INFO.sub(lambda match: f"://{match['user']}:{MASK}@" if match["user"] else f"://{MASK}@", text)
     for pattern in _PATTERNS:
         text = pattern.sub(rf"\1{MASK}", text)
     return text
 
 
 def masked_within(value: Any) -> Any:
-    """Return a value of JSON with every text in it masked; the names of its members stay."""
-    known = _known()
+    """Return a JSON value with every text in it masked, except the names of members."""
+    remembered = _remembered()
 
     def within(part: Any) -> Any:
         if isinstance(part, str):
-            return _masked(part, known)
+            return _masked(part, remembered)
         if isinstance(part, Mapping):
             return {name: within(member) for name, member in part.items()}
         return [within(member) for member in part] if isinstance(part, list | tuple) else part
@@ -71,22 +71,22 @@ def masked_within(value: Any) -> Any:
 
 
 def address(url: str) -> str:
-    """Return a URL to follow: without user info, other secrets masked."""
+    """Return a URL that can be opened: without user info, other secrets masked."""
     return masked(_USER_INFO.sub("://", url))
 
 
 def remember(*secrets: str, settings: BaseModel | None = None) -> None:
-    """Mask these values, and the secret settings, wherever they turn up in this process from now on."""
+    """Mask these values, and the secret settings, everywhere in this process from now on."""
     _TOLD.update(secrets, _secret_settings(settings) if settings else ())
 
 
 def forget() -> None:
-    """Forget what `remember` was told."""
+    """Forget the secrets passed to `remember`."""
     _TOLD.clear()
 
 
 def shown(section: S) -> S:
-    """Return a copy of settings for others to see: texts masked, secret settings left out where they have no place."""
+    """Return a copy of settings that is safe to show: texts masked, secret settings removed."""
     changed: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -100,25 +100,25 @@ def shown(section: S) -> S:
 
 
 def mask_error(error: BaseException) -> None:
-    """Mask the texts that an error was raised with, for whoever prints or keeps it."""
+    """Mask the texts of an error, in place, before it is printed or stored."""
     error.args = tuple(masked(a) if isinstance(a, str) else a for a in error.args)
 
 
-def _known() -> re.Pattern[str] | None:
-    """Return what finds the values that this process was told of, and those of the environment."""
+def _remembered() -> re.Pattern[str] | None:
+    """Return the pattern of the remembered secrets and those of the environment."""
     return _any_of(frozenset(_TOLD.union(v for name, v in os.environ.items() if SECRET_VARIABLE.search(name))))
 
 
 @lru_cache(maxsize=8)
 def _any_of(secrets: frozenset[str]) -> re.Pattern[str] | None:
-    """Return what finds these secrets in any of the forms that they are written in, the longest first."""
+    """Return a pattern that matches these secrets in any of their written forms, the longest first."""
     forms = {form for secret in secrets for part in _parts(secret) for form in _written(part)}
-    known = sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=lambda f: (-len(f), f))
-    return re.compile("|".join(map(re.escape, known))) if known else None
+    long = sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=lambda f: (-len(f), f))
+    return re.compile("|".join(map(re.escape, long))) if long else None
 
 
 def _parts(secret: str) -> list[str]:
-    """Of a URL the password, or the path where it has none; of user:password, the password may turn up alone."""
+    """List the parts that may occur alone: a URL's password, or its path without one; the password of user:password."""
     if "://" not in secret:
         return [secret, secret.partition(":")[2]]
     try:
@@ -129,18 +129,18 @@ def _parts(secret: str) -> list[str]:
 
 
 def _written(secret: str) -> set[str]:
-    """Return the forms of a secret: as it is, in a URL, in JSON."""
+    """Return the written forms of a secret: plain, in a URL, in JSON."""
     texts = {secret, unquote(secret)}
     escaped = {json.dumps(text, ensure_ascii=ascii)[1:-1] for text in texts for ascii in (True, False)}
     return texts | escaped | {quote(text, safe=kept) for text in texts for kept in ("", "/")}
 
 
 def _secret_settings(section: BaseModel) -> list[str]:
-    found: list[str] = []
+    secrets: list[str] = []
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, SecretStr):
-            found.append(value.get_secret_value())
+            secrets.append(value.get_secret_value())
         elif isinstance(value, BaseModel):
-            found += _secret_settings(value)
-    return found
+            secrets += _secret_settings(value)
+    return secrets

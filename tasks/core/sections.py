@@ -1,4 +1,4 @@
-"""The sections of the settings, one class each; a stage is given its own and no other. Values are in conf/base.yaml."""
+"""The sections of the settings, one class each; a stage gets only its own. Values are in conf/base.yaml."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StorageConfig(Section):
 
     @property
     def path(self) -> Path:
-        return PROJECT / self.root  # an absolute root stays as it is
+        return PROJECT / self.root  # an absolute root stays unchanged
 
 
 class RayConfig(Section):
@@ -57,16 +57,16 @@ class TrackingConfig(Section):
 
 
 class RetriesConfig(Section):
-    """How often, and after which delays, a stage that met a transient fault is tried again."""
+    """How often, and after which delays, a stage is retried after a transient fault."""
 
-    times: Annotated[int, Field(ge=0, le=50)] | None  # Prefect takes no more
+    times: Annotated[int, Field(ge=0, le=50)] | None  # Prefect's limit
     first_delay_s: Annotated[float, Field(ge=0)]
     factor: Annotated[float, Field(ge=1)]
     max_delay_s: Annotated[float, Field(ge=0)]
     jitter: Fraction
 
     def delays(self, times: int) -> list[float]:
-        """Mean delays before so many retries, in seconds: with the jitter, none is longer than max_delay_s."""
+        """Return the mean delay before each retry, in seconds: with the jitter, none is longer than max_delay_s."""
         longest = self.max_delay_s / (1 + self.jitter)
         return [min(self.first_delay_s * self.factor**i, longest) for i in range(times)]
 
@@ -99,7 +99,7 @@ class RegistryConfig(Section):
 
 
 def _secret(description: str) -> Any:
-    """A setting that is left out of all that is written down: it decides nothing, and holds a password."""
+    """Declare a setting that holds a password and decides no output: it is never written to records."""
     return Field(None, exclude=True, description=description)
 
 

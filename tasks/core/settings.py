@@ -1,4 +1,4 @@
-"""Settings in layers: read, merged and checked against a model.
+"""Read the layers of settings, merge them, and check them against a model.
 
 The later layer wins: conf/base.yaml, conf/profiles/NAME.yaml, RAYMILL__SECTION__KEY variables,
 `--set section.key=value`.
@@ -52,7 +52,7 @@ def load(
 
 
 def load_section(name: str, model: type[M]) -> M:
-    """Return one section as conf/base.yaml has it, for callers that have no settings."""
+    """Return one section from conf/base.yaml, for callers that have no settings."""
     return model(**_read_yaml(CONF / "base.yaml")[name])
 
 
@@ -67,7 +67,7 @@ def _add_defaults(values: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 def _layers(profile: str | None, overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the layers above conf/base.yaml, lowest first, each with the place that an error names."""
+    """Yield the layers above conf/base.yaml, lowest first, each with its place for error messages."""
     profile = profile or os.environ.get("RAYMILL_PROFILE")
     if profile:
         path = CONF / "profiles" / f"{profile}.yaml"
@@ -88,7 +88,7 @@ def _layers(profile: str | None, overrides: Sequence[str]) -> Iterator[tuple[str
 
 
 def _mappings(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """Yield the dotted paths of the settings that are mappings with keys of the user's choice, such as train.params."""
+    """Yield the dotted paths of settings that are mappings with free keys, such as train.params."""
     for name, info in model.model_fields.items():
         for kind in (info.annotation, *get_args(info.annotation)):
             if get_origin(kind) is dict:
@@ -98,7 +98,7 @@ def _mappings(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 def _holds_secret(model: type[BaseModel], place: Sequence[int | str]) -> bool:
-    """Whether what is at this place of the settings is, or contains, one that must not be shown."""
+    """Whether the setting at this place is, or contains, a secret."""
     section = model.model_fields[str(place[0])].annotation if place[0] in model.model_fields else None
     fields = getattr(section, "model_fields", {})
     return any(info.exclude for name, info in fields.items() if name in place[1:] or len(place) == 1)
@@ -131,7 +131,7 @@ def _parse_value(text: str, where: str) -> Any:
     import yaml
 
     if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
-        return float(text)  # YAML 1.1 takes 1e-3 for a word
+        return float(text)  # YAML 1.1 reads 1e-3 as text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -142,7 +142,7 @@ def _parse_value(text: str, where: str) -> Any:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml  # not before: worker processes know the sections' types and read no file
+    import yaml  # imported late: worker processes use the sections' types and read no file
 
     try:
         loaded = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""Write the data files of a snapshot, here or in a Ray task, and say what each one holds."""
+"""Write the data files of a snapshot, here or in a Ray task, and describe each for the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.core.digests import file_sha256
 ROW_GROUP_ROWS = 65_536
 
 
-DRAFT = ".draft"  # ends the names of files that are being written
+DRAFT = ".draft"  # the ending of files that are being written
 
 
 class Record(BaseModel):
@@ -41,7 +41,7 @@ class FileEntry(Record):
 
 @dataclass(frozen=True)
 class FileSink:
-    """Writes data files into an attempt folder. Small and picklable: Ray workers hold one each."""
+    """Writes data files into an attempt folder. Small and picklable: each Ray worker has one."""
 
     root: str
 
@@ -55,12 +55,12 @@ class FileSink:
         dictionary: Sequence[str] | None = None,
         split_bytes: Sequence[str] = (),
     ) -> FileEntry:
-        """Write one parquet file with fixed writer settings, fsync it, read its bytes back for the sha256.
+        """Write one parquet file with fixed writer settings, fsync it, and read it back for the sha256.
 
-        `packed=False` is for hashes and the like, which no compression makes smaller. `dictionary` names the columns
-        that are worth one, all if not given: to try one on texts that are nearly all different costs a sixth of the
-        time, for nothing. `split_bytes` names list columns of small integers (token ids): stored a byte of each after
-        the other they take half the time and less space.
+        `packed=False` is for hashes and the like, which do not compress. `dictionary` names the columns to encode with
+        one (default: all); on texts that are nearly all different it costs a sixth of the time and saves nothing.
+        `split_bytes` names list columns of small integers (token ids): byte-stream split halves their time and saves
+        space.
         """
         if schema is not None:
             table = table.select(schema.names).cast(schema)
@@ -85,9 +85,9 @@ class FileSink:
         return self._write(name, write)
 
     def write_batches(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> FileEntry:
-        """Write one parquet file from tables as they come, holding one row group of them at a time.
+        """Write one parquet file from a stream of tables, with one row group in memory at a time.
 
-        The bytes depend on the rows alone, not on how they were dealt out to tables.
+        The bytes depend on the rows alone, not on how tables divide them.
         """
 
         def write(file: IO[bytes]) -> int:
@@ -109,9 +109,9 @@ class FileSink:
         return self._write(name, write)
 
     def _write(self, name: str, write: Callable[[IO[bytes]], int | None]) -> FileEntry:
-        """Write, sync and hash a draft, then give it its name; `write` returns the rows.
+        """Write, sync and hash a draft, then rename it; `write` returns the rows.
 
-        Not under the name at once: a worker that was given up for lost may still be at the same file.
+        A draft, because a worker presumed dead may still be writing the same file.
         """
         path = self._path(name)
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{DRAFT}")
@@ -126,7 +126,7 @@ class FileSink:
         return entry
 
     def entry(self, name: str, rows: int | None = None) -> FileEntry:
-        """The entry of a file that is written already, by this process or by several, each its own range."""
+        """Return the entry of an existing file, written by one process or by several, each its own range."""
         path = self._path(name)
         with path.open("rb") as file:
             fsync(file)
@@ -139,22 +139,22 @@ class FileSink:
 
 
 def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of all tables in ROW_GROUP_ROWS at a time; the last may have fewer, and none is empty."""
+    """Regroup the rows of all tables, ROW_GROUP_ROWS at a time; the last group may have fewer, and none is empty."""
     waiting: list[pa.Table] = []
-    held = 0
+    waiting_rows = 0
     for table in tables:
         waiting.append(table.select(schema.names).cast(schema).replace_schema_metadata(None))
-        held += table.num_rows
-        while held >= ROW_GROUP_ROWS:
+        waiting_rows += table.num_rows
+        while waiting_rows >= ROW_GROUP_ROWS:
             together = pa.concat_tables(waiting)
             yield together.slice(0, ROW_GROUP_ROWS).combine_chunks()
-            waiting, held = [together.slice(ROW_GROUP_ROWS)], held - ROW_GROUP_ROWS
-    if held:
+            waiting, waiting_rows = [together.slice(ROW_GROUP_ROWS)], waiting_rows - ROW_GROUP_ROWS
+    if waiting_rows:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
 def part_name(index: int, table: str = "", block: int | None = None) -> str:
-    """The file name of the index-th part of a table, or of one of the part's blocks; names sort in row order."""
+    """Return the file name of a table's index-th part, or of one of its blocks; names sort in row order."""
     name = f"part-{index:05d}" + ("" if block is None else f"-{block:04d}")
     return f"{table}/{name}.parquet" if table else f"{name}.parquet"
 

@@ -1,14 +1,14 @@
 """Snapshots: immutable, committed outputs of stages, on disk.
 
-    ROOT/STAGE/KEY/manifest.json           published last, create-if-absent; the only thing a reader believes
+    ROOT/STAGE/KEY/manifest.json           published last, create-if-absent; all that readers trust
     ROOT/STAGE/KEY/attempt-ID/part-00000.parquet
     ROOT/STAGE/KEY/attempt-ID/rejects/part-00000.parquet
     ROOT/STAGE/KEY/attempt-ID/model.ubj
 
-A table is the parquet files of one folder of the attempt: "" is the main table, "rejects" and "train"
-are others. The digest of a snapshot is over its content alone (file names, sizes, row counts, sha256,
-counts and facts), so two ways of computing the same thing have the same digest. No directory is ever
-renamed, so the protocol carries over to object storage.
+A table is the parquet files of one folder of the attempt: "" is the main table, "rejects" and "train" are others. A
+snapshot's digest covers its content alone (file names, sizes, row counts, sha256, counts and facts), so the same
+content computed in two ways has the same digest. No directory is ever renamed, so the protocol works on object storage
+too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT = 1
 
 
 class InputRef(Record):
-    """What a snapshot was made from. `stage` is "source" for raw files, which have no key."""
+    """An input of a snapshot. `stage` is "source" for raw files, which have no key."""
 
     name: str
     stage: str
@@ -42,9 +42,9 @@ class InputRef(Record):
 
 
 class PartRecord(Record):
-    """What a stage made from one part of its input: the names of its files, and small JSON values about it.
+    """The output of one part of a stage's input: its files' names, and small JSON values about it.
 
-    A later snapshot of the same stage that has the same part takes the files over (`SnapshotWriter.reuse_part`).
+    A later snapshot of the same stage with the same part reuses the files (`SnapshotWriter.reuse_part`).
     """
 
     files: tuple[str, ...]
@@ -52,7 +52,7 @@ class PartRecord(Record):
 
 
 class Manifest(Record):
-    """All that is known of a snapshot. `digest` covers `files`, `counts`, `facts` and `stage` alone."""
+    """The description of a snapshot. `digest` covers only `files`, `counts`, `facts` and `stage`."""
 
     format: int = FORMAT
     stage: str
@@ -73,7 +73,7 @@ class Manifest(Record):
     committed_at: str
 
     def text(self) -> str:
-        """As it is published: JSON."""
+        """Return the published form: JSON."""
         return json.dumps(self.model_dump(), indent=1, sort_keys=True)
 
 
@@ -102,11 +102,11 @@ class Snapshot:
         return [e for e in self.manifest.files if e.table == table and e.rows is not None]
 
     def files(self, table: str = "") -> list[Path]:
-        """The parquet files of one table, in row order."""
+        """List the parquet files of one table, in row order."""
         return [self.root / e.name for e in self.entries(table)]
 
     def path(self, name: str) -> Path:
-        """The path of one named file of this snapshot."""
+        """Return the path of one file of this snapshot."""
         if not any(e.name == name for e in self.manifest.files):
             raise SnapshotCorrupt(f"no file {name!r} in the manifest", where=self.folder)
         return self.root / name
@@ -115,7 +115,7 @@ class Snapshot:
         return sum(e.rows or 0 for e in self.entries(table))
 
     def read(self, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
-        """One whole table in memory, in row order: for small tables and for workers, never for a big one."""
+        """Read a whole table into memory, in row order: for small tables only, or in workers."""
         return read_tables(self.files(table), columns)
 
     def __str__(self) -> str:
@@ -123,8 +123,8 @@ class Snapshot:
 
 
 def read_tables(files: Iterable[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """Several parquet files as one Arrow table."""
-    # One file at a time: pyarrow's dataset reader would take the file's folder names for partition keys.
+    """Read several parquet files as one Arrow table."""
+    # One file at a time: pyarrow's dataset reader would read folder names as partition keys.
     return pa.concat_tables([pq.ParquetFile(f).read(columns=list(columns) if columns else None) for f in files])
 
 
@@ -143,7 +143,7 @@ def _parse_manifest(path: Path, _inode: int, _mtime_ns: int) -> Manifest:
 
 @dataclass(frozen=True)
 class EarlierPart:
-    """A part of a committed snapshot: where its files lie."""
+    """A part of a committed snapshot, and the folder of its files."""
 
     root: Path
     entries: tuple[FileEntry, ...]
@@ -152,7 +152,7 @@ class EarlierPart:
 
 @dataclass
 class SnapshotWriter:
-    """What a stage writes to. Nothing written here is seen by anyone before the commit."""
+    """The writer of a stage's output. Nothing written is visible before the commit."""
 
     stage: str
     key: str
@@ -178,41 +178,41 @@ class SnapshotWriter:
 
     @property
     def scratch(self) -> Path:
-        """A folder beside the attempts, kept when the process dies: for what a stage resumes from."""
+        """A folder beside the attempts that outlives the process, for the state a stage resumes from."""
         path = self.folder / "scratch"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def add(self, entries: Iterable[FileEntry | None]) -> None:
-        """Take up files that workers wrote through `sink`. None is skipped."""
+        """Add files that workers wrote through `sink`. None is skipped."""
         self.entries.extend(e for e in entries if e is not None)
 
     def part(self, identity: str, entries: Sequence[FileEntry], about: Any = None) -> None:
-        """Take up the files of one part of the input, which a later snapshot with the same part may take over."""
+        """Add the files of one part of the input, which a later snapshot with the same part may reuse."""
         self.add(entries)
         self.parts[identity] = PartRecord(files=tuple(e.name for e in entries), about=about)
 
     def reuse_part(self, identity: str, index: int) -> PartRecord | None:
-        """Take over what an earlier snapshot of this stage made from the same part, as the index-th part of this one.
+        """Reuse an earlier snapshot's files of the same part as the index-th part of this one.
 
-        Returns None if there is none. The files are linked, not copied, where the file system can.
+        Returns None if there are none. The files are linked, not copied, if the file system allows it.
         """
-        if (found := self.earlier(identity)) is None:
+        if (earlier_part := self.earlier(identity)) is None:
             return None
         taken = []
-        for entry in found.entries:
+        for entry in earlier_part.entries:
             name = re.sub(r"part-\d{5}", f"part-{index:05d}", entry.name)
             taken.append(entry.model_copy(update={"name": name}))
-            if not linked(found.root / entry.name, self.root / name, entry.size):
-                # The part is made again, under these names: writing to a link would write to the committed file.
+            if not linked(earlier_part.root / entry.name, self.root / name, entry.size):
+                # The part is made again under these names; writing to a link would change the committed file.
                 for link in taken:
                     (self.root / link.name).unlink(missing_ok=True)
                 return None
-        self.part(identity, taken, found.about)
+        self.part(identity, taken, earlier_part.about)
         return self.parts[identity]
 
     def side_table(self, *tables: str) -> None:
-        """Say that these tables hold no rows of the input: they do not count in `check_rows`."""
+        """Exclude these tables from `check_rows`: they hold no rows of the input."""
         self.aside.update(tables)
 
     def write_table(self, name: str, table: pa.Table, schema: pa.Schema | None = None) -> None:
@@ -222,22 +222,22 @@ class SnapshotWriter:
         self.add([self.sink.write_bytes(name, data)])
 
     def count(self, **counts: int) -> None:
-        """Counts that belong to the content. `rows_in` makes the runner check that no row was lost."""
+        """Record counts that belong to the content. With `rows_in` the runner checks that no row was lost."""
         self.counts.update({name: int(value) for name, value in counts.items()})
 
     def fact(self, **facts: Any) -> None:
-        """Small JSON values that belong to the content: metrics, borders, chosen parameters."""
+        """Record small JSON values that belong to the content: metrics, borders, chosen parameters."""
         self.facts.update(facts)
 
     def note(self, **notes: Any) -> None:
-        """Small JSON values for this run's records only, outside the snapshot: timings, progress."""
+        """Record small JSON values for this run only, outside the snapshot: timings, progress."""
         self.notes.update(notes)
 
     def progress(self, done: int, total: int, unit: str = "rows", **amounts: int) -> None:
-        """Say how far the stage is: `done` of `total` units, and running totals of what came of them (tokens=...).
+        """Report progress: `done` of `total` units, and running totals of the outputs (tokens=...).
 
-        Cheap, and it never fails: call it whenever a part is done, in the thread that runs the stage. A stage that
-        takes parts over notes `parts_taken_over` before its first call: no rates are shown of it.
+        Cheap, and it never fails: call it after every part, in the stage's thread. A stage that reuses parts notes
+        `parts_taken_over` before its first call, so that no rates are shown for it.
         """
         self.reporter.report(done, total, unit, amounts, resumed=bool(self.notes.get("parts_taken_over")))
 
@@ -258,5 +258,5 @@ class SnapshotWriter:
             raise RowsLost(
                 f"{rows_in} rows in, but {rows_out} out + {rejects} rejected + {repeated} repeated",
                 where=self.stage,
-                fix="this is a defect of the stage; please report it with the input",
+                fix="this is a bug in the stage; please report it with the input",
             )

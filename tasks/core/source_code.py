@@ -1,4 +1,4 @@
-"""The digest of the code that decides what a stage makes: syntax trees, followed through imports."""
+"""Digest the code that decides a stage's output: its syntax trees, followed through imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.core.digests import digest_of
 
-# ast.parse fails now and then where two threads are in it (CPython issue 106905, mended in 3.11.9 and 3.12.3).
+# ast.parse sometimes fails in two threads at once (CPython issue 106905, fixed in 3.11.9 and 3.12.3).
 _PARSING = threading.Lock()
 
 
@@ -23,9 +23,9 @@ def source_digest(module: str) -> str:
 
 @lru_cache(maxsize=64)
 def source_modules(module: str) -> dict[str, str]:
-    """Return {module: digest of its syntax tree} for a module and the `tasks` modules behind its imports.
+    """Return {module: digest of its syntax tree} for a module and the `tasks` modules it imports, directly or not.
 
-    Comments, docstrings and layout do not count. `tasks.core` does not either: it is plumbing, versioned by
+    Comments, docstrings and layout do not count. Neither does `tasks.core`, infrastructure versioned by
     `snapshots.FORMAT`. What decides outputs (labels, schemas, the search space) is in `tasks.domain`, which counts.
     A package that finds its modules when it runs (`pkgutil.iter_modules`) depends on all of them.
     """

@@ -3,8 +3,8 @@
     @stage(version=1, retries=2)
     def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None: ...
 
-`run_stage` gives every stage the same life: key, reuse, run, validate, commit. It knows nothing of Prefect,
-Ray, MLflow or Great Expectations; what those do is passed in.
+`run_stage` takes every stage through the same steps: key, reuse, run, validate, commit. It does not depend on Prefect,
+Ray, MLflow or Great Expectations; callers pass functions in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.core.storage.store import SnapshotStore
 
 
 class HasDigest(Protocol):
-    """What a stage can be made from: a snapshot, or a set of source files."""
+    """An input of a stage: a snapshot, or a set of source files."""
 
     @property
     def stage(self) -> str: ...
@@ -48,7 +48,7 @@ Validate = Callable[["Stage", SnapshotWriter], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage function and what the runner must know of it."""
+    """A stage function and its declaration."""
 
     name: str
     function: Callable[..., None]
@@ -68,9 +68,9 @@ class Stage:
 
     @property
     def code(self) -> dict[str, str]:
-        """Identity of the code: its source, declared version, the libraries and files in conf that decide the output.
+        """Identify the code: its source, declared version, and the libraries and files in conf that decide the output.
 
-        The expectations belong to it: a snapshot that was committed under a laxer suite is not reused under a new one.
+        The expectations are included, so a snapshot validated by a laxer suite is not reused under a stricter one.
         """
         suite = f"expectations/{self.name.replace('-', '_')}.yaml"
         digests = {name: file_sha256(CONF / name) for name in (suite, *self.files) if (CONF / name).exists()}
@@ -96,12 +96,12 @@ def stage(
 ) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage.
 
-    version: raise it when the output changes and nothing that is digested does.
-    config: the class of its settings; `section`: their name in conf/base.yaml, the stage's unless it shares another's.
-    unit: what its output is counted in; `size`: how many of them a snapshot holds.
-    optional: the stage runs only where `config.enabled` is true.
-    libraries, files: distributions, and files in conf/, that decide the output; they belong to the key.
-    reads: finds, for a configuration, the files that the user's settings point to; their contents belong to the key.
+    version: raise it when the output changes although nothing digested does.
+    config: the class of its settings; `section`: their name in conf/base.yaml (default: the stage's own).
+    unit: what its output is counted in; `size`: counts a snapshot's units.
+    optional: the stage runs only if `config.enabled` is true.
+    libraries, files: distributions, and files in conf/, that decide the output; they are part of the key.
+    reads: lists the files that the user's settings name; their contents are part of the key.
     """
 
     def wrap(function: Callable[..., None]) -> Stage:
@@ -132,7 +132,7 @@ def stage(
 
 @dataclass(frozen=True)
 class StageRun:
-    """What happened: the snapshot, whether it was reused, and seconds per phase."""
+    """The result of a stage: the snapshot, whether it was reused, and seconds per phase."""
 
     snapshot: Snapshot
     reused: bool
@@ -142,9 +142,9 @@ class StageRun:
 
 
 def stage_key(stage: Stage, inputs: Sequence[HasDigest | None], config: BaseModel) -> str:
-    """Hex digest (128 bits) of what decides a stage's output: name, code, config section, inputs' digests.
+    """Return the hex digest (128 bits) of what decides a stage's output: name, code, config section, inputs' digests.
 
-    An input may be None: one that the stage can do without.
+    An optional input may be None.
     """
     decides = {
         "format": FORMAT,
@@ -175,15 +175,15 @@ def run_stage(
     prepare: Callable[[], None] = lambda: None,
     progress: Receiver = nothing,
 ) -> StageRun:
-    """Return the committed snapshot for these inputs, making it if it is not there.
+    """Return the committed snapshot for these inputs; run the stage if there is none.
 
     `prepare` is called only if the stage has to run (it starts Ray). `validate` raises ValidationFailed.
-    `progress` gets what the stage says with `out.progress`, in the stage's thread.
+    `progress` receives the stage's calls of `out.progress`, in the stage's thread.
     """
     clock = _Clock()
     key = stage_key(stage, inputs, config)
-    if found := store.find(stage.name, key):
-        return StageRun(found, reused=True, seconds={"reuse": clock.lap()})
+    if committed := store.find(stage.name, key):
+        return StageRun(committed, reused=True, seconds={"reuse": clock.lap()})
 
     prepare()
     out = store.open_attempt(stage.name, key)

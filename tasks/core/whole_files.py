@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all."""
+"""Write small files atomically."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Put this content under the name in one step: who reads meanwhile finds what was there before, or all of it.
+    """Replace a file's content atomically: a concurrent reader sees the old content or the new.
 
     One writer at a time. Text is written as UTF-8. Nothing is synced: a crash of the machine may lose the change.
     """

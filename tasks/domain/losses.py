@@ -1,4 +1,4 @@
-"""The loss of each row, and what a target's metric makes of their mean. numpy alone.
+"""Compute the loss of each row, and a target's metric from their mean, with numpy only.
 
 Labels are (n,) numbers as `tasks.domain.targets` makes them. A prediction is (n,) numbers or probabilities, or, for a
 target of several classes, (n, classes) probabilities.
@@ -14,11 +14,11 @@ from tasks.domain.targets import Target
 
 Array = np.ndarray[Any, Any]
 
-SMALLEST = 1e-15  # a probability of 0 for what then happens costs 34.5 nats, not infinitely many
+SMALLEST = 1e-15  # the least probability: an event predicted as impossible costs 34.5 nats, not infinitely many
 
 
 def losses(target: Target, label: Array, prediction: Array) -> Array:
-    """(n,) float64 losses of the rows, whose mean `overall` turns into the target's metric.
+    """Return the rows' losses, (n,) float64; `overall` turns their mean into the target's metric.
 
     Squared error for a regression, log loss in nats for classes.
     """
@@ -37,5 +37,5 @@ def losses(target: Target, label: Array, prediction: Array) -> Array:
 
 
 def overall(metric: str, mean_loss: float) -> float:
-    """The metric of many rows from the mean of their losses."""
+    """Compute the metric from the mean loss."""
     return float(mean_loss**0.5) if metric == "rmse" else float(mean_loss)

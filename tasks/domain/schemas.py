@@ -20,9 +20,9 @@ REVIEWS = pa.schema(
     ]
 )
 
-FEW_VALUES = ("category",)  # of all columns of REVIEWS and ITEMS alone in this: worth a dictionary in parquet
+FEW_VALUES = ("category",)  # the only column of REVIEWS and ITEMS worth a dictionary in parquet
 
-# A row that cannot be used: why, where it came from, and what it said, as JSON text.
+# A row that cannot be used: why, where it came from, and the row itself as JSON text.
 REJECTS = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -32,7 +32,7 @@ REJECTS = pa.schema(
     ]
 )
 
-# A file that could not be read, or not to its end: why, and how many of its rows went to the reviews or the rejects.
+# A file that was not read, or not to its end: why, and how many of its rows became reviews or rejects.
 QUARANTINE = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),  # file, relative to the input
@@ -54,7 +54,7 @@ ITEMS = pa.schema(
     ]
 )
 
-# `count` by the review's stars, a half rounded up: rating_1 + ... + rating_5 = count.
+# `count` by the review's stars, halves rounded up: rating_1 + ... + rating_5 = count.
 COUNTS_BY_RATING = tuple(f"rating_{stars}" for stars in range(1, 6))
 WORD_COUNTS = pa.schema(
     [
@@ -63,7 +63,7 @@ WORD_COUNTS = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
         pa.field("documents", pa.int64(), nullable=False),  # reviews that hold it
         *(pa.field(name, pa.int64(), nullable=False) for name in COUNTS_BY_RATING),
-        pa.field("first_seen", pa.timestamp("ms", tz="UTC"), nullable=False),  # of the earliest review that holds it
+        pa.field("first_seen", pa.timestamp("ms", tz="UTC"), nullable=False),  # time of the first review that holds it
     ]
 )
 

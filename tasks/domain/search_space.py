@@ -1,7 +1,7 @@
-"""The space that a search of hyper-parameters draws from, checked against what XGBoost takes.
+"""The search space of hyper-parameters, checked against XGBoost's ranges.
 
-In conf a parameter is given as [low, high] (uniform), [low, high, log] (log-uniform) or {choice: [a, b, ...]}; two
-integers stay integers, and null takes a parameter of another layer out again.
+In conf a parameter is [low, high] (uniform), [low, high, log] (log-uniform) or {choice: [a, b, ...]}; two integers stay
+integers, and null removes a parameter that a lower layer sets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-# What can be searched: the least and the largest value, and whether the least itself is one. Two integers: whole alone.
+# What can be searched: the least and the largest value, and whether the least is allowed. Two integers: integers only.
 _SHARE = (0.0, 1.0, False)
 _FROM_0 = (0.0, math.inf, True)
 NUMBERS: dict[str, tuple[float, float, bool]] = {
@@ -39,7 +39,7 @@ ALIASES = {
     "reg_lambda": "lambda",
     "reg_alpha": "alpha",
 }
-# Trials share one matrix, are judged at their best round, and get the rest from the target and the machine.
+# Decided elsewhere: trials share a matrix, are compared at their best round, and get the rest from target and machine.
 DECIDED = {
     "objective": "features.target",
     "eval_metric": "features.target",
@@ -49,7 +49,7 @@ DECIDED = {
     "device": "the machine",
     "tree_method": "the shared matrix",
     "max_bin": "the shared matrix",
-    "booster": "the cut at the best round, which trees that drop out do not allow",
+    "booster": "the cut at the best round, which dropout of trees does not allow",
     "n_estimators": "tune.max_rounds",
     "num_boost_round": "tune.max_rounds",
 }
@@ -72,41 +72,41 @@ class Axis(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_conf(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and set(given) == {"choice"}:
-            given = given["choice"]
-            if not isinstance(given, (list, tuple)) or not given:
-                raise ValueError(f"expected {{choice: [a, b, ...]}}, got {given!r}")
-            if len(set(given)) < len(given):
-                raise ValueError(f"a choice is given twice in {list(given)}")
-            return {"choice": tuple(given)}
-        if isinstance(given, (list, tuple)):
-            low_high, scale = given[:2], list(given[2:])
+    def _from_conf(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and set(value) == {"choice"}:
+            value = value["choice"]
+            if not isinstance(value, (list, tuple)) or not value:
+                raise ValueError(f"expected {{choice: [a, b, ...]}}, got {value!r}")
+            if len(set(value)) < len(value):
+                raise ValueError(f"a choice is given twice in {list(value)}")
+            return {"choice": tuple(value)}
+        if isinstance(value, (list, tuple)):
+            low_high, scale = value[:2], list(value[2:])
             if len(low_high) != 2 or not all(_is_number(b) for b in low_high) or scale not in ([], ["log"]):
-                raise ValueError(f"{FORMS}, got {list(given)}")
+                raise ValueError(f"{FORMS}, got {list(value)}")
             return {"low": low_high[0], "high": low_high[1], "log": bool(scale)}
-        if isinstance(given, Mapping) and set(given) <= set(cls.model_fields):
-            return given  # as it is written down
-        raise ValueError(f"{FORMS}, got {given!r}")
+        if isinstance(value, Mapping) and set(value) <= set(cls.model_fields):
+            return value  # as recorded
+        raise ValueError(f"{FORMS}, got {value!r}")
 
     @property
     def whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def ends(self) -> tuple[Value, ...]:
-        """The values that all others lie between, or all of a choice."""
+        """The least and the greatest value, or all of a choice."""
         return self.choice if self.choice is not None else (self.low or 0, self.high or 0)
 
     def holds(self, value: Value) -> bool:
-        """Whether a trial may have this value."""
+        """Whether the value lies on this axis."""
         if self.choice is not None:
             return value in self.choice
-        if isinstance(value, str) or (self.whole and not float(value).is_integer()):  # infinity is not, either
+        if isinstance(value, str) or (self.whole and not float(value).is_integer()):  # infinity is no integer, either
             return False
         return float(self.low or 0) <= value <= float(self.high or 0)
 
     def at(self, share: float) -> Value:
-        """The value that far, 0 to 1, from low to high (on the log scale, if that), or through the choice."""
+        """Return the value at a share, 0 to 1, of the way from low to high (on its scale), or through the choice."""
         if self.choice is not None:
             return self.choice[min(int(share * len(self.choice)), len(self.choice) - 1)]
         low, high = float(self.low or 0), float(self.high or 0)
@@ -114,14 +114,14 @@ class Axis(BaseModel):
         return round(value) if self.whole else min(max(value, low), high)
 
     def share(self, value: Value) -> float:
-        """How far, 0 to 1, a value of the axis is: `at` gives it back."""
+        """Return a value's share, 0 to 1, of the way along the axis; the inverse of `at`."""
         if self.choice is not None:
             return (self.choice.index(value) + 0.5) / len(self.choice)
         low, high, here = (math.log(v) if self.log else v for v in map(float, (*self.ends(), value)))
         return (here - low) / (high - low)
 
     def points(self, count: int) -> list[Value]:
-        """Of a choice all, of a range `count` values evenly spread from low to high (on the log scale, if that)."""
+        """Return all values of a choice, or `count` values evenly spread from low to high (on its scale)."""
         if self.choice is not None:
             return list(self.choice)
         low, high = float(self.low or 0), float(self.high or 0)
@@ -132,7 +132,7 @@ class Axis(BaseModel):
 
 
 def check(space: dict[str, Axis | None]) -> dict[str, Axis]:
-    """The space without what is null. Raises ValueError that names the parameter: unknown, empty or impossible."""
+    """Return the space without nulls. Raises ValueError naming a parameter that is unknown, empty or impossible."""
     kept = {name: axis for name, axis in space.items() if axis is not None}
     if not kept:
         raise ValueError("no parameter to search")
@@ -143,7 +143,7 @@ def check(space: dict[str, Axis | None]) -> dict[str, Axis]:
 
 
 def check_names(values: dict[str, Value | None]) -> dict[str, Value]:
-    """The values that are not null. Raises ValueError for a parameter that cannot be searched."""
+    """Return the values that are not null. Raises ValueError for a parameter that cannot be searched."""
     kept = {name: value for name, value in values.items() if value is not None}
     for name in kept:
         if problem := _unknown(name):

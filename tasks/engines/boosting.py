@@ -1,8 +1,8 @@
-"""XGBoost: feature files to matrices without a second copy, models as bytes, predictions.
+"""XGBoost: load feature files into matrices without a second copy, compute losses, predict.
 
-Rows are dealt to workers in equal runs of whole table order, and none is dropped: Ray Data's own split drops the
-remainder. Every rank builds every matrix, even from no rows, or the all-reduce of the quantile sketch would hang.
-Nothing here knows of Ray: `tasks.engines.ray_train` does.
+Each worker gets an equal contiguous range of the table, and no row is dropped: Ray Data's own split drops the
+remainder. Every rank builds every matrix, even from no rows, or the all-reduce of the quantile sketch would hang. This
+module does not use Ray; `tasks.engines.ray_train` does.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Slab:
 
 
 def slabs(files: Sequence[Path], rank: int = 0, world_size: int = 1) -> list[Slab]:
-    """This rank's rows: its equal run of the table that the files make up in their order."""
+    """List this rank's rows: its equal range of the table that the files form in order."""
     groups = [
         (f, g, meta.row_group(g).num_rows) for f in files for meta in (pq.read_metadata(f),) for g in _groups(meta)
     ]
     total = sum(rows for *_, rows in groups)
     first, last = total * rank // world_size, total * (rank + 1) // world_size
-    found, begin = [], 0
+    own, begin = [], 0
     for file, group, rows in groups:
         start, stop = max(first - begin, 0), min(last - begin, rows)
         begin += rows
         if start < stop:
-            found.append(Slab(file, group, start, stop))
-    return found
+            own.append(Slab(file, group, start, stop))
+    return own
 
 
 def _groups(metadata: Any) -> range:
@@ -63,23 +63,23 @@ def _groups(metadata: Any) -> range:
 def batches(
     files: Sequence[Path], features: Sequence[str], rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Any, Any]]:
-    """This rank's rows as ((n, f) float32 with NaN for null, (n,) float32) batches, one per file it touches."""
+    """Yield this rank's rows as ((n, f) float32 with NaN for null, (n,) float32) batches, one per file."""
     for _, mine in groupby(slabs(files, rank, world_size), key=lambda slab: slab.file):
         yield arrays(pa.concat_tables([slab.read([*features, LABEL]) for slab in mine]), features)
 
 
 def label_range(files: Sequence[Path]) -> tuple[float, float] | None:
-    """The smallest and the largest label, from the statistics of the row groups; None where there is no row."""
-    found = []
+    """Return the smallest and the largest label, from the row groups' statistics; None without rows."""
+    stats = []
     for meta in map(pq.read_metadata, files):
         column = meta.schema.names.index(LABEL)
-        found += [g.column(column).statistics for g in map(meta.row_group, range(meta.num_row_groups)) if g.num_rows]
-    return (min(s.min for s in found), max(s.max for s in found)) if found else None
+        stats += [g.column(column).statistics for g in map(meta.row_group, range(meta.num_row_groups)) if g.num_rows]
+    return (min(s.min for s in stats), max(s.max for s in stats)) if stats else None
 
 
 def arrays(table: pa.Table, features: Sequence[str]) -> tuple[Any, Any]:
-    """((n, f) float32 with NaN for null, (n,) float32) of a feature table."""
-    # Filled a feature at a time and turned round: XGBoost heeds strides, and this takes a third of the time.
+    """Convert a feature table to ((n, f) float32 with NaN for null, (n,) float32)."""
+    # Filled feature by feature and transposed: XGBoost accepts strides, and this takes a third of the time.
     x = np.empty((len(features), table.num_rows), dtype=np.float32)
     for i, name in enumerate(features):
         x[i] = table[name].to_numpy()
@@ -88,10 +88,10 @@ def arrays(table: pa.Table, features: Sequence[str]) -> tuple[Any, Any]:
 
 @dataclass
 class Rows:
-    """The rows of one rank, a row group at a time, for as many walks as XGBoost takes: five, each read anew.
+    """The rows of one rank, a row group at a time. XGBoost iterates five times; each pass reads them anew.
 
-    problem: what is wrong with the first row group that cannot be learned from; the walk ends before it, so that this
-    rank still takes its part in building the matrix and can tell the others afterwards.
+    problem: the error of the first unusable row group. Iteration ends before it, so that this rank still takes part in
+    building the matrix and can report to the others afterwards.
     """
 
     slabs: Sequence[Slab]
@@ -111,8 +111,8 @@ class Rows:
 
 
 def infinite(slab: Slab, features: Sequence[str], x: Any, y: Any) -> InputError | None:
-    """An error that names the first infinite feature, or the first label that is no finite number."""
-    # Of a feature that has one, the smallest or the largest value is infinite; nulls are NaN, and left out.
+    """Return an error naming the first infinite feature, or the first label that is not finite; None if all is well."""
+    # An infinite value is a feature's least or greatest; nulls are NaN, and ignored.
     with np.errstate(invalid="ignore"):
         bad = [i for i in range(len(features)) if len(y) and np.isinf(x[:, i]).any()]
     what = f"the feature {features[bad[0]]!r} holds an infinite value" if bad else ""
@@ -125,21 +125,21 @@ def infinite(slab: Slab, features: Sequence[str], x: Any, y: Any) -> InputError 
     return InputError(
         f"{what} (row {row:,} of row group {slab.group})",
         where=str(slab.file),
-        fix="mend the stage that made it: a value that is not known is null",
+        fix="fix the stage that made it: an unknown value must be null",
     )
 
 
 def quantile_matrix(rows: Sequence[tuple[Any, Any]], features: Sequence[str], ref: Any = None) -> Any:
-    """A QuantileDMatrix over batches; `ref` shares the training matrix's cuts, as validation must."""
+    """Build a QuantileDMatrix from batches; with `ref` it shares the training matrix's cuts, as validation must."""
     return _matrix(lambda: iter(rows), features, ref=ref)
 
 
 def matrix(
     rows: Rows, *, ref: Any = None, max_bin: int | None = None, threads: int = 1, cache: Path | None = None
 ) -> Any:
-    """A QuantileDMatrix from rows as they are read, or, with `cache`, one whose pages lie on disk under that prefix.
+    """Build a QuantileDMatrix while reading rows, or, with `cache`, one with its pages on disk under that prefix.
 
-    See `rows.problem` afterwards: a matrix of rows with one is not to be used. No rows make an empty matrix.
+    Check `rows.problem` afterwards: if it is set, the matrix must not be used. No rows make an empty matrix.
     """
     return _matrix(rows.walk, rows.features, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
 
@@ -167,7 +167,7 @@ def _matrix(
             batch = next(self.walk, None)
             if batch is None and self.any:
                 return False
-            # XGBoost has no iterator of no batches: no rows are one batch of none.
+            # XGBoost needs at least one batch: an empty one if there are no rows.
             x, y = batch or (np.empty((0, len(names)), np.float32), np.empty(0, np.float32))
             self.any = True
             input_data(data=x, label=y, feature_names=names)
@@ -183,21 +183,21 @@ def _matrix(
 def read_slices(
     slices: Sequence[Sequence[Path]], features: Sequence[str]
 ) -> tuple[InputError | None, list[list[tuple[Any, Any]]]]:
-    """What is wrong with the slices, if anything, and for each slice its batches of arrays."""
-    found = []
+    """Read each slice as batches of arrays; returns the first error, if any, and the batches of each slice."""
+    batches_of_slices = []
     for files in slices:
         rows = Rows(slabs(list(files)), list(features))
-        found.append(list(rows.walk()))
+        batches_of_slices.append(list(rows.walk()))
         if rows.problem:
             return rows.problem, []
-    return None, found
+    return None, batches_of_slices
 
 
 def import_xgboost() -> None:
-    """Import XGBoost without scikit-learn, which it takes if it is there: 1.8 s and 60 MB of each worker."""
+    """Import XGBoost without scikit-learn, which it imports if installed: 1.8 s and 60 MB for each worker."""
     if "xgboost" in sys.modules or "sklearn" in sys.modules:
         return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # Python's way to say that there is none
+    sys.modules["sklearn"] = None  # type: ignore[assignment]  # makes Python's import of it fail
     try:
         import xgboost  # noqa: F401
     finally:
@@ -205,10 +205,10 @@ def import_xgboost() -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Let XGBoost, when called from this thread, and Arrow have so many threads.
+    """Set the number of threads of XGBoost, when called from this thread, and of Arrow.
 
-    Ray sets OMP_NUM_THREADS=1 for a worker of less than two CPUs. XGBoost takes no more than OpenMP's default, whatever
-    its own `nthread` says, and Arrow decodes with as many.
+    Ray sets OMP_NUM_THREADS=1 for a worker with fewer than two CPUs. XGBoost and Arrow use no more than OpenMP's
+    default, whatever XGBoost's `nthread` says.
     """
     import xgboost as xgb
 
@@ -217,19 +217,19 @@ def use_threads(threads: int) -> None:
 
 
 def loss(booster: Any, data: Any, label: Any, target: Target) -> float:
-    """The target's metric of a booster on a matrix with these labels; among many workers, on the rows of all of them.
+    """Compute the target's metric of a booster on a matrix with these labels, over the rows of all workers.
 
-    XGBoost's own depends in its last digit on how many threads the sum was dealt out to, and takes three times as long.
-    Trees do not depend on them: their sums are those of float32 values in float64.
+    The last digit of XGBoost's own metric depends on the number of threads, and it takes three times as long. Trees do
+    not depend on the threads, as they sum float32 values in float64.
     """
     from xgboost import collective
 
-    # Of a plain regression the margin is the prediction, and comes in a tenth of the time.
+    # In a plain regression the margin is the prediction, at a tenth of the time.
     plain = target.objective == "reg:squarederror"
-    found = booster.predict(data, output_margin=plain) if len(label) else label
-    # In pieces: what is larger than 32 MB the C library takes from the system, and gives back, each time.
+    predictions = booster.predict(data, output_margin=plain) if len(label) else label
+    # In pieces: the C library allocates blocks over 32 MB from the system, and returns them, each time.
     pieces = (slice(at, at + LOSS_ROWS) for at in range(0, len(label), LOSS_ROWS))
-    sums = [losses(target, label[piece], found[piece]).sum() for piece in pieces]
+    sums = [losses(target, label[piece], predictions[piece]).sum() for piece in pieces]
     total, rows = collective.allreduce(np.array([sum(sums), len(label)], np.float64), collective.Op.SUM)
     return overall(target.metric, total / rows)
 
@@ -243,9 +243,9 @@ def load_model(data: bytes) -> Any:
 
 
 def predict(booster: Any, x: Any, features: Sequence[str]) -> Any:
-    """Predictions as float32, (n,) or, of several classes, (n, classes) probabilities.
+    """Predict, as float32: (n,), or (n, classes) probabilities for several classes.
 
-    Raises ValueError where the model knows other features.
+    Raises ValueError if the model has other features.
     """
     import xgboost as xgb
 

@@ -1,7 +1,7 @@
-"""Attaching to a Ray cluster that runs already: where it is, whether it fits, and what its workers are given.
+"""Attach to a running Ray cluster: find its address, check that it fits, and set up its workers' environment.
 
-`ray.init` waits a minute or more for a cluster that is not there, and then says little. So the address is looked at
-first, within seconds, and what is wrong with it is said before anything is started.
+`ray.init` waits a minute or more for a cluster that is not there, and reports little. So this checks the address first,
+within seconds, and reports what is wrong before anything starts.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tasks.core.sections import PROJECT, RayConfig
 from tasks.engines import ray_private
 
 CONNECT_S = 5.0  # for the port to answer
-EXAMINE_S = 15.0  # for the cluster to say what it is
+EXAMINE_S = 15.0  # for the cluster to describe itself
 INIT_S = 90.0  # for `ray.init`; it takes 1 s, and longer where the head is busy
-CODE = ("tasks", "benchmarks", "conf")  # what workers need of the project, 1 MB; all of it would travel with its data
+CODE = ("tasks", "benchmarks", "conf")  # the folders that workers need, 1 MB; without the project's data
 
-# What an HTTP/2 client says first, and an empty SETTINGS frame. Any gRPC server answers with a frame of its own.
+# An HTTP/2 client's preface and an empty SETTINGS frame. Any gRPC server answers with a frame of its own.
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS_FRAME, FRAME_HEAD = 4, 9
 UNIMPLEMENTED, UNAUTHENTICATED = 12, 16  # gRPC's codes
@@ -57,28 +57,28 @@ class Found:
 
 
 def wanted(config: RayConfig) -> tuple[str, str] | None:
-    """The address given and the setting or variable that gives it; None where a local session is wanted.
+    """Return the cluster's address and the setting or variable that names it; None for a local session.
 
-    Raises SettingsError for an address that cannot be one.
+    Raises SettingsError for an invalid address.
     """
-    given, where = config.address, "ray.address"
-    if given is None or (given.strip() == "auto" and os.environ.get("RAY_ADDRESS")):  # as Ray has it
-        given, where = os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS"
-    if given is None or given.strip() == "local":
+    address, where = config.address, "ray.address"
+    if address is None or (address.strip() == "auto" and os.environ.get("RAY_ADDRESS")):  # as Ray does
+        address, where = os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS"
+    if address is None or address.strip() == "local":
         return None
-    given = given.strip()
-    if not given:
+    address = address.strip()
+    if not address:
         otherwise = "set it to null" if where == "ray.address" else "unset it"
         raise SettingsError("the address is empty", where=where, fix=f"{EXAMPLE}; or {otherwise}")
-    if given.startswith("ray://"):
-        # Tried with 2.60: Modin and Ray Train run through it; Ray Data and calls to concurrency groups raise.
+    if address.startswith("ray://"):
+        # With Ray 2.60, Modin and Ray Train work through it; Ray Data and calls to concurrency groups raise.
         what = "not all stages run through Ray Client (ray://): Ray Data needs a driver on a node of the cluster"
         raise SettingsError(what, where=where, fix=ON_A_NODE)
-    if "://" in given:
-        raise SettingsError(f"{given} is a page's address, not a cluster's", where=where, fix=EXAMPLE)
-    if given != "auto":
-        host_and_port(given, where)
-    return given, where
+    if "://" in address:
+        raise SettingsError(f"{address} is a page's address, not a cluster's", where=where, fix=EXAMPLE)
+    if address != "auto":
+        host_and_port(address, where)
+    return address, where
 
 
 def host_and_port(address: str, where: str) -> tuple[str, int]:
@@ -89,14 +89,14 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
 
 
 def examine(config: RayConfig) -> Found | None:
-    """The cluster that the settings name, without joining it; None where a local session is wanted.
+    """Describe the cluster that the settings name, without joining it; None for a local session.
 
-    Raises UserError, within some 20 s, where it does not answer or has other versions of Ray or Python.
+    Raises UserError, within some 20 s, if it does not answer or has other versions of Ray or Python.
     """
-    if (given := wanted(config)) is None:
+    if (address_and_setting := wanted(config)) is None:
         return None
-    address, where = given
-    # Ray says on this logger that it uses an address, or a token; `ray.init` sets the level, later.
+    address, where = address_and_setting
+    # Ray logs here that it uses an address, or a token; `ray.init` sets the level later.
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address == "auto":
         if (own := _of_this_machine(where)) is None:
@@ -138,24 +138,24 @@ def reach(host: str, port: int, where: str) -> None:
         reason = error.strerror or str(error)
         raise UserError(f"the Ray cluster cannot be reached: {reason}", where=where, fix=fix) from None
     if len(answer) < FRAME_HEAD or answer[3] != SETTINGS_FRAME:
-        raise UserError("what listens there is no Ray cluster", where=where, fix=EXAMPLE)
+        raise UserError("the server at this address is not a Ray cluster", where=where, fix=EXAMPLE)
 
 
 def _ask(address: str, where: str) -> Found:
-    if (said := ray_private.facts(address, EXAMINE_S)) is None:
+    if (facts := ray_private.facts(address, EXAMINE_S)) is None:
         return _unseen(address, where)
-    return Found(where, address, said.ray, said.python, said.nodes, said.here)
+    return Found(where, address, facts.ray, facts.python, facts.nodes, facts.here)
 
 
 def _unseen(address: str, where: str) -> Found:
-    """Taken to fit where this Ray lets nobody look: `ray.init` compares the versions and looks for a node here."""
+    """Assume that the cluster fits if this Ray has no way to ask: `ray.init` checks versions and nodes itself."""
     import ray
 
     return Found(where, address, ray.__version__, ".".join(map(str, sys.version_info[:3])), (), here=True)
 
 
 def within(seconds: float, call: Callable[[], T], where: str) -> T:
-    """`call()`, whose errors are told as the user's; UserError where it takes longer: Ray retries on its own terms."""
+    """Call `call` and translate its errors; raise UserError after `seconds`, as Ray's own retries take longer."""
     outcome: Future[T] = Future()
 
     def run() -> None:
@@ -181,27 +181,27 @@ def too_slow(seconds: float, where: str) -> UserError:
 
 
 def translated(error: BaseException, where: str) -> UserError:
-    """What Ray raises when it attaches, as the user's error."""
+    """Translate an error of Ray's on attaching to a UserError."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
-    said = " ".join(" ".join(map(str, chain)).split())
+    message = " ".join(" ".join(map(str, chain)).split())
     codes = {getattr(e, "rpc_code", None) for e in chain}
     if UNIMPLEMENTED in codes:
-        return UserError("what listens there is no Ray cluster", where=where, fix=EXAMPLE)
-    if UNAUTHENTICATED in codes or "uthentication" in said:
+        return UserError("the server at this address is not a Ray cluster", where=where, fix=EXAMPLE)
+    if UNAUTHENTICATED in codes or "uthentication" in message:
         return UserError(
             "the Ray cluster asks for its token",
             where=where,
             fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its head",
         )
-    if "ersion mismatch" in said:
-        return UserError(said, where=where, fix="install the same Ray and Python here and on the cluster")
-    return UserError(f"cannot attach to the Ray cluster: {said[:500]}", where=where, fix=ON_A_NODE)
+    if "ersion mismatch" in message:
+        return UserError(message, where=where, fix="install the same Ray and Python here and on the cluster")
+    return UserError(f"cannot attach to the Ray cluster: {message[:500]}", where=where, fix=ON_A_NODE)
 
 
 def check_versions(found: Found) -> None:
-    """Raise UserError unless the cluster has this process's Ray and Python, to the patch: functions travel pickled."""
+    """Raise UserError unless the cluster has this process's Ray and Python, patch included: functions are pickled."""
     import ray
 
     python = ".".join(map(str, sys.version_info[:3]))
@@ -217,27 +217,27 @@ def check_versions(found: Found) -> None:
 
 
 def check_is_node(found: Found) -> None:
-    """Raise UserError where this machine is no node of the cluster: Ray would look for one for a minute."""
+    """Raise UserError unless this machine is a node of the cluster: Ray would search for one for a minute."""
     if not found.here:
-        what = f"this machine is no node of the cluster, which has {', '.join(found.nodes) or 'none'}"
+        what = f"this machine is not a node of the cluster; its nodes: {', '.join(found.nodes) or 'none'}"
         raise UserError(what, where=found.where, fix=ON_A_NODE)
 
 
 def runtime_env(config: RayConfig, worker_env: Mapping[str, str]) -> dict[str, Any]:
-    """What Ray gives the workers of this job: the project's code, and variables.
+    """Build the runtime environment of this job's workers: the project's code, and variables.
 
-    Ray names the package after its content, and sends it again only if that has changed. Inside a Ray job the job's
-    own environment comes first: Ray refuses two that say the same.
+    Ray names the package by its content, and sends it again only after a change. Inside a Ray job the job's own
+    environment has priority: Ray refuses two that set the same.
     """
     missing = [name for name in config.env if name not in os.environ]
     if missing:
         raise SettingsError(f"{missing[0]} is not set in this process", where="ray.env", fix="set it, or leave it out")
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
     variables = {**worker_env, **{name: os.environ[name] for name in config.env}}
-    given: dict[str, Any] = {
+    environment: dict[str, Any] = {
         "env_vars": {name: value for name, value in variables.items() if name not in job.get("env_vars", {})}
     }
     if "working_dir" not in job:
         others = sorted(path.name for path in PROJECT.iterdir() if path.name not in CODE)
-        given |= {"working_dir": str(PROJECT), "excludes": [*(f"/{name}" for name in others), "__pycache__"]}
-    return given
+        environment |= {"working_dir": str(PROJECT), "excludes": [*(f"/{name}" for name in others), "__pycache__"]}
+    return environment

@@ -1,10 +1,10 @@
-"""Data Docs: Great Expectations' own pages over our summed results, in a file context of their own.
+"""Data Docs: Great Expectations' pages over our aggregated results, in their own file context.
 
     FOLDER/gx/uncommitted/validations/            one JSON file per run, stage and table
     FOLDER/gx/uncommitted/data_docs/local_site/   the pages; open index.html
 
-Called in an actor that has great_expectations imported already. A run of 12 stages costs about 0.6 s, and costs the
-same every night: only new pages are rendered, and runs beyond the newest KEEP_RUNS leave store and site.
+Runs in an actor that has imported great_expectations already. A run of 12 stages costs about 0.6 s, the same every
+night: only new pages are rendered, and runs beyond the newest KEEP_RUNS are removed from store and site.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ KEEP_RUNS = 5
 STORE = "gx/uncommitted/validations"
 SITE = "gx/uncommitted/data_docs/local_site"
 
-# The pages take Bootstrap from the net. Without it they would have no columns, colours or boxes; these few rules
-# say what Bootstrap's own say, so that they change nothing where it is there.
+# The pages load Bootstrap from the internet. Without it they would have no columns, colours or boxes; these few rules
+# repeat Bootstrap's own, so that they change nothing online.
 STYLES = """
 body { font-family: system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; line-height: 1.5; margin: 0 }
 *, ::before, ::after { box-sizing: border-box }
@@ -62,7 +62,7 @@ footer, nav img { display: none }
 
 
 def write(folder: Path, validations: dict[str, Validation], run_name: str, run_time: datetime) -> Path:
-    """Add the results of one run, forget the oldest, build the site. Returns the path of index.html."""
+    """Add one run's results, remove the oldest, build the site. Returns the path of index.html."""
     from great_expectations.core import RunIdentifier
     from great_expectations.data_context.types.resource_identifiers import (
         ExpectationSuiteIdentifier,
@@ -71,7 +71,7 @@ def write(folder: Path, validations: dict[str, Validation], run_name: str, run_t
 
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at the same time; the lock goes with the process
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at once; a dead process's lock is released
         context = _context(folder)
         run = RunIdentifier(run_name=run_name.replace("/", "-"), run_time=run_time)
         new: list[Any] = []
@@ -120,7 +120,7 @@ def _context(folder: Path) -> Any:
 
 
 def _to_gx(validation: Validation, table: str, run: Any) -> Any:
-    """One table's results as Great Expectations has them; a dot in a suite's name makes a folder of the pages."""
+    """Convert one table's results to Great Expectations' form; a dot in a suite's name makes a folder of the pages."""
     import great_expectations as gx
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
@@ -134,7 +134,7 @@ def _to_gx(validation: Validation, table: str, run: Any) -> Any:
             result["unexpected_percent"] = entry["unexpected_percent"]
             result["unexpected_percent_total"] = 100 * result["unexpected_count"] / elements
             result["missing_percent"] = 100 * result["missing_count"] / elements
-            # Great Expectations writes these cells as they are, and they hold what reviewers wrote.
+            # Great Expectations does not escape these cells, and they hold reviewers' text.
             result["partial_unexpected_list"] = [escape(show_example(example)) for example in entry["examples"]]
         else:
             result["observed_value"] = entry["observed_value"]
@@ -167,7 +167,7 @@ def _to_gx(validation: Validation, table: str, run: Any) -> Any:
 
 
 def _store_suite(context: Any, outcome: Any) -> bool:
-    """Keep the suite beside its results, for their pages link to its page. False where it is there, unchanged."""
+    """Store the suite beside its results, as their pages link to it. False if it is there, unchanged."""
     import great_expectations as gx
 
     configs = [result.expectation_config for result in outcome.results]
@@ -187,19 +187,19 @@ def _forget(store: Any) -> None:
     times = sorted({key.run_id.run_time for key in keys}, reverse=True)
     for key in keys:
         if key.run_id.run_time not in times[:KEEP_RUNS]:
-            store.remove_key(key)  # building the index removes the page of a result that is gone
+            store.remove_key(key)  # building the index removes the pages of removed results
 
 
 def _list_without_scripts(index: Path, store: Path) -> None:
-    """Give index.html a plain list of the results, seen where its own table cannot be.
+    """Add a plain list of the results to index.html, shown when its own table is not.
 
-    That table is drawn by jQuery from the net, so that offline the page would name nothing.
+    jQuery, loaded from the internet, draws that table, so offline the page would list nothing.
     """
     results = [
         (path.relative_to(store).with_suffix(".html"), json.loads(path.read_text())) for path in store.rglob("*.json")
     ]
-    results.sort(key=lambda found: (found[1]["success"], str(found[0])))
-    results.sort(key=lambda found: found[1]["meta"]["run_id"]["run_time"], reverse=True)
+    results.sort(key=lambda result: (result[1]["success"], str(result[0])))
+    results.sort(key=lambda result: result[1]["meta"]["run_id"]["run_time"], reverse=True)
     table = "".join(_row(page, result) for page, result in results)
     plain = (
         '<div id="plain-list" class="container-fluid"><table class="table"><thead><tr><th>Result</th><th>Table</th>'

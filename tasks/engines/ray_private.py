@@ -1,7 +1,7 @@
-"""The only module that uses names Ray does not promise to keep: what each is for, and what it saves.
+"""All uses of Ray's private names, which may change: what each is for, and what it saves.
 
-Each is looked up when it is needed. Where one is gone, the public way is taken and a warning says so, once.
-The names were tried with Ray 2.60; tests/engines/test_ray_private.py fails where the installed Ray lacks one.
+Each name is looked up when needed. If one is gone, the public way is used and a warning is logged, once. The names
+exist in Ray 2.60; tests/engines/test_ray_private.py fails if the installed Ray lacks one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 _LOG = logging.getLogger("raymill.ray")
 
-# For each use the names that it needs, as MODULE:ATTRIBUTE.
+# The names that each use needs, as MODULE:ATTRIBUTE.
 NAMES: dict[str, tuple[str, ...]] = {
     "messages": ("ray._private.worker:print_to_stdstream",),
     "address": ("ray._private.services:canonicalize_bootstrap_address",),
@@ -40,9 +40,9 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE",
     ),
 }
-# What happens instead, for the warning.
+# What happens without them, for the warning.
 WITHOUT = {
-    "messages": "Ray prints what it has to say on standard output",
+    "messages": "Ray prints its messages on standard output",
     "address": "ray.init looks for the cluster of this machine",
     "token": "ray.init looks for the cluster's token",
     "cluster": "ray.init looks at the cluster, which takes longer where there is none",
@@ -55,7 +55,7 @@ _WARNED: set[str] = set()
 
 @dataclass(frozen=True)
 class Facts:
-    """What a cluster says of itself. nodes: addresses of the living ones; here: whether one of them is this machine."""
+    """A cluster's versions and nodes. nodes: the living ones' addresses; here: whether this machine is one of them."""
 
     ray: str
     python: str
@@ -64,7 +64,7 @@ class Facts:
 
 
 def look_up(name: str) -> Any:
-    """What MODULE:ATTRIBUTE names. Raises ImportError or AttributeError where it is gone."""
+    """Return the object named MODULE:ATTRIBUTE. Raises ImportError or AttributeError if it is gone."""
     module, _, attributes = name.partition(":")
     found: Any = import_module(module)
     for attribute in attributes.split("."):
@@ -73,33 +73,33 @@ def look_up(name: str) -> Any:
 
 
 def _all_of(use: str) -> list[Any] | None:
-    """The names of this use; None, with one warning, where any is gone."""
-    found = []
+    """Look up the names of this use; None, with one warning, if any is gone."""
+    objects = []
     for name in NAMES[use]:
         try:
-            found.append(look_up(name))
+            objects.append(look_up(name))
         except (ImportError, AttributeError):
             if use not in _WARNED:
                 _WARNED.add(use)
                 _LOG.warning("this Ray has no %s: %s", name.replace(":", "."), WITHOUT[use])
             return None
-    return found
+    return objects
 
 
-def send_messages_to(tell: Callable[..., None]) -> None:
-    """Hand `tell` what Ray prints of lost nodes and workers: its standard output may be a command's JSON.
+def send_messages_to(receiver: Callable[..., None]) -> None:
+    """Send Ray's messages about lost nodes and workers to `receiver`, as standard output may be a command's JSON.
 
     Ray has no public switch for them; without the name they are printed.
     """
     if _all_of("messages"):
         worker: Any = import_module("ray._private.worker")
-        worker.print_to_stdstream = tell
+        worker.print_to_stdstream = receiver
 
 
 def own_address() -> str | None:
-    """HOST:PORT of this machine's cluster; None where only `ray.init` can find it. ConnectionError: there is none.
+    """Return HOST:PORT of this machine's cluster; None if only `ray.init` can find it. ConnectionError: there is none.
 
-    It saves starting `ray.init` to learn that no cluster runs.
+    It saves a call of `ray.init` to learn that no cluster runs.
     """
     if token := _all_of("token"):
         token[0](warn_if_disabled=False)  # as `ray.init` does for auto
@@ -109,7 +109,7 @@ def own_address() -> str | None:
 
 
 def facts(address: str, timeout: float) -> Facts | None:
-    """What the cluster there says of itself, without joining it; None where only `ray.init` can ask.
+    """Ask a cluster for its versions and nodes, without joining it; None if only `ray.init` can ask.
 
     `ray.init` waits a minute or more for a cluster that is not there or has no node on this machine.
     """
@@ -125,23 +125,23 @@ def facts(address: str, timeout: float) -> Facts | None:
 
 
 def dashboard_url() -> str | None:
-    """Where the dashboard is, None without one. Ray tells it in public only to who calls `ray.init`."""
+    """Return the dashboard's URL, None without one. In public, Ray returns it from `ray.init` only."""
     if names := _all_of("dashboard"):
         return names[0]() or None
     import ray
 
     if not ray.is_initialized():
         return None
-    # Of a session that runs it only returns what is known of it.
+    # In a running session this only returns the known address.
     return ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False).dashboard_url or None
 
 
 def lean_trainer() -> Any:
-    """Ray Train's trainer without three of its processes, each 3 s of imports and 110 MB on the machine that trains.
+    """Return Ray Train's trainer without three of its processes: each takes 3 s of imports and 110 MB of memory.
 
-    One of them asks an autoscaler for the workers, which their placement group does, too; one removes that group after
-    the controller's death, which Ray does for a group that is not detached; one shards Ray Data sets, of which there
-    are none. Without the names it is Ray Train's own, with all of its processes.
+    The first asks an autoscaler for the workers, which their placement group does, too. The second removes that group
+    after the controller's death, which Ray does for a group that is not detached. The third shards Ray Data sets, and
+    there are none. Without the names this is Ray Train's own trainer, with all of its processes.
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -161,16 +161,16 @@ def lean_trainer() -> Any:
             every = super()._create_default_callbacks()
             return [c for c in every if not isinstance(c, (data_sets, cleaner))]
 
-        def _initialize_and_run_controller(self, **given: Any) -> Any:
-            return super()._initialize_and_run_controller(**{**given, "scaling_policy": Fixed(self.scaling_config)})
+        def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+            return super()._initialize_and_run_controller(**{**kwargs, "scaling_policy": Fixed(self.scaling_config)})
 
     return Trainer
 
 
 def clear_trial_environments() -> None:
-    """Take from Tune's actors the variables that it gives them for other libraries.
+    """Remove the variables that Tune sets in its actors for other libraries.
 
-    An environment of their own costs 0.7 s to make, for each actor. Ray has no public switch for it.
+    Such an environment takes 0.7 s to make, for each actor. Ray has no public switch for it.
     """
     if _all_of("trials"):
         cache: Any = import_module("ray.tune.execution.class_cache")

@@ -1,15 +1,15 @@
-"""The model registry: aliases, the way back, and an audit record of every decision.
+"""The model registry: aliases, rollback, and an audit record of every decision.
 
     challenger   the newest version that was registered
     champion     the version in use: `models:/NAME@champion`
     previous     the version that `rollback` makes champion again
 
-The versions that have been champion, in their order, are a tag of the registered model (CHAMPIONS): promoting adds
-one, rolling back takes one away, so that rolling back twice goes two steps back. Aliases are what others read.
+A tag of the registered model (CHAMPIONS) lists the versions that have been champion, in order: promoting adds one,
+rolling back removes one, so rolling back twice goes two steps back. Other programs read the aliases.
 
-Each decision is an MLflow run of its own, tagged with who, when, what and why (`audit`), with everything in its
-`audit.json`. A run is there before the aliases change and ended after: one that is not ended says that the change may
-not have happened. Runs are added and never changed, and outlive the version and the registered model.
+Each decision is an MLflow run of its own, tagged with who, when, what and why, with all details in its `audit.json`.
+The run starts before the aliases change and ends after: one that has not ended means that the change may not have
+happened. Runs are added and never changed, and outlive the version and the registered model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHAMPIONS = "raymill.champions"  # tag of the registered model: JSON list of versions, the champion last
 KEPT_CHAMPIONS = 100
 AUDIT = "raymill.audit"  # tag of an audit run: the registered model's name
-DIGEST = "raymill.digest."  # begins the tags with the digests of what a decision rests on
+DIGEST = "raymill.digest."  # prefix of the tags with the digests of a decision's inputs
 PROMOTED = "raymill.promoted"  # tag of a version: true, false, "by hand" or "rolled back"
 TOLD = ("action", "version", "from_version", "to_version", "who", "when", "reason")  # fields that are tags
 # What can be decided.
@@ -41,7 +41,7 @@ PROMOTE, BLOCK, BY_HAND, ROLLBACK = "promote", "block", "promote by hand", "roll
 
 @dataclass(frozen=True)
 class Audit:
-    """One decision. Versions are "" where there is none; `finished` is False where the process died over it."""
+    """One decision. A missing version is ""; `finished` is False if the process died before its end."""
 
     action: str
     version: str
@@ -67,7 +67,7 @@ class Audit:
 
 
 def who() -> str:
-    """user@host of this process."""
+    """Return user@host of this process."""
     import getpass
 
     try:
@@ -78,15 +78,15 @@ def who() -> str:
 
 
 def when(ms: float | None = None) -> str:
-    """A moment in milliseconds since 1970, or this one, as ISO 8601 in UTC."""
+    """Format milliseconds since 1970, or the current time, as ISO 8601 in UTC."""
     moment = datetime.now(UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
     return moment.isoformat(timespec="seconds")
 
 
 @contextmanager
 def one_at_a_time(lock: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file while the block runs, `waiting` for whoever holds it: two decisions at once would both compare
-    with the champion before them. The lock goes with the process, however that ends; NFS keeps it across machines."""
+    """Hold a lock file while the block runs; call `waiting` if another process holds it. Two decisions at once would
+    both compare with the old champion. The kernel releases a dead process's lock; NFS keeps locks across machines."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("ab") as file:
         try:
@@ -99,7 +99,7 @@ def one_at_a_time(lock: Path, waiting: Callable[[], None] = lambda: None) -> Ite
 
 @contextmanager
 def audited(client: Any, experiment_id: str, name: str, decision: Audit, run_id: str | None = None) -> Iterator[str]:
-    """Record a decision, do it inside the block, mark it as done. `run_id`: a run to record it in, else a new one."""
+    """Record a decision, run the block that makes it, mark it as done. `run_id`: the run for the record, else a new."""
     from mlflow.entities import Metric, RunTag
 
     tags = decision.tags(name)
@@ -118,17 +118,17 @@ def audited(client: Any, experiment_id: str, name: str, decision: Audit, run_id:
 
 
 def history(client: Any, name: str) -> list[Audit]:
-    """All decisions on a registered model, the oldest first, from every experiment."""
+    """List all decisions on a registered model, the oldest first, from every experiment."""
     experiments = [e.experiment_id for e in client.search_experiments()]
-    found: list[Audit] = []
+    audits: list[Audit] = []
     token = None
     while True:
         query = f"tags.`{AUDIT}` = '{name}'"
         page = client.search_runs(experiments, query, max_results=1000, order_by=["start_time ASC"], page_token=token)
-        found += [_audit_of(run) for run in page]
+        audits += [_audit_of(run) for run in page]
         token = page.token
         if not token:
-            return sorted(found, key=lambda audit: audit.when)
+            return sorted(audits, key=lambda audit: audit.when)
 
 
 def _audit_of(run: Any) -> Audit:
@@ -143,9 +143,9 @@ def _audit_of(run: Any) -> Audit:
 
 
 def existing(client: Any, name: str) -> list[Any]:
-    """All versions in their order. Raises RegistryError where there is none."""
-    if found := sorted(all_versions(client, name), key=lambda v: int(v.version)):
-        return found
+    """List all versions in order. Raises RegistryError if there are none."""
+    if versions := sorted(all_versions(client, name), key=lambda v: int(v.version)):
+        return versions
     raise RegistryError(
         f"no model {name} is registered yet",
         fix="raymill run registers one; for another target give --set features.target=NAME",
@@ -153,27 +153,27 @@ def existing(client: Any, name: str) -> list[Any]:
 
 
 def aliases(client: Any, name: str) -> dict[str, str]:
-    """Versions by alias, of the three that are used here."""
-    held = ((a, version_by_alias(client, name, a)) for a in (CHAMPION, CHALLENGER, PREVIOUS))
-    return {alias: str(v.version) for alias, v in held if v is not None}
+    """Return the versions by alias, for the three aliases above."""
+    pairs = ((a, version_by_alias(client, name, a)) for a in (CHAMPION, CHALLENGER, PREVIOUS))
+    return {alias: str(v.version) for alias, v in pairs if v is not None}
 
 
 def make_champion(client: Any, name: str, version: str) -> None:
-    """Move the aliases, the champion's first: a process that dies after it leaves a list that `_champions` mends."""
+    """Move the aliases, the champion's first: if the process dies after it, `_champions` repairs the list."""
     line = _champions(client, name)
     client.set_registered_model_alias(name, CHAMPION, version)
     _keep(client, name, [*line, version])
 
 
 def promote(client: Any, experiment_id: str, name: str, version: str) -> Audit | None:
-    """Make a version the champion by hand; None where it is already. Raises InputError for an unknown version."""
-    known = {str(v.version): v for v in existing(client, name)}
-    if version not in known:
-        raise InputError(f"no version {version} of {name}", fix=f"versions: {', '.join(known)}")
+    """Make a version the champion by hand; None if it is already. Raises InputError for an unknown version."""
+    versions = {str(v.version): v for v in existing(client, name)}
+    if version not in versions:
+        raise InputError(f"no version {version} of {name}", fix=f"versions: {', '.join(versions)}")
     champion = aliases(client, name).get(CHAMPION, "")
     if champion == version:
         return None
-    decision = _by_hand(BY_HAND, known[version], champion)
+    decision = _by_hand(BY_HAND, versions[version], champion)
     with audited(client, experiment_id, name, decision):
         client.set_model_version_tag(name, version, PROMOTED, "by hand")
         make_champion(client, name, version)
@@ -181,8 +181,8 @@ def promote(client: Any, experiment_id: str, name: str, version: str) -> Audit |
 
 
 def rollback(client: Any, experiment_id: str, name: str) -> Audit:
-    """Make the champion before this one champion again. Raises RegistryError where there is none."""
-    known = {str(v.version): v for v in existing(client, name)}
+    """Make the previous champion the champion again. Raises RegistryError if there is none."""
+    versions = {str(v.version): v for v in existing(client, name)}
     champion = aliases(client, name).get(CHAMPION, "")
     line = _champions(client, name)
     before = line[:-1] if champion else line  # the champion's version may have been deleted
@@ -191,7 +191,7 @@ def rollback(client: Any, experiment_id: str, name: str) -> Audit:
         raise RegistryError(
             f"nothing to roll back to: {only}", where=name, fix="raymill models promote VERSION makes one champion"
         )
-    decision = _by_hand(ROLLBACK, known[before[-1]], champion)
+    decision = _by_hand(ROLLBACK, versions[before[-1]], champion)
     with audited(client, experiment_id, name, decision):
         # The list first: a process that dies after it leaves the champion where it was, and the list mends itself.
         client.set_registered_model_tag(name, CHAMPIONS, json.dumps(before))
@@ -203,7 +203,7 @@ def rollback(client: Any, experiment_id: str, name: str) -> Audit:
 
 
 def _by_hand(action: str, version: Any, champion: str) -> Audit:
-    """A person's decision, with what was measured when the version was registered."""
+    """Return a person's decision, with the measures from the version's registration."""
     tags = version.tags
     metrics, gates = json.loads(tags.get("raymill.metrics", "{}")), json.loads(tags.get("raymill.gates", "[]"))
     number = str(version.version)
@@ -226,14 +226,14 @@ def _digests(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _champions(client: Any, name: str) -> list[str]:
-    """The versions that have been champion and still exist, the champion last, none twice in a row."""
-    told = client.get_registered_model(name).tags.get(CHAMPIONS, "[]")
-    known = {str(v.version) for v in all_versions(client, name)}
+    """List the versions that have been champion and still exist, the champion last, none twice in a row."""
+    recorded = client.get_registered_model(name).tags.get(CHAMPIONS, "[]")
+    existing_versions = {str(v.version) for v in all_versions(client, name)}
     # Somebody may have moved the alias in MLflow itself, or have deleted versions there.
     champion = aliases(client, name).get(CHAMPION)
     line: list[str] = []
-    for version in [*json.loads(told), *([champion] if champion else [])]:
-        if version in known and version not in line[-1:]:
+    for version in [*json.loads(recorded), *([champion] if champion else [])]:
+        if version in existing_versions and version not in line[-1:]:
             line.append(version)
     return line
 

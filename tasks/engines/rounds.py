@@ -1,6 +1,6 @@
-"""Boosting rounds: early stopping, checkpoints from which a run comes to the same bytes, and a check of parameters.
+"""Boosting rounds: early stopping, checkpoints that resume to the same bytes, and a check of parameters.
 
-Many workers run `boost` at once, inside a communicator of XGBoost's; one runs it alone.
+Many workers run `boost` at once, inside XGBoost's communicator; a single worker runs it alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.core.errors import SettingsError
 from tasks.domain.targets import Target
 from tasks.engines import boosting
 
-# The target, the worker or a setting of its own decides these.
+# The target, the worker or another setting decides these.
 RESERVED = (
     "objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method",
     "booster", "updater", "process_type",
@@ -32,7 +32,7 @@ Curves = dict[str, list[float]]  # slice -> its loss after each round
 
 @dataclass(frozen=True)
 class Rounds:
-    """What decides the rounds, but for the data. `patience`: rounds without a better one after which to stop."""
+    """What decides the rounds, except the data. `patience`: rounds without improvement before stopping."""
 
     params: Mapping[str, Any]
     target: Target
@@ -43,7 +43,7 @@ class Rounds:
 
 @dataclass
 class Checkpoint:
-    """The state between two rounds: the model so far and the losses so far, of as many rounds."""
+    """The state between two rounds: the model and the losses so far."""
 
     model: bytes
     curves: Curves
@@ -56,14 +56,14 @@ class Checkpoint:
 def boost(
     job: Rounds, dtrain: Any, dvalid: Any, start: Checkpoint | None, save: Callable[[Checkpoint], None]
 ) -> tuple[bytes, Curves, int]:
-    """Rounds from `start` on: the model as UBJ bytes, cut to its best round, the losses, and the rounds kept.
+    """Train rounds from `start` on; returns the model as UBJ bytes, cut to its best round, the losses, the rounds kept.
 
-    With `patience` the best round is the one of least loss on `dvalid`; without it the model is not cut. `save` gets
-    a checkpoint every `checkpoint_every` rounds; what starts from it comes to the same bytes.
+    With `patience` the best round is the one of least loss on `dvalid`; without it the model is not cut. `save` gets a
+    checkpoint every `checkpoint_every` rounds; a run that resumes from it returns the same bytes.
     """
     import xgboost as xgb
 
-    # seed_per_iteration: what a round draws depends on its number alone, so that a resumed run draws the same.
+    # seed_per_iteration: a round's random draws depend on its number alone, so a resumed run draws the same.
     params = {"tree_method": "hist", "seed_per_iteration": True, **job.params}
     evals = [(dtrain, "train"), *([(dvalid, "valid")] if dvalid is not None else [])]
     labels = {name: matrix.get_label() for matrix, name in evals}
@@ -88,26 +88,26 @@ def boost(
 
 
 def forget_draws(booster: Any) -> None:
-    """Make XGBoost build its tree updater anew, which is what a model that is loaded from a checkpoint has.
+    """Make XGBoost rebuild its tree updater, as a model loaded from a checkpoint does.
 
-    The sampler of columns lives in the updater with random numbers of its own, seeded once, that no file holds: with
-    `subsample` or `colsample_*` a resumed run would draw others. Another method and back makes a new one and leaves
-    the cached predictions alone; a new Booster would take every row through all trees again.
+    The updater holds the column sampler with its own random state, seeded once and saved in no file: with `subsample`
+    or `colsample_*` a resumed run would draw differently. Changing the method and back rebuilds the updater and keeps
+    the cached predictions; a new Booster would pass every row through all trees again.
     """
     for method in ("approx", "hist"):
         booster.set_param({"tree_method": method})
-        booster.save_config()  # parameters take effect when they are next needed
+        booster.save_config()  # makes the parameter take effect now
 
 
 def best(curves: Curves) -> int:
-    """The round, from 0, of least validation loss; the first of several."""
+    """Return the round, from 0, of least validation loss; the first of equals."""
     return int(np.argmin(curves["valid"]))
 
 
 def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:
-    """Raise SettingsError for a parameter that XGBoost does not know or use, or a value that it refuses.
+    """Raise SettingsError for a parameter that XGBoost does not use, or a value that it refuses.
 
-    XGBoost itself only warns of a parameter it does not use, so a misspelt one would go unnoticed.
+    XGBoost only warns about an unused parameter, so a misspelt one would go unnoticed.
     """
     import xgboost as xgb
 
@@ -117,15 +117,15 @@ def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:
     x, y = np.arange(2, dtype=np.float32)[:, None], np.arange(2, dtype=np.float32)
     settled = {"tree_method": "hist", "nthread": 1, **params, **target.params, "validate_parameters": True}
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             xgb.train(settled, xgb.QuantileDMatrix(x, y, nthread=1, max_bin=params.get("max_bin")), 1)
     except (xgb.core.XGBoostError, ValueError, TypeError) as error:
-        # What XGBoost says begins with a clock and a line of its source, and ends with addresses.
+        # XGBoost's message begins with a clock and a line of its source, and ends with addresses.
         reason = " ".join(re.sub(r"^\[[\d:]+\] \S+: ", "", str(error)).partition("Stack trace")[0].split())
-        raise SettingsError(f"XGBoost refuses {dict(params)}: {reason}", where=where, fix="mend the value") from None
-    for line in (str(w.message) for w in said):
-        if found := re.search(r"Parameters: \{(.*?)\} are not used", line, re.DOTALL):
-            names = found.group(1).replace('"', "").strip()
-            what = f"XGBoost has no use for {names} where the target is {target.name}"
+        raise SettingsError(f"XGBoost refuses {dict(params)}: {reason}", where=where, fix="change the value") from None
+    for line in (str(w.message) for w in caught):
+        if match := re.search(r"Parameters: \{(.*?)\} are not used", line, re.DOTALL):
+            names = match.group(1).replace('"', "").strip()
+            what = f"XGBoost does not use {names} for the target {target.name}"
             raise SettingsError(what, where=where, fix="check the spelling")

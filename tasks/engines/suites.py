@@ -1,4 +1,4 @@
-"""Suites: what each stage's tables must hold, read from YAML.
+"""Suites: the expectations on each stage's tables, read from YAML.
 
     # conf/expectations/STAGE.yaml
     tables:
@@ -8,9 +8,9 @@
           min_value: 1
           max_value: 5
 
-An entry is a Great Expectations type in snake case and its arguments; `only_if: remove_html` beside them says that
-it is expected only where the stage's section of the settings has this switch on (`groups.user`: one in a part of it).
-Nothing here imports great_expectations.
+An entry is a Great Expectations type in snake case and its arguments. With `only_if: remove_html` it is expected only
+if this switch is on in the stage's section of the settings (`groups.user`: a nested switch). This module does not
+import great_expectations.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import yaml
 from tasks.core.errors import SettingsError
 from tasks.core.settings import CONF
 
-# Judged row by row, so that the counts of two batches add up to those of both. (Types are judged over a column's
-# dtype in pandas, and "increasing" looks at the row before: those two belong to the whole table.)
+# Checked row by row, so that the counts of batches can be added. (Types are checked on a column's dtype in pandas, and
+# "increasing" compares with the row before: those two need the whole table.)
 ROW_WISE = frozenset(
     {
         "expect_column_values_to_not_be_null",
@@ -58,7 +58,7 @@ ROW_WISE = frozenset(
 )
 _ROW_COUNTS = ("expect_table_row_count_to_be_between", "expect_table_row_count_to_equal")
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
-# Ours to set, or (a row condition) in need of columns that are not read.
+# Set by us, or (a row condition) in need of columns that are not read.
 _NOT_IN_A_SUITE = {
     "id",
     "batch_id",
@@ -92,17 +92,17 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a stage's tables must hold; "" is the main table."""
+    """The expectations on a stage's tables; "" is the main table."""
 
     stage: str
     tables: dict[str, tuple[Expectation, ...]]
 
     def under(self, config: object) -> Suite:
-        """What is expected with these settings of the stage. Raises SettingsError for a switch that they lack."""
-        wanted = {e.only_if for entries in self.tables.values() for e in entries if e.only_if}
-        if unknown := sorted(name for name in wanted if not isinstance(_switch(config, name), bool)):
+        """Return the suite for these settings of the stage. Raises SettingsError for a switch that they lack."""
+        switches = {e.only_if for entries in self.tables.values() for e in entries if e.only_if}
+        if unknown := sorted(name for name in switches if not isinstance(_switch(config, name), bool)):
             raise SettingsError(
-                f"only_if: {unknown[0]!r} is no switch of the stage {self.stage!r}",
+                f"only_if: {unknown[0]!r} is not a switch of the stage {self.stage!r}",
                 where="conf/expectations",
                 fix="see the stage's section in conf/base.yaml",
             )
@@ -116,7 +116,7 @@ class Suite:
 
 
 def _switch(config: object, name: str) -> Any:
-    """The setting called `name` in a section, or `group.name` in a part of it; None where there is none."""
+    """Return the setting `name` of a section, or a nested `group.name`; None if there is none."""
     for part in name.split("."):
         config = getattr(config, part, None)
     return config
@@ -125,7 +125,7 @@ def _switch(config: object, name: str) -> Any:
 def load_suite(stage: str, folder: Path = CONF / "expectations") -> Suite:
     """Read a stage's suite. Raises SettingsError for a missing or malformed file, naming the entry.
 
-    Names of types and arguments are checked here; the arguments' values are, by Great Expectations, on first use.
+    This checks the names of types and arguments; Great Expectations checks the arguments' values, on first use.
     """
     path = folder / f"{stage.replace('-', '_')}.yaml"
     if not path.exists():
@@ -179,9 +179,9 @@ def _parse(entry: Any, *, where: str) -> Expectation:
 
 @lru_cache(maxsize=1)
 def _argument_schemas() -> dict[str, Path | None]:
-    """Each type that can be used here, and the JSON schema of its arguments where the library ships one.
+    """Return each usable type, and the JSON schema of its arguments if the library ships one.
 
-    Found by looking into the package's folder, for importing it costs 4 s.
+    Read from the package's folder, as importing it takes 4 s.
     """
     package = find_spec("great_expectations")
     assert package is not None
@@ -189,7 +189,7 @@ def _argument_schemas() -> dict[str, Path | None]:
     folder = Path(package.submodule_search_locations[0]) / "expectations" / "core"
     schemas = {path.stem.lower(): path for path in (folder / "schemas").glob("*.json")}
     types = [path.stem for path in folder.glob("expect_*.py")]
-    # Those over a query, another table or all columns would need more than the columns that are read.
+    # Types over a query, another table or all columns would need more than the columns that are read.
     usable = [t for t in types if t in _ROW_COUNTS or not t.startswith(("expect_table_", "expect_query_"))]
     return {t: schemas.get(t.replace("_", "")) for t in sorted(usable)}
 
@@ -203,7 +203,7 @@ def _arguments(kind: str) -> tuple[set[str], set[str]]:
 
 
 def plain(value: Any) -> Any:
-    """A JSON value: what is not one becomes text, and long text is cut."""
+    """Convert to a JSON value: anything else becomes text, and long text is cut."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):

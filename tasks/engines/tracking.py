@@ -1,9 +1,9 @@
 """MLflow: one run per flow run, a child per stage that learns, a grandchild per trial, and the model registry.
 
-The driver alone talks to MLflow, through `MlflowClient` and no global state, so nothing depends on MLflow's active run.
-The database and the experiment are made once, before any work: its migrations race, and a registry that cannot be
-reached should be known before an hour of compute. One that goes down later raises RegistryError, too, within seconds
-(`reaching`): MLflow alone would try for minutes. Whoever calls decides what then becomes of the work.
+Only the driver uses MLflow, through `MlflowClient` and no global state, so nothing depends on MLflow's active run. The
+database and the experiment are made once, before any work: concurrent migrations race, and an unreachable registry
+should be reported before an hour of compute. One that goes down later raises RegistryError, too, within seconds
+(`reaching`): MLflow alone would try for minutes. The caller decides what becomes of the work then.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tasks.core.sections import PROJECT, TrackingConfig
 from tasks.core.snapshots import Snapshot
 
 REACH_TIMEOUT_S = 5.0
-SAMPLE_S = 10.0  # between two looks at the machine
-FINISH_S = 5.0  # and the last one is waited for so long
+SAMPLE_S = 10.0  # between two samples of the machine's load
+FINISH_S = 5.0  # the longest wait for the last sample
 # MLflow's own are 7 retries, of two minutes each where nobody answers. A variable that is set already stays.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,11 +35,11 @@ BOUNDS = {
 }
 # Packages whose errors mean that a database, a server or a bucket did not answer as it should.
 REMOTE = ("alembic", "botocore", "boto3", "google", "requests", "sqlalchemy", "urllib3")
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter where an alias is not there
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for a missing alias
 
 
 def tracking_uri(config: TrackingConfig) -> str:
-    """conf, else MLFLOW_TRACKING_URI, else SQLite in mlruns/."""
+    """Return tracking.uri, else MLFLOW_TRACKING_URI, else SQLite in mlruns/."""
     return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
 
 
@@ -54,12 +54,14 @@ class Tracker:
 
     @classmethod
     def open(cls, config: TrackingConfig, run_name: str, tags: Mapping[str, str]) -> Tracker:
-        """Connect, make the experiment where there is none, start the parent run. Raises RegistryError."""
+        """Connect, make the experiment if there is none, start the parent run. Raises RegistryError."""
         uri = tracking_uri(config)
         client = connect(uri)
         with reaching(uri, anything=True):
-            found = client.get_experiment_by_name(config.experiment)
-            experiment = found.experiment_id if found else client.create_experiment(config.experiment, _artifacts(uri))
+            earlier = client.get_experiment_by_name(config.experiment)
+            experiment = (
+                earlier.experiment_id if earlier else client.create_experiment(config.experiment, _artifacts(uri))
+            )
             run = client.create_run(experiment, run_name=run_name, tags={k: masked(v) for k, v in tags.items()})
         return cls(client, uri, experiment, run.info.run_id)
 
@@ -69,9 +71,9 @@ class Tracker:
         return str(self.client.create_run(self.experiment_id, run_name=name, tags=below).info.run_id)
 
     def has_finished(self, **tags: str) -> bool:
-        """Whether the experiment has a run with these tags that ended well."""
-        wanted = " and ".join(["attributes.status = 'FINISHED'", *(f"tags.`{k}` = '{v}'" for k, v in tags.items())])
-        return bool(self.client.search_runs([self.experiment_id], wanted, max_results=1))
+        """Whether the experiment has a finished run with these tags."""
+        query = " and ".join(["attributes.status = 'FINISHED'", *(f"tags.`{k}` = '{v}'" for k, v in tags.items())])
+        return bool(self.client.search_runs([self.experiment_id], query, max_results=1))
 
     def log(
         self,
@@ -82,24 +84,24 @@ class Tracker:
         curves: Mapping[str, Sequence[float]] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Everything about a run in as few requests as MLflow takes (1,000 metrics, 100 parameters each)."""
+        """Log a run's values in as few requests as MLflow allows (1,000 metrics, 100 parameters each)."""
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
         points = [Metric(k, float(v), now, 0) for k, v in (metrics or {}).items()]
         points += [Metric(k, float(v), now, i) for k, vs in (curves or {}).items() for i, v in enumerate(vs)]
-        given = [Param(k, masked(str(v))[:6000]) for k, v in (params or {}).items()]
+        parameters = [Param(k, masked(str(v))[:6000]) for k, v in (params or {}).items()]
         labels = [RunTag(k, masked(str(v))[:5000]) for k, v in (tags or {}).items()]
-        for i in range(max(-(-len(points) // 900), -(-len(given) // 90), -(-len(labels) // 90))):
+        for i in range(max(-(-len(points) // 900), -(-len(parameters) // 90), -(-len(labels) // 90))):
             self.client.log_batch(
                 run_id,
                 points[900 * i : 900 * (i + 1)],
-                given[90 * i : 90 * (i + 1)],
+                parameters[90 * i : 90 * (i + 1)],
                 labels[90 * i : 90 * (i + 1)],
             )
 
     def log_inputs(self, run_id: str, snapshots: Iterable[Snapshot]) -> None:
-        """Snapshots as MLflow data set inputs: name, digest and where they are."""
+        """Log snapshots as MLflow data set inputs: name, digest and folder."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
@@ -120,7 +122,7 @@ class Tracker:
 
 
 def connect(uri: str) -> Any:
-    """A client of a server or database that is up; makes the folder of a SQLite database. Raises RegistryError."""
+    """Connect to a server or database; makes a SQLite database's folder. Raises RegistryError if it is down."""
     for name, value in {**BOUNDS, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
         os.environ.setdefault(name, value)
     reach(uri)
@@ -137,28 +139,28 @@ def connect(uri: str) -> Any:
 
 
 def reach(uri: str) -> None:
-    """Raise RegistryError unless somebody answers at this address, within seconds; imports no MLflow."""
+    """Raise RegistryError unless a server answers at this address, within seconds; does not import MLflow."""
     place = urlsplit(uri)
     try:
         if place.scheme in ("http", "https"):
             import requests
 
-            # Any answer will do, also that of a proxy which wants a password: the client knows how to give it.
+            # Any answer will do, also that of a proxy which asks for a password: the client sends it.
             requests.get(uri, timeout=REACH_TIMEOUT_S, stream=True, allow_redirects=False).close()
         elif place.hostname and place.port:
             import socket
 
             socket.create_connection((place.hostname, place.port), timeout=REACH_TIMEOUT_S).close()
     except OSError as error:
-        if "SSL" not in type(error).__name__:  # somebody answers; MLflow has its own settings for certificates
+        if "SSL" not in type(error).__name__:  # a server answers; MLflow has its own settings for certificates
             raise _unreachable(uri, error) from error
 
 
 @contextmanager
 def reaching(uri: str, *, anything: bool = False) -> Iterator[None]:
-    """Make a RegistryError of what MLflow, its database or its artifact store raise when they are down, or of anything.
+    """Translate errors of MLflow, its database or its artifact store when down to RegistryError; or (`anything`) all.
 
-    What is wrong in the first request to an address is the address, a password, a version: nothing a user did here.
+    `anything` is for the first request to an address: its errors come from the address, a password or a version.
     """
     try:
         yield
@@ -171,10 +173,10 @@ def reaching(uri: str, *, anything: bool = False) -> Iterator[None]:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the fault is with a server, a network or a disk, and not with what was asked of it."""
+    """Whether the error comes from a server, a network or a disk, and not from the request."""
     status = getattr(error, "get_http_status_code", None)  # an MlflowException; 500 also where nobody answered
     if status is not None:
-        # A refusal of MLflow itself is JSON; any other answer is that of a gateway, or of somebody else's server.
+        # A refusal of MLflow itself is JSON; any other answer comes from a gateway, or from another server.
         stranger = str(error).startswith("API request to endpoint")
         return stranger or int(status()) >= 500 or int(status()) == 429
     return isinstance(error, OSError) or type(error).__module__.startswith(REMOTE)
@@ -182,9 +184,9 @@ def is_outage(error: Exception) -> bool:
 
 @contextmanager
 def system_metrics(tracker: Tracker, wanted: bool) -> Iterator[None]:
-    """Record how busy this machine is (`system/...` metrics of the parent run) while the block runs, if `wanted`.
+    """Record this machine's load (`system/...` metrics of the parent run) while the block runs, if `wanted`.
 
-    In a thread, SAMPLE_S apart. It never fails: where MLflow goes down the rest is missing.
+    A thread samples every SAMPLE_S. It never fails: if MLflow goes down, the rest is missing.
     """
     monitor: Any = None
     with suppress(Exception):
@@ -197,7 +199,7 @@ def system_metrics(tracker: Tracker, wanted: bool) -> Iterator[None]:
         yield
     finally:
         if monitor is not None:
-            # Its end may wait for a server that does not answer.
+            # Stopping may wait for a server that does not answer.
             finish = threading.Thread(target=monitor.finish, name="system-metrics-end", daemon=True)
             finish.start()
             finish.join(FINISH_S)
@@ -221,7 +223,7 @@ def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: 
             signature=infer_signature(example, predicted),
             input_example=example,
             metadata=tags,
-            # Named, not inferred: inference imports the model in a new process, which takes ten seconds.
+            # Listed, not inferred: inference imports the model in a new process, which takes ten seconds.
             pip_requirements=[f"xgboost=={xgboost.__version__}"],
         )
     try:
@@ -233,9 +235,9 @@ def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: 
 
 
 def version_with_tag(client: Any, name: str, tag: str, value: str) -> Any | None:
-    """The newest version of a registered model that carries this tag, or None."""
-    found = [v for v in all_versions(client, name) if v.tags.get(tag) == value]
-    return max(found, key=lambda v: int(v.version), default=None)
+    """Find the newest version of a registered model with this tag, or None."""
+    tagged = [v for v in all_versions(client, name) if v.tags.get(tag) == value]
+    return max(tagged, key=lambda v: int(v.version), default=None)
 
 
 def all_versions(client: Any, name: str) -> list[Any]:
@@ -243,7 +245,7 @@ def all_versions(client: Any, name: str) -> list[Any]:
 
 
 def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
-    """The version that holds an alias, or None. Any other trouble is raised: no answer is not "nobody"."""
+    """Find the version with an alias, or None. Other errors are raised: no answer does not mean no version."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -255,7 +257,7 @@ def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
 
 
 def load_version(uri: str, name: str, version: str) -> Any:
-    """A registered booster, read from UBJ."""
+    """Load a registered booster from UBJ."""
     import mlflow
     import mlflow.xgboost
 
@@ -265,7 +267,7 @@ def load_version(uri: str, name: str, version: str) -> Any:
 
 
 def read_text(client: Any, run_id: str, path: str) -> str:
-    """A small text artifact of a run; "" where it is gone."""
+    """Read a small text artifact of a run; "" if it is gone."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
@@ -287,8 +289,8 @@ def _artifacts(uri: str) -> str | None:
 
 def _unreachable(uri: str, error: Exception) -> RegistryError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if found := re.search(r"\[Errno -?\d+\] [\w ]+|timed out", reason):
-        reason = found[0]  # the rest is names of classes
+    if match := re.search(r"\[Errno -?\d+\] [\w ]+|timed out", reason):
+        reason = match[0]  # the rest is names of classes
     return RegistryError(
         f"MLflow cannot be used: {reason}",
         where=uri,

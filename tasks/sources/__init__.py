@@ -1,7 +1,7 @@
-"""Raw reviews as found: which files, in which format, and how a dataset profile maps them to the canonical table.
+"""Find raw files, detect their formats, and map them to the canonical table by a dataset profile.
 
-places → discovery → parts → readers → canonical
-find     look at     cut     parse     map, accept or reject
+locations → discovery → partitions → readers → canonical
+find        detect      cut          parse     map, accept or reject
 """
 
 from __future__ import annotations

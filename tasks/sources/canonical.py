@@ -1,4 +1,4 @@
-"""Source columns to canonical ones: `to_canonical` gives each row to the reviews or to the rejects, with the reason."""
+"""Map source columns to canonical ones: each row goes to the reviews or, with the reason, to the rejects."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ VOTES_PAIR = r"^\s*\[\s*(-?[0-9]+)\s*,\s*(-?[0-9]+)\s*\]\s*$"
 
 @dataclass(frozen=True)
 class Period:
-    """The days that a review can be from, both included."""
+    """The first and the last day of usable reviews."""
 
     earliest: date
     latest: date
 
     @classmethod
     def of(cls, earliest: date, latest: date | None) -> Period:
-        # A day of grace: "today" is not the same day everywhere.
+        # One day later than today, as time zones differ.
         return cls(earliest, latest or datetime.now(UTC).date() + timedelta(days=1))
 
 
@@ -59,7 +59,7 @@ def to_canonical(
 
 
 def unparsed(bad: Sequence[BadRecord], source: str) -> pa.Table:
-    """Records that could not be parsed, as REJECTS."""
+    """Convert records that could not be parsed to REJECTS."""
     return pa.table(
         {
             "reason": [b.reason for b in bad],
@@ -72,7 +72,7 @@ def unparsed(bad: Sequence[BadRecord], source: str) -> pa.Table:
 
 
 def _canonical(raw: pl.DataFrame, name: str, profile: Profile) -> pl.Expr:
-    """One canonical column, of its type; null where the source says nothing that can be understood."""
+    """Return one canonical column with its type; null where the source has no value or one that cannot be parsed."""
     kind = _POLARS_TYPES[name]
     if name in profile.constants:
         return _literal(profile.constants[name], name, profile)
@@ -97,7 +97,7 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
     if name == "verified":
         return _flag(kind, value, profile)
     if kind == pl.Boolean:
-        kind, value = pl.String(), value.cast(pl.String)  # true is no number
+        kind, value = pl.String(), value.cast(pl.String)  # true is not a number
     if name == "timestamp":
         return _timestamp(kind, value, profile)
     if name == "rating":
@@ -114,7 +114,7 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
 
 
 def _count(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
-    """Votes: numbers, or texts of them with thousands separators."""
+    """Parse votes: numbers, or texts with thousands separators."""
     if kind == pl.String:
         value = value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0+$", "")
     elif kind.is_float():
@@ -136,7 +136,7 @@ def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
     if kind == pl.String:
         value = value.str.strip_chars()
         ways = [value.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in rule.formats]
-        # Where no unit is given, as many digits as milliseconds have are taken for them, and no others.
+        # Without a unit, a number with as many digits as milliseconds have is in milliseconds; no other is.
         number = value if rule.unit else pl.when(value.str.contains("^[0-9]{12,14}$")).then(value)
         ways.append(_moment(number.cast(pl.Float64, strict=False), rule.unit or "ms"))
         return pl.coalesce(ways)
@@ -161,10 +161,10 @@ def _flag(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
 
 
 def _literal(value: Scalar, name: str, profile: Profile) -> pl.Expr:
-    """A constant, understood as the same text in a file would be."""
+    """Parse a constant as the same text in a file would be parsed."""
     frame = pl.DataFrame({name: [value if isinstance(value, (bool, int, float)) else str(value)]})
-    understood = frame.select(_typed(frame, name, name, profile)).item()
-    return pl.lit(understood, dtype=_POLARS_TYPES[name])
+    parsed = frame.select(_typed(frame, name, name, profile)).item()
+    return pl.lit(parsed, dtype=_POLARS_TYPES[name])
 
 
 def _given(raw: pl.DataFrame, name: str, profile: Profile) -> pl.Expr:
@@ -175,7 +175,7 @@ def _given(raw: pl.DataFrame, name: str, profile: Profile) -> pl.Expr:
 
 
 def _reason(period: Period, profile: Profile) -> pl.Expr:
-    """Why a row cannot be used; null where it can."""
+    """Return why a row is rejected; null where it is usable."""
     earliest = datetime.combine(period.earliest, time(), UTC)
     after = datetime.combine(period.latest, time(), UTC) + timedelta(days=1)
     rating, moment = pl.col("rating"), pl.col("timestamp")
@@ -193,8 +193,8 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
     chain: Any = pl
     for wrong, reason in checks:
         chain = chain.when(wrong).then(pl.lit(reason))
-    found: pl.Expr = chain.otherwise(None).alias("_reason")
-    return found
+    first_reason: pl.Expr = chain.otherwise(None).alias("_reason")
+    return first_reason
 
 
 def _rejects(raw: pl.DataFrame, reasons: pl.Series, numbers: np.ndarray, source: str) -> pa.Table:
@@ -211,16 +211,16 @@ def _rejects(raw: pl.DataFrame, reasons: pl.Series, numbers: np.ndarray, source:
 
 
 def _with_ids(kept: pl.DataFrame, profile: Profile) -> pl.DataFrame:
-    """Give rows without a review_id one, 96 bits of sha256 over what identifies a review, stable everywhere; then
-    reviewers who are not known one each, which says so."""
+    """Fill in missing ids: for review_id, 96 bits of sha256 over the profile's `identity` columns, the same on every
+    machine; then for user_id, if the profile allows it, an anonymous id per review."""
     lacking = kept["review_id"].is_null() | (kept["review_id"] == "")
     if lacking.any():
-        said = kept.filter(lacking).select(
+        identities = kept.filter(lacking).select(
             pl.concat_list(
                 pl.concat_str(_as_text(c), pl.lit("\x1f")) for c in profile.identity if c != "review_id"
             ).list.join("")
         )
-        made = [sha256(text.encode()).hexdigest()[:24] for text in said.to_series()]
+        made = [sha256(text.encode()).hexdigest()[:24] for text in identities.to_series()]
         if len(made) == len(kept):
             kept = kept.with_columns(review_id=pl.Series(made, dtype=pl.String))
         else:

@@ -1,4 +1,4 @@
-"""What a column of a raw file holds, guessed from some of its values: a type in words, times, ratings, pairs of votes.
+"""Guess from some of a column's values what it holds: its type in words, times, ratings, pairs of votes.
 
 Guesses are for people to check: `raymill data inspect` prints them, and a run never depends on one.
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import polars as pl
 
 LOOKED_AT = 2_000  # values of a column; more would hardly change a guess
-MOST = 0.9  # a share of values that makes a rule: the others are dirt
+MOST = 0.9  # the share of values that must fit a guess: the others are dirt
 NULL_WORDS = ("NULL", "null", "None", "NaN", "nan", "N/A", "n/a", "NA", "\\N")
 YES, NO = ("y", "yes", "t", "true", "1"), ("n", "no", "f", "false", "0")
 
@@ -38,9 +38,9 @@ _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Times:
-    """How a column's values become times: the `unit` of numbers, or `formats` of texts (strptime), or typed as such.
+    """How a column's values become times: the `unit` of numbers, the `formats` of texts (strptime), or typed as times.
 
-    `share` of the values are understood so. `ambiguous`: no day above 12 tells the day from the month."""
+    `share` of the values can be parsed so. `ambiguous`: no day above 12 tells the day from the month."""
 
     share: float
     unit: Unit | None = None
@@ -50,7 +50,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Column:
-    """A source column: `values` are some of those that say something, as text or as typed by the file."""
+    """A source column. `values` are some of those that are not null, as text or with the file's type."""
 
     name: str
     values: pl.Series
@@ -59,16 +59,16 @@ class Column:
 
     @classmethod
     def of(cls, name: str, series: pl.Series) -> Column:
-        said = series.drop_nulls()
+        filled = series.drop_nulls()
         words: list[str] = []
         if series.dtype == pl.String:
-            said = said.filter(said.str.strip_chars() != "")
-            counted = said.value_counts(name="n").filter(pl.col(series.name).is_in(NULL_WORDS))
+            filled = filled.filter(filled.str.strip_chars() != "")
+            counted = filled.value_counts(name="n").filter(pl.col(series.name).is_in(NULL_WORDS))
             words = sorted(counted[series.name].to_list())
-            said = said.filter(~said.is_in(list(NULL_WORDS)))
-        share = 1 - len(said) / len(series) if len(series) else 1.0
-        step = max(1, len(said) // LOOKED_AT)
-        return cls(name, said.gather_every(step).head(LOOKED_AT), share, tuple(words))
+            filled = filled.filter(~filled.is_in(list(NULL_WORDS)))
+        share = 1 - len(filled) / len(series) if len(series) else 1.0
+        step = max(1, len(filled) // LOOKED_AT)
+        return cls(name, filled.gather_every(step).head(LOOKED_AT), share, tuple(words))
 
     @cached_property
     def texts(self) -> pl.Series:
@@ -76,7 +76,7 @@ class Column:
 
     @cached_property
     def numbers(self) -> pl.Series:
-        """The values as Float64, null where one is no number. Thousands separators are none of ours here."""
+        """The values as Float64, null where one is not a number. Thousands separators are not parsed."""
         if self.values.dtype == pl.Boolean or self.values.dtype.is_temporal():
             return pl.Series([None] * len(self.values), dtype=pl.Float64)
         return self.values.cast(pl.Float64, strict=False) if self.values.dtype.is_numeric() else _numbers(self.texts)
@@ -87,7 +87,7 @@ class Column:
 
     @property
     def counts(self) -> bool:
-        """Whole numbers from 0 up, "1,234" included."""
+        """Whether the values are whole numbers from 0 up, "1,234" included."""
         plain = _numbers(self.texts.str.replace_all(",", "", literal=True))
         return self.values.dtype != pl.Boolean and _share((plain >= 0) & (plain == plain.floor())) >= MOST
 
@@ -97,7 +97,7 @@ class Column:
 
     @property
     def pairs(self) -> bool:
-        """[helpful, total], as a list or as its text."""
+        """Whether the values are [helpful, total], as lists or as their text."""
         if self.values.dtype == pl.Boolean or self.values.dtype.is_temporal():
             return False
         return _share(self.texts.str.contains(r"^\[\s*\d+\s*,\s*\d+\s*\]$")) >= MOST
@@ -114,7 +114,7 @@ class Column:
 
     @cached_property
     def times(self) -> Times | None:
-        """How to read the values as times of 1990 to now, where most of them can be."""
+        """How to parse the values as times of 1990 to now, if most of them can be."""
         if isinstance(self.values.dtype, (pl.Date, pl.Datetime)):
             return Times(1.0)
         if self.numeric:
@@ -154,20 +154,20 @@ class Column:
 
     @property
     def id_like(self) -> bool:
-        """Short, of one word with a digit in it, and more than one of them; numbers long enough not to be counts."""
+        """Whether the values look like ids: several, short, one word with a digit; numbers too long to be counts."""
         one_word = self.texts.str.contains(r"^[^\s\[{]{2,40}$") & self.texts.str.contains(r"\d")
         long_enough = not self.numeric or self.mean_chars >= 4
         return _share(one_word) >= MOST and long_enough and self.values.n_unique() > 1 and not self.flag
 
     @property
     def example(self) -> str:
-        """A short value among the first, as text: control characters and all."""
+        """A short value among the first, as text, control characters included."""
         texts = self.texts.head(50).drop_nulls().to_list()
         return next((t for t in texts if len(t) <= 40), min(texts, key=len, default=""))
 
 
 def series_of(name: str, values: Sequence[Any]) -> pl.Series:
-    """JSON values as a Series: typed where they are all of one plain type, else as their JSON text."""
+    """Make a Series of JSON values: typed if all are of one plain type, else as JSON text."""
     try:
         series = pl.Series(name, values, strict=True)
         if not (series.dtype.is_nested() or series.dtype == pl.Object):
@@ -188,7 +188,7 @@ def _share(holds: pl.Series) -> float:
 
 
 def _times_of_text(texts: pl.Series) -> Times | None:
-    """Formats that together understand most texts: the one that understands the most first."""
+    """Find formats that together parse most texts, the one that parses the most first."""
     if _share(texts.str.contains(r"\d.*\d")) < MOST or _share(texts.str.len_chars() <= 40) < MOST:
         return None
     understood = {f: _understood(texts, f) for f in FORMATS}
@@ -211,7 +211,7 @@ def _times_of_text(texts: pl.Series) -> Times | None:
 
 
 def _understood(texts: pl.Series, fmt: str) -> pl.Series:
-    """Whether each text is, in this format, a time of 1990 to now. A year of two digits read as four is none."""
+    """Whether each text is a time of 1990 to now in this format. A two-digit year read as four digits is not."""
     try:
         moments = texts.str.to_datetime(fmt, strict=False, time_unit="ms", time_zone="UTC")
     except pl.exceptions.PolarsError:

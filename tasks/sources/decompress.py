@@ -7,24 +7,24 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO
 
-_Stream = Generator[bytes, None, bytes]  # yields what it unpacks and returns what it took beyond its end
+_Stream = Generator[bytes, None, bytes]  # yields unpacked bytes and returns the packed bytes read beyond its end
 
 PACKED_PIECE, UNPACKED_PIECE = 64 << 10, 256 << 10
 
 
 class Damaged(Exception):
-    """Why nothing more can be unpacked, in words that follow "gzip data"."""
+    """Nothing more can be unpacked; the message completes "gzip data …"."""
 
 
 class Feed:
-    """Packed bytes in full pieces, and how many were taken."""
+    """Packed bytes in full pieces, and their count so far."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self.raw = raw
         self.taken = 0
 
     def take(self, size: int = PACKED_PIECE) -> bytes:
-        """The next `size` bytes, fewer only at the end: where a limit strikes must not hang on short reads."""
+        """Read `size` bytes, fewer only at the end: where a limit strikes must not depend on short reads."""
         data = self.raw.read(size) or b""
         while 0 < len(data) < size and (more := self.raw.read(size - len(data))):
             data += more
@@ -33,7 +33,7 @@ class Feed:
 
 
 def one_after_another(feed: Feed, magic: bytes, unpack: Callable[[Feed, bytes], _Stream]) -> Iterator[bytes]:
-    """Streams as `cat a.gz b.gz`, bgzip and pbzip2 write them, and zeros to the end of a tape's block."""
+    """Unpack concatenated streams (`cat a.gz b.gz`, bgzip, pbzip2), and skip the zeros that fill a tape's block."""
     data = feed.take()
     while data:
         data = (yield from unpack(feed, data)).lstrip(b"\0")
@@ -44,7 +44,7 @@ def one_after_another(feed: Feed, magic: bytes, unpack: Callable[[Feed, bytes], 
 
 
 def inflate(feed: Feed, data: bytes, wbits: int = 31) -> _Stream:
-    """One gzip (wbits 31) or deflate (-15) stream that starts with `data`."""
+    """Unpack one gzip (wbits 31) or deflate (-15) stream that starts with `data`."""
     unpacker = zlib.decompressobj(wbits)
     while not unpacker.eof:
         data = data or feed.take()
@@ -64,7 +64,7 @@ def inflate(feed: Feed, data: bytes, wbits: int = 31) -> _Stream:
 
 
 def _up_to_error(unpacker: zlib._Decompress, data: bytes) -> Iterator[bytes]:
-    """The good bytes of a piece whose unpacking failed: zlib throws them away with the error."""
+    """Yield the good bytes of a piece that failed to unpack: zlib discards them with the error."""
     out = bytearray()
     try:
         for i in range(len(data)):
@@ -75,13 +75,13 @@ def _up_to_error(unpacker: zlib._Decompress, data: bytes) -> Iterator[bytes]:
 
 
 def bunzip2(feed: Feed, data: bytes | None) -> _Stream:
-    """One bzip2 stream that starts with `data`."""
+    """Unpack one bzip2 stream that starts with `data`."""
     unpacker = bz2.BZ2Decompressor()
     while not unpacker.eof:
         if data is None and unpacker.needs_input:
             data = feed.take()
         try:
-            # Small steps: an error takes the output of its step with it.
+            # Small steps: an error loses the output of its step.
             piece = unpacker.decompress(data or b"", 4096)
         except OSError:
             raise Damaged("damaged or with a bad checksum") from None
@@ -94,10 +94,10 @@ def bunzip2(feed: Feed, data: bytes | None) -> _Stream:
 
 
 class _PiecesForArrow:
-    """A feed as the file that Arrow reads from.
+    """A file object for Arrow over a feed.
 
-    Arrow loses what a failing step has unpacked, so that steps are small and the last four bytes, which may be a
-    checksum, come alone. An error of the raw file is kept: Arrow's own errors have the same type.
+    Arrow loses the output of a failing step. So steps are small, and the last four bytes, which may be a checksum,
+    come alone. An error of the raw file is kept apart, as Arrow's own errors have the same type.
     """
 
     closed = False
@@ -129,7 +129,7 @@ def unzstd(feed: Feed) -> Iterator[bytes]:
 
     source = _PiecesForArrow(feed)
     stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), "zstd")
-    # A read that fails has filled the buffer up to the damage and does not say how far. 0xFF is in no UTF-8 text.
+    # A failing read fills the buffer up to the damage without reporting how far. 0xFF occurs in no UTF-8 text.
     unfilled = b"\xff" * UNPACKED_PIECE
     buffer = bytearray(UNPACKED_PIECE)
     while True:

@@ -1,4 +1,4 @@
-"""CSV and TSV as pyarrow's reader takes them: what goes in, and what its columns, row numbers and errors mean."""
+"""Prepare CSV and TSV for pyarrow's reader, and interpret its columns, row numbers and errors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pyarrow as pa
 
 from tasks.sources.discovery import BOM
 
-_BEGUN = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})?\Z")  # a character, not ended
+_BEGUN = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})?\Z")  # an incomplete character
 
 
 class Text(io.RawIOBase):
-    """A stream as UTF-8 without a byte order mark, with a line break at its end and one record more.
+    """A stream as UTF-8 without a byte order mark, ending in a line break and one extra record.
 
-    Bytes that are not of the encoding become U+FFFD: pyarrow drops a bad line that it cannot show, and says nothing.
-    The record at the end, the mark, has one field where others have several, or two where they have one. If the parser
-    meets it, all before it was parsed as it was meant. If not, a quote that was never closed has swallowed it.
+    Bytes invalid in the encoding become U+FFFD: pyarrow silently drops a bad line that it cannot show. The extra
+    record, the mark, has one field where others have several, or two where they have one. If the parser meets it, all
+    records before it were parsed correctly. If not, a quote that was never closed has swallowed it.
     """
 
     def __init__(self, stream: Any, encoding: str, delimiter: str, columns: int) -> None:
@@ -30,8 +30,8 @@ class Text(io.RawIOBase):
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._utf8 = codecs.lookup(encoding).name == "utf-8"
-        self._held = b""  # the beginning of a character
-        self.mark = uuid4().hex  # which no file can know
+        self._held = b""  # the beginning of an incomplete character
+        self.mark = uuid4().hex  # random, so that no file contains it
         self._last_record = (self.mark if columns > 1 else delimiter.join([self.mark, self.mark])) + "\n"
         self._marked = False
         head = (stream.read(1 << 16) or b"").removeprefix(BOM)
@@ -41,7 +41,7 @@ class Text(io.RawIOBase):
 
     @property
     def unfinished(self) -> bool:
-        """Whether the stream ended within a line. To be asked at its end."""
+        """Whether the stream ended within a line. Valid at its end."""
         return self._last not in (b"\n", b"\r")
 
     def readable(self) -> bool:
@@ -65,8 +65,8 @@ class Text(io.RawIOBase):
         if not self._utf8:
             return self._decoder.decode(data).encode()
         data = self._held + data
-        whole = len(data) - len(_BEGUN.search(data[-3:])[0])  # type: ignore[index]  # it matches nothing, too
-        data, self._held = data[:whole], data[whole:]
+        complete = len(data) - len(_BEGUN.search(data[-3:])[0])  # type: ignore[index]  # it matches nothing, too
+        data, self._held = data[:complete], data[complete:]
         try:
             pa.array([data], pa.large_binary()).cast(pa.large_string())  # twenty times faster than decoding
         except pa.ArrowInvalid:
@@ -75,21 +75,21 @@ class Text(io.RawIOBase):
 
 
 def problem(error: pa.ArrowInvalid, size: int) -> str:
-    """What ended the parsing, in words. `size`: bytes of the parser's blocks."""
-    said = " ".join(str(error).split())
-    if "straddl" in said:
-        return f"from here on not read: a record longer than {size >> 20} MB, or a quote that is never closed"
-    return f"from here on not read: cannot be parsed ({said[:200]})"
+    """Describe what ended the parsing. `size`: bytes of the parser's blocks."""
+    message = " ".join(str(error).split())
+    if "straddl" in message:
+        return f"not read from here on: a record longer than {size >> 20} MB, or a quote that is never closed"
+    return f"not read from here on: cannot be parsed ({message[:200]})"
 
 
 def numbers(first: int, rows: int, bad: list[int]) -> np.ndarray:
-    """The numbers of `rows` good records from `first` on, stepping over those of bad ones."""
+    """Number `rows` good records from `first` on, skipping the numbers of bad ones."""
     room = np.arange(first, first + rows + len(bad), dtype=np.int64)
     return np.setdiff1d(room, bad, assume_unique=True)[:rows]
 
 
 def texts(column: pa.Array) -> pl.Series:
-    """A column of the parser; what says nothing is null."""
+    """Return a parsed column with empty texts as null."""
     if column.type == pa.null():
         return pl.Series(values=[None] * len(column), dtype=pl.String)
     values = pl.Series(values=pl.from_arrow(column))

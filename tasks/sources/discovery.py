@@ -1,7 +1,7 @@
-"""Which raw files there are, and what each one is: told by its first bytes, not by its name.
+"""Find the raw files and detect each one's format by its first bytes, not by its name.
 
-`discover` looks at names, headers and types alone. A file that cannot be what the profile reads is quarantined with
-the reason; where no file is left, or `damaged_files: refuse` is set, it raises InputError before any work is done.
+`discover` reads names, headers and types only. It quarantines a file that the profile cannot read, with the reason; if
+no file is left, or `damaged_files: refuse` is set, it raises InputError before any work is done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOM = b"\xef\xbb\xbf"
 @dataclass(frozen=True)
 class SourceFile:
     """One raw file, or one member of a zip. `name` is relative to the input; `header` is the first row of a
-    delimited file, or None where the profile's header stands in for it."""
+    delimited file, or None where the profile supplies the header."""
 
     path: str
     name: str
@@ -53,7 +53,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Source:
-    """The raw input of a run: files and the profile that reads them. Stands where a snapshot stands."""
+    """The raw input of a run: files and the profile that reads them. A stage takes it in place of a snapshot."""
 
     files: tuple[SourceFile, ...]
     profile: Profile
@@ -73,36 +73,36 @@ class Source:
 def discover(
     inputs: str | Sequence[str], dataset: str, config: ReadConfig | None = None, kind: Kind = "reviews"
 ) -> Source:
-    """Find the files, look at each one's first bytes, and hash them. Raises InputError or ProfileError."""
+    """Find the files, detect each one's format, and hash them. Raises InputError or ProfileError."""
     profile = load_profile(dataset)
     config = config or load_section("ingest", IngestConfig)
-    given = [inputs] if isinstance(inputs, str) else list(inputs)
+    addresses = [inputs] if isinstance(inputs, str) else list(inputs)
     if kind == "items" and profile.items is None:
         raise InputError(
             f"the dataset profile {dataset!r} does not say how to read product metadata",
-            where=", ".join(given),
+            where=", ".join(addresses),
             fix="add an `items:` section to it; conf/datasets/amazon-2014.yaml has one",
         )
-    found: list[SourceFile] = []
+    files: list[SourceFile] = []
     wrong: list[tuple[str, str, Unreadable]] = []
-    for file in locations.find(given):
+    for file in locations.find(addresses):
         if file.problem:
-            wrong.append((file.name, file.path, Unreadable(file.problem, "name the file itself, if it is meant")))
+            wrong.append((file.name, file.path, Unreadable(file.problem, "to read it anyway, name the file itself")))
             continue
         try:
             for entry in _look(file, profile, config, kind):
                 if isinstance(entry, SourceFile):
-                    found.append(entry)
+                    files.append(entry)
                 else:
                     wrong.append((entry.name, file.path, Unreadable(entry.reason, "write the archive again")))
         except Unreadable as problem:
             wrong.append((file.name, file.path, problem))
-    if wrong and (not found or config.damaged_files == "refuse"):
+    if wrong and (not files or config.damaged_files == "refuse"):
         _, path, first = wrong[0]
         others = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
         raise InputError(f"{first.what}{others}", where=path, fix=first.fix)
     return Source(
-        files=_hashed(found),
+        files=_hashed(files),
         profile=profile,
         quarantined=tuple(Quarantined(name, problem.what) for name, _, problem in wrong),
         kind=kind,
@@ -112,7 +112,7 @@ def discover(
 def look(
     file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind = "reviews"
 ) -> tuple[list[SourceFile], list[Quarantined]]:
-    """What `discover` would make of one file: what is read of it, not hashed, and what is not."""
+    """Detect one file's format as `discover` does, without hashing; returns what is readable and what is not."""
     if file.problem:
         return [], [Quarantined(file.name, file.problem)]
     try:
@@ -151,27 +151,27 @@ def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: K
             members = streams.members(raw)
         except ValueError as error:
             raise Unreadable(str(error), "write or copy it again") from None
-        known = [m for m in members if locations.ending(m.name) in locations.ENDINGS or m.problem]
-        if not known:
+        readable = [m for m in members if locations.ending(m.name) in locations.ENDINGS or m.problem]
+        if not readable:
             inside = ", ".join(sorted({locations.ending(m.name) or m.name for m in members})[:5]) or "nothing"
             raise Unreadable(
-                f"a zip file with no review files in it, only {inside}",
+                f"this zip file holds no review files, only {inside}",
                 f"readable endings: {', '.join(locations.ENDINGS)}",
             )
-        looked: list[SourceFile | Quarantined] = []
-        for member in known:
+        entries: list[SourceFile | Quarantined] = []
+        for member in readable:
             name = f"{file.name}/{member.name}"
             try:
                 if member.problem:
                     raise Unreadable(member.problem, "write the archive again")
                 if member.size == 0:
                     raise Unreadable("the file is empty", "remove it or write it again")
-                looked.append(_look_inside(file, raw, packing, member, profile, config, kind))
+                entries.append(_look_inside(file, raw, packing, member, profile, config, kind))
             except Unreadable as problem:
-                if len(known) == 1:
+                if len(readable) == 1:
                     raise
-                looked.append(Quarantined(name, problem.what))
-        return looked
+                entries.append(Quarantined(name, problem.what))
+        return entries
 
 
 def limits(config: ReadConfig) -> streams.Limits:
@@ -190,7 +190,7 @@ def _look_inside(
     unpacked = streams.Unpacked(raw, packing, limits(config), member)
     start = unpacked.read(HEAD_BYTES) or b""
     if not start:
-        raise Unreadable(unpacked.damage or "nothing in it", "write or copy it again")
+        raise Unreadable(unpacked.damage or "the file unpacks to nothing", "write or copy it again")
     name = f"{file.name}/{member.name}" if member else file.name
     fmt, quoting, header = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, profile, kind)
     if fmt == "parquet":
@@ -200,7 +200,7 @@ def _look_inside(
     if header is not None and len(header) > config.max_columns:
         raise Unreadable(
             f"{len(header):,} columns; the limit is {config.max_columns:,}",
-            "raise ingest.max_columns if they are meant",
+            "raise ingest.max_columns if the file is right",
         )
     return SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
 
@@ -208,7 +208,7 @@ def _look_inside(
 def sniff(
     start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind
 ) -> tuple[Format, Quoting | None, tuple[str, ...] | None]:
-    """Format, quoting and header of a file by its first (unpacked) bytes. Raises Unreadable."""
+    """Detect format, quoting and header from a file's first (unpacked) bytes. Raises Unreadable."""
     ending = locations.ending(name)
     if start[:4] == b"PAR1":
         if ending not in (".parquet", ""):
@@ -218,11 +218,11 @@ def sniff(
         raise Unreadable("this is not a parquet file", "write or copy it again")
     text = start.removeprefix(BOM).lstrip()
     if not text:
-        raise Unreadable("nothing but white space in it", "remove it or write it again")
+        raise Unreadable("the file holds only white space", "remove it or write it again")
     if start.count(0) > len(start) // 8 or start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         wide = " (UTF-16?)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise Unreadable(
-            f"this is not text in UTF-8 or like it{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
+            f"this is not UTF-8 or similar text{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
         )
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
         check_json_lines(text, profile, kind)
@@ -230,7 +230,7 @@ def sniff(
     if text[:1] == b"[" and ending not in (".csv", ".tsv"):
         return "json-array", None, None
     if ending in (".json", ".jsonl", ".ndjson"):
-        raise Unreadable("the first line is no JSON object", "JSON lines, or one array of objects, can be read")
+        raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
     if b"\n" not in start:
         start += more()
     return "delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind)
@@ -242,23 +242,23 @@ def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple
     failures: list[Sequence[str]] = []
     for quoting in choices:
         first = first_record(start, quoting, profile.encoding)
-        wanted = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}
-        if wanted <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
+        needed_columns = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}
+        if needed_columns <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
             check_columns(first, profile, kind)
             return quoting, tuple(first)
-        if wanted & set(first):
+        if needed_columns & set(first):
             failures.insert(0, first)
         elif profile.header and len(first) == len(profile.header):
             return quoting, None
         else:
             failures.append(first)
-    if wanted & set(failures[0]):
+    if needed_columns & set(failures[0]):
         check_columns(failures[0], profile, kind)
-    needed = ", ".join(sorted(wanted))
+    columns = ", ".join(sorted(needed_columns))
     raise Unreadable(
         f"the first line has {len(failures[0])} fields and is not the header that the profile expects",
-        f"the columns {needed} are needed; is this the right dataset profile, and the file really "
-        f"{ending[1:].upper() or 'CSV'}? `raymill data inspect` proposes a profile",
+        f"check that the file is {ending[1:].upper() or 'CSV'} and that the dataset profile is right, which needs the "
+        f"columns {columns}; `raymill data inspect` proposes a profile",
     )
 
 

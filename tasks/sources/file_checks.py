@@ -1,4 +1,4 @@
-"""Check that a raw file holds what its profile asks for, before any row of it is read."""
+"""Check that a raw file has the columns and types its profile needs, before any row is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = Literal["reviews", "items"]
 
 
 class Unreadable(Exception):
-    """This one file cannot be read: what, and what to do."""
+    """One file cannot be read: what is wrong, and what to do."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(what)
@@ -29,13 +29,13 @@ class Unreadable(Exception):
 
 
 def check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
-    """Raise Unreadable where whole records are there and none has what every usable row needs: another kind of file."""
+    """Raise Unreadable if no complete record has the mandatory columns: it is another kind of file."""
     lines = start.split(b"\n")[:-1]  # the last one may be cut
     if records := _objects(lines, parse_literal if kind == "items" else parse_json):
         check_columns(sorted(set().union(*records)), profile, kind)
     elif profile.mandatory and _objects(lines, parse_literal):
         raise Unreadable(
-            "lines of Python literals, as product metadata have them, not of JSON", "give product metadata as --items"
+            "the lines are Python literals, as in product metadata, not JSON", "give product metadata as --items"
         )
 
 
@@ -63,7 +63,7 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
     if len(schema) > config.max_columns:
         raise Unreadable(
             f"{len(schema):,} columns; the limit is {config.max_columns:,}",
-            "raise ingest.max_columns if they are meant",
+            "raise ingest.max_columns if the file is right",
         )
     check_columns(schema.names, profile, kind)
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
@@ -104,12 +104,12 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
 
 
 def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:
-    """Raise Unreadable unless the columns that no row can do without are there."""
-    wanted = profile.mandatory if kind == "reviews" else [item_id_path(profile)]
-    missing = [column for column in wanted if column not in names]
+    """Raise Unreadable if a mandatory column is missing."""
+    mandatory = profile.mandatory if kind == "reviews" else [item_id_path(profile)]
+    missing = [column for column in mandatory if column not in names]
     if missing:
         near = {m: get_close_matches(m, names, n=1) for m in missing}
-        hints = [f"{m} (did you mean {found[0]}?)" if found else m for m, found in near.items()]
+        hints = [f"{m} (did you mean {close[0]}?)" if close else m for m, close in near.items()]
         raise Unreadable(
             f"mandatory column(s) missing: {', '.join(hints)}",
             f"choose or write the dataset profile for these columns: {', '.join(names[:20])}",
@@ -117,4 +117,4 @@ def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:
     if kind == "items" and profile.items is not None:
         about = {p: steps_of(p)[0] for c, p in profile.items.model_dump(exclude_none=True).items() if c != "item_id"}
         if about and not {*about, *about.values()} & set(names):
-            raise Unreadable("it says nothing of the products but their ids", "give reviews as --input")
+            raise Unreadable("no product column but the id is there", "give reviews as --input")

@@ -1,4 +1,4 @@
-"""How raw files lie, whatever they are: their format, quoting, header row, encoding, and what their columns hold."""
+"""Detect the format, quoting, header row, encoding and columns of raw files, and group files that are alike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DIALECTS = [Quoting(delimiter=d, quote=q) for d in _USUAL_QUOTE for q in ('"', 
 
 @dataclass
 class Layout:
-    """Files of one format with the same columns. `header` stands in for the header row that they lack."""
+    """Files of one format with the same columns. `header` replaces a missing header row."""
 
     files: list[SourceFile]
     names: tuple[str, ...]
@@ -52,10 +52,10 @@ class Layout:
 
 
 def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
-    """Files with the same format and (about) the same columns, those with a header row first."""
+    """Group files with the same format and (about) the same columns, those with a header row first."""
     layouts: list[Layout] = []
-    told = [_told(file, config) for file in files]
-    for file, names, encoding in sorted(told, key=lambda t: t[0].format == "delimited" and t[0].header is None):
+    detected = [_detected(file, config) for file in files]
+    for file, names, encoding in sorted(detected, key=lambda d: d[0].format == "delimited" and d[0].header is None):
         for layout in layouts:
             same_way = (layout.first.format, layout.first.quoting, layout.encoding) == (
                 file.format,
@@ -80,27 +80,27 @@ def _alike(file: SourceFile, names: tuple[str, ...], layout: Layout) -> bool:
     return 2 * len(both) >= len(either)
 
 
-def _told(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[str, ...], str]:
-    """(the file with its quoting and header, its columns, its encoding)."""
+def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[str, ...], str]:
+    """Return (the file with its quoting and header, its columns, its encoding)."""
     if file.format == "parquet":
         with locations.open_raw(file.path) as raw:
             return file, tuple(pq.read_schema(raw).names), "utf-8"
     if file.format != "delimited":
-        found = blocks(
+        record_blocks = blocks(
             io.BytesIO(_head(file, config)),
             array=file.format == "json-array",
             max_record_bytes=config.max_record_mb << 20,
             parse_line=parse_literal,
         )
-        return file, tuple(dict.fromkeys(key for block in found for row in block.rows for key in row)), "utf-8"
+        return file, tuple(dict.fromkeys(key for block in record_blocks for row in block.rows for key in row)), "utf-8"
     start = _head(file, config)
     encoding = _encoding(start)
     quoting, first, second = _dialect(start.removeprefix(BOM).decode(encoding, "replace"), locations.ending(file.name))
     names = tuple(n.strip() for n in first)
     if _is_header(names, second):
         return replace(file, quoting=quoting, header=names), names, encoding
-    made_up = tuple(f"column_{i + 1}" for i in range(len(names)))
-    return replace(file, quoting=quoting, header=None), made_up, encoding
+    numbered_names = tuple(f"column_{i + 1}" for i in range(len(names)))
+    return replace(file, quoting=quoting, header=None), numbered_names, encoding
 
 
 def _head(file: SourceFile, config: ReadConfig) -> bytes:
@@ -109,7 +109,7 @@ def _head(file: SourceFile, config: ReadConfig) -> bytes:
 
 
 def _encoding(start: bytes) -> str:
-    """UTF-8 unless more of what is not ASCII breaks its rules than keeps them."""
+    """Return UTF-8 unless most non-ASCII characters are invalid in it."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(start)
         return "utf-8"
@@ -120,7 +120,7 @@ def _encoding(start: bytes) -> str:
 
 
 def _dialect(text: str, ending: str) -> tuple[Quoting, list[str], list[str]]:
-    """(quoting, first record, one from further on): the way of reading that gives the most like records."""
+    """Choose the dialect with the most uniform records; returns (quoting, first record, a later one)."""
     usual = {".tsv": ANY.tsv, ".csv": ANY.csv}.get(ending)
     best: tuple[Any, ...] = ()
     chosen: tuple[Quoting, list[str], list[str]] = (ANY.csv, [""], [])
@@ -130,11 +130,11 @@ def _dialect(text: str, ending: str) -> tuple[Quoting, list[str], list[str]]:
             continue
         width, alike = Counter(len(r) for r in records).most_common(1)[0]
         share = round(alike / len(records), 1)  # a few of them may be damaged
-        whole = width > 1 and len(records[0]) == width
+        first_fits = width > 1 and len(records[0]) == width
         usual_delimiter = usual is not None and quoting.delimiter == usual.delimiter
         usual_quote = quoting.quote == (usual.quote if usual and usual_delimiter else _USUAL_QUOTE[quoting.delimiter])
-        # Without the quotes that are meant, a delimiter inside of texts may seem to make more fields.
-        score = (whole, share >= 0.9, usual_quote, share, width, usual_delimiter)
+        # With the wrong quotes, delimiters inside texts seem to make more fields.
+        score = (first_fits, share >= 0.9, usual_quote, share, width, usual_delimiter)
         if score > best:
             best = score
             chosen = (quoting, records[0], next((r for r in records[1:] if len(r) == width), []))
@@ -154,14 +154,14 @@ def _records(text: str, quoting: Quoting, at_most: int = 100) -> list[list[str]]
 
 
 def _is_header(names: Sequence[str], second: Sequence[str]) -> bool:
-    """Short different words and no numbers, or unlike the row below in having none."""
+    """Whether these are distinct short texts, none of them a number, and differ from the row below."""
     if len(set(names)) < len(names) or any(len(n) > 60 or "\n" in n for n in names):
         return False
     return not any(re.fullmatch(r"[-+\d.,:/ ]+", n) for n in names if n) and list(names) != list(second)
 
 
 def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
-    """Read the sample as it is, every column of it."""
+    """Read every column of a sample into the layout."""
     reader = Profile(description="", columns={}, encoding=layout.encoding, header=layout.header or layout.names)
     values: dict[str, list[Any]] = {}
     frames: list[pl.DataFrame] = []
@@ -196,7 +196,7 @@ def sample(
     kind: Kind,
     damage: list[Quarantined] | None = None,
 ) -> Iterator[tuple[Batch, SourceFile]]:
-    """The first `rows` rows of the first files."""
+    """Yield the first `rows` rows of the files, in batches."""
     for file in files:
         for unit in _units(file):
             reading = Reading(unit, profile, config, kind)

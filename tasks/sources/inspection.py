@@ -1,8 +1,8 @@
-"""What raw files hold, before any run: which shipped dataset profile fits them, or a proposal of one.
+"""Inspect raw files before any run: find the shipped dataset profile that fits them, or propose one.
 
     raymill data inspect PATH [--dataset NAME] [--rows 20000] [--write mine.yaml]
 
-Every file's first bytes are looked at, and the first rows of the first files are read, as `ingest` would read them.
+It reads every file's first bytes, and the first rows of the first files, as `ingest` would read them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose
 from tasks.sources.settings import IngestConfig
 
-TRIED_FILES = 3  # of each layout, by every profile; the one that is chosen looks at all
+TRIED_FILES = 3  # files of each layout to try every profile on; the chosen one is tried on all
 
 
 @dataclass
 class Judgement:
-    """What a profile makes of the sample: `nulls` are shares of the usable rows, by canonical column."""
+    """How a profile reads the sample. `nulls` are shares of the usable rows, by canonical column."""
 
     name: str
     profile: Profile
@@ -42,7 +42,7 @@ class Judgement:
     rows: int = 0
     usable: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    lost_values: int = 0  # of optional columns: said, and not understood
+    lost_values: int = 0  # values of optional columns that could not be parsed
     nulls: dict[str, float] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
@@ -60,10 +60,10 @@ class Judgement:
 
 @dataclass
 class Inspection:
-    """`items` are files with product metadata and the shipped profile that reads each; they are not judged as reviews.
+    """`items` are files with product metadata and the shipped profile that reads each; they are not tried as reviews.
 
-    `chosen` is the profile that was given, the shipped one that fits best, or (`proposed`) one made for these columns,
-    with its `yaml`. Where there can be none, `why_none` tells."""
+    `chosen` is the profile named by the caller, the shipped one that fits best, or (`proposed`) one made for these
+    columns, with its `yaml`. `why_none` is the reason where there is none."""
 
     layouts: list[Layout]
     unreadable: list[Quarantined]
@@ -77,11 +77,11 @@ class Inspection:
 
 
 def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_000) -> Inspection:
-    """Look at these files, folders or globs. Raises InputError where nothing can be read, and ProfileError."""
+    """Inspect these files, folders or globs. Raises InputError where nothing can be read, and ProfileError."""
     config = load_section("ingest", IngestConfig)
     given = load_profile(dataset) if dataset else None
-    found = locations.find(inputs)
-    readable, unreadable = _looked(found, ANY, config)
+    listed = locations.find(inputs)
+    readable, unreadable = _look_at_all(listed, ANY, config)
     if not readable:
         more = f" (and {len(unreadable) - 1} more files)" if len(unreadable) > 1 else ""
         fix = f"readable endings: {', '.join(locations.ENDINGS)}, each also packed"
@@ -91,7 +91,7 @@ def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_00
         read_columns(layout, config, rows)
     items = _items(layouts)
     metadata = {f.path for f in readable} - {f.path for f in readable if f.name not in items}
-    reviews = [f for f in found if f.path not in metadata]
+    reviews = [f for f in listed if f.path not in metadata]
     inspection = Inspection(layouts, unreadable, items, [f.path for f in reviews], sorted(metadata))
     if dataset and given:
         inspection.chosen = judge(dataset, given, reviews, config, rows)
@@ -103,7 +103,7 @@ def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_00
 
 
 def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: IngestConfig, rows: int) -> None:
-    """The shipped profile that fits best, or a proposal made from the largest layout that allows one."""
+    """Choose the shipped profile that fits best, or propose one for the largest layout that allows it."""
     trial = _trial(found, inspection.layouts)
     tried = [judge(name, load_profile(name), trial, config, rows) for name in known_profiles()]
     fitting = [t for t in tried if t.usable and t.rejected_share <= config.max_reject_fraction]
@@ -125,36 +125,36 @@ def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: 
 
 
 def judge(
-    name: str, profile: Profile, found: Sequence[locations.RawFile], config: IngestConfig, rows: int
+    name: str, profile: Profile, files_listed: Sequence[locations.RawFile], config: IngestConfig, rows: int
 ) -> Judgement:
-    """What `ingest` would make of the first rows of the first of these files with this profile."""
-    judged = Judgement(name, profile)
-    files, judged.quarantined = _looked(found, profile, config)
-    judged.files = len(files)
+    """Read the first rows of these files with this profile, as `ingest` would, and count what is usable."""
+    judgement = Judgement(name, profile)
+    files, judgement.quarantined = _look_at_all(files_listed, profile, config)
+    judgement.files = len(files)
     period = Period.of(config.earliest, config.latest)
     recipe = Recipe("reviews", profile, config, period)
     nulls: Counter[str] = Counter()
-    for batch, file in sample(files, profile, config, rows, "reviews", judged.damage):
-        judged.rows += len(batch.numbers) + len(batch.bad)
+    for batch, file in sample(files, profile, config, rows, "reviews", judgement.damage):
+        judgement.rows += len(batch.numbers) + len(batch.bad)
         try:
             kept, rejected = recipe.rows(batch, file.name)
         except pl.exceptions.PolarsError as error:
-            judged.reasons[f"cannot be mapped: {str(error).splitlines()[0][:100]}"] += len(batch.numbers)
+            judgement.reasons[f"cannot be mapped: {str(error).splitlines()[0][:100]}"] += len(batch.numbers)
             continue
-        judged.usable += kept.num_rows
-        # What a reason says of one record alone ("character 1,234") would make each reason unlike the others.
-        judged.reasons.update(re.sub(r" \(.*", "", r) for r in rejected["reason"].to_pylist())
-        judged.reasons.update(re.sub(r" \(.*", "", b.reason) for b in batch.bad)
+        judgement.usable += kept.num_rows
+        # Details of one record ("character 1,234") would make each reason unique.
+        judgement.reasons.update(re.sub(r" \(.*", "", r) for r in rejected["reason"].to_pylist())
+        judgement.reasons.update(re.sub(r" \(.*", "", b.reason) for b in batch.bad)
         table = pl.DataFrame(pl.from_arrow(kept))
         nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
         usable = batch.frame.filter(~np.isin(batch.numbers, rejected["row"].to_numpy()))
-        judged.lost_values += _lost(usable, table, profile)
-        judged.examples += table.head(3 - len(judged.examples)).to_dicts()
-    if judged.usable:
-        judged.nulls = {c: nulls[c] / judged.usable for c in REVIEWS.names}
-    if "review_id" not in {*profile.columns, *profile.constants} and judged.nulls:
-        judged.nulls["review_id"] = 1.0  # made from the others
-    return judged
+        judgement.lost_values += _lost(usable, table, profile)
+        judgement.examples += table.head(3 - len(judgement.examples)).to_dicts()
+    if judgement.usable:
+        judgement.nulls = {c: nulls[c] / judgement.usable for c in REVIEWS.names}
+    if "review_id" not in {*profile.columns, *profile.constants} and judgement.nulls:
+        judgement.nulls["review_id"] = 1.0  # made from the others
+    return judgement
 
 
 def _empty(column: pl.Series) -> int:
@@ -165,31 +165,32 @@ def _empty(column: pl.Series) -> int:
 
 
 def _lost(raw: pl.DataFrame, table: pl.DataFrame, profile: Profile) -> int:
-    """Values of optional columns that were there and came out as nothing."""
+    """Count values of optional columns that became null."""
     lost = 0
     for canonical, source in profile.columns.items():
         if source in raw.columns:
-            said = raw[source].drop_nulls()
-            said = said.filter((said != "") & ~said.is_in(list(profile.nulls))) if said.dtype == pl.String else said
-            lost += max(0, len(said) - (len(table) - _empty(table[canonical])))
+            values = raw[source].drop_nulls()
+            if values.dtype == pl.String:
+                values = values.filter((values != "") & ~values.is_in(list(profile.nulls)))
+            lost += max(0, len(values) - (len(table) - _empty(table[canonical])))
     return lost
 
 
-def _looked(
-    found: Sequence[locations.RawFile], profile: Profile, config: IngestConfig
+def _look_at_all(
+    files: Sequence[locations.RawFile], profile: Profile, config: IngestConfig
 ) -> tuple[list[SourceFile], list[Quarantined]]:
-    looked = [look(file, profile, config) for file in found]
-    return [f for files, _ in looked for f in files], [q for _, wrong in looked for q in wrong]
+    looks = [look(file, profile, config) for file in files]
+    return [f for readable, _ in looks for f in readable], [q for _, wrong in looks for q in wrong]
 
 
 def _trial(found: Sequence[locations.RawFile], layouts: Sequence[Layout]) -> list[locations.RawFile]:
-    """The first files of each layout: enough to try a profile on."""
+    """Return the first files of each layout, to try profiles on."""
     paths = {file.path for layout in layouts for file in layout.files[:TRIED_FILES]}
     return [file for file in found if file.path in paths]
 
 
 def _items(layouts: Sequence[Layout]) -> dict[str, str]:
-    """Files that are product metadata: the item columns of a shipped profile are filled, and no column holds stars."""
+    """Find product metadata: the item columns of a shipped profile are filled, and no column holds stars."""
     items: dict[str, str] = {}
     profiles = [(name, profile.items) for name in known_profiles() if (profile := load_profile(name)).items]
     for layout in layouts:

@@ -1,6 +1,6 @@
-"""Product records as releases write them in, rows of the canonical items table out.
+"""Map a release's product records to rows of the canonical items table.
 
-A release's `items:` section says where each canonical column lies in a record, by a dotted path:
+The profile's `items:` section gives each canonical column's dotted path in a record:
 
     items:
       item_id: asin
@@ -8,7 +8,7 @@ A release's `items:` section says where each canonical column lies in a record, 
       sales_rank: salesRank               # {'Books': 64038}, "64,038 in Books (See Top 100)" or a bare number
       also_viewed: related.also_viewed
 
-A record without an id is rejected. All else is optional: what cannot be used is null, and the item is kept.
+A record without an id is rejected. All else is optional: an unusable value becomes null, and the item is kept.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.domain.schemas import ITEMS
 
-# What repr() writes of dicts, lists, texts, numbers, booleans and None, and nothing else. Python's parser alone is no
-# guard: a megabyte of f-string keeps it busy for minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
+# What repr() writes for dicts, lists, texts, numbers, booleans and None, and nothing else. Python's parser alone is
+# not safe: a megabyte of f-string takes it minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
 _STRING = r"""u?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _NUMBER = r"-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
 _VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None)(?=\s*+(?:[\]){{}},:]|\Z))"
@@ -45,7 +45,7 @@ _RANK = re.compile(r"([\d,]+)\s*(?:(?:Paid|Free)\s+)?in(?![a-z])\s*([^(]+)")
 
 
 class ItemColumns(BaseModel):
-    """Where each canonical column lies in a release's product records: `name`, `name.name`, `name[0]`, or null."""
+    """Each canonical column's path in a release's product records: `name`, `name.name`, `name[0]`, or null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ class ItemColumns(BaseModel):
 
 @lru_cache(maxsize=256)
 def steps_of(path: str) -> tuple[str | int, ...]:
-    """A dotted path as keys and indices: "categories[0][0]" is ("categories", 0, 0). Raises ValueError."""
+    """Split a dotted path into keys and indices: "categories[0][0]" is ("categories", 0, 0). Raises ValueError."""
     steps: list[str | int] = []
     for part in path.split("."):
         match = _STEP.fullmatch(part)
@@ -79,18 +79,18 @@ def steps_of(path: str) -> tuple[str | int, ...]:
 
 
 def parse_literal(line: bytes) -> Any:
-    """The value of one line of JSON or of one Python literal. Nothing is ever evaluated.
+    """Parse one line of JSON or one Python literal, without evaluating anything.
 
-    Raises ValueError, in plain words, for anything else, and for nesting or numbers of values that no record has.
-    The caller limits the length.
+    Raises ValueError with the reason for anything else, and for more nesting or values than any record has. The caller
+    limits the length.
     """
     try:
         return orjson.loads(line)
     except ValueError:
         pass
     if b'"' not in line and b"\\" not in line:
-        # Half of the literals of the 2014 release: every quote in them begins or ends a text, so that they are JSON but
-        # for the kind of quote. 8 µs a line instead of 200 with Python's parser.
+        # In half of the 2014 release's literals every quote begins or ends a text: they are JSON except for the kind of
+        # quote. 8 µs a line instead of 200 with Python's parser.
         try:
             return orjson.loads(line.replace(b"'", b'"'))
         except ValueError:
@@ -123,9 +123,9 @@ def _parse_python(text: str) -> Any:
 
 
 def to_items(rows: Sequence[Any], mapping: ItemColumns) -> tuple[pa.Table, list[tuple[int, str]]]:
-    """Records as a table of `schemas.ITEMS`, in their order, and (index, reason) of those that cannot be used.
+    """Convert records to a table of `schemas.ITEMS`, in order; returns it and (index, reason) of the rejected ones.
 
-    Texts have their HTML entities decoded and runs of white space made one space; an empty one is null. A price is null
+    HTML entities in texts are decoded and runs of white space become one space; an empty text is null. A price is null
     unless it is a finite number from 0 up, a rank unless it is a whole number from 1 up.
     """
     kept, rejected = [], []
@@ -142,7 +142,7 @@ def to_items(rows: Sequence[Any], mapping: ItemColumns) -> tuple[pa.Table, list[
 
 
 def _item(item_id: str, row: dict[str, Any], mapping: ItemColumns) -> tuple[Any, ...]:
-    """The values of one item in the order of `schemas.ITEMS`."""
+    """Return one item's values in the order of `schemas.ITEMS`."""
     rank, ranked_in = rank_of(_find(row, mapping.sales_rank))
     return (
         item_id,
@@ -157,7 +157,7 @@ def _item(item_id: str, row: dict[str, Any], mapping: ItemColumns) -> tuple[Any,
 
 
 def _find(row: dict[str, Any], path: str | None) -> Any:
-    """The value at a path, None where there is none. A column whose name is the whole path comes first."""
+    """Return the value at a path, or None. A column whose name is the whole path comes first."""
     if path is None:
         return None
     if path in row:
@@ -173,7 +173,7 @@ def _find(row: dict[str, Any], path: str | None) -> Any:
 
 
 def _opened(value: Any) -> Any:
-    """A list or an object that a delimited file or a parquet column holds as text."""
+    """Parse a list or an object that a delimited file or a parquet column holds as text."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             return parse_literal(value.encode())
@@ -191,7 +191,7 @@ def _first(value: Any) -> Any:
 
 
 def text_of(value: Any) -> str | None:
-    """A text with entities decoded and white space collapsed; None where nothing is left."""
+    """Decode entities and collapse white space; None if nothing is left."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # a book may be called 1984
     if not isinstance(value, str):
@@ -205,7 +205,7 @@ def text_of(value: Any) -> str | None:
 
 
 def id_of(value: Any) -> str | None:
-    """An item's id: a text without white space at its ends, or a whole number; None for all else."""
+    """Return an item's id, a text without white space at its ends or a whole number; None for all else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -223,7 +223,7 @@ def ids_of(value: Any) -> list[str] | None:
 
 
 def price_of(value: Any) -> float | None:
-    """A finite price from 0 up, or None. "$1,299.00" is one; "$5 - $10", "from 10.99" and "None" are none."""
+    """Return a finite price from 0 up, or None. "$1,299.00" is a price; "$5 - $10", "from 10.99", "None" are not."""
     if isinstance(value, str):
         match = _PRICE.fullmatch(value.strip())
         value = float(match[1].replace(",", "")) if match else None
@@ -237,15 +237,15 @@ def price_of(value: Any) -> float | None:
 
 
 def rank_of(value: Any) -> tuple[int | None, str | None]:
-    """Sales rank and the category it counts in, each None where unknown. Of several the first is taken."""
+    """Return the (first) sales rank and its category, each None if unknown."""
     value = _opened(value)
     if isinstance(value, dict):
         # Parquet gives each record all the keys of the file, null where it has none.
         return next(((_whole(v), text_of(k)) for k, v in value.items() if v is not None), (None, None))
-    for said in value if isinstance(value, (list, tuple)) else [value]:
-        if match := _RANK.search(text_of(said) or "") if isinstance(said, str) else None:
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        if match := _RANK.search(text_of(entry) or "") if isinstance(entry, str) else None:
             return _whole(match[1]), match[2].strip() or None
-        if (rank := _whole(said)) is not None:
+        if (rank := _whole(entry)) is not None:
             return rank, None
     return None, None
 

@@ -1,6 +1,6 @@
-"""JSON lines, and JSON arrays of any size, as blocks of dictionaries in bounded memory.
+"""Read JSON lines, and JSON arrays of any size, as blocks of dictionaries in bounded memory.
 
-Nothing is lost in silence: a record that cannot be read is a BadRecord, with its number, the reason and its text.
+A record that cannot be read becomes a BadRecord with its number, the reason and its text; none is lost silently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEXT_CHARS = 2000
 _SPACE = re.compile(r"[ \t\r\n]*")
 _IN_STRING, _OUTSIDE = re.compile(r'["\\]'), re.compile(r'["{}\[\],]')
 _ARRAY_PIECE = 4 << 20  # as text, one emoji makes this 16 MiB
-_NEAR = 32  # an error this near to the end of the buffer may be gone once more is read
+_NEAR = 32  # an error this close to the end of the buffer may disappear once more is read
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BadRecord:
 
 @dataclass
 class Block:
-    """Some records: `numbers[i]` is that of `rows[i]`. `broken` says why nothing after this block can be read."""
+    """Some records: `numbers[i]` is the number of `rows[i]`. `broken`: why nothing after this block can be read."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -50,12 +50,12 @@ def blocks(
     max_record_bytes: int,
     parse_line: Callable[[bytes], Any] = parse_json,
 ) -> Iterator[Block]:
-    """The records of a stream of JSON lines, or of one JSON array, in order.
+    """Yield the records of a stream of JSON lines, or of one JSON array, in order.
 
-    A record is numbered whether it is bad or not; a blank line is none. No more is held than about a block and the
-    longest record allowed. `parse_line` (lines alone) raises ValueError with the reason. The last line needs no line
-    break; whether it was cut off, the stream's owner knows. For arrays the limit counts characters, and after a syntax
-    error the rest is one bad record and `Block.broken` tells.
+    Bad records are numbered too, blank lines are not. Memory holds about one block and the longest record allowed.
+    `parse_line` (for lines only) raises ValueError with the reason. The last line needs no line break; the caller must
+    check whether it was cut off. For arrays the limit counts characters, and after a syntax error the rest is one bad
+    record and `Block.broken` is set.
     """
     if array:
         yield from _Array(stream, block_bytes, max_record_bytes).blocks()
@@ -101,15 +101,15 @@ def _over(size: int, limit: int) -> str:
 
 @dataclass(frozen=True)
 class _TooLong:
-    """A line over the limit: how long it is, and how it begins."""
+    """A line over the limit: its length and its beginning."""
 
     size: int
     text: str
 
 
 def _lines(stream: BinaryIO, block_bytes: int, limit: int) -> Iterator[list[bytes | _TooLong]]:
-    """The lines of one block after the other, cut at line feeds alone; one over the limit is dropped as it is read."""
-    rest: list[bytes] = []  # pieces of the line that is not at its end yet; of a long one its start
+    """Yield the lines of each block, cut at line feeds only; a line over the limit is dropped while it is read."""
+    rest: list[bytes] = []  # pieces of the unfinished line; of a long one only its start
     size = 0  # the length of that line so far
 
     def keep(piece: bytes) -> None:
@@ -120,8 +120,8 @@ def _lines(stream: BinaryIO, block_bytes: int, limit: int) -> Iterator[list[byte
             rest = [b"".join(rest)[: 4 * TEXT_CHARS]]
 
     def line() -> bytes | _TooLong:
-        whole = b"".join(rest)
-        return _TooLong(size, _text(whole)) if size > limit else whole
+        line = b"".join(rest)
+        return _TooLong(size, _text(line)) if size > limit else line
 
     for data in _chunks(stream, block_bytes):
         first, *others = data.split(b"\n") if b"\n" in data else [data]
@@ -141,7 +141,7 @@ def _lines(stream: BinaryIO, block_bytes: int, limit: int) -> Iterator[list[byte
 
 
 def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    """All bytes of a stream but a byte order mark in front."""
+    """Yield the bytes of a stream without a leading byte order mark."""
     start = b""
     while len(start) < 3 and (more := stream.read(3 - len(start))):
         start += more
@@ -152,7 +152,7 @@ def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 class _Broken(Exception):
-    """Nothing after this can be read. `text` is the rest from there on where it is no longer in the buffer."""
+    """Nothing after this can be read. `text` is the rest, if it is no longer in the buffer."""
 
     def __init__(self, reason: str, text: str = "") -> None:
         super().__init__(reason)
@@ -160,11 +160,11 @@ class _Broken(Exception):
 
 
 class _OverLimit(Exception):
-    """An element is longer than allowed; how long, `_skip` finds."""
+    """An element is longer than allowed; `_skip` measures it."""
 
 
 class _Array:
-    """Reads one JSON array. `_buffer[_at:]` is the text that is read but not parsed."""
+    """A reader of one JSON array. `_buffer[_at:]` is read but not parsed yet."""
 
     def __init__(self, stream: BinaryIO, block_bytes: int, limit: int) -> None:
         self._stream_chunks = _chunks(stream, min(block_bytes, _ARRAY_PIECE))
@@ -197,7 +197,7 @@ class _Array:
         yield block
 
     def _element(self, block: Block) -> int:
-        """Take the element at `_at` into `block`; returns how many characters it has."""
+        """Take the element at `_at` into `block`; returns its number of characters."""
         try:
             value, size = self._parse()
         except (_OverLimit, RecursionError, ValueError) as error:
@@ -216,16 +216,16 @@ class _Array:
         return size
 
     def _parse(self) -> tuple[Any, int]:
-        """The element at `_at` and its length. Raises _Broken; what else it raises costs this element alone."""
+        """Parse the element at `_at`; returns it and its length. Any error but _Broken loses this element only."""
         while True:
             try:
                 value, end = DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
-                held, at_error = len(self._buffer) - self._at, error.pos - self._at
-                unfinished = error.msg.startswith("Unterminated") or at_error + _NEAR >= held
-                if unfinished and held <= self._limit + _NEAR and self._read_on():
+                unparsed, at_error = len(self._buffer) - self._at, error.pos - self._at
+                unfinished = error.msg.startswith("Unterminated") or at_error + _NEAR >= unparsed
+                if unfinished and unparsed <= self._limit + _NEAR and self._read_on():
                     continue
-                if held > self._limit and (unfinished or at_error > self._limit):
+                if unparsed > self._limit and (unfinished or at_error > self._limit):
                     raise _OverLimit from None
                 raise _Broken(error.msg) from None
             except RecursionError:
@@ -245,7 +245,7 @@ class _Array:
         return mend(value) if self._buffer.find("\\u", start, end) >= 0 else value, size
 
     def _skip(self) -> tuple[int, str]:
-        """Step over the element at `_at` by its quotes and brackets alone; returns its length and start."""
+        """Skip the element at `_at` by its quotes and brackets alone; returns its length and start."""
         text = self._ahead(TEXT_CHARS)
         size, depth, in_string = 0, 0, False
         while True:
@@ -267,7 +267,7 @@ class _Array:
                 depth += 1 if sign[0] in "{[" else -1 if sign[0] in "}]" else 0
 
     def _peek(self) -> str:
-        """The next character that is no white space, which `_at` then points to; "" at the end."""
+        """Move `_at` to the next character that is not white space, and return it; "" at the end."""
         while True:
             self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
             if self._at < len(self._buffer):
@@ -281,7 +281,7 @@ class _Array:
         return self._buffer[self._at : self._at + chars]
 
     def _read_on(self) -> bool:
-        """Drop what is parsed and read as much again as is left, for a long element is parsed anew each time."""
+        """Drop the parsed text and double the rest, as a long element is parsed anew after each read."""
         left = self._buffer[self._at :]
         pieces, got = [left], 0
         for data in self._stream_chunks:

@@ -1,4 +1,4 @@
-"""Parse one JSON value as releases write it, with the values that no table can hold made null."""
+"""Parse one JSON value as releases write it; values that no table can hold become null."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DECODER = json.JSONDecoder(strict=False)  # not strict: control characters insid
 
 
 def parse_json(line: bytes) -> Any:
-    """One JSON value. NaN and Infinity are numbers; bytes that are not UTF-8 and halves of surrogate pairs are U+FFFD.
+    """Parse one JSON value. NaN and Infinity are numbers; invalid UTF-8 and halves of surrogate pairs become U+FFFD.
 
     Raises ValueError with the reason.
     """
@@ -49,7 +49,7 @@ def _parse_tolerantly(line: bytes) -> Any:
 
 
 def mend(value: Any) -> Any:
-    """The value with U+FFFD for each half of a surrogate pair, in keys, too."""
+    """Replace each half of a surrogate pair by U+FFFD, in keys too."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
@@ -60,7 +60,7 @@ def mend(value: Any) -> Any:
 
 
 def has_huge_float(value: Any) -> bool:
-    """Whether a float is in it that may have been an integer beyond 64 bits. Raises ValueError if it is too deep."""
+    """Whether the value holds a float that may have been an integer beyond 64 bits. Raises ValueError if too deep."""
     huge = False
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):

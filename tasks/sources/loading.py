@@ -1,4 +1,4 @@
-"""One part of the raw input as canonical tables, in blocks of bounded size, and the account of what was read."""
+"""Load one part of the raw input as canonical tables, in blocks of bounded size, and count every row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.sources.settings import ReadConfig
 
 @dataclass
 class Account:
-    """What became of one unit: its rows as counted by its reader, its rejects (`row` counts from the unit's first),
+    """The account of one unit: its rows as its reader counts them, its rejects (`row` counts from the unit's first),
     and what ended it early."""
 
     unit: Unit
@@ -34,7 +34,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a source's records become canonical rows: of REVIEWS, or, for product metadata, of ITEMS."""
+    """How records become canonical rows: of REVIEWS, or, for product metadata, of ITEMS."""
 
     kind: Kind
     profile: Profile
@@ -46,14 +46,14 @@ class Recipe:
         return REVIEWS if self.kind == "reviews" else ITEMS
 
     def rows(self, batch: Batch, source: str) -> tuple[pa.Table, pa.Table]:
-        """(canonical rows, REJECTS) of a batch. Every row goes to one of them."""
+        """Map a batch to (canonical rows, REJECTS). Every row goes to one of them."""
         if self.kind == "reviews":
             assert self.period is not None
             return to_canonical(batch.frame, batch.numbers, self.profile, source, self.period)
         assert self.profile.items is not None
         records = batch.frame.to_dicts() if batch.records is None else batch.records
         kept, wrong = to_items(records, self.profile.items)
-        # repr: a Python literal may hold what JSON cannot say, and half a surrogate pair is no text.
+        # repr: a Python literal may hold values that JSON lacks, and half a surrogate pair is not text.
         bad = [BadRecord(int(batch.numbers[i]), reason, ascii(records[i])[:2000]) for i, reason in wrong]
         return kept, unparsed(bad, source)
 
@@ -98,16 +98,16 @@ def sorted_rejects(tables: list[pa.Table]) -> pa.Table:
 
 
 def check_nothing_lost(account: Account, kept: int) -> None:
-    """Raise RowsLost unless each row read is usable or rejected, and an undamaged parquet file gave all of its rows."""
-    unit, found = account.unit, kept + sum(t.num_rows for t in account.rejects)
-    there = account.rows
+    """Raise RowsLost unless each row is usable or rejected, and an undamaged parquet file yielded all its rows."""
+    unit, counted = account.unit, kept + sum(t.num_rows for t in account.rejects)
+    expected = account.rows
     if unit.file.format == "parquet" and not account.damage:
         with locations.open_raw(unit.file.path) as raw:
             footer = pq.read_metadata(raw)
-        there = sum(footer.row_group(group).num_rows for group in unit.row_groups)
-    if not there == account.rows == found:
+        expected = sum(footer.row_group(group).num_rows for group in unit.row_groups)
+    if not expected == account.rows == counted:
         raise RowsLost(
-            f"{there} rows, but {found} usable or rejected",
+            f"{expected} rows, but {counted} usable or rejected",
             where=f"{unit.file.name}, from row {unit.first_row}",
-            fix="this is a defect of ingest; please report it with the file",
+            fix="this is a bug in ingest; please report it with the file",
         )

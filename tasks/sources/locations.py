@@ -1,6 +1,6 @@
-"""Where raw files lie: a file, a folder or a glob, on this machine or in a bucket (s3://, gs://, or what fsspec knows).
+"""List and open raw files: a file, a folder or a glob, on this machine or in a bucket (s3://, gs://, others by fsspec).
 
-Names are relative to what was given, with forward slashes, and decide the order of rows; places do not.
+Names are relative to the input, with forward slashes. They decide the order of rows; absolute paths do not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WILD = "*?["
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file as found. `problem` says why it must not be read, where it must not."""
+    """A listed file. `problem` is the reason if it must not be read."""
 
     path: str  # absolute, or a URL
     name: str
@@ -34,7 +34,7 @@ class RawFile:
 
 
 def ending(name: str) -> str:
-    """The ending that tells the format: that of a packed file is the one before .gz and the like."""
+    """Return the ending that names the format: for a packed file, the one before .gz and the like."""
     path = PurePosixPath(name.lower())
     while path.suffix in PACKED:
         if path.suffix == ".zip" and PurePosixPath(path.stem).suffix not in (*ENDINGS, *PACKED):
@@ -48,16 +48,16 @@ def is_remote(path: str) -> bool:
 
 
 def find(inputs: Sequence[str]) -> list[RawFile]:
-    """All files that these inputs name, in the order of inputs and names. Raises InputError where there is none.
+    """List the files of these inputs, by input, then by name. Raises InputError where an input has none.
 
-    A file that is named, or meant by a glob, is taken whatever its ending; of a folder those with a known one are.
+    A file that is named or matches a glob is listed whatever its ending; in a folder, only readable endings are.
     """
-    found: list[list[RawFile]] = [_remote(i) if is_remote(i) else _local(i) for i in inputs]
-    if len(found) == 1:
-        return found[0]
+    listed: list[list[RawFile]] = [_remote(i) if is_remote(i) else _local(i) for i in inputs]
+    if len(listed) == 1:
+        return listed[0]
     several = [
         RawFile(file.path, f"{_label(given, files)}/{file.name}", file.size, file.problem)
-        for given, files in zip(inputs, found, strict=True)
+        for given, files in zip(inputs, listed, strict=True)
         for file in files
     ]
     once = {file.path: file for file in several}  # named twice, read once
@@ -69,7 +69,7 @@ def find(inputs: Sequence[str]) -> list[RawFile]:
 
 
 def _label(given: str, files: Sequence[RawFile]) -> str:
-    """The folder that an input is, or that it lies in."""
+    """Return the name of the folder that an input is or lies in."""
     path = PurePosixPath(urlsplit(given).path if is_remote(given) else Path(given).expanduser().absolute().as_posix())
     fixed = [p for p in path.parts if not any(c in p for c in WILD)]
     if len(fixed) < len(path.parts):
@@ -101,18 +101,18 @@ def _local(given: str) -> list[RawFile]:
 
 
 def _walk(root: Path) -> list[Path]:
-    """Files below a folder, by name. Hidden files and folders are left out, links to folders not followed."""
-    found = []
+    """List the files below a folder by name, without hidden ones, and without following links to folders."""
+    paths = []
     for folder, folders, files in os.walk(root):
         folders[:] = [f for f in folders if f[0] not in "._"]
-        found += [Path(folder, f) for f in files if f[0] not in "._"]
-    return sorted(found)
+        paths += [Path(folder, f) for f in files if f[0] not in "._"]
+    return sorted(paths)
 
 
 def _checked(path: Path, root: Path) -> RawFile:
     name = path.relative_to(root).as_posix()
     if not path.is_file():
-        return RawFile(str(path.absolute()), name, 0, "a link to nothing, or no regular file")
+        return RawFile(str(path.absolute()), name, 0, "a broken link, or not a regular file")
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
         return RawFile(str(path.absolute()), name, 0, "a symbolic link out of the folder; not followed")
     return RawFile(str(path.resolve()), name, path.stat().st_size)
@@ -125,7 +125,7 @@ def _remote(given: str) -> list[RawFile]:
     split = urlsplit(given)
 
     def url(of: str) -> str:
-        # Credentials and options of the URL given belong to each file's as well.
+        # Each file's URL needs the credentials and options of the input's URL.
         user = f"{split.netloc.rpartition('@')[0]}@" if "@" in split.netloc else ""
         bucket, _, rest = of.partition("/")
         return f"{split.scheme}://{user}{bucket}/{rest}{'?' if split.query else ''}{split.query}"
@@ -146,7 +146,7 @@ def _remote(given: str) -> list[RawFile]:
     else:
         files = [i for i in files if ending(i.path) in (*ENDINGS, ".zip") and _shown(names[i.path])]
     if not files:
-        raise InputError("no review files here", where=given, fix="check the bucket's name and the folder")
+        raise InputError("no review files at this address", where=given, fix="check the bucket's name and the folder")
     return [RawFile(url(i.path), names[i.path], i.size) for i in files]
 
 
@@ -165,7 +165,7 @@ def _system_of(root: str) -> Any:
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     import pyarrow as pa
     from pyarrow import fs
 
@@ -188,7 +188,7 @@ def _short(error: BaseException) -> str:
 
 
 def open_raw(path: str) -> BinaryIO:
-    """A file's bytes, seekable. Raises InputError where it is gone or may not be read."""
+    """Open a file as seekable bytes. Raises InputError where it is gone or may not be read."""
     try:
         if not is_remote(path):
             return Path(path).open("rb")

@@ -1,7 +1,7 @@
-"""How the raw files are cut into parts, each the work of one Ray task: by the data alone, never by the workers.
+"""Cut the raw files into parts, one per Ray task, by the data alone, never by the number of workers.
 
-A part is a stretch of one big file or a few small files in a row. Where the parts lie depends on the files nearby and
-on nothing further away, so that a folder that has grown keeps most of its parts, and what was made from them.
+A part is a range of one big file or a few consecutive small files. Where a part begins depends on nearby files only, so
+a folder that has grown keeps most of its parts, and their outputs are reused.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SCAN_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of one file: some row groups of a parquet file, from `first_row` on, or the records of a delimited or
-    JSON-lines file that begin in bytes [start, end), or all of a file that has to be read from its beginning."""
+    """A piece of one file: row groups of a parquet file, from `first_row` on; the records of a delimited or JSON-lines
+    file that begin in bytes [start, end); or a whole file that can only be read from its beginning."""
 
     file: SourceFile
     row_groups: tuple[int, ...] = ()
@@ -33,7 +33,7 @@ class Unit:
 
     @property
     def identity(self) -> list[object]:
-        """What decides the rows that it gives, as JSON values."""
+        """What decides its rows, as JSON values."""
         file = self.file
         quoting = file.quoting.model_dump() if file.quoting else None
         whole = [file.name, file.sha256, file.format, quoting, file.header]
@@ -44,7 +44,7 @@ Part = tuple[Unit, ...]
 
 
 def identity(part: Part) -> str:
-    """Hex digest of what decides a part's rows."""
+    """Return the hex digest of what decides a part's rows."""
     return digest_of([unit.identity for unit in part])
 
 
@@ -56,7 +56,7 @@ def plan(source: Source) -> list[Part]:
         units = list(_units(file))
         target = _target(sum(size for _, size in units))
         if len(units) > 1 or units[0][1] >= target:
-            filled = PART_MAX_BYTES  # a big file shares its parts with none
+            filled = PART_MAX_BYTES  # a big file shares no part with another
         for number, (unit, size) in enumerate(units):
             if filled + size // 2 >= target or (number == 0 and _cuts_here(file)):
                 parts.append([])
@@ -79,7 +79,7 @@ def _cuts_here(file: SourceFile) -> bool:
 
 
 def _merged(part: Sequence[Unit]) -> Part:
-    """Neighbouring row groups of one file as one unit."""
+    """Join neighbouring row groups of one file into one unit."""
     merged: list[Unit] = []
     for unit in part:
         if merged and unit.row_groups and merged[-1].file is unit.file:
@@ -90,7 +90,7 @@ def _merged(part: Sequence[Unit]) -> Part:
 
 
 def _units(file: SourceFile) -> Iterator[tuple[Unit, int]]:
-    """The smallest pieces that a file can be read in, with their sizes in bytes."""
+    """Yield the smallest pieces that a file can be read in, with their sizes in bytes."""
     if file.format == "parquet":
         yield from _row_groups(file)
     elif file.packing or file.format == "json-array" or file.size < 2 * PART_MIN_BYTES:
@@ -120,16 +120,16 @@ def _ranges(file: SourceFile, starts: Sequence[int]) -> Iterator[tuple[Unit, int
 
 
 def quoted_cuts(file: SourceFile) -> list[int]:
-    """Where a quoted file can be cut: offsets of first bytes of records, about a target apart.
+    """Find where a quoted file can be cut: offsets of records' first bytes, about a target apart.
 
-    A line break ends a record if an even number of quotes stands before it. That holds where every quote that opens
-    stands at the beginning of a field or right behind one that closes ("" in a quoted field); one that does not, as
-    in `5" wide` without quotes around it, makes the file one unit.
+    A line break ends a record if an even number of quotes precedes it. That holds if every opening quote is at the
+    beginning of a field or right after a closing one ("" in a quoted field). Any other quote, as in `5" wide` without
+    quotes around it, makes the file one unit.
     """
     assert file.quoting is not None
     assert file.quoting.quote is not None
     quote, delimiter = ord(file.quoting.quote), ord(file.quoting.delimiter)
-    target, cuts, wanted = _target(file.size), [], _target(file.size)
+    target, cuts, next_cut = _target(file.size), [], _target(file.size)
     inside, before, offset = False, ord("\n"), 0
     with locations.open_raw(file.path) as raw:
         for chunk in locations.chunks(raw, SCAN_BYTES):
@@ -142,19 +142,19 @@ def quoted_cuts(file: SourceFile) -> list[int]:
                 allowed |= opening == 3
             if not allowed.all():
                 return []
-            while wanted < offset + len(chunk):
-                cut = _next_record(text, quotes, inside, wanted - offset)
+            while next_cut < offset + len(chunk):
+                cut = _next_record(text, quotes, inside, next_cut - offset)
                 if cut is None:
                     break
                 cuts.append(offset + cut)
-                wanted = max(offset + cut, wanted) + target
+                next_cut = max(offset + cut, next_cut) + target
             inside ^= bool(len(quotes) % 2)
             before, offset = int(text[-1]), offset + len(chunk)
     return [] if inside else [cut for cut in cuts if cut < file.size]
 
 
 def _next_record(text: np.ndarray, quotes: np.ndarray, inside: bool, start: int) -> int | None:
-    """The first byte after the first line break from `start` on that is in no quoted field."""
+    """Find the first byte after the first line break from `start` on that is in no quoted field."""
     start = max(start, 0)
     window = 1 << 16
     while start < len(text):

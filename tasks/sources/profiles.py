@@ -1,6 +1,6 @@
-"""Dataset profiles: how a source's columns become the canonical ones. Ten lines of YAML in conf/datasets.
+"""Dataset profiles: how a source's columns become the canonical ones, ten lines of YAML in conf/datasets.
 
-Every key is described in docs/data.md, with a profile of one's own as the example.
+docs/data.md describes every key.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class _Model(BaseModel):
 
 
 class TimestampRule(_Model):
-    """`unit` of times written as numbers; `formats` (strptime) of those written as text, tried in turn."""
+    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn."""
 
     unit: Literal["s", "ms", "us", "ns"] | None = None
     formats: tuple[str, ...] = ()
 
 
 class VotesRule(_Model):
-    """Where votes come as [helpful, total]: the column that holds the pair, as a list or as its text."""
+    """The column that holds votes as [helpful, total], a list or its text."""
 
     pair: str
 
 
 class Quoting(_Model):
-    """`quote: null` says that quotes are data, and that no field holds a line break."""
+    """`quote: null`: quotes are data, and no field holds a line break."""
 
     quote: str | None = Field(min_length=1, max_length=1)
     delimiter: str = Field(min_length=1, max_length=1)
@@ -61,8 +61,8 @@ class Profile(_Model):
     description: str
     columns: dict[str, str]  # canonical: source
     constants: dict[str, Scalar] = Field(default_factory=dict)  # for every row
-    defaults: dict[str, Scalar] = Field(default_factory=dict)  # where the source says nothing
-    nulls: tuple[str, ...] = ()  # texts that say nothing, besides the empty one
+    defaults: dict[str, Scalar] = Field(default_factory=dict)  # where the source has no value
+    nulls: tuple[str, ...] = ()  # texts that mean null, besides the empty one
     timestamp: TimestampRule = TimestampRule()
     votes: VotesRule | None = None
     flags: dict[str, list[str]] = Field(default_factory=dict)
@@ -82,7 +82,7 @@ class Profile(_Model):
 
     @property
     def mandatory(self) -> list[str]:
-        """The source columns without which no row can be used."""
+        """The source columns that every usable row needs."""
         optional = {*self.constants, *self.defaults, *(["user_id"] if self.missing_user == "anonymous" else [])}
         return [self.columns[c] for c in MANDATORY if c in self.columns and c not in optional]
 
@@ -92,7 +92,7 @@ def known_profiles() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """A profile by its name in conf/datasets or by path. Raises ProfileError."""
+    """Load a profile by its name in conf/datasets or by path. Raises ProfileError."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else CONF / "datasets" / f"{name}.yaml"
     if not path.exists():
         known = known_profiles()

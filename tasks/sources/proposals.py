@@ -1,4 +1,4 @@
-"""A dataset profile for columns that no shipped one knows: mapped by their names first, and by what they hold."""
+"""Propose a dataset profile for columns that no shipped one fits, by their names first, then by their values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.sources.profiles import MANDATORY, Profile, Quoting
 
 MADE_UP_DAY = "2000-01-01"
 
-# What each canonical column is called elsewhere: in small letters without spaces, the surest first.
+# Other names of each canonical column, in lower case without spaces, the surest first.
 _SYNONYMS = """
 review_id      reviewid id commentid uuid
 user_id        userid reviewerid customerid authorid memberid buyerid profileid user reviewer customer author username
@@ -55,7 +55,7 @@ _CAN_BE: dict[str, Callable[[Column], bool]] = {
 
 @dataclass(frozen=True)
 class Proposal:
-    """`text` is the YAML; `profile` what `load_profile` makes of it."""
+    """`text` is the YAML; `profile` is what `load_profile` reads from it."""
 
     text: str
     profile: Profile
@@ -70,16 +70,16 @@ def propose(
     ending: str = "",
     encoding: str = "utf-8",
 ) -> Proposal | str:
-    """A profile for these columns, or why there can be none. `header` names them where files have no header row."""
-    said = [c for c in columns if len(c.values)]
-    pair = next((c for c in said if c.pairs), None)
-    mapped = _mapped(said, nameless=bool(header) and _is_made_up(header))
+    """Return a profile for these columns, or why none is possible. `header` names them if files have no header row."""
+    filled = [c for c in columns if len(c.values)]
+    pair = next((c for c in filled if c.pairs), None)
+    mapped = _mapped(filled, nameless=bool(header) and _is_made_up(header))
     if pair is not None:
         mapped = {k: c for k, c in mapped.items() if k not in ("helpful_votes", "total_votes") and c is not pair}
     if "rating" not in mapped:
-        near = [c.name for c in said if _by_name("rating", c.name) and c.numeric]
-        held = f"; {near[0]!r} is not within 1 to 5" if near else ""
-        return f"no column holds ratings from 1 to 5{held}"
+        near = [c.name for c in filled if _by_name("rating", c.name) and c.numeric]
+        hint = f"; {near[0]!r} is not within 1 to 5" if near else ""
+        return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
     text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
@@ -87,7 +87,7 @@ def propose(
 
 
 def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
-    """Canonical columns and the source column that fits each best; no source column serves twice."""
+    """Map each canonical column to the source column that fits it best; no source column serves twice."""
     scored = []
     for canonical in SYNONYMS:
         for column in columns:
@@ -104,14 +104,14 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
         free = [c for c in columns if all(c is not m for m in mapped.values()) and not _is_known(c.name)]
         if canonical == "user_id" and "item_id" not in mapped:
             free = _without_one(free)
-        if found := by_content(free):
-            mapped[canonical] = found
+        if best := by_content(free):
+            mapped[canonical] = best
     return {name: mapped[name] for name in REVIEWS.names if name in mapped}
 
 
 def _rating_among(free: list[Column]) -> Column | None:
-    found = [c for c in free if c.rating and 2 <= c.values.n_unique() <= 41 and not c.times]
-    return max(found, key=lambda c: c.values.n_unique(), default=None)
+    ratings = [c for c in free if c.rating and 2 <= c.values.n_unique() <= 41 and not c.times]
+    return max(ratings, key=lambda c: c.values.n_unique(), default=None)
 
 
 def _time_among(free: list[Column]) -> Column | None:
@@ -119,24 +119,24 @@ def _time_among(free: list[Column]) -> Column | None:
 
 
 def _text_among(free: list[Column]) -> Column | None:
-    found = [c for c in free if _CAN_BE["text"](c) and c.mean_chars >= 30 and not c.id_like]
-    return max(found, key=lambda c: c.mean_chars, default=None)
+    texts = [c for c in free if _CAN_BE["text"](c) and c.mean_chars >= 30 and not c.id_like]
+    return max(texts, key=lambda c: c.mean_chars, default=None)
 
 
 def _title_among(free: list[Column]) -> Column | None:
-    found = [c for c in free if _CAN_BE["title"](c) and 5 <= c.mean_chars <= 150 and not c.id_like]
-    found = [c for c in found if c.texts.str.contains(" ").mean() > 0.3]  # type: ignore[operator]
-    return max(found, key=lambda c: c.distinct_share, default=None)
+    titles = [c for c in free if _CAN_BE["title"](c) and 5 <= c.mean_chars <= 150 and not c.id_like]
+    titles = [c for c in titles if c.texts.str.contains(" ").mean() > 0.3]  # type: ignore[operator]
+    return max(titles, key=lambda c: c.distinct_share, default=None)
 
 
 def _ids_among(free: list[Column]) -> list[Column]:
-    """Columns of ids, the one with the most different values first."""
-    found = [c for c in free if c.id_like and not c.times]
-    return sorted(found, key=lambda c: -c.distinct_share)
+    """List the columns of ids, the one with the most distinct values first."""
+    ids = [c for c in free if c.id_like and not c.times]
+    return sorted(ids, key=lambda c: -c.distinct_share)
 
 
 def _without_one(free: list[Column]) -> list[Column]:
-    """Keep one kind of ids for the items. The more varied are the reviewers': an item has many reviews."""
+    """Leave out the least varied column of ids, the items': an item has many reviews."""
     ids = _ids_among(free)
     return [c for c in free if not ids or c is not ids[-1]]
 
@@ -146,7 +146,7 @@ def _first_among(free: list[Column]) -> Column | None:
 
 
 def _unique_among(free: list[Column]) -> Column | None:
-    # Not a number: one that counts the rows of a file is another review's in the next file.
+    # Not a number: a row's number in its file is not unique across files.
     ids = [c for c in _ids_among(free) if len(c.values) > 20 and not c.numeric]
     return next((c for c in ids if _CAN_BE["review_id"](c)), None)
 
@@ -163,19 +163,19 @@ _BY_CONTENT: dict[str, Callable[[list[Column]], Column | None]] = {
 
 
 def _words(name: str) -> list[str]:
-    """ "unixReviewTime" is unix, review, time."""
+    """Split a column's name into words: "unixReviewTime" is unix, review, time."""
     return [w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+|\d+", name)]
 
 
 def _by_name(canonical: str, name: str) -> int:
-    """How surely a column of this name is the canonical one: 0 (not) to 100."""
+    """Score how surely a column of this name is the canonical one: 0 (not) to 100."""
     words = _words(name)
-    known: Sequence[str] = SYNONYMS[canonical]
+    synonyms: Sequence[str] = SYNONYMS[canonical]
     for prefix in ([], ["review"], ["reviews"], ["customer", "review"]):
-        if words[: len(prefix)] == prefix and (key := "".join(words[len(prefix) :])) in known:
-            return 100 - known.index(key) - len(prefix)
-    if words and words[-1] in known and canonical != "review_id" and not _OF_THE_ITEM & set(words):
-        return 50 - known.index(words[-1])  # the last word is the thing: "date" of "first posted date"
+        if words[: len(prefix)] == prefix and (key := "".join(words[len(prefix) :])) in synonyms:
+            return 100 - synonyms.index(key) - len(prefix)
+    if words and words[-1] in synonyms and canonical != "review_id" and not _OF_THE_ITEM & set(words):
+        return 50 - synonyms.index(words[-1])  # the last word is the noun: "date" in "first posted date"
     return 0
 
 
@@ -200,19 +200,19 @@ def _lines(
     lines += [f"  {canonical}: {_scalar(column.name)}" for canonical, column in mapped.items()]
     constants, defaults = [], []
     if "item_id" not in mapped:
-        constants.append('  item_id: "unknown"            # no column names the item: all are taken for one')
+        constants.append('  item_id: "unknown"            # no column names the item: all rows get this one')
     if "timestamp" not in mapped:
         constants.append(f'  timestamp: "{MADE_UP_DAY}"       # no column holds dates: a split by time cannot work')
     if "text" not in mapped:
         defaults.append('  text: ""                      # no column holds texts')
     elif mapped["text"].null_share:
-        defaults.append('  text: ""                      # a review may have stars alone')
+        defaults.append('  text: ""                      # some reviews have stars only')
     lines += ["constants:", *constants] if constants else []
     lines += ["defaults:", *defaults] if defaults else []
     if "user_id" not in mapped:
-        lines.append("missing_user: anonymous         # no column names the reviewer: each review is by another")
+        lines.append("missing_user: anonymous         # no column names the reviewer: each review gets its own")
     elif mapped["user_id"].null_share > 0.01:
-        lines.append("missing_user: anonymous         # each review without a name is by another")
+        lines.append("missing_user: anonymous         # each review without a name gets its own reviewer")
     if words := sorted({w for name, c in mapped.items() if name in MANDATORY for w in c.null_words}):
         lines.append(f"nulls: {_flow(words)}")
     times = mapped["timestamp"].times if "timestamp" in mapped else None
@@ -221,7 +221,7 @@ def _lines(
     elif times and times.unit:
         lines.append(f"timestamp: {{unit: {times.unit}}}")
     elif times and times.formats:
-        doubt = "   # or is the day first? no value tells" if times.ambiguous else ""
+        doubt = "   # or is the day first? every value fits both" if times.ambiguous else ""
         lines.append(f"timestamp: {{formats: {_flow(times.formats)}}}{doubt}")
     if pair is not None:
         lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
@@ -237,7 +237,7 @@ def _lines(
 
 
 def _quoting_lines(quoting: Quoting, ending: str) -> list[str]:
-    """The `csv` or `tsv` section, by which of the two reads files of this ending; none where the default does."""
+    """Write the `csv` or `tsv` section, whichever reads files of this ending; nothing where the default does."""
     section = {".csv": "csv", ".tsv": "tsv"}.get(ending, "tsv" if quoting.delimiter == "\t" else "csv")
     default = getattr(Profile(description="", columns={}), section)
     changed = {k: v for k, v in quoting.model_dump().items() if v != getattr(default, k)}
@@ -252,10 +252,10 @@ def _flow(values: Sequence[str]) -> str:
 
 
 def _scalar(value: str) -> str:
-    """A text as YAML writes it on one line, whatever is in it."""
+    """Write any text as YAML on one line."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and yaml.safe_load(value) == value:
         return value
-    # A node, not safe_dump: other libraries change how that writes texts of several lines, for the whole process.
+    # Not safe_dump: other libraries change how it writes texts of several lines, for the whole process.
     node = yaml.ScalarNode("tag:yaml.org,2002:str", value, style='"')
     dumped: Any = yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True, width=1 << 30)
     return str(dumped).strip()

@@ -1,7 +1,7 @@
-"""One unit of raw input as frames of source columns, a bounded number of bytes at a time.
+"""Read one unit of raw input as frames of source columns, a bounded number of bytes at a time.
 
-A `Batch` has the rows that could be parsed, as text or as typed by the file, and the records that could not. What ends
-a unit early (a file cut off, damaged data) is no exception here: it is `Reading.damage`, told after the rows before it.
+A `Batch` holds the parsed rows, as text or with the file's types, and the records that could not be parsed. A unit that
+ends early (a file cut off, damaged data) raises nothing: `Reading.damage` has the reason after the last row.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ UNCLOSED = "a quote that opens here is never closed"
 
 @dataclass(frozen=True)
 class Batch:
-    """Parsed rows with their numbers (0-based data rows in the unit), and the records that are none.
+    """Parsed rows with their numbers (0-based data rows in the unit), and the bad records.
 
-    `frame` has source columns; `records` stands in its place where rows are JSON objects and are wanted as such."""
+    `frame` has source columns; `records` replaces it where rows are kept as JSON objects."""
 
     frame: pl.DataFrame
     numbers: np.ndarray
@@ -45,7 +45,7 @@ class Batch:
     records: list[dict[str, Any]] | None = None
 
     def with_last_bad(self, reason: str, mark: str) -> Batch:
-        """The same with its last record, good or bad as it is, among the bad ones; without the mark in its text."""
+        """Return the batch with its last record, good or bad, among the bad ones, without the mark in its text."""
         last = int(self.numbers[-1]) if len(self.numbers) else -1
         if self.bad and self.bad[-1].number > last:
             worst = self.bad[-1]
@@ -89,7 +89,7 @@ class Reading:
     def _parquet(self) -> Iterator[Batch]:
         unit = self.unit
         if self.kind == "reviews" and not locations.is_remote(unit.file.path):
-            # Twice as fast as pyarrow's reader here; what it cannot read, the other can tell what is wrong with.
+            # Twice as fast as pyarrow's reader here; where it fails, pyarrow's reports what is wrong.
             try:
                 frame = self._parquet_at_once()
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
@@ -119,7 +119,7 @@ class Reading:
                 first += rows
 
     def _parquet_at_once(self) -> pl.DataFrame | None:
-        """The unit's rows, unless they are too many to hold."""
+        """Read all of the unit's rows; None if they are too many to hold."""
         unit = self.unit
         meta = pq.read_metadata(unit.file.path)
         groups = [meta.row_group(group) for group in unit.row_groups]
@@ -134,11 +134,11 @@ class Reading:
         return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
 
     def _delimited(self, stream: Any) -> Iterator[Batch]:
-        file, wanted = self.unit.file, self.profile.wanted
+        file, source = self.unit.file, self.profile.wanted
         assert file.quoting is not None
         columns = file.header or self.profile.header
         if self.kind == "items":
-            wanted = list(dict.fromkeys(columns))
+            source = list(dict.fromkeys(columns))
         heads = file.header is not None and not self.unit.start  # the first record is the header
         bad: list[BadRecord] = []
         parsed, ended = True, False
@@ -155,12 +155,12 @@ class Reading:
 
         size = self.config.max_record_mb << 20
         if self.unit.end is not None:
-            size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # a byte may become three
+            size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # one byte may become three
         text = delimited.Text(stream, self.profile.encoding, file.quoting.delimiter, len(columns))
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far
-        given = 0  # bad ones given so far
+        yielded = 0  # bad records yielded so far
         last = Batch(pl.DataFrame(), np.empty(0, np.int64))  # held back: it may end in a record that was cut
         try:
             reader = pa_csv.open_csv(
@@ -175,7 +175,7 @@ class Reading:
                     invalid_row_handler=keep_bad,
                 ),
                 convert_options=pa_csv.ConvertOptions(
-                    include_columns=wanted, include_missing_columns=True, column_types={c: pa.string() for c in wanted}
+                    include_columns=source, include_missing_columns=True, column_types={c: pa.string() for c in source}
                 ),
             )
             for batch in reader:
@@ -183,14 +183,14 @@ class Reading:
                     continue
                 if len(last.numbers):
                     yield last
-                numbers = delimited.numbers(done, batch.num_rows, [b.number for b in bad[given:]])
-                upto = given + sum(b.number < numbers[-1] for b in bad[given:])
-                frame = pl.DataFrame({c: delimited.texts(batch[c]) for c in wanted})
-                last = Batch(frame, numbers, bad[given:upto])
-                given, done = upto, int(numbers[-1]) + 1
+                numbers = delimited.numbers(done, batch.num_rows, [b.number for b in bad[yielded:]])
+                upto = yielded + sum(b.number < numbers[-1] for b in bad[yielded:])
+                frame = pl.DataFrame({c: delimited.texts(batch[c]) for c in source})
+                last = Batch(frame, numbers, bad[yielded:upto])
+                yielded, done = upto, int(numbers[-1]) + 1
         except pa.ArrowInvalid as error:
             self.damage, parsed = delimited.problem(error, size), False
-        last = Batch(last.frame, last.numbers, [*last.bad, *bad[given:]])
+        last = Batch(last.frame, last.numbers, [*last.bad, *bad[yielded:]])
         cut = stream_damage(stream)
         if parsed and (not ended or (cut and text.unfinished)):
             last = last.with_last_bad(CUT_OFF if cut else UNCLOSED, text.mark)
@@ -200,15 +200,15 @@ class Reading:
 
     def _json(self, stream: Any) -> Iterator[Batch]:
         parse = parse_literal if self.kind == "items" else parse_json
-        found = blocks(
+        record_blocks = blocks(
             stream,
             array=self.unit.file.format == "json-array",
             block_bytes=BLOCK_BYTES,
             max_record_bytes=self.config.max_record_mb << 20,
             parse_line=parse,
         )
-        held: Block | None = None  # the last one is another matter: it may end in a record that was cut
-        for block in found:
+        held: Block | None = None  # held back: the last block may end in a record that was cut
+        for block in record_blocks:
             if held:
                 yield self._json_batch(held)
             held = block
@@ -233,23 +233,23 @@ def stream_damage(stream: Any) -> str | None:
 
 
 def _next_line(raw: BinaryIO, offset: int) -> int:
-    """The first byte of the first record that begins at `offset` or later."""
+    """Find the first byte of the first record that begins at `offset` or later."""
     if offset == 0:
         return 0
     raw.seek(offset - 1)
     position = offset - 1
     while chunk := raw.read(1 << 16):
-        found = chunk.find(b"\n")
-        if found >= 0:
-            return position + found + 1
+        at = chunk.find(b"\n")
+        if at >= 0:
+            return position + at + 1
         position += len(chunk)
     return position
 
 
 def _json_series(values: list[Any], pairs: bool) -> pl.Series:
-    """Values of one type as they are; of several types, or of one that no column is made from, as their text.
+    """Make a Series: values of one type unchanged; of several types, or of one that no column holds, as JSON text.
 
-    What a value becomes does not depend on the values beside it."""
+    What is finally parsed from a value does not depend on its neighbours."""
     kinds = set(map(type, values)) - {type(None)}
     if len(kinds) <= 1 and kinds <= {str, int, float, bool, *([list] if pairs else [])}:
         try:
@@ -269,14 +269,14 @@ def _text(value: Any) -> str | None:
 
 
 def _parquet_batch(table: pa.Table, first_row: int) -> Batch:
-    """Raises ArrowInvalid where the data are damaged."""
+    """Return a table as a batch, its texts valid UTF-8. Raises ArrowInvalid where the data are damaged."""
     for index, column in enumerate(table.schema):
         if pa.types.is_dictionary(column.type):
             table = table.set_column(index, column.name, table.column(index).cast(column.type.value_type))
         try:
             table.column(index).validate(full=True)
         except pa.ArrowInvalid:
-            # pyarrow reads texts as they are. Polars takes it for granted that they are UTF-8.
+            # pyarrow does not check texts. Polars assumes that they are UTF-8.
             values = table.column(index).cast(pa.binary()).to_pylist()
             texts = [None if v is None else v.decode(errors="replace") for v in values]
             table = table.set_column(index, column.name, pa.array(texts, pa.large_string()))

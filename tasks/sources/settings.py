@@ -1,4 +1,4 @@
-"""Settings of reading: how far a source is trusted, and which reviews are usable."""
+"""Settings of ingest: limits on raw files, and which reviews are usable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.core.sections import Fraction, Positive, Section
 
 
 class ReadConfig(Section):
-    """How far a source is trusted."""
+    """Limits on raw files and what happens to damaged ones."""
 
     damaged_files: Literal["quarantine", "refuse"]
     max_reject_fraction: Fraction

@@ -1,8 +1,8 @@
-"""Raw files as plain bytes, whatever they are packed in.
+"""Unpack raw files to plain bytes.
 
-`Unpacked` reads gzip, bzip2, zstd and members of a zip in memory of a few MiB (zstd: and the window its frames ask
-for, at most 128 MiB). Damage is no error here: every byte that can be unpacked comes out, then the end of the file,
-and `damage` says why it came early. Errors of the raw file itself (a lost connection) are raised as they are.
+`Unpacked` reads gzip, bzip2, zstd and members of a zip in a few MiB of memory (zstd adds its frames' window, at most
+128 MiB). Damage raises no error: every byte that can be unpacked is returned, then end of file, and `damage` holds the
+reason. Errors of the raw file itself (a lost connection) are raised unchanged.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 Packing = Literal["gzip", "bzip2", "zstd", "zip"]
 
-RATIO_COUNTS_FROM = 64 << 20  # small files may repeat themselves as they like
+RATIO_COUNTS_FROM = 64 << 20  # small files may have any ratio
 _BZIP2_NEXT = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")  # the first block, or the end of an empty one
 
 
 def packing(start: bytes) -> Packing | None:
-    """What a file is packed in, by its first ten bytes or more; None: it is not, or not in a known way."""
+    """Detect the packing from a file's first ten bytes or more; None if it is unpacked or the packing is unknown."""
     if start[:2] == b"\x1f\x8b":
         return "gzip"
     if re.match(rb"BZh[1-9]", start) and any(magic.startswith(start[4:10]) for magic in _BZIP2_NEXT):
@@ -42,7 +42,7 @@ def packing(start: bytes) -> Packing | None:
 
 
 def in_words(size: int) -> str:
-    """A number of bytes for a reader: "104.3 MB", "64 GB" (powers of 1,024), "900 bytes"."""
+    """Format a number of bytes: "104.3 MB", "64 GB" (powers of 1,024), "900 bytes"."""
     for unit, name in ((1 << 30, "GB"), (1 << 20, "MB")):
         if size >= unit:
             return f"{size / unit:.4g} {name}"
@@ -51,7 +51,7 @@ def in_words(size: int) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a packed file may grow: bytes in all, and bytes per packed byte (once 64 MiB are unpacked)."""
+    """Limits of unpacking: bytes in all, and bytes per packed byte (checked from 64 MiB of output on)."""
 
     max_bytes: int
     max_ratio: int
@@ -59,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a zip, as the directory tells. `problem` says why it cannot or must not be read, where it must not."""
+    """A file in a zip, from the zip's directory. `problem` is the reason if it cannot or must not be read."""
 
     name: str
     size: int
@@ -71,11 +71,11 @@ class Member:
 
 
 class Unpacked(io.RawIOBase):
-    """The plain bytes of `raw`, which starts where it stands now and stays open when this is closed.
+    """The plain bytes of `raw` from its current position on. Closing this leaves `raw` open.
 
-    A read returns as many bytes as were asked for unless the end is near. What comes out, the point at which a limit
-    strikes included, does not depend on the sizes of the reads. `packing` None passes `raw` through without limits.
-    A zip needs a seekable `raw` and the member: its name, or (much faster in a large zip) one of `members`.
+    A read returns the full size except at the end. The bytes, and where a limit strikes, do not depend on the sizes of
+    the reads. `packing` None passes `raw` through without limits. A zip needs a seekable `raw` and the member: its
+    name, or (much faster in a large zip) one of `members`.
     """
 
     def __init__(self, raw: BinaryIO, packing: str | None, limits: Limits, member: str | Member | None = None) -> None:
@@ -111,7 +111,7 @@ class Unpacked(io.RawIOBase):
 
     def _next_piece(self) -> bytes | None:
         if self._failure is not None:
-            raise self._failure  # a generator that raised is at its end: a second try must not look like one
+            raise self._failure  # a generator that raised is exhausted: a second read must not look like end of file
         try:
             return next(self._pieces, None)
         except Exception as error:
@@ -119,7 +119,7 @@ class Unpacked(io.RawIOBase):
             raise
 
     def _limited(self, pieces: Iterator[bytes], name: str, limits: Limits) -> Iterator[bytes]:
-        """`pieces` up to the damage or a limit, which go to `damage`."""
+        """Yield `pieces` up to the damage or a limit, and record either in `damage`."""
         try:
             for piece in pieces:
                 room = limits.max_bytes - self.unpacked_bytes
@@ -149,9 +149,9 @@ def _unpack(feed: Feed, packing: str, member: str | Member | None) -> Iterator[b
     raise ValueError(f"cannot unpack {packing!r}" + (" without a member's name" if packing == "zip" else ""))
 
 
-def _unzip(feed: Feed, wanted: str | Member) -> Iterator[bytes]:
-    """A member of the zip. zipfile would unpack bzip2 without bounds, and drop the last piece of a bad checksum."""
-    member = _find(feed.raw, wanted) if isinstance(wanted, str) else wanted
+def _unzip(feed: Feed, which: str | Member) -> Iterator[bytes]:
+    """Unpack one member. zipfile would unpack bzip2 without bounds and drop the last piece before a bad checksum."""
+    member = _find(feed.raw, which) if isinstance(which, str) else which
     if member.problem:
         raise Damaged(f"cannot be read ({member.problem})")
     feed.raw.seek(member.offset)
@@ -187,7 +187,7 @@ def _find(raw: BinaryIO, name: str) -> Member:
 
 
 def members(raw: BinaryIO) -> list[Member]:
-    """The files in a zip, without folders, dot files and what macOS adds; raises ValueError if it has no directory."""
+    """List the files in a zip, without folders, dot files and macOS metadata. Raises ValueError without a directory."""
     try:
         infos = zipfile.ZipFile(raw).infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
@@ -200,7 +200,7 @@ def members(raw: BinaryIO) -> list[Member]:
         parts = re.split(r"[/\\]", info.filename)
         if info.is_dir() or "__MACOSX" in parts or any(p.startswith(".") and p.strip(".") for p in parts):
             continue
-        problem = "it lies over another member: a zip bomb" if overlaps else _problem(info, parts)
+        problem = "it overlaps another member: a zip bomb" if overlaps else _problem(info, parts)
         found[info.filename] = Member(
             info.filename, info.file_size, info.compress_size, info.header_offset, info.compress_type, info.CRC, problem
         )
@@ -220,7 +220,7 @@ def _problem(info: zipfile.ZipInfo, parts: list[str]) -> str | None:
 
 
 class Slice(io.RawIOBase):
-    """The bytes [start, end) of a seekable binary file as a file; several may share one file in one thread."""
+    """The bytes [start, end) of a seekable binary file, as a file. Several may share one file in one thread."""
 
     def __init__(self, raw: BinaryIO, start: int, end: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Made-up reviews in the shape of the Amazon US customer reviews release: any number, from a seed, with its dirt.
+"""Generate reviews in the format of the Amazon US customer reviews release, dirt included, from a seed.
 
 Out: a folder of part files with the release's 15 columns. Users and items have their own means and Zipfian activity,
-time has a trend, and the words depend on the stars, so there is something to learn. Dirt is put in by `SHARES` and
-counted. A chunk of rows is a function of (seed, chunk index) alone: ten million rows need no more memory than ten
-thousand, and a smaller sample is the beginning of a bigger one.
+ratings have a trend in time, and the words depend on the stars, so a model has something to learn. Dirt is added by
+`SHARES` and counted. A chunk of rows is a function of (seed, chunk index) alone: ten million rows need no more memory
+than ten thousand, and a smaller sample is the beginning of a bigger one.
 
     raymill data synth --rows 1000000 --seed 7 --out data/synth
 """
@@ -40,11 +40,11 @@ DATE = {"null_date": 0.0005, "date_in_words": 0.0005}
 OTHER = {"null_headline": 0.001, "category_case": 0.002, "flag_case": 0.002, "no_customer": 0.001}
 REPEATED = {"exact_duplicate": 0.003, "reviewed_again": 0.003}  # a whole row; the same user and item, a later date
 SHARES = INLINE | BODY | STAR | DATE | OTHER | REPEATED
-TEXT_ONLY = ("star_in_words", "date_in_words")  # typed columns cannot say these
+TEXT_ONLY = ("star_in_words", "date_in_words")  # typed columns cannot hold these
 UNUSABLE = ("no_customer", *STAR, *DATE)  # a cleaner has to reject these rows; it can repair all others
 
 CHUNK = 8192  # rows made at once, and the most in a row group: those are the unit of parallelism downstream
-HEAD = 128  # the first rows of a chunk; they can be made alone, so that later chunks repeat them
+HEAD = 128  # the first rows of a chunk; they can be made alone, so that later chunks can repeat them
 FILE_GROUPS = 12
 USERS, ITEMS = 30_000_000, 300_000
 FIRST_DAY, LAST_DAY = 10_957, 16_800  # 2000-01-01 and 2015-12-31, in days since 1970
@@ -55,7 +55,7 @@ CATEGORIES = ("Books", "Digital_Ebook_Purchase", "Beauty", "Kitchen", "Toys", "M
 
 @dataclass(frozen=True)
 class SynthReport:
-    """What was written: rows, bytes and files, the rows with each kind of dirt, and the rows nobody can use."""
+    """What was written: rows, bytes and files, the rows with each kind of dirt, and the unusable rows."""
 
     rows: int
     bytes: int
@@ -73,10 +73,10 @@ def synthesize(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> SynthReport:
-    """Write `rows` reviews to the folder `out`, which appears only when whole; `progress` gets the rows just written.
+    """Write `rows` reviews to the folder `out`, which appears when complete; `progress` gets the rows just written.
 
     The bytes depend on rows, seed, fmt and the versions of NumPy, SciPy and Arrow. Raises InputError where rows or
-    seed are out of range or `out` is not free; with `overwrite`, part files that are there are replaced.
+    seed are out of range or `out` is not free; `overwrite` replaces existing part files.
     """
     if rows < 1 or seed < 0:
         raise InputError(f"cannot make {rows} rows from seed {seed}", fix="give at least 1 row and a seed of 0 or more")
@@ -103,7 +103,7 @@ def synthesize(
 
 _PLAIN = ("marketplace", "product_title", "product_category", "star_rating", "helpful_votes", "total_votes")
 _WRITERS: dict[Format, Callable[[Path], pq.ParquetWriter | pa_csv.CSVWriter | TsvWriter]] = {
-    # Texts never repeat: a dictionary of them only costs time.
+    # Texts never repeat: encoding them with a dictionary only costs time.
     "parquet": lambda path: pq.ParquetWriter(
         path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=[*_PLAIN, "vine", "verified_purchase"]
     ),
@@ -113,22 +113,22 @@ _WRITERS: dict[Format, Callable[[Path], pq.ParquetWriter | pa_csv.CSVWriter | Ts
 
 
 def _groups(seed: int, rows: int, size: int) -> Iterator[pa.Table]:
-    """The first `rows` rows of the endless sample of this seed, `size` rows at a time (the last: what is left)."""
+    """Yield the first `rows` rows of this seed's endless sample, `size` at a time (the last group may be smaller)."""
     chunks = (_chunk(seed, index) for index in count())
     have, left = next(chunks), rows
     while left:
-        wanted = min(size, left)
-        while have.num_rows < wanted:
+        group_rows = min(size, left)
+        while have.num_rows < group_rows:
             have = pa.concat_tables([have, next(chunks)])
-        yield have.slice(0, wanted)
-        have, left = have.slice(wanted), left - wanted
+        yield have.slice(0, group_rows)
+        have, left = have.slice(group_rows), left - group_rows
 
 
 def _chunk(seed: int, index: int) -> pa.Table:
-    """CHUNK rows with the columns of SCHEMA and a bool column for each kind of dirt."""
+    """Make CHUNK rows with the columns of SCHEMA and a bool column for each kind of dirt."""
     _, head = _head(seed, index)
     rng = seeded(seed, index, 1)
-    # What is repeated comes from any chunk up to this one, so deduplication has to look across files.
+    # Repeated rows come from any chunk up to this one, so deduplication has to compare across files.
     old_facts, old = _head(seed, int(rng.integers(index + 1)))
     twins = old.take(rng.choice(HEAD, round(CHUNK * SHARES["exact_duplicate"]), replace=False))
     twins = with_columns(twins, exact_duplicate=pa.array(np.ones(twins.num_rows, dtype=bool)))
@@ -145,7 +145,7 @@ def _chunk(seed: int, index: int) -> pa.Table:
 
 
 def _head(seed: int, index: int) -> tuple[_Facts, pa.Table]:
-    """The first rows of a chunk, all of them usable."""
+    """Make the first rows of a chunk, all of them usable."""
     rng = seeded(seed, index, 0)
     facts = _Facts.draw(rng, HEAD)
     return facts, _reviews(rng, seed, facts, serial=index * CHUNK, spare=np.ones(HEAD, dtype=bool))
@@ -164,19 +164,19 @@ class _Facts:
         def zipf(total: int, flat: float) -> np.ndarray:  # Zipf-Mandelbrot: P(k) is about 1 / (k + flat)
             return (flat * ((1 + total / flat) ** rng.random(n) - 1)).astype(np.int64)
 
-        days = (LAST_DAY - FIRST_DAY) * rng.random(n) ** 0.4  # ever more reviews a year; never the last day
+        days = (LAST_DAY - FIRST_DAY) * rng.random(n) ** 0.4  # more reviews every year; never the last day
         return _Facts(user=zipf(USERS, 100), item=zipf(ITEMS, 20), day=FIRST_DAY + days.astype(np.int64))
 
 
 def _reviews(rng: np.random.Generator, seed: int, facts: _Facts, serial: int, spare: np.ndarray) -> pa.Table:
-    """Reviews of these facts, numbered from `serial`, with dirt; rows in `spare` stay usable."""
+    """Write the reviews of these facts, numbered from `serial`, with dirt; rows in `spare` stay usable."""
     n, words = len(facts.user), language()
     user, item = _hash(facts.user, seed, 1), _hash(facts.item, seed, 2)
     age = (facts.day - FIRST_DAY) / (LAST_DAY - FIRST_DAY)
     # The variances sum to one, so that the cuts give the wanted shares of stars.
     liking = 0.45 * _normal(user) + 0.45 * _normal(item) + 0.35 * (age - 0.71) + 0.77 * rng.standard_normal(n)
     star = np.searchsorted(STAR_CUTS, liking) + 1
-    # Some reviews sound better or worse than their stars: no model gets to zero.
+    # Some reviews sound better or worse than their stars: no model reaches a loss of zero.
     tone = np.clip(star + rng.choice([-1, 0, 1], n, p=[0.1, 0.8, 0.1]), 1, 5) - 1
 
     dirt = {k: np.zeros(n, dtype=bool) for k in SHARES}
@@ -197,7 +197,7 @@ def _reviews(rng: np.random.Generator, seed: int, facts: _Facts, serial: int, sp
         at = starts[rows] + (rng.random(len(rows)) * lengths[rows]).astype(np.int64)
         tokens[at] = rng.choice(words.special[kind], len(rows))
         placed[kind] = rows, at
-    for kind, (rows, at) in placed.items():  # a later kind may have taken the place of an earlier one
+    for kind, (rows, at) in placed.items():  # a later kind may have overwritten an earlier one
         dirt[kind][rows[np.isin(tokens[at], words.special[kind])]] = True
     body = pc.if_else(dirt["empty_body"], "", words.join(tokens, starts))
 
@@ -208,7 +208,7 @@ def _reviews(rng: np.random.Generator, seed: int, facts: _Facts, serial: int, sp
     sizes = (_hash(facts.item, seed, 3) % 6).astype(np.int64) + 2  # words in the item's title
     firsts = np.cumsum(sizes) - sizes
     slot = np.repeat(facts.item * 8 - firsts, sizes) + np.arange(sizes.sum())
-    title = words.join(words.said[_hash(slot, seed, 4) % words.said.size] * SPELLINGS + CAPITAL, firsts)
+    title = words.join(words.sampled[_hash(slot, seed, 4) % words.sampled.size] * SPELLINGS + CAPITAL, firsts)
     category = pa.array(CATEGORIES).take(pa.array(item % len(CATEGORIES)))
     votes = np.clip(np.exp(rng.normal(-0.3, 1.6, n)), 0, 3000).astype(np.int32)
     strange = np.where(dirt["star_out_of_range"], rng.choice([0, 6, 7], n), star)
@@ -238,9 +238,9 @@ PRIME = 2_654_435_761  # multiplying by it scatters ids and keeps them distinct
 
 
 def _hash(numbers: np.ndarray, seed: int, salt: int) -> np.ndarray:
-    """SplitMix64 of int64 numbers, as uint64, never the same for two of them.
+    """Hash int64 numbers to uint64 by SplitMix64, without collisions.
 
-    An item's title is the same in every chunk, and nothing has to store it.
+    So an item has the same title in every chunk, and nothing has to store it.
     """
     z = numbers.astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + salt * GOLDEN) % 2**64)
     return mix(z)

@@ -1,4 +1,4 @@
-"""Write made-up reviews as the files of a release, all of them or none."""
+"""Write generated reviews as the files of a release, all of them or none."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SCHEMA = pa.schema(
 
 @contextmanager
 def appearing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder beside `out`, which takes its place on success and is removed on failure."""
+    """Give a hidden folder beside `out`; on success rename it to `out`, on failure remove it."""
     folder = out.with_name(f".{out.name}.partial")
     _check_free(out, overwrite)
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        fix = "wait for it; or, if it was killed, remove that folder"
-        raise InputError(f"another run is writing {folder.name} for it", where=str(out), fix=fix) from None
+        fix = "wait for that run; or, if it was killed, remove the folder"
+        raise InputError(f"another run is writing {folder.name}", where=str(out), fix=fix) from None
     except OSError as error:
         fix = "choose another --out"
         raise InputError(f"cannot write here ({error.strerror})", where=str(out.parent), fix=fix) from None
@@ -48,15 +48,15 @@ def appearing(out: Path, overwrite: bool) -> Iterator[Path]:
 def _check_free(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError("this is a file, not a folder", where=str(out), fix="choose another --out")
-    held = sorted(p.name for p in out.iterdir()) if out.exists() else []
-    foreign = [name for name in held if not re.fullmatch(r"part-\d{5}\.(parquet|csv|tsv)", name)]
-    if foreign or (held and not overwrite):
+    names = sorted(p.name for p in out.iterdir()) if out.exists() else []
+    foreign = [name for name in names if not re.fullmatch(r"part-\d{5}\.(parquet|csv|tsv)", name)]
+    if foreign or (names and not overwrite):
         fix = "choose another --out" if foreign else "choose another --out, or --overwrite"
-        raise InputError(f"the folder already holds {(foreign or held)[0]}", where=str(out), fix=fix)
+        raise InputError(f"the folder already holds {(foreign or names)[0]}", where=str(out), fix=fix)
 
 
 class TsvWriter:
-    """Tab-separated text as in the release: nothing is quoted, so tabs and line ends inside a field become spaces."""
+    """A writer of tab-separated text as in the release: no quotes, so line breaks inside a field become spaces."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -79,7 +79,7 @@ TEXT = pa.schema([(c, pa.string()) for c in SCHEMA.names])
 
 
 def in_words(table: pa.Table) -> pa.Table:
-    """All columns as text, with the wrong types that only text can hold."""
+    """Convert all columns to text, adding the dirt that only text can hold."""
     text = table.select(SCHEMA.names).cast(TEXT)
     stars = pc.if_else(table["star_in_words"], "five", text["star_rating"])
     dates = pc.if_else(table["date_in_words"], "not a date", text["review_date"])

@@ -1,4 +1,4 @@
-"""The words that made-up reviews are written in: Zipfian pseudo-words, English function words, opinions and dirt."""
+"""The words of generated reviews: Zipfian pseudo-words, English function words, opinions and dirt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def seeded(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-# In order of frequency; made-up words follow.
+# In order of frequency; pseudo-words follow.
 COMMON_WORDS = """
 the and I a it to of is this for in that was with my as on you but have are so they one be at had if
 or very from when all just can were has would we an me use which more will about out what there get up after than by
@@ -25,7 +25,7 @@ days month week thing lot husband wife daughter son house kitchen hair battery s
 part side store brand seller service shipping character author chapter reader music toy kids game cable phone light
 door button plastic metal bottle cream smell taste heat money quality picture video room bag case model set
 """
-# What reviews of one to five stars say; neighbours borrow from each other.
+# Phrases of reviews of one to five stars; neighbouring ratings share some.
 PHRASES = (
     "terrible,awful,horrible,the worst,garbage,waste of money,total waste,broken,useless,refund,returned it,do not buy,"
     "never again,hate it,junk,defective,fell apart,stopped working,avoid,not good at all,ruined,zero stars,rip off",
@@ -57,10 +57,10 @@ MARKS = ("", ",", ".", "!")  # a token is word * SPELLINGS + CAPITAL (or 0) + ma
 
 @dataclass(frozen=True)
 class Language:
-    """All spellings of all words. `said` and `phrases` (a row for each tone) hold words as often as they are said."""
+    """All spellings of all words. `sampled` and `phrases` (a row per tone) repeat each word by its frequency."""
 
     spellings: pa.Array
-    said: np.ndarray
+    sampled: np.ndarray
     phrases: np.ndarray
     marks: np.ndarray
     special: dict[str, np.ndarray]
@@ -68,9 +68,9 @@ class Language:
     def write(
         self, rng: np.random.Generator, lengths: np.ndarray, tone: np.ndarray, opinions: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of texts of these lengths (1 or more) and tones (0..4), end to end, and where each text starts."""
+        """Sample texts of these lengths (1 or more) and tones (0..4); returns all tokens and where each text starts."""
         total, ends = int(lengths.sum()), np.cumsum(lengths)
-        word = self.said[rng.integers(0, self.said.size, total, dtype=np.int32)]
+        word = self.sampled[rng.integers(0, self.sampled.size, total, dtype=np.int32)]
         at = np.flatnonzero(rng.random(total, dtype=np.float32) < opinions)
         tones = tone[np.searchsorted(ends, at, side="right")]
         word[at] = self.phrases[tones, rng.integers(0, self.phrases.shape[1], len(at))]
@@ -86,19 +86,19 @@ class Language:
 
 @lru_cache(maxsize=1)
 def language() -> Language:
-    """The same for all seeds, so that a model of one sample is of use on another."""
+    """Build the language, the same for all seeds, so that a model of one sample works on another."""
     rng = seeded(36)
     onsets, codas = (*"bcdfgklmnprstv", "bl", "ch", "dr", "gr", "pr", "st", "tr"), ("", *"nrsl")
     syllables = np.array([a + v + z for a in onsets for v in "aeiou" for z in codas])
     parts = rng.choice(syllables, (4, 2 * VOCABULARY))
-    parts[2:, : VOCABULARY // 4] = ""  # the words that are said most are short
+    parts[2:, : VOCABULARY // 4] = ""  # the most frequent words are short
     parts[3, rng.random(2 * VOCABULARY) < 0.7] = ""
     opinions = [p.split(",") for p in PHRASES]
     made = dict.fromkeys([*COMMON_WORDS.split(), *map("".join, parts.T.tolist())])
     meaningful = {word for level_phrases in opinions for phrase in level_phrases for word in phrase.split()}
     words = [w for w in made if w not in meaningful or w in COMMON_WORDS.split()][:VOCABULARY]
     often = 1 / (np.arange(VOCABULARY) + 5.0)
-    said = np.searchsorted(np.cumsum(often) / often.sum(), (np.arange(2**20) + 0.5) / 2**20)
+    sampled = np.searchsorted(np.cumsum(often) / often.sum(), (np.arange(2**20) + 0.5) / 2**20)
     level = np.repeat(np.arange(5), [len(p) for p in opinions])
     fits = np.exp(-(((np.arange(5)[:, None] - level) / 1.1) ** 2) / 2) + 0.02
     phrases = np.array([rng.choice(len(level), 2**12, p=f / f.sum()) for f in fits]) + VOCABULARY
@@ -109,4 +109,4 @@ def language() -> Language:
         special[kind] = np.arange(len(spelled), len(spelled) + len(forms))
         spelled += forms
     marks = np.repeat(np.arange(4, dtype=np.int32), [222, 12, 19, 3])
-    return Language(pa.array(spelled), said.astype(np.int32), phrases.astype(np.int32), marks, special)
+    return Language(pa.array(spelled), sampled.astype(np.int32), phrases.astype(np.int32), marks, special)

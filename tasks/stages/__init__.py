@@ -12,10 +12,10 @@ from tasks.core.stage import Stage
 @cache
 def declared_stages() -> dict[str, Stage]:
     """Return every stage that a module here declares with `@stage`, by name, sorted."""
-    found: dict[str, Stage] = {}
+    declared: dict[str, Stage] = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         declaring = importlib.import_module(f"{module.name}.stage" if module.ispkg else module.name)
         for value in vars(declaring).values():
             if isinstance(value, Stage) and value.function.__module__ == declaring.__name__:
-                found[value.name] = value
-    return dict(sorted(found.items()))
+                declared[value.name] = value
+    return dict(sorted(declared.items()))

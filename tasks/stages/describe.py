@@ -1,13 +1,13 @@
-"""Clean reviews in, a profile of the data out: a row per reviewer and a row per rating, on Ray.
+"""Profile the clean reviews: a row per reviewer and a row per rating, on Ray.
 
-In: reviews (schemas.REVIEWS). Votes that are missing count as 0; ratings are rounded half up to whole stars.
+In: reviews (schemas.REVIEWS). Missing votes count as 0; ratings are rounded half up to whole stars.
 
-Out: the main table, a row per reviewer: how many reviews, of how many distinct items, their mean rating in stars, the
-years of the first and the latest, the votes summed. Sorted by user_id within each of `buckets` hash partitions, one
-file each. The table "ratings", a row per rounded rating. Facts: reviews, reviewers, items, first_year, latest_year.
+Out: the main table, a row per reviewer: the numbers of reviews and of distinct items, the mean rating in stars, the
+years of the first and the latest review, the sum of votes. Sorted by user_id within each of `buckets` hash partitions,
+one file each. The table "ratings", a row per rounded rating. Facts: reviews, reviewers, items, first_year, latest_year.
 
-Every number is exact: distinct reviewers and items are counted where all rows of one meet, and all sums are over
-integers, so neither the cut into files nor the order of the rows changes a bit of the output.
+Every number is exact: all rows of a reviewer or an item meet in one task, and all sums are over integers, so neither
+the cut into files nor the order of the rows changes a bit of the output.
 
     raymill run --until describe
 """
@@ -62,7 +62,7 @@ class DescribeConfig(Section):
 
 @stage(version=1, config=DescribeConfig, unit="people", libraries=("pyarrow", "polars"))
 def describe(reviews: Snapshot, config: DescribeConfig, out: SnapshotWriter) -> None:
-    # Straight from the files, without a Modin frame between: with it a million reviews took 1.0 s, not 0.7 s.
+    # Read from the files directly: through a Modin frame a million reviews took 1.0 s, not 0.7 s.
     done: list[Profile] = cluster.gather(
         shuffle(reviews.files(), split_part, partial(profile, out.sink), config.buckets)
     )
@@ -81,14 +81,14 @@ def describe(reviews: Snapshot, config: DescribeConfig, out: SnapshotWriter) -> 
 
 
 class Slice(NamedTuple):
-    """What one part has for one bucket: the reviews of the bucket's users, and the bucket's item ids, each once."""
+    """One part's share of one bucket: the reviews of the bucket's users, and the bucket's distinct item ids."""
 
     reviews: pa.Table
     items: pa.Array
 
 
 class Profile(NamedTuple):
-    """What one bucket found: its file, its sums by rating, its distinct items, its first and latest year if any."""
+    """One bucket's result: its file, its sums by rating, its distinct items, its first and latest year, if any."""
 
     entries: list[FileEntry]
     ratings: pa.Table
@@ -99,8 +99,8 @@ class Profile(NamedTuple):
 def split_part(file: Path, buckets: int) -> list[Slice]:
     """Hash-partition one file of reviews by user, and its distinct items by item.
 
-    Only the columns needed are read: the texts, nine tenths of the bytes, stay on the disk. Nothing is summed by user
-    yet: a user has two reviews or so, seldom in one file, and a pair of user and item has one.
+    It reads only the columns it needs: the texts, nine tenths of the bytes, stay on disk. It sums nothing by user yet:
+    a user has about two reviews, seldom in one file, and a pair of user and item has one.
     """
     reviews = pl.read_parquet(file, columns=list(COLUMNS), hive_partitioning=False)
     users = hash_partition(reviews, "user_id", buckets)
@@ -109,7 +109,7 @@ def split_part(file: Path, buckets: int) -> list[Slice]:
 
 
 def hash_partition(frame: pl.DataFrame, column: str, buckets: int) -> list[pl.DataFrame]:
-    """The rows by hash of a column: those with one value are in one bucket, whatever frame they come from."""
+    """Partition rows by the hash of a column: equal values are in the same bucket, whatever frame they come from."""
     home = frame[column].hash(seed=1) % buckets
     return [frame.filter(home == bucket) for bucket in range(buckets)]
 
@@ -126,7 +126,7 @@ def profile(sink: FileSink, bucket: int, slices: list[Slice]) -> Profile:
 
 
 def by_user(reviews: pl.DataFrame) -> pl.DataFrame:
-    """One row per user (REVIEWERS), sorted by user_id; all reviews of a user must be given."""
+    """Aggregate to one row per user (REVIEWERS), sorted by user_id; `reviews` must hold all reviews of each user."""
     year = pl.col("timestamp").dt.year()
     rating = (pl.col("rating").cast(pl.Float64) * UNIT).cast(pl.Int64)
     return (
@@ -153,21 +153,21 @@ def by_user(reviews: pl.DataFrame) -> pl.DataFrame:
 
 
 def first_of_pair(reviews: pl.DataFrame) -> pl.Series:
-    """For each review, whether it is the first here of its user and item: summed by user, the distinct items."""
+    """Mark each review that is the first of its user and item: their sum by user is the number of distinct items."""
     pairs = reviews.select("user_id", "item_id")
     hashes = pairs.hash_rows(seed=0)
     ordered = np.sort(hashes.to_numpy())
-    # Clean reviews have one of each pair, as a rule. Equal pairs have equal hashes, so different hashes prove it.
+    # Clean reviews usually have one of each pair. Equal pairs have equal hashes, so different hashes prove it.
     if not (ordered[1:] == ordered[:-1]).any():
         return pl.Series([True]).new_from_index(0, len(pairs))
     return pairs.select(pl.struct(pl.all()).is_first_distinct()).to_series()
 
 
 def partial_ratings(reviews: pl.DataFrame) -> pl.DataFrame:
-    """Sums by rounded rating of the reviews of some users: user_id, rating, helpful_votes, timestamp are needed.
+    """Sum some users' reviews by rounded rating, from user_id, rating, helpful_votes and timestamp.
 
-    All reviews of a user must be given, for reviewers are counted here: rating_bucket (int8), reviews, reviewers,
-    helpful_votes (int64), earliest_year (int32).
+    `reviews` must hold all reviews of each user, as this counts reviewers. Returns rating_bucket (int8), reviews,
+    reviewers, helpful_votes (int64), earliest_year (int32).
     """
     return (
         reviews.group_by((pl.col("rating") + 0.5).floor().cast(pl.Int8).alias("rating_bucket"))
@@ -182,7 +182,7 @@ def partial_ratings(reviews: pl.DataFrame) -> pl.DataFrame:
 
 
 def ratings_table(partials: Iterable[pa.Table | pl.DataFrame]) -> pa.Table:
-    """The table "ratings" (RATINGS) from `partial_ratings` of disjoint sets of users: their counts add up."""
+    """Add up `partial_ratings` of disjoint sets of users to the table "ratings" (RATINGS)."""
     sums = pl.concat([p if isinstance(p, pl.DataFrame) else pl.DataFrame(pl.from_arrow(p)) for p in partials])
     return (
         sums.group_by("rating_bucket")
@@ -196,5 +196,5 @@ def ratings_table(partials: Iterable[pa.Table | pl.DataFrame]) -> pa.Table:
 
 
 def _votes(column: str) -> pl.Expr:
-    # Sums of int32 stay int32 in Polars, and would overflow. A null adds nothing to a sum, and one of nulls is 0.
+    # Sums of int32 stay int32 in Polars, and would overflow. Nulls add nothing to a sum; a sum of nulls only is 0.
     return pl.col(column).cast(pl.Int64)

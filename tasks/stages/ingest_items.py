@@ -1,4 +1,4 @@
-"""Product metadata in, the canonical items table out, on Modin over Ray.
+"""Read product metadata into the canonical items table, on Modin over Ray.
 
 In: JSON lines, lines of Python literals (the 2014 release; parsed, never evaluated), JSON arrays, CSV, TSV or parquet,
 and the `items:` section of a dataset profile. Out: `part-*.parquet` with the columns of `schemas.ITEMS`, `rejects/`

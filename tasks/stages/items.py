@@ -1,16 +1,16 @@
-"""The catalogue in, one row per item out, with imputed prices and the prices of the items viewed along with it.
+"""Make one row per item of the catalogue, with imputed prices and the prices of its also-viewed items.
 
-In: canonical items (`schemas.ITEMS`). Of an item_id that comes again the first in row order stays.
+In: canonical items (`schemas.ITEMS`). Of rows with the same item_id the first stays.
 Out: `COLUMNS`, one file per file of the catalogue, in the same row order.
 
-`mean_price_also_viewed` and `count_also_viewed` are what `explode` and an inner join with the priced items would give:
-items that are not in the catalogue or have no price do not count, a price of 0 does, an item that is named twice counts
-twice, and one that names itself counts. The join is a keyed exchange: each file's (asked id, row) pairs go to the
-bucket of the asked id's hash, meet the prices there, and come back as prices. The driver sees three numbers.
+`mean_price_also_viewed` and `count_also_viewed` equal `explode` and an inner join with the priced items: items that are
+not in the catalogue or have no price do not count, a price of 0 does, an item listed twice counts twice, and one that
+lists itself counts. The join is a keyed exchange: each file's (also-viewed id, row) pairs go to the bucket of the id's
+hash, are joined with the prices there, and return as prices. The driver gets three numbers.
 
-Nothing depends on how the catalogue is cut into files: a row's prices are added in ascending order, and mean and median
-of all known prices come from one task that holds them all. At 8 bytes an item that is 80 MB for ten million; an exact
-median over several machines would read them once for every step of a search instead, to save that.
+Nothing depends on the cut of the catalogue into files: a row's prices are added in ascending order, and one task
+computes mean and median of all prices. At 8 bytes an item that is 80 MB for ten million; an exact median over several
+machines would save that, but read the prices once for every step of a search.
 
     raymill run --items PATH --until items
 """
@@ -74,7 +74,7 @@ def items(catalogue: Snapshot, config: ItemsConfig, out: SnapshotWriter) -> None
     table = frames.from_map(read_scalars, files)
     given = (range(len(files)), [known] * len(files), *zip(*answers, strict=True))
     out.add(frames.collect(table, write_part, *given, sink=out.sink))
-    # Counted where they were found, not by what is left: the runner's check of the rows must be able to fail.
+    # Counted where repeats are found, not from the remaining rows: the runner's check of the rows must be able to fail.
     count = ray.remote(count_repeated)
     out.count(rows_in=catalogue.rows(), repeated=sum(cluster.gather(count.remote(*a) for a in answers)))
     prices = cluster.gather([known])[0]
@@ -82,7 +82,7 @@ def items(catalogue: Snapshot, config: ItemsConfig, out: SnapshotWriter) -> None
 
 
 def read_scalars(file: Path) -> pa.Table:
-    """The columns that stay; the lists of also-viewed items, by far the most of the bytes, are read by the split."""
+    """Read the columns that stay; the also-viewed lists, by far most of the bytes, are read by the split."""
     return pl.read_parquet(file, columns=SCALARS, hive_partitioning=False).to_arrow()
 
 
@@ -92,7 +92,7 @@ def split_file(file: Path, buckets: int) -> list[pa.Table]:
 
 
 def split_items(catalogue: pl.DataFrame, buckets: int) -> list[pa.Table]:
-    """Two kinds of rows, hash-partitioned by key: each item with its price, and each id that an item asks for."""
+    """Hash-partition two kinds of rows by key: each item with its price, and each also-viewed id of an item."""
     numbered = catalogue.with_row_index("row")
     own = numbered.select("row", "price", key="item_id", asks=pl.lit(False))
     asked = (
@@ -106,9 +106,9 @@ def split_items(catalogue: pl.DataFrame, buckets: int) -> list[pa.Table]:
 
 
 def answer_prices(slices: list[pa.Table]) -> list[pa.Table]:
-    """For each block, (row, price) of what its rows asked for and found; a null price says: this row repeats an item.
+    """Return, for each block, (row, price) of its rows' priced also-viewed ids; a null price marks a repeated item.
 
-    First among items of one id is the one in the earliest block, there in the earliest row.
+    The first item of an id is the one in the earliest block, there in the earliest row.
     """
     rows = pl.concat(
         [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
@@ -129,12 +129,12 @@ def read_prices(file: Path, *answers: pa.Table) -> np.ndarray:
 
 
 def own_prices(prices: pl.Series, *answers: pa.Table) -> np.ndarray:
-    """The known prices of a file's items, repeated ones left out: float64, in row order."""
+    """Return the prices of a file's items, without nulls and repeated items: float64, in row order."""
     return prices.filter(pl.Series(kept_rows(len(prices), answers))).drop_nulls().to_numpy()
 
 
 def summarise(*prices: np.ndarray) -> KnownPrices:
-    """Mean, correctly rounded, and exact median of all prices."""
+    """Compute the mean, correctly rounded, and the exact median of all prices."""
     together = np.concatenate(prices) if prices else np.empty(0)
     if not len(together):
         return KnownPrices(0, None, None)
@@ -149,10 +149,10 @@ def write_part(
 
 
 def complete_items(catalogue: pa.Table, known: KnownPrices, *answers: pa.Table) -> pa.Table:
-    """The kept items of a file with all of `COLUMNS`."""
+    """Return the kept items of a file with all of `COLUMNS`."""
     rows, prices = found_prices(answers)
     count = np.bincount(rows, minlength=catalogue.num_rows)
-    # bincount adds one value after another, in ascending order here: no sum depends on where a price came from.
+    # bincount adds values in order, here ascending: no sum depends on where a price came from.
     total = np.bincount(rows, weights=prices, minlength=catalogue.num_rows)
     mean = np.divide(total, count, out=np.full(catalogue.num_rows, np.nan), where=count > 0)
     title, price = pl.col("title"), pl.col("price")
@@ -171,13 +171,13 @@ def complete_items(catalogue: pa.Table, known: KnownPrices, *answers: pa.Table) 
 
 
 def found_prices(answers: Sequence[pa.Table]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and prices of all found answers, by row and then by price."""
+    """Return rows and prices of all answers with a price, by row, then by price."""
     found = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).drop_nulls("price").sort("row", "price")
     return found["row"].to_numpy(), found["price"].to_numpy()
 
 
 def kept_rows(rows: int, answers: Sequence[Any]) -> np.ndarray:
-    """Which of a file's rows stay: False for those that repeat an earlier item."""
+    """Mark the rows of a file that stay: False for those that repeat an earlier item."""
     keep = np.ones(rows, dtype=bool)
     for answer in answers:
         keep[answer["row"].filter(answer["price"].is_null()).to_numpy()] = False

@@ -1,15 +1,15 @@
-"""Clean reviews in, the reviews whose texts are nearly the same out, in groups.
+"""Group the clean reviews whose texts are nearly the same.
 
-Two texts are near-duplicates if their sets of three-word shingles have a Jaccard similarity of at least
-`similarity`; texts of fewer than `min_words` words are left out (`tasks.algorithms.minhash` says what a word is, also
-where scripts know no spaces). A group is what such pairs connect, so two of its texts may be less alike than that,
-through others in between. Out: one row per review of a group, with `review_id`, `group` (the smallest review_id of it)
-and `timestamp`, sorted by group and review_id. Nothing is removed: `split` says which fall on both sides of a border.
+Two texts are near-duplicates if their sets of three-word shingles have a Jaccard similarity of at least `similarity`;
+texts of fewer than `min_words` words are left out (`tasks.algorithms.minhash` defines a word, also in scripts without
+spaces). A group is a connected component of such pairs, so two of its texts may be less similar than that. Out: one row
+per review of a group, with `review_id`, `group` (its smallest review_id) and `timestamp`, sorted by group and
+review_id. Nothing is removed: `split` finds the groups on both sides of a border.
 
 Texts that share a band of their MinHash signatures are candidates; only they are read a second time, and only their
-shingles travel. Every pair is verified by its exact similarity, so no pair is found wrongly; one of the least
+shingles are exchanged. Every pair is verified by its exact similarity, so there are no false pairs; one of the least
 similarity is missed with a probability of 0.01 (`minhash.banding`). Neither the number of files nor the order of rows
-changes the result: a text is known by a digest of its words, and wherever one comes first, it is by this digest.
+changes the result: a text is identified and ordered by a digest of its words.
 
     raymill run --until near-duplicates
 """
@@ -41,10 +41,10 @@ NEAR_DUPLICATES = pa.schema(
         pa.field("timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
     ]
 )
-# In a cluster of candidates all are compared to one of them, then to one of those that were not like it, so often at
-# most. A text repeated 10,000 times costs 10,000 comparisons, not 50 million.
+# In a cluster of candidates all are compared to one leader, then to one of the unlike rest, at most this often. A text
+# repeated 10,000 times costs 10,000 comparisons, not 50 million.
 LEADERS = 16
-# More buckets than configured where there are more reviews, so that a task never holds more keys than these reviews'.
+# More reviews than this per configured bucket add buckets, so that no task holds more keys than these reviews'.
 BUCKET_REVIEWS = 500_000
 
 
@@ -78,7 +78,7 @@ def find_groups(
     shuffle: Callable[..., list[Any]],
     call: Callable[..., Any],
 ) -> Any:
-    """The groups (NEAR_DUPLICATES) as `call` returns them: a reference on Ray, a table in process.
+    """Find the groups (NEAR_DUPLICATES), as `call` returns them: a reference on Ray, a table in process.
 
     exchange, shuffle: those of `tasks.parallel.exchange`, or their oracles. call(function, *arguments) runs a function.
     """
@@ -90,7 +90,7 @@ def find_groups(
 
 
 def split_by_band(file: Path, buckets: int, config: NearDuplicatesConfig) -> list[pa.Table]:
-    """Band keys of a file's texts, hash-partitioned by key: `key`, `digest` of the text and `row`."""
+    """Hash-partition the band keys of a file's texts by key: `key`, `digest` of the text and `row`."""
     bands, rows = minhash.banding(config.similarity)
     empty = np.zeros(0, np.uint64)
     keys, digests, numbers = [empty], [empty], [np.zeros(0, np.int32)]
@@ -106,7 +106,7 @@ def split_by_band(file: Path, buckets: int, config: NearDuplicatesConfig) -> lis
 
 
 def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, pa.ChunkedArray]]:
-    """The texts of a file by row group, so that memory does not follow the file, with the number of the first row.
+    """Yield a file's texts by row group, to bound memory, with the number of the first row.
 
     wanted: (n,) ascending row numbers; a row group without any is not read.
     """
@@ -122,9 +122,9 @@ def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, 
 
 
 def find_shared(slices: list[pa.Table]) -> list[pa.Table]:
-    """For each block, its rows whose key another row has too: `row` and `key`, null where all with it say the same."""
+    """Return, for each block, its rows whose key another row shares: `row` and `key`, null if all texts are equal."""
     seen = pl.concat([_frame(s).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)])
-    # First those with company, for most have none and are to cost no more than this.
+    # First filter the shared keys: most are unique and should cost no more than this.
     shared = seen.filter(pl.col("key").is_duplicated())
     differ = (pl.col("digest").min() != pl.col("digest").max()).over("key")
     answers = shared.select("block", "row", key=pl.when(differ).then("key")).unique()
@@ -134,9 +134,9 @@ def find_shared(slices: list[pa.Table]) -> list[pa.Table]:
 
 
 def read_candidates(file: Path, config: NearDuplicatesConfig, *shared: pa.Table) -> pa.Table:
-    """The candidates of a file: `review_id`, `timestamp`, `digest`, their `keys`, and their `shingles`, a sorted set.
+    """Read the candidates of a file: `review_id`, `timestamp`, `digest`, `keys`, and `shingles`, a sorted set.
 
-    Keys and shingles are there once for a text that several rows have, and only where there is something to verify.
+    Keys and shingles are present once for equal texts, and only if there are pairs to verify.
     """
     keys = pl.concat([_frame(s) for s in shared]).group_by("row").agg(pl.col("key").drop_nulls()).sort("row")
     rows = keys["row"].to_numpy()
@@ -161,7 +161,7 @@ def without_sets(candidates: pa.Table) -> pa.Table:
 
 
 def split_by_key(candidates: pa.Table, buckets: int) -> list[pa.Table]:
-    """Candidates to verify, by bucket: `digest`, the `keys` of this bucket, `shingles`."""
+    """Partition the candidates to verify by key: `digest`, the `keys` of the bucket, `shingles`."""
     frame = _frame(candidates).select("digest", "keys", "shingles").drop_nulls()
     pieces = []
     for b in range(buckets):
@@ -171,10 +171,10 @@ def split_by_key(candidates: pa.Table, buckets: int) -> list[pa.Table]:
 
 
 def find_links(_bucket: int, slices: list[pa.Table], similarity: float) -> pa.Table:
-    """Verified pairs of digests: `left`, `right`.
+    """Verify pairs and return those that are similar, by digest: `left`, `right`.
 
     Texts of one key are compared to the one with the smallest digest, then to the smallest of those not yet linked. A
-    later leader is compared to all, linked or not, so whatever is alike ends up connected unless leaders run out.
+    later leader is compared to all, linked or not, so similar texts end up connected unless leaders run out.
     """
     texts = pl.concat([_frame(s) for s in slices]).unique("digest").sort("digest")
     starts = np.concatenate([[0], np.cumsum(texts["shingles"].list.len().to_numpy())]).astype(np.int64)
@@ -194,7 +194,7 @@ def find_links(_bucket: int, slices: list[pa.Table], similarity: float) -> pa.Ta
         leader = np.full(group[-1] + 1, -1)
         leader[group[leaders]] = leaders
         compared = np.flatnonzero(~led & (leader[group] >= 0))
-        # A pair is one number, for most share more than one key and are to be compared once.
+        # A pair is one number, as most pairs share several keys and should be compared once.
         numbers = text[leader[group[compared]]] * len(texts) + text[compared]
         pair, place = np.unique(numbers, return_inverse=True)
         alike = minhash.jaccard(starts, values, *np.divmod(pair, len(texts))) >= similarity
@@ -206,7 +206,7 @@ def find_links(_bucket: int, slices: list[pa.Table], similarity: float) -> pa.Ta
 
 
 def join_groups(count: int, *tables: pa.Table) -> pa.Table:
-    """Groups (NEAR_DUPLICATES) from `count` tables of candidates and the tables of links: connected components."""
+    """Join `count` tables of candidates and the tables of links into groups (NEAR_DUPLICATES), connected components."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -216,8 +216,8 @@ def join_groups(count: int, *tables: pa.Table) -> pa.Table:
     ends = [digests.search_sorted(links[c]).to_numpy() for c in ("left", "right")]
     graph = coo_array((np.ones(len(links), np.int8), ends), shape=(len(digests), len(digests)))
     _, component = connected_components(graph, directed=False)
-    found = members.with_columns(component=component[digests.search_sorted(members["digest"]).to_numpy()])
-    grouped = found.with_columns(
+    labelled = members.with_columns(component=component[digests.search_sorted(members["digest"]).to_numpy()])
+    grouped = labelled.with_columns(
         group=pl.col("review_id").min().over("component"), size=pl.len().over("component")
     ).filter(pl.col("size") > 1)
     return grouped.sort("group", "review_id").to_arrow().select(NEAR_DUPLICATES.names).cast(NEAR_DUPLICATES)

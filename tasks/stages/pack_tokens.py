@@ -1,16 +1,16 @@
-"""Token ids in, blocks of equal length for training a language model out.
+"""Pack token ids into blocks of equal length for training a language model.
 
-In: token ids of each review (`schemas.TOKENS`). They are laid one after the other in row order, an end-of-text id
-after each review, and this stream is cut every `block_size` ids, wherever that falls; what the last block lacks is
-end-of-text, too. Nothing is lost: tokens + documents + padding = blocks * block_size, or the stage fails.
+In: token ids of each review (`schemas.TOKENS`). They are concatenated in row order with an end-of-text id after each
+review, and this stream is cut every `block_size` ids; the last block is padded with end-of-text. Nothing is lost:
+tokens + documents + padding = blocks * block_size, or the stage fails.
 
-Out, `bin`: `tokens.bin`, the stream as little-endian uint16, or uint32 where the vocabulary has more than 65,536 ids,
-without a header, for `np.memmap`. `parquet`: `input_ids` fixed_size_list<int32>[block_size], one row a block.
+Out, `bin`: `tokens.bin`, the stream as little-endian uint16, or uint32 if the vocabulary has more than 65,536 ids,
+without a header, for `np.memmap`. `parquet`: `input_ids` fixed_size_list<int32>[block_size], one row per block.
 
-Where each file's ids lie in the stream is known from the column `n_tokens` before one of them is read, so that the
-files are packed side by side. In `bin` each task writes its own range of one preallocated file, and the bytes depend
-on the reviews alone. In `parquet` a block belongs to the file in which it begins, whose task reads on into those that
-follow. A task holds CHUNK_DOCUMENTS reviews at a time, and a row group of blocks.
+The column `n_tokens` gives each file's place in the stream before any ids are read, so the files are packed in
+parallel. In `bin` each task writes its own range of one preallocated file, and the bytes depend on the reviews alone.
+In `parquet` a block belongs to the file in which it begins, and this file's task reads on into the next files. A task
+holds CHUNK_DOCUMENTS reviews at a time, and a row group of blocks.
 
     raymill run --until pack-tokens --set pack_tokens.enabled=true
 """
@@ -38,7 +38,7 @@ from tasks.engines import cluster
 BIN = "tokens.bin"
 CHUNK_DOCUMENTS = 8192  # read at once: 5 MB of ids in reviews of usual length
 GROUP_IDS = 1 << 22  # in a row group of blocks: 16 MiB
-# A byte of each id after the other: the same size as with a dictionary, read four times as fast.
+# Byte-stream split: the same size as with a dictionary, read four times as fast.
 PARQUET: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
@@ -52,7 +52,7 @@ Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], list[Any]]
 
 @dataclass(frozen=True)
 class Packing:
-    """How blocks are made: ids in one, the id between documents, ids in the vocabulary."""
+    """How blocks are made: their number of ids, the id between documents, the number of ids in the vocabulary."""
 
     block_size: int
     end_of_text: int
@@ -60,13 +60,13 @@ class Packing:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of an id in `tokens.bin`."""
+        """The type of an id in `tokens.bin`."""
         return np.dtype("<u2" if self.vocabulary <= 1 << 16 else "<u4")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of documents, and where its part of the stream begins: at the start-th id, counted from 0."""
+    """One file of documents, and the offset `start` of its part of the stream, in ids."""
 
     file: Path
     documents: int
@@ -109,11 +109,11 @@ def pack_tokens(tokens: Snapshot, config: PackTokensConfig, out: SnapshotWriter)
 
 
 def packing_of(facts: dict[str, Any], block_size: int) -> Packing:
-    """The packing, from what `tokenize` says of its tokenizer. Raises SettingsError where it has no end-of-text."""
+    """Make the packing from `tokenize`'s facts. Raises SettingsError if the tokenizer has no end-of-text."""
     end_of_text = facts.get("end_of_text")
     if end_of_text is None:
         raise SettingsError(
-            "the tokenizer has no end-of-text token, which stands between the reviews in the blocks",
+            "the tokenizer has no end-of-text token, which separates the reviews in the blocks",
             where="tokenize.tokenizer",
             fix="give a tokenizer with one (eos_token), or set pack_tokens.enabled=false",
         )
@@ -121,7 +121,7 @@ def packing_of(facts: dict[str, Any], block_size: int) -> Packing:
 
 
 def place(files: Sequence[Path], each: Each) -> list[Part]:
-    """The files in order, each with its place in the stream: the prefix sum of those before it."""
+    """Place the files in the stream, in order, by prefix sums."""
     parts, start = [], 0
     for file, (documents, tokens) in zip(files, each(measure, [(f,) for f in files]), strict=True):
         parts.append(Part(file, documents, tokens, start))
@@ -130,13 +130,13 @@ def place(files: Sequence[Path], each: Each) -> list[Part]:
 
 
 def measure(file: Path) -> tuple[int, int]:
-    """Documents and tokens of a file."""
+    """Count the documents and tokens of a file."""
     counts = pq.ParquetFile(file).read(columns=["n_tokens"])["n_tokens"].to_numpy()
     return len(counts), int(counts.sum(dtype=np.int64))
 
 
 def stream(parts: Iterable[Part], start: int, stop: int, end_of_text: int) -> Iterator[Ids]:
-    """The stream's ids from `start` to `stop`, or to the end of the last part, in pieces. `parts` follow each other."""
+    """Yield the stream's ids from `start` to `stop`, or to the end of the last consecutive part, in pieces."""
     for part in parts:
         at = part.start
         for ids in read_documents(part.file, end_of_text):
@@ -147,18 +147,18 @@ def stream(parts: Iterable[Part], start: int, stop: int, end_of_text: int) -> It
 
 
 def read_documents(file: Path, end_of_text: int) -> Iterator[Ids]:
-    """The ids of a file's documents with an end-of-text after each, CHUNK_DOCUMENTS documents at a time."""
+    """Yield the ids of a file's documents, an end-of-text after each, CHUNK_DOCUMENTS documents at a time."""
     for batch in pq.ParquetFile(file).iter_batches(CHUNK_DOCUMENTS, columns=["input_ids", "n_tokens"]):
         lists = batch["input_ids"]
         lengths = lists.value_lengths().to_numpy()
         if not np.array_equal(lengths, batch["n_tokens"].to_numpy()):
-            # Places in the stream come from n_tokens: one that is wrong would overwrite another file's ids.
+            # Offsets in the stream come from n_tokens: a wrong one would overwrite another file's ids.
             raise SnapshotCorrupt("n_tokens is not the number of ids in input_ids", where=str(file))
         yield np.insert(lists.flatten().to_numpy(), np.cumsum(lengths), end_of_text)
 
 
 def pack_bin(parts: Sequence[Part], packing: Packing, sink: FileSink, each: Each) -> tuple[list[FileEntry], int]:
-    """Write `tokens.bin`. Returns its entry and how many ids of the stream were written, padding not among them."""
+    """Write `tokens.bin`. Returns its entry and the number of ids written, without padding."""
     length = parts[-1].stop if parts else 0
     path = Path(sink.root) / BIN
     with path.open("wb") as file:
@@ -170,24 +170,24 @@ def pack_bin(parts: Sequence[Part], packing: Packing, sink: FileSink, each: Each
 
 
 def write_range(part: Part, path: Path, packing: Packing) -> int:
-    """Write a part's ids to their place in the file, which is there in its full size. Returns how many they were."""
+    """Write a part's ids to their place in the file, which has its full size already. Returns their number."""
     size = packing.dtype.itemsize
     with path.open("r+b") as file:
         file.seek(part.start * size)
         for ids in stream([part], part.start, part.stop, packing.end_of_text):
             file.write(narrow(ids, packing, part.file).data)
         written = file.tell() // size - part.start
-        fsync(file)  # here too, for the machine that makes the entry may be another one
+        fsync(file)  # here too: another machine may make the entry
     return written
 
 
 def narrow(ids: Ids, packing: Packing, file: Path) -> NDArray[Any]:
-    """The ids as unsigned integers. Raises SnapshotCorrupt for one that would become another."""
+    """Cast the ids to unsigned integers. Raises SnapshotCorrupt for one that does not fit."""
     limit = np.iinfo(packing.dtype).max
     if len(ids) and (ids.max() > limit or ids.min() < 0):
         wrong = int(ids[(ids > limit) | (ids < 0)][0])
         raise SnapshotCorrupt(
-            f"the id {wrong} is not of a vocabulary of {packing.vocabulary:,} and does not fit {packing.dtype.name}",
+            f"the id {wrong} is outside the vocabulary of {packing.vocabulary:,} and does not fit {packing.dtype.name}",
             where=str(file),
             fix="check the tokenizer's files, or use pack_tokens.format=parquet",
         )
@@ -197,7 +197,7 @@ def narrow(ids: Ids, packing: Packing, file: Path) -> NDArray[Any]:
 def pack_parquet(parts: Sequence[Part], packing: Packing, sink: FileSink, each: Each) -> tuple[list[FileEntry], int]:
     """Write the table of blocks, one file for each part in which a block begins; without blocks, one empty file.
 
-    Returns the entries and how many ids of the stream are in the blocks, padding not among them.
+    Returns the entries and the number of ids in the blocks, without padding.
     """
     owned = [o for i in range(len(parts)) if (o := blocks_of(parts, i, packing.block_size))] or [([], 0, 0)]
     made = each(write_blocks, [(*o, sink, part_name(i), packing) for i, o in enumerate(owned)])
@@ -205,7 +205,7 @@ def pack_parquet(parts: Sequence[Part], packing: Packing, sink: FileSink, each: 
 
 
 def blocks_of(parts: Sequence[Part], index: int, size: int) -> tuple[list[Part], int, int] | None:
-    """The blocks that begin in a part: the parts to read, the first block, the block after the last. None for none."""
+    """Find the blocks that begin in a part: the parts to read, the first block, the end block. None if none begins."""
     first, stop = -(-parts[index].start // size), -(-parts[index].stop // size)
     if first == stop:
         return None
@@ -218,7 +218,7 @@ def blocks_of(parts: Sequence[Part], index: int, size: int) -> tuple[list[Part],
 def write_blocks(
     parts: Sequence[Part], first: int, stop: int, sink: FileSink, name: str, packing: Packing
 ) -> tuple[FileEntry, int]:
-    """Write blocks `first` to `stop`, the second excluded. Returns the file, and the ids in it without padding."""
+    """Write the blocks from `first` up to `stop`. Returns the file's entry, and its number of ids without padding."""
     size = packing.block_size
     schema = pa.schema([pa.field("input_ids", pa.list_(pa.int32(), size), nullable=False)])
     rows = written = 0
@@ -226,33 +226,33 @@ def write_blocks(
     path = Path(sink.root) / name
     with pq.ParquetWriter(path, schema, **PARQUET) as writer:
         for ids in regroup(pieces, size * max(1, GROUP_IDS // size)):
-            whole = np.pad(ids, (0, -len(ids) % size), constant_values=packing.end_of_text)
-            blocks = pa.FixedSizeListArray.from_arrays(pa.array(whole), size)
+            padded = np.pad(ids, (0, -len(ids) % size), constant_values=packing.end_of_text)
+            blocks = pa.FixedSizeListArray.from_arrays(pa.array(padded), size)
             writer.write_table(pa.table([blocks], schema=schema))
             rows, written = rows + len(blocks), written + len(ids)
     return sink.entry(name, rows), written
 
 
 def regroup(pieces: Iterable[Ids], length: int) -> Iterator[Ids]:
-    """The same ids in arrays of this length; the last may be shorter, and none is empty."""
+    """Regroup the ids into arrays of this length; the last may be shorter, and none is empty."""
     waiting: list[Ids] = []
-    held = 0
+    waiting_ids = 0
     for piece in pieces:
         waiting.append(piece)
-        held += len(piece)
-        if held >= length:
+        waiting_ids += len(piece)
+        if waiting_ids >= length:
             together = np.concatenate(waiting)
-            whole = held - held % length
-            yield from (together[at : at + length] for at in range(0, whole, length))
-            waiting, held = [together[whole:]], held - whole
-    if held:
+            complete = waiting_ids - waiting_ids % length
+            yield from (together[at : at + length] for at in range(0, complete, length))
+            waiting, waiting_ids = [together[complete:]], waiting_ids - complete
+    if waiting_ids:
         yield np.concatenate(waiting)
 
 
 def account(*, documents: int, tokens: int, written: int, stored: int, block_size: int) -> dict[str, int]:
-    """Blocks and padding. Raises RowsLost unless what was written is the whole stream, and the files hold no more.
+    """Count blocks and padding. Raises RowsLost unless the files hold the whole stream and nothing else.
 
-    written: ids that the tasks put into blocks; stored: ids that the files hold, padding among them.
+    written: ids that the tasks put into blocks; stored: ids in the files, padding included.
     """
     blocks = -(-(tokens + documents) // block_size)
     padding = blocks * block_size - tokens - documents
@@ -261,6 +261,6 @@ def account(*, documents: int, tokens: int, written: int, stored: int, block_siz
             f"{tokens:,} tokens and {documents:,} documents in, but {written:,} ids and {padding:,} of padding out, "
             f"in blocks that hold {stored:,}",
             where="pack-tokens",
-            fix="this is a defect of the stage; please report it with the input",
+            fix="this is a bug in the stage; please report it with the input",
         )
     return {"blocks": blocks, "padding": padding}

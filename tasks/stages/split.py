@@ -1,20 +1,19 @@
-"""Feature rows in; the tables train, valid and test out, and with them `left_out`: every row is in one of the four.
+"""Split feature rows into the tables train, valid, test and `left_out`: every row is in one of the four.
 
-How rows are dealt out (`split.by`):
+`split.by` decides the slice:
 
-- time: each slice is strictly later than the one before. Rows of one timestamp are never parted, so the shares are met
+- time: each slice is strictly later than the one before. Rows with one timestamp stay together, so the shares are met
   as nearly as the data allows.
-- user: each user falls into one slice by a hash of the name and `split.seed`; the slices lie beside each other in time.
-- both: by time, and who has a review in an earlier slice is left out of the later ones. Not the other way round: which
-  reviews a model learns from must not depend on who writes again.
+- user: a hash of the user's name and `split.seed` puts each user into one slice; the slices overlap in time.
+- both: by time, and later slices leave out users with a review in an earlier one. Not the other way round: the training
+  reviews must not depend on who writes again.
 
-A text that says again what the model has learned from is easier to predict than a new one, so with
-`split.repeats: leave_out` a review of valid or test stays out if its text is one of an earlier slice: exactly, but for
-letter case and white space, or nearly (`tasks.stages.near_duplicates`). With `keep` those that nearly repeat one
-stay where
-they are and are named in the table near_duplicates (`review_id`, `slice`, `group`).
+A text that repeats a training text is easier to predict than a new one. So with `split.repeats: leave_out` a review of
+valid or test is left out if its text is in an earlier slice: exactly, except for letter case and white space, or nearly
+(`tasks.stages.near_duplicates`). With `keep`, near repeats stay and are listed in the table near_duplicates
+(`review_id`, `slice`, `group`).
 
-Left out (`review_id`, `reason`, `slice` they would be in): REASONS. The test slice is read by evaluation alone.
+`left_out` has `review_id`, `reason` (REASONS) and the `slice` it would be in. Only evaluation reads the test slice.
 
     raymill run --until split
 """
@@ -45,7 +44,7 @@ from tasks.parallel.exchange import keyed_exchange
 from tasks.parallel.key_hash import key_hash
 
 SLICES = ("train", "valid", "test")
-# Why a row is in no slice, the first of these that holds.
+# Why a row is in no slice: the first of these that holds.
 REASONS = {
     "without_label": "the target says nothing of it",
     "known_user": "its user has a review in an earlier slice",
@@ -55,7 +54,7 @@ REASONS = {
 KINDS = ("known_user", "repeat", "near_repeat")
 LEFT_OUT = pa.schema([("review_id", pa.string()), ("reason", pa.string()), ("slice", pa.string())])
 NEAR_DUPLICATES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("review_id", "slice", "group")])
-BUCKETS = 8  # of the exchange; no result depends on it
+BUCKETS = 8  # buckets of the exchange; no result depends on their number
 BUCKET_ROWS = 1_000_000
 
 
@@ -90,16 +89,16 @@ def split(table: Snapshot, alike: Snapshot, config: SplitConfig, out: SnapshotWr
     cuts = time_borders(files, table.facts["target"], config) if config.by != "user" else []
     shared = (config, cuts, alike.files())
     buckets = max(BUCKETS, -(-table.rows() // BUCKET_ROWS))
-    found = keyed_exchange(files, partial(split_by_key, shared=shared), find_earlier, buckets)
+    earlier_rows = keyed_exchange(files, partial(split_by_key, shared=shared), find_earlier, buckets)
     write = ray.remote(write_parts)
     written = cluster.gather(
         write.remote(out.sink, i, file, shared, *earlier)
-        for i, (file, earlier) in enumerate(zip(files, found, strict=True))
+        for i, (file, earlier) in enumerate(zip(files, earlier_rows, strict=True))
     )
     out.add(entry for entries, _ in written for entry in entries)
     out.side_table("near_duplicates")
     out.count(rows_in=table.rows())
-    report(out, table.facts, config, cuts, [told for _, told in written], alike)
+    report(out, table.facts, config, cuts, [summary for _, summary in written], alike)
 
 
 def time_borders(files: Sequence[Path], target: str, config: SplitConfig) -> list[int]:
@@ -113,13 +112,13 @@ NO_LABELS = "choose another features.target, or lower features.min_votes"
 
 
 def labelled_ms(file: Path) -> NDArray[np.int64]:
-    """The times of a file's rows with a label."""
+    """Read the times of a file's rows with a label."""
     rows = pl.read_parquet(file, columns=["timestamp", "label"], hive_partitioning=False)
     return rows.filter(pl.col("label").is_not_null())["timestamp"].dt.epoch("ms").to_numpy()
 
 
 def homes(rows: pl.DataFrame, config: SplitConfig, cuts: Sequence[int]) -> NDArray[np.int64]:
-    """The slice of each row, by its number."""
+    """Return the number of each row's slice."""
     if config.by != "user":
         return np.searchsorted(cuts, rows["timestamp"].dt.epoch("ms").to_numpy(), side="right")
     seeds = np.full(len(rows), config.seed, np.int64)
@@ -129,48 +128,48 @@ def homes(rows: pl.DataFrame, config: SplitConfig, cuts: Sequence[int]) -> NDArr
 
 
 def split_by_key(file: Path, buckets: int, shared: Shared) -> list[pa.Table]:
-    """What a file's rows must not have in common with an earlier slice, by bucket: `kind`, `key`, `row`, `home`."""
+    """Hash-partition the keys that a file's rows must not share with an earlier slice: `kind`, `key`, `row`, `home`."""
     config, cuts, alike = shared
     rows = pl.read_parquet(file, hive_partitioning=False, columns=KEY_COLUMNS)
     rows = rows.with_row_index("row").with_columns(home=pl.Series(homes(rows, config, cuts), dtype=pl.Int8))
     rows = rows.filter(pl.col("label").is_not_null())
     keys = {"known_user": pl.col("user_id").hash(7), "repeat": pl.col("text_digest"), "near_repeat": pl.col("group")}
     long_enough = pl.col("text_digest").is_not_null() & (pl.col("n_chars") >= config.repeats_min_chars)
-    given = {
+    rows_by_kind = {
         "known_user": rows if config.by == "both" else rows.clear(),
         "repeat": rows.filter(long_enough) if config.repeats == "leave_out" else rows.clear(),
         "near_repeat": rows.join(groups_of(alike), on="review_id"),
     }
-    told = pl.concat(
-        given[kind].select(pl.lit(i, dtype=pl.Int8).alias("kind"), keys[kind].alias("key"), "row", "home")
+    keyed = pl.concat(
+        rows_by_kind[kind].select(pl.lit(i, dtype=pl.Int8).alias("kind"), keys[kind].alias("key"), "row", "home")
         for i, kind in enumerate(KINDS)
     )
-    return [told.filter(pl.col("key") % buckets == b).to_arrow() for b in range(buckets)]
+    return [keyed.filter(pl.col("key") % buckets == b).to_arrow() for b in range(buckets)]
 
 
 KEY_COLUMNS = ["review_id", "user_id", "timestamp", "label", "text_digest", "n_chars"]
 
 
 def groups_of(alike: Sequence[Path]) -> pl.DataFrame:
-    """`review_id`, the `name` of its group of near-duplicates, and a hash of that as `group`."""
-    found = pl.concat([pl.read_parquet(f, columns=["review_id", "group"], hive_partitioning=False) for f in alike])
-    return found.select("review_id", name="group", group=pl.col("group").hash(7))
+    """Read `review_id`, the `name` of its group of near-duplicates, and a hash of that as `group`."""
+    members = pl.concat([pl.read_parquet(f, columns=["review_id", "group"], hive_partitioning=False) for f in alike])
+    return members.select("review_id", name="group", group=pl.col("group").hash(7))
 
 
 def find_earlier(slices: list[pa.Table]) -> list[pa.Table]:
-    """For each block, its rows that share a key with one of an earlier slice: `row`, `kind`."""
+    """Return, for each block, its rows that share a key with one of an earlier slice: `row`, `kind`."""
     frames = [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i)) for i, s in enumerate(slices)]
     earliest = pl.col("home").min().over("kind", "key")
-    found = pl.concat(frames).filter(pl.col("home") > earliest)
-    return [found.filter(pl.col("block") == i).select("row", "kind").to_arrow() for i in range(len(slices))]
+    repeats = pl.concat(frames).filter(pl.col("home") > earliest)
+    return [repeats.filter(pl.col("block") == i).select("row", "kind").to_arrow() for i in range(len(slices))]
 
 
 def write_parts(
     sink: FileSink, index: int, file: Path, shared: Shared, *earlier: pa.Table
 ) -> tuple[list[FileEntry], dict[str, Any]]:
-    """One file's rows, written to the slices they belong to or to those left out, and what to report of them.
+    """Write one file's rows to their slices or to those left out; returns the entries and a summary.
 
-    earlier: the answers of `find_earlier`.
+    earlier: the results of `find_earlier`.
     """
     config, cuts, alike = shared
     rows = pl.read_parquet(file, hive_partitioning=False)
@@ -207,23 +206,23 @@ def report(
     facts: dict[str, Any],
     config: SplitConfig,
     cuts: Sequence[int],
-    told: Sequence[dict[str, Any]],
+    summaries: Sequence[dict[str, Any]],
     alike: Snapshot,
 ) -> None:
-    """Write the facts. Raises InputError for a slice that is too small to learn from or to judge by."""
+    """Write the facts. Raises InputError for a slice that is too small to train or to test on."""
     rows = {name: out.rows(name) for name in SLICES}
-    left_out: Counter[tuple[str, str]] = sum((t["left_out"] for t in told), Counter())
+    left_out: Counter[tuple[str, str]] = sum((s["left_out"] for s in summaries), Counter())
     reasons = {r: {s: left_out[r, s] for s in SLICES if left_out[r, s]} for r in REASONS}
     reasons = {reason: slices for reason, slices in reasons.items() if slices}
     check_sizes(rows, reasons, config)
-    near = Counter(name for t in told for name in t["near"])
+    near = Counter(name for s in summaries for name in s["near"])
     groups = alike.read(columns=["group"])["group"].unique()
     out.fact(
         **{name: facts[name] for name in ("features", "groups", "target", "linear")},
         by=config.by,
         rows=rows,
         borders={"train_until": iso(cuts[0]), "valid_until": iso(cuts[1])} if cuts else None,
-        periods={name: period(t["periods"][name] for t in told if name in t["periods"]) for name in SLICES},
+        periods={name: period(s["periods"][name] for s in summaries if name in s["periods"]) for name in SLICES},
         left_out=reasons,
         near_duplicates={"groups": len(groups), **{name: near[name] for name in SLICES[1:]}},
     )
@@ -246,7 +245,7 @@ def check_sizes(rows: dict[str, int], reasons: dict[str, dict[str, int]], config
 
 
 def period(ends: Any) -> dict[str, str]:
-    """The first and the last moment of a slice."""
+    """Return the first and the last time of a slice."""
     firsts, lasts = zip(*ends, strict=True)
     return {"from": min(firsts).isoformat(), "until": max(lasts).isoformat()}
 

@@ -104,7 +104,7 @@ def test_a_store_that_is_down(server: S3Server, bucket: Bucket) -> None:
         (500, "InternalError", TransientError, "does not answer"),
         (409, "ConditionalRequestConflict", TransientError, "others keep writing"),
         (400, "EntityTooLarge", RunError, "EntityTooLarge"),
-        (200, "", SettingsError, "overwrites what it was asked to create only if absent"),
+        (200, "", SettingsError, "ignores conditional writes"),
     ],
 )
 def test_what_a_store_answers_becomes_an_error_of_ours(

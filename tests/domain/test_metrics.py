@@ -148,7 +148,7 @@ def test_a_single_row_has_a_value_and_none_has_an_error() -> None:
     assert found["logloss"]["value"] == pytest.approx(-np.log(0.9))
     assert found["auc"] == {"value": None, "low": None, "high": None}
     for label, p in ((np.empty(0), np.empty(0)), (np.ones(2), np.ones(3))):
-        with pytest.raises(ValueError, match="expected as many"):
+        with pytest.raises(ValueError, match="expected equal numbers, at least one"):
             metrics.measure(TARGETS["rating"], label, p)
 
 

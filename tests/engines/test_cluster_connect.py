@@ -121,7 +121,7 @@ def test_a_web_server_is_no_cluster() -> None:
 
     with HTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(UserError, match="no Ray cluster"):
+        with pytest.raises(UserError, match="not a Ray cluster"):
             cluster_connect.examine(config(f"127.0.0.1:{server.server_port}"))
         server.shutdown()
 
@@ -155,7 +155,7 @@ def test_other_versions_are_named_with_ours(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_machine_beside_the_cluster_is_told_so() -> None:
     cluster_connect.check_is_node(found())
-    with pytest.raises(UserError, match=r"no node of the cluster, which has 10\.0\.0\.1"):
+    with pytest.raises(UserError, match=r"not a node of the cluster; its nodes: 10\.0\.0\.1"):
         cluster_connect.check_is_node(found(here=False))
 
 
@@ -254,7 +254,7 @@ def test_a_node_with_other_libraries_or_code_is_named(tmp_path: Path) -> None:
         nodes.judge(other, tmp_path, "node-1", "node 10.0.0.2")
     with pytest.raises(UserError, match="polars is not installed there"):
         nodes.judge(answer(versions={**nodes.versions(), "polars": ""}), tmp_path, "node-1", "node 10.0.0.2")
-    with pytest.raises(UserError, match="code is another there"):
+    with pytest.raises(UserError, match="code there differs"):
         nodes.judge(answer(code="other"), tmp_path, "node-1", "node 10.0.0.2")
 
 

@@ -86,8 +86,8 @@ def refused(done: subprocess.CompletedProcess[str], *said: str, status: int = 2)
         pytest.param(
             folder_of_other_files, ["no review files", ".docx", ".parquet, .csv, .tsv"], id="other files alone"
         ),
-        pytest.param(word_document, ["a zip file with no review files", ".xml", "reviews.docx"], id="a Word document"),
-        pytest.param(zip_of(readme_md="x"), ["a zip file with no review files", ".md", "a.zip"], id="a zip of others"),
+        pytest.param(word_document, ["zip file holds no review files", ".xml", "reviews.docx"], id="a Word document"),
+        pytest.param(zip_of(readme_md="x"), ["zip file holds no review files", ".md", "a.zip"], id="a zip of others"),
         pytest.param(zip_that_leads_out, ["its name leads out of the archive", "a.zip"], id="a zip that leads out"),
         pytest.param(zip_cut_off, ["no readable directory", "cut off", "a.zip"], id="a zip cut off"),
         pytest.param(parquet_in_gzip, ["a parquet file inside gzip", "unpack it"], id="parquet packed again"),
@@ -112,7 +112,7 @@ def refused(done: subprocess.CompletedProcess[str], *said: str, status: int = 2)
         pytest.param(
             text_file("a.json", '{"user": 1, "stars": 5}\n'), ["missing: customer_id", "a.json"], id="other JSON lines"
         ),
-        pytest.param(text_file("a.jsonl", "stars: 5\n"), ["the first line is no JSON object"], id="no JSON at all"),
+        pytest.param(text_file("a.jsonl", "stars: 5\n"), ["the first line is not a JSON object"], id="no JSON at all"),
         pytest.param(lists_as_text, ["'review_body'", "list<", "a.parquet"], id="lists where text belongs"),
     ],
 )

@@ -122,11 +122,11 @@ def refused(url: str) -> str:
 
 
 def test_a_bucket_that_is_not_there(server: str) -> None:
-    assert "no review files here" in refused(f"s3://key:secret@elsewhere/in?{server}")
+    assert "no review files at this address" in refused(f"s3://key:secret@elsewhere/in?{server}")
 
 
 def test_a_folder_that_is_not_there(bucket: str, server: str) -> None:
-    assert "no review files here" in refused(f"{bucket}/deeper?{server}")
+    assert "no review files at this address" in refused(f"{bucket}/deeper?{server}")
 
 
 def test_credentials_that_are_wrong(bucket: str, server: str) -> None:

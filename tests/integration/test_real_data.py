@@ -194,7 +194,7 @@ def test_the_reviews_of_a_folder_are_read_and_the_products_stand_aside(tmp_path:
     assert (raw.rows(), raw.rows("rejects")) == (2_973, 0)
     (entry,) = raw.read("quarantine").to_pylist()
     assert (entry["source"], entry["rows"]) == ("test-products.txt", 0)
-    assert entry["reason"].startswith("lines of Python literals, as product metadata have them")
+    assert entry["reason"].startswith("the lines are Python literals, as in product metadata")
 
 
 def test_every_review_finds_its_product(releases: Any, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class TestCutOff:
     @pytest.mark.parametrize("ending", ["csv", "jsonl"])
     def test_a_packed_file_of_nothing(self, tmp_path: Path, ending: str) -> None:
         (tmp_path / f"a.{ending}.gz").write_bytes(gzip.compress(b""))
-        assert refused(tmp_path) == "nothing in it"
+        assert refused(tmp_path) == "the file unpacks to nothing"
 
 
 class TestParquet:

@@ -110,7 +110,7 @@ class TestText:
     def test_a_file_of_nuls_or_of_wide_characters_is_refused(self, tmp_path: Path) -> None:
         for data in (b"\0" * 100, delimited([BASE]).encode("utf-16")):
             (tmp_path / "a.csv").write_bytes(data)
-            with pytest.raises(InputError, match="not text in UTF-8 or like it"):
+            with pytest.raises(InputError, match="not UTF-8 or similar text"):
                 told(tmp_path)
 
     @pytest.mark.parametrize("name", [" review_body ", '"review_body"', '" review_body"'])

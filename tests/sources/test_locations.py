@@ -127,7 +127,7 @@ class TestLinks:
     def test_a_link_to_nothing_and_a_pipe_are_told_and_not_opened(self, tmp_path: Path) -> None:
         os.symlink("gone", tmp_path / "a.csv")
         os.mkfifo(tmp_path / "b.csv")
-        what = "a link to nothing, or no regular file"
+        what = "a broken link, or not a regular file"
         assert [(f.name, f.problem) for f in locations.find([str(tmp_path)])] == [("a.csv", what), ("b.csv", what)]
 
     def test_a_linked_folder_is_not_followed_so_that_a_loop_ends(self, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ class TestBehindUrls:
 
     @pytest.mark.parametrize("url", ["memory://bucket/in/*.tsv", "memory://elsewhere", "memory://bucket/in/x.csv"])
     def test_nothing_there(self, memory: str, url: str) -> None:
-        with pytest.raises(InputError, match="no review files here"):
+        with pytest.raises(InputError, match="no review files at this address"):
             locations.find([url])
 
     @pytest.mark.parametrize("url", ["nonsense://bucket/in", "s3://bucket/in?colour=red"])

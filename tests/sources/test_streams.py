@@ -265,7 +265,7 @@ def test_members_that_lie_over_each_other_are_a_bomb() -> None:
     packed = bytearray(zipped(a=TEXT, b=TEXT))
     second = packed.index(b"PK\x01\x02", packed.index(b"PK\x01\x02") + 1)
     packed[second + 42 : second + 46] = (40).to_bytes(4, "little")
-    assert [m.problem for m in streams.members(io.BytesIO(packed))] == [None, "it lies over another member: a zip bomb"]
+    assert [m.problem for m in streams.members(io.BytesIO(packed))] == [None, "it overlaps another member: a zip bomb"]
 
 
 @given(cut=st.floats(0, 1, exclude_max=True))

@@ -183,7 +183,7 @@ def test_an_id_that_two_bytes_cannot_hold_is_refused_and_not_made_another(tmp_pa
     packing = Packing(4, GPT2_END, GPT2_SIZE)
     for wrong in (65_536, -1):
         files = write_files(tmp_path, [[1, 2], [3, wrong]], [])
-        with pytest.raises(SnapshotCorrupt, match=rf"the id {wrong} is not of a vocabulary of 50,257.*uint16"):
+        with pytest.raises(SnapshotCorrupt, match=rf"the id {wrong} is outside the vocabulary of 50,257.*uint16"):
             packed(pack_tokens.pack_bin, tmp_path, files, packing)
 
 

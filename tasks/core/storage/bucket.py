@@ -1,12 +1,12 @@
-"""A bucket behind an S3 interface: objects by name. It knows nothing of snapshots.
+"""Read and write the objects of a bucket behind an S3 interface. This module knows nothing of snapshots.
 
     s3://BUCKET/PREFIX?region=eu-west-1
     s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=http
 
-The options are those of an input's URL. Credentials come from where boto3 finds them (AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY, a profile, a role) and never from the URL: it is shown in messages and parameters.
+The options are those of an input's URL. boto3 finds the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a
+profile, a role); the URL must not hold them, as messages and parameters show it.
 
-boto3 and not pyarrow's file system, which reads the inputs: that cannot create an object only if it is absent.
+pyarrow's file system, which reads the inputs, cannot create an object only if it is absent. So this uses boto3.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tasks.core.digests import file_sha256
 from tasks.core.errors import RaymillError, RunError, SettingsError, SnapshotCorrupt, TransientError
 
 OPTIONS = ("region", "endpoint_override", "scheme")
-MARKER = "raymill.json"  # says that a store is here, and shows that the bucket can create if absent
+MARKER = "raymill.json"  # marks a store, and proves that the bucket can create an object only if absent
 WHOLE_BYTES = 64 << 20  # a bigger file is sent in pieces of this size
 CHUNK_BYTES = 1 << 20
-ATTEMPTS = 4  # of one request, the wait between them doubling
+ATTEMPTS = 4  # tries of one request, with doubling waits
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role that boto3 finds"
-# What stays wrong however often it is asked: the store's code, what it means, what to do.
+# Errors that no retry cures: the store's code, what it means, what to do.
 WRONG = {
     "NoSuchBucket": ("there is no such bucket", "make the bucket, or check the name in storage.remote"),
-    "InvalidBucketName": ("this is no name of a bucket", "check storage.remote"),
+    "InvalidBucketName": ("this is not a bucket's name", "check storage.remote"),
     "InvalidAccessKeyId": ("the store does not know these credentials", CREDENTIALS),
     "SignatureDoesNotMatch": ("the store does not accept the secret key", CREDENTIALS),
     "InvalidToken": ("the store does not accept the session token", CREDENTIALS),
@@ -43,7 +43,7 @@ WRONG = {
     "RequestTimeTooSkewed": ("this machine's clock is off by too much", "set the clock"),
     "PermanentRedirect": ("the bucket is in another region", "add ?region=REGION to storage.remote"),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", "add ?region=REGION to storage.remote"),
-    "NotImplemented": ("the store does not know this kind of request", "docs/s3.md says what it must be able to do"),
+    "NotImplemented": ("the store does not know this kind of request", "docs/s3.md lists what a store must support"),
 }
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 DENIED = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403")
@@ -68,8 +68,8 @@ class _Damaged(TransientError):
 class Bucket:
     """The objects below one prefix of a bucket. Threads may share it.
 
-    Each method raises SettingsError for what a user must mend (credentials, the bucket's name, permissions) and
-    TransientError where the store does not answer. No message holds a secret.
+    Each method raises SettingsError for what a user must fix (credentials, the bucket's name, permissions) and
+    TransientError if the store does not answer. No message holds a secret.
     """
 
     def __init__(self, url: str) -> None:
@@ -81,38 +81,38 @@ class Bucket:
         return f"s3://{self.name}/{self.prefix}".rstrip("/") + (f" at {endpoint}" if endpoint else "")
 
     def check(self) -> None:
-        """Raise unless the bucket is there, may be written to, and creates an object only if it is absent."""
+        """Raise unless the bucket exists, is writable, and can create an object only if it is absent."""
         mark = b'{"layout": 1}'
         if self.put_if_absent(MARKER, mark) and self.put_if_absent(MARKER, mark):
             raise SettingsError(
-                "this store overwrites what it was asked to create only if absent",
+                "this store ignores conditional writes: it overwrote an object that exists",
                 where=str(self),
-                fix="take one that knows conditional writes (If-None-Match): docs/s3.md",
+                fix="use one that supports If-None-Match (docs/s3.md)",
             )
 
     def get(self, name: str) -> bytes | None:
-        """A whole object, None if there is none."""
+        """Read a whole object; None if there is none."""
         try:
             return b"".join(self.chunks(name))
         except FileNotFoundError:
             return None
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """An object's bytes as they come. Raises FileNotFoundError where there is none."""
+        """Stream an object's bytes. Raises FileNotFoundError if there is none."""
         with self._asking(f"read {name}"):
             body = self._client.get_object(Bucket=self.name, Key=self._at + name)["Body"]
             with body:
                 yield from body.iter_chunks(CHUNK_BYTES)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a small object, whether there is one or not."""
+        """Write a small object, replacing any earlier one."""
         with self._asking(f"write {name}"):
             self._client.put_object(Bucket=self.name, Key=self._at + name, Body=data)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Create a small object; False if there is one already, which stays as it is.
+        """Create a small object; False if there is one already, which stays unchanged.
 
-        False may also mean that it was created and the answer got lost: see whose it is.
+        False may also mean that the object was created and the answer got lost: compare the contents.
         """
         for _ in range(5):
             try:
@@ -126,9 +126,9 @@ class Bucket:
         raise TransientError(f"others keep writing {name}", where=str(self), fix="start again")
 
     def upload(self, name: str, path: Path, sha256: str) -> None:
-        """Write a file, of any size. The store itself compares what arrives with the (hex) sha256.
+        """Send a file of any size. The store itself checks the (hex) sha256.
 
-        Raises SnapshotCorrupt where the file here does not have it any more.
+        Raises SnapshotCorrupt if the local file no longer has this sha256.
         """
         try:
             with path.open("rb") as file, self._asking(f"write {name}"):
@@ -136,7 +136,7 @@ class Bucket:
                     digest = base64.b64encode(bytes.fromhex(sha256)).decode()
                     self._client.put_object(Bucket=self.name, Key=self._at + name, Body=file, ChecksumSHA256=digest)
                     return
-                # In pieces each has a checksum of its own, so what is read here has to be compared here.
+                # A file sent in pieces has a checksum for each piece, so the whole has to be checked here.
                 if file_sha256(path) != sha256:
                     raise _changed(path)
                 self._client.upload_fileobj(
@@ -150,17 +150,17 @@ class Bucket:
             raise _changed(path) from None
 
     def objects(self, below: str) -> list[Stored]:
-        """All objects whose names begin with `below`, by name."""
-        found = []
+        """List all objects whose names begin with `below`, by name."""
+        listed = []
         with self._asking(f"list {below}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self._at + below)
             for page in pages:
                 for o in page.get("Contents", []):
-                    found.append(Stored(o["Key"].removeprefix(self._at), o["Size"], o["LastModified"]))
-        return found
+                    listed.append(Stored(o["Key"].removeprefix(self._at), o["Size"], o["LastModified"]))
+        return listed
 
     def delete(self, names: Sequence[str]) -> None:
-        """Remove these objects, in this order as far as a thousand go together; none has to be there."""
+        """Remove these objects in order, a thousand per request; objects that do not exist are ignored."""
         for start in range(0, len(names), 1000):
             keys = [{"Key": self._at + name} for name in names[start : start + 1000]]
             with self._asking(f"remove {names[start]}"):
@@ -174,10 +174,10 @@ class Bucket:
 
     @contextmanager
     def _asking(self, to: str) -> Iterator[None]:
-        """Translate what boto3 raises: FileNotFoundError, FileExistsError and BlockingIOError for the methods above,
-        the rest for the user. The store's and boto3's own words may hold keys: none is passed on.
+        """Translate boto3's errors: FileNotFoundError, FileExistsError and BlockingIOError for the methods above, the
+        rest for the user. The store's and boto3's own messages may hold keys, so none is passed on.
         """
-        _ = self._client  # which imports botocore, or says that it is missing
+        _ = self._client  # imports botocore, or raises that it is missing
         from botocore import exceptions as boto  # type: ignore[import-untyped]
 
         try:
@@ -188,26 +188,24 @@ class Bucket:
             raise self._refused(code, status, to) from None
         except boto.SSLError:
             what = f"cannot {to}: no secure connection to the store"
-            fix = "check the certificates (AWS_CA_BUNDLE), or &scheme=http for a store without any"
+            fix = "check the certificates (AWS_CA_BUNDLE), or add &scheme=http for a store without TLS"
             raise SettingsError(what, where=str(self), fix=fix) from None
         except (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError) as error:
             raise self._silent(type(error).__name__, to) from None
         except boto.ParamValidationError:
-            raise SettingsError(
-                f"cannot {to}: not a name it can have", where=str(self), fix="check storage.remote"
-            ) from None
+            raise SettingsError(f"cannot {to}: invalid name", where=str(self), fix="check storage.remote") from None
         except boto.BotoCoreError as error:  # no credentials, half of them, no such profile, a login that is over
             what = f"cannot {to} with these credentials and settings ({type(error).__name__})"
             raise SettingsError(what, where=str(self), fix=CREDENTIALS) from None
 
     def _refused(self, code: str, status: int, to: str) -> Exception:
-        known = {EXISTS: FileExistsError, "412": FileExistsError, CONTENDED: BlockingIOError}
-        if code in known:
-            return known[code](to)
+        internal = {EXISTS: FileExistsError, "412": FileExistsError, CONTENDED: BlockingIOError}
+        if code in internal:
+            return internal[code](to)
         if code in ("NoSuchKey", "404"):
             return FileNotFoundError(to)
         if code in DAMAGED:
-            return _Damaged(f"cannot {to}: it was damaged on its way", where=str(self), fix="start again")
+            return _Damaged(f"cannot {to}: the data were damaged in transfer", where=str(self), fix="start again")
         if wrong := WRONG.get("ExpiredToken" if code in EXPIRED else code):
             return SettingsError(f"cannot {to}: {wrong[0]}", where=str(self), fix=wrong[1])
         if code in DENIED:
@@ -215,20 +213,21 @@ class Bucket:
             return SettingsError(f"not allowed to {to}", where=str(self), fix=fix)
         if code in PASSING or status >= 500 or not status:
             return self._silent(code, to)
-        return RunError(f"cannot {to}: the store says {code}", where=str(self), fix="docs/s3.md says what it must do")
+        fix = "docs/s3.md lists what a store must support"
+        return RunError(f"cannot {to}: the store says {code}", where=str(self), fix=fix)
 
     def _silent(self, why: str, to: str) -> RaymillError:
-        fix = "start again once it answers: finished stages are reused, what is made but not stored is stored then"
+        fix = "start again once it answers: finished stages are reused, and outputs not yet stored are stored then"
         return TransientError(f"cannot {to}: the store does not answer ({why})", where=str(self), fix=fix)
 
 
 def _parsed(url: str) -> tuple[str, str, dict[str, str]]:
-    """Bucket, prefix and options of a URL. Raises SettingsError, which holds no password."""
+    """Split a URL into bucket, prefix and options. Raises SettingsError, which holds no password."""
     split = urlsplit(url)
     options = {"scheme": "https", **dict(parse_qsl(split.query))}
     problem = ""
     if split.scheme != "s3":
-        problem = "not an s3:// address; of other stores only those with an S3 interface can be used"
+        problem = "not an s3:// address; other stores need an S3 interface"
     elif "@" in url:  # a key may hold a slash, and then the rest looks like a folder
         problem = f"an address must not hold keys; {CREDENTIALS}"
     elif not split.netloc:
@@ -245,7 +244,7 @@ def _parsed(url: str) -> tuple[str, str, dict[str, str]]:
 
 @lru_cache(maxsize=8)
 def _client(region: str | None, endpoint: str | None, scheme: str) -> Any:
-    """A client, made once (a quarter of a second): it keeps the credentials that it found."""
+    """Make a client, once (it takes a quarter of a second); it keeps its credentials."""
     try:
         import boto3  # type: ignore[import-untyped]
         from botocore.config import Config  # type: ignore[import-untyped]
@@ -254,12 +253,12 @@ def _client(region: str | None, endpoint: str | None, scheme: str) -> Any:
         raise SettingsError("this needs boto3", where="storage.remote", fix="pip install boto3") from None
     own = endpoint or any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
     config = Config(
-        s3={"addressing_style": "path" if own else "auto"},  # BUCKET.HOST is a name that few stores of one's own have
+        s3={"addressing_style": "path" if own else "auto"},  # few self-hosted stores resolve BUCKET.HOST
         max_pool_connections=32,
         connect_timeout=10,
         read_timeout=60,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        # What boto3 adds by itself, a checksum behind the body, is more than many S3-like stores know.
+        # Many S3-like stores do not support the checksum that boto3 appends to the body.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

@@ -1,15 +1,15 @@
-"""A store of snapshots whose home is a bucket. The folder below storage.root is its working copy, with the same names.
+"""A store of snapshots in a bucket. The folder below storage.root is its working copy, with the same names.
 
-    PREFIX/snapshots/STAGE/KEY/manifest.json       published last, create-if-absent, and only then here
+    PREFIX/snapshots/STAGE/KEY/manifest.json       published last, create-if-absent, then in the folder
     PREFIX/snapshots/STAGE/KEY/attempt-ID/...      the data files
-    PREFIX/runs/RUN.json, PREFIX/reports/RUN/...   what runs leave beside them
+    PREFIX/runs/RUN.json, PREFIX/reports/RUN/...   records and reports of runs
 
-Commit: the attempt is sealed here (files synced, the manifest beside it), its files are sent, then the manifest is
-created in the bucket if there is none. Of two machines the first wins; the other removes its attempt and fetches the
-winner's. A sealed attempt outlives its process: whoever looks for the key next sends what is missing of it, and the
-stage does not run again.
+Commit: seal the attempt in the folder (files synced, the manifest beside it), send its files, then create the manifest
+in the bucket if there is none. Of two machines the first wins; the other removes its attempt and fetches the winner's.
+A sealed attempt outlives its process: the next process to look for the key sends the missing files, and the stage does
+not run again.
 
-Find: what is not here is fetched; what is here and not there is sent.
+Find: fetch a snapshot that is only in the bucket; send one that is only in the folder.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.remote_snapshots import AT_ONCE, SETTLED, RemoteSnapshots, each
 from tasks.core.storage.store import SnapshotStore, damaged_files, parts_of, remove_attempt
 
-LOOK_BACK = 20  # snapshots of a stage that are searched for parts to take over
+LOOK_BACK = 20  # snapshots of a stage that are searched for parts to reuse
 _LOG = logging.getLogger(__name__)
 
 
 class MirroredStore(SnapshotStore):
     """All snapshots of a bucket, and a folder with those that this machine has made or needed.
 
-    Beside SnapshotCorrupt, methods raise what `Bucket` does: SettingsError for what a user must mend, TransientError
-    for a store that does not answer.
+    Beside SnapshotCorrupt, methods raise what `Bucket` does: SettingsError for what a user must fix, TransientError if
+    the store does not answer.
     """
 
     def __init__(self, root: Path, bucket: Bucket) -> None:
@@ -49,14 +49,14 @@ class MirroredStore(SnapshotStore):
         self._shared: set[str] = set()  # keys whose manifest the bucket is known to hold
 
     def check(self) -> None:
-        """Raise unless the bucket can be used; send the run records that it does not have."""
+        """Raise unless the bucket can be used; send the run records that it lacks."""
         self.bucket.check()
         sizes = {o.name: o.size for o in self.bucket.objects("runs/")}
         late = [p for p in self.records_here() if sizes.get(f"runs/{p.name}") != p.stat().st_size]
         each(late, lambda _, path: self.keep(path))
 
     def keep(self, path: Path) -> None:
-        """Send a file beside the snapshots. A failure is no more than a warning: `check` sends records again."""
+        """Send a file beside the snapshots. A failure is only a warning: `check` sends records again."""
         name = path.relative_to(self.root.parent).as_posix()
         try:
             self.bucket.put(name, path.read_bytes())
@@ -64,7 +64,7 @@ class MirroredStore(SnapshotStore):
             _LOG.warning("%s is not in the bucket yet: %s", name, error.what)
 
     def records(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Those of all machines."""
+        """Yield the run records of all machines."""
         here = {f"runs/{path.name}": path for path in self.records_here()}
         there = {o.name for o in self.bucket.objects("runs/") if o.name.endswith(".json")}
         names = sorted({*here, *there}, reverse=True)
@@ -78,17 +78,17 @@ class MirroredStore(SnapshotStore):
                     yield json.loads(data), name in here
 
     def manifests(self) -> dict[str, Manifest]:
-        """Those of the bucket, too; damaged ones there are left out."""
+        """Return the manifests of folder and bucket by key; damaged ones in the bucket are left out."""
         return {manifest.key: manifest for manifest in self.there.all()} | super().manifests()
 
     def holds(self, stage: str, key: str) -> bool:
         return super().holds(stage, key) or self.there.find(stage, key) is not None
 
     def find(self, stage: str, key: str) -> Snapshot | None:
-        """The committed snapshot with this key, fetched if it is not here, and sent if it is not there."""
-        if found := super().find(stage, key):
-            self._share(found)
-            return found
+        """Find the committed snapshot with this key; fetch it from the bucket, or send it there, if it is missing."""
+        if committed := super().find(stage, key):
+            self._share(committed)
+            return committed
         if (theirs := self.there.find(stage, key)) and (fetched := self._fetch(theirs)):
             return fetched
         return self._finish(stage, key)
@@ -99,19 +99,19 @@ class MirroredStore(SnapshotStore):
         return writer
 
     def discard(self, writer: SnapshotWriter) -> None:
-        """Remove an attempt, unless it is sealed: then all that it lacks is the bucket."""
+        """Remove an attempt, unless it is sealed and only waits for the bucket."""
         if (writer.folder / f"{writer.attempt}.manifest").exists():
             writer.lock.close()
         else:
             super().discard(writer)
 
     def is_waiting(self, attempt: Path) -> bool:
-        """Whether an attempt is sealed, and not for so long that nobody will ask for it any more."""
+        """Whether an attempt is sealed and recent enough to be sent later."""
         sealed = attempt.with_name(f"{attempt.name}.manifest")
         return sealed.exists() and sealed.stat().st_mtime > (datetime.now(UTC) - SETTLED).timestamp()
 
     def publish(self, folder: Path, manifest: Manifest) -> Snapshot:
-        """Send a sealed attempt, publish its manifest there, then here; or take the snapshot that was there first."""
+        """Send a sealed attempt, publish its manifest there, then here; return the snapshot that came first."""
         winner = self.there.send(folder, manifest, (folder / f"{manifest.attempt}.manifest").read_bytes())
         if winner.attempt == manifest.attempt:
             self._shared.add(manifest.key)
@@ -123,29 +123,29 @@ class MirroredStore(SnapshotStore):
         remove_attempt(folder / manifest.attempt)
         return theirs
 
-    def _share(self, found: Snapshot) -> None:
-        """Send a snapshot that was made before the bucket was named, or that was removed there."""
-        if found.key in self._shared:
+    def _share(self, snapshot: Snapshot) -> None:
+        """Send a snapshot that is older than the bucket's setting, or was removed from the bucket."""
+        if snapshot.key in self._shared:
             return
         try:
-            theirs = self.there.find(found.stage, found.key)
+            theirs = self.there.find(snapshot.stage, snapshot.key)
             if theirs is None:
-                folder = Path(found.folder)
-                theirs = self.there.send(folder, found.manifest, (folder / "manifest.json").read_bytes())
+                folder = Path(snapshot.folder)
+                theirs = self.there.send(folder, snapshot.manifest, (folder / "manifest.json").read_bytes())
         except TransientError as error:  # the work is done; the bucket can wait for it
-            _LOG.warning("%s is not in the bucket yet: %s", found, error.what)
+            _LOG.warning("%s is not in the bucket yet: %s", snapshot, error.what)
             return
-        if theirs.digest != found.digest:
-            _LOG.warning("%s: the bucket has another one of this key, %s; both stay", found, theirs.digest[:12])
-        self._shared.add(found.key)
+        if theirs.digest != snapshot.digest:
+            _LOG.warning("%s: the bucket has another one of this key, %s; both stay", snapshot, theirs.digest[:12])
+        self._shared.add(snapshot.key)
 
     def _fetch(self, manifest: Manifest) -> Snapshot | None:
-        """Bring a snapshot here and publish it; None if it is removed there meanwhile."""
+        """Fetch a snapshot and publish it here; None if it is removed from the bucket meanwhile."""
         folder = self.root / manifest.stage / manifest.key
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{manifest.attempt}.lock"):
-            if found := super().find(manifest.stage, manifest.key):
-                return found  # another process has brought it
+            if fetched := super().find(manifest.stage, manifest.key):
+                return fetched  # by another process
             if not self.there.bring(manifest, folder / manifest.attempt):
                 remove_attempt(folder / manifest.attempt)
                 return None
@@ -156,21 +156,21 @@ class MirroredStore(SnapshotStore):
             return super().publish(folder, manifest)
 
     def _finish(self, stage: str, key: str) -> Snapshot | None:
-        """Publish what a process sealed and could not send."""
+        """Publish an attempt that a process sealed and could not send."""
         folder = self.root / stage / key
         for sealed in sorted(folder.glob("attempt-*.manifest")):
-            with _lock(sealed.with_suffix(".lock"), wait=False) as held:
+            with _lock(sealed.with_suffix(".lock"), wait=False) as locked:
                 try:
                     manifest = Manifest.model_validate_json(sealed.read_bytes())
-                except (ValueError, FileNotFoundError):  # killed while it was written, or done by now
+                except (ValueError, FileNotFoundError):  # killed while writing it, or published by now
                     continue
-                if held and not damaged_files(folder, manifest, full=True):
+                if locked and not damaged_files(folder, manifest, full=True):
                     return self.publish(folder, manifest)
         return None
 
 
 class _EarlierElsewhere:
-    """Looks up a part in the snapshots of one stage, here first and then in the bucket; fetches the one that has it."""
+    """Finds a part in the snapshots of one stage, here first and then in the bucket; fetches the one that has it."""
 
     def __init__(self, store: MirroredStore, stage: str, here: Callable[[str], EarlierPart | None]) -> None:
         self._store, self._stage, self._here = store, stage, here
@@ -178,8 +178,8 @@ class _EarlierElsewhere:
         self._fetched: dict[str, EarlierPart] = {}
 
     def __call__(self, identity: str) -> EarlierPart | None:
-        if found := self._here(identity) or self._fetched.get(identity):
-            return found
+        if earlier := self._here(identity) or self._fetched.get(identity):
+            return earlier
         try:
             if self._there is None:
                 latest = self._store.there.all(f"{self._stage}/", last=LOOK_BACK)
@@ -189,14 +189,14 @@ class _EarlierElsewhere:
                 if snapshot := self._store.find(self._stage, manifest.key):
                     self._fetched.update(parts_of(Path(snapshot.folder), snapshot.manifest))
         except RaymillError as error:  # it is only a shortcut
-            _LOG.warning("no parts of earlier snapshots are taken over: %s", error.what)
+            _LOG.warning("no parts of earlier snapshots are reused: %s", error.what)
             self._there = {}
         return self._fetched.get(identity)
 
 
 @contextmanager
 def _lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an attempt's lock; False if another process does and this one is not to wait."""
+    """Hold an attempt's lock; with wait=False, yield False if another process holds it."""
     with path.open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

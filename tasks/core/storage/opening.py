@@ -1,4 +1,4 @@
-"""Open the store of snapshots that the settings name: a folder, or one whose home is a bucket."""
+"""Open the store of snapshots that the settings name: a folder, or a bucket with a folder as its working copy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from tasks.core.storage.store import SnapshotStore
 
 
 def open_store(storage: StorageConfig) -> SnapshotStore:
-    """The store that the settings name: below storage.root alone, or with a bucket as its home. Opening asks nothing.
+    """Open the store: the folder storage.root alone, or with a bucket. Opening sends no request.
 
-    Raises SettingsError for an address that cannot be one.
+    Raises SettingsError for an invalid address.
     """
     root = storage.path / "snapshots"
     if storage.remote is None:

@@ -1,7 +1,7 @@
-"""Snapshots in a bucket: which are committed, sending one, bringing one here, and what of them may go.
+"""Find, send, fetch and remove snapshots in a bucket.
 
-A manifest is believed and nothing else, here as in a folder. An object is there whole or not at all, and nobody but one
-process writes below an attempt's name; so an object of the right size below it is the file that was sent.
+Only manifests are trusted, as in a folder. An object exists whole or not at all, and only one process writes below an
+attempt's name; so an object of the right size below it is the file that was sent.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
 from tasks.core.snapshots import Manifest
 from tasks.core.storage.bucket import Bucket, Stored
 
-AT_ONCE = 8  # files under way
-SETTLED = timedelta(days=1)  # what is younger may belong to a run that goes on somewhere
-FRESH = SETTLED / 2  # what was sent longer ago is sent again: `leftovers` may be about to remove it
+AT_ONCE = 8  # files in transfer
+SETTLED = timedelta(days=1)  # younger objects may belong to a run in progress on another machine
+FRESH = SETTLED / 2  # older objects are sent again: `leftovers` may be about to remove them
 FIX = "raymill gc --damaged removes it there; the next run makes it again"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Objects that may go, in this order, and why. `size` in bytes."""
+    """Objects that may be removed, in this order, and why. `size` in bytes."""
 
     home: str
     names: tuple[str, ...]
@@ -50,7 +50,7 @@ class RemoteSnapshots:
         self.bucket = bucket
 
     def find(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of a committed snapshot. Raises SnapshotCorrupt for one that must not be believed."""
+        """Read the manifest of a committed snapshot. Raises SnapshotCorrupt for one that must not be trusted."""
         data = self.bucket.get(f"{home(stage, key)}/manifest.json")
         if data is None:
             return None
@@ -58,7 +58,7 @@ class RemoteSnapshots:
             manifest = Manifest.model_validate_json(data)
         except ValueError:
             raise self._corrupt(stage, key, "not a manifest") from None
-        # Names become paths here: none may lead out of the attempt's folder.
+        # Names become local paths: none may lead out of the attempt's folder.
         paths = [PurePosixPath(entry.name) for entry in manifest.files]
         inside = not any(path.is_absolute() or ".." in path.parts for path in paths)
         if (
@@ -66,13 +66,13 @@ class RemoteSnapshots:
             or not re.fullmatch(r"attempt-\w+", manifest.attempt)
             or (manifest.stage, manifest.key) != (stage, key)
         ):
-            raise self._corrupt(stage, key, "a manifest of something else")
+            raise self._corrupt(stage, key, "a manifest of another snapshot")
         return manifest
 
     def all(self, below: str = "", last: int | None = None) -> list[Manifest]:
-        """The manifests below snapshots/, the oldest first, of the `last` ones only; damaged ones are left out."""
-        found = [o for o in self.bucket.objects(f"snapshots/{below}") if is_manifest(o.name)]
-        found.sort(key=lambda o: o.modified)
+        """Read the (`last`) manifests below snapshots/, the oldest first; damaged ones are left out."""
+        listed = [o for o in self.bucket.objects(f"snapshots/{below}") if is_manifest(o.name)]
+        listed.sort(key=lambda o: o.modified)
 
         def read(stored: Stored) -> Manifest | None:
             _, stage, key, _ = PurePosixPath(stored.name).parts
@@ -81,12 +81,12 @@ class RemoteSnapshots:
             return None
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return [m for m in pool.map(read, found[-last:] if last else found) if m is not None]
+            return [m for m in pool.map(read, listed[-last:] if last else listed) if m is not None]
 
     def send(self, folder: Path, manifest: Manifest, data: bytes) -> Manifest:
-        """Send the files that are not there, then the manifest's bytes; return the manifest that stands there then.
+        """Send the missing files, then the manifest's bytes; return the manifest that is there then.
 
-        `folder` is that of the key here. Where another attempt has won, what was sent of this one is removed.
+        `folder` is the local folder of the key. If another attempt has won, this one's files are removed again.
         """
         at = home(manifest.stage, manifest.key)
         attempt = f"{at}/{manifest.attempt}"
@@ -101,7 +101,7 @@ class RemoteSnapshots:
             raise self._unsettled(manifest, f"{left[0][1].name} was sent and is not there in full")
         faults.point(manifest.stage, "before-remote-manifest")
         created = self.bucket.put_if_absent(f"{at}/manifest.json", data)
-        # "There is one" may be said of our own, where the first answer got lost.
+        # The manifest that exists may be our own, if the first answer got lost.
         winner = manifest if created else self.find(manifest.stage, manifest.key)
         faults.point(manifest.stage, "after-remote-manifest")
         if winner is None:
@@ -114,7 +114,7 @@ class RemoteSnapshots:
     def bring(self, manifest: Manifest, root: Path) -> bool:
         """Fetch a snapshot's files to its attempt's folder `root`; False if the snapshot was removed meanwhile.
 
-        What is there already, and right, is not fetched again. Raises SnapshotCorrupt where a file is not as committed.
+        Undamaged local files are not fetched again. Raises SnapshotCorrupt if a file is not as committed.
         """
         root.mkdir(parents=True, exist_ok=True)
         try:
@@ -130,9 +130,8 @@ class RemoteSnapshots:
         return True
 
     def leftovers(self, kept: set[str], *, full: bool) -> Iterator[Leftover]:
-        """What may go: snapshots with other keys than `kept`, and attempts without a manifest; none younger than a day.
-
-        With `full`, snapshots whose files' sha256 differ as well, for which every byte is read.
+        """List what may be removed: snapshots with keys not in `kept`, and attempts without a manifest; all over a day
+        old. With `full`, also snapshots whose files' sha256 differ; that reads every byte.
         """
         before = datetime.now(UTC) - SETTLED
         homes: dict[str, list[Stored]] = defaultdict(list)
@@ -141,7 +140,7 @@ class RemoteSnapshots:
             if len(parts) > 3:
                 homes["/".join(parts[:3])].append(stored)
         for at, objects in homes.items():
-            objects.sort(key=lambda o: not is_manifest(o.name))  # it goes first: then nobody believes in the files
+            objects.sort(key=lambda o: not is_manifest(o.name))  # removed first: without it nobody trusts the files
             _, stage, key = PurePosixPath(at).parts
             try:
                 manifest = self.find(stage, key)
@@ -165,7 +164,7 @@ class RemoteSnapshots:
                     yield _leftover(f"{at}/{attempt}", sent, "attempt without a manifest")
 
     def _lacking(self, manifest: Manifest, since: datetime | None = None) -> list[tuple[int, FileEntry]]:
-        """The files of a snapshot, with their places, that are not there in full, or not `since` then."""
+        """List the files of a snapshot, with their indices, that are not there in full, or older than `since`."""
         attempt = f"{home(manifest.stage, manifest.key)}/{manifest.attempt}/"
         there = {o.name: o.size for o in self.bucket.objects(attempt) if since is None or o.modified > since}
         return [(i, e) for i, e in enumerate(manifest.files) if there.get(attempt + e.name) != e.size]
@@ -214,7 +213,7 @@ class RemoteSnapshots:
 
 
 def home(stage: str, key: str) -> str:
-    """Where a snapshot is below the prefix."""
+    """Return a snapshot's folder below the prefix."""
     return f"snapshots/{stage}/{key}"
 
 
@@ -224,7 +223,7 @@ def is_manifest(name: str) -> bool:
 
 
 def each(items: Iterable[T], do: Callable[[int, T], None]) -> None:
-    """Do it for each, AT_ONCE at a time; after a failure nothing more begins, and it is raised."""
+    """Call `do` for each item, AT_ONCE at a time; after a failure no more are started, and it is raised."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [pool.submit(do, index, item) for index, item in enumerate(items)]
         try:

@@ -1,7 +1,7 @@
-"""The store of snapshots: attempts, the commit, and finding what is committed.
+"""The store of snapshots in a folder: open attempts, commit them, and find what is committed.
 
-A manifest is published last and create-if-absent: of two processes at one key the first wins, and a process that is
-killed anywhere leaves either a whole snapshot or an attempt that nobody sees and the next one removes.
+A manifest is published last and create-if-absent. So of two processes at one key the first wins, and a killed process
+leaves either a whole snapshot or an invisible attempt, which the next process removes.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ class SnapshotStore:
         self.root = root
 
     def check(self) -> None:
-        """Raise an error before any work where the store cannot be used: a folder always can."""
+        """Raise if the store cannot be used, before any work. A folder always can."""
 
     def keep(self, path: Path) -> None:
-        """Take care of a file beside the snapshots (a run's record, a report): in a folder it lies well."""
+        """Store a file beside the snapshots (a run's record, a report). A folder has it already."""
 
     def records_here(self) -> list[Path]:
-        """The records of the runs of this machine, the oldest first."""
+        """List this machine's run records, the oldest first."""
         return sorted((self.root.parent / "runs").glob("*.json"))
 
     def records(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """The records of runs, the newest first, each with whether the run was this machine's."""
+        """Yield the run records, the newest first, each with whether the run was on this machine."""
         for path in reversed(self.records_here()):
             yield json.loads(path.read_text()), True
 
     def is_waiting(self, attempt: Path) -> bool:
-        """Whether an attempt is done and only waits to be stored: nothing waits in a folder."""
+        """Whether a finished attempt waits to be sent. In a folder none does."""
         return False
 
     def holds(self, stage: str, key: str) -> bool:
-        """Whether a snapshot with this key is committed; its files are not looked at."""
+        """Whether a snapshot with this key is committed; its files are not checked."""
         return (self.root / stage / key / "manifest.json").exists()
 
     def find(self, stage: str, key: str) -> Snapshot | None:
-        """The committed snapshot with this key, if its files are still as the manifest says."""
+        """Find the committed snapshot with this key. Raises SnapshotCorrupt if its files are not as committed."""
         folder = self.root / stage / key
         path = folder / "manifest.json"
         if not path.exists():
@@ -70,7 +70,7 @@ class SnapshotStore:
         return Snapshot(stage, key, manifest.digest, str(folder))
 
     def open_attempt(self, stage: str, key: str) -> SnapshotWriter:
-        """A fresh attempt folder, locked for as long as this process lives; dead attempts at this key are removed."""
+        """Make an attempt folder, locked for as long as this process lives; remove dead attempts at this key."""
         folder = self.root / stage / key
         folder.mkdir(parents=True, exist_ok=True)
         for orphan in orphaned_attempts(folder):
@@ -84,7 +84,7 @@ class SnapshotStore:
         )
 
     def discard(self, writer: SnapshotWriter) -> None:
-        """Remove an attempt, unless its manifest is published already: an interrupt may come right after that."""
+        """Remove an attempt, unless its manifest is published: an interrupt may come right after that."""
         writer.lock.close()
         manifest = writer.folder / "manifest.json"
         if not manifest.exists() or load_manifest(manifest).attempt != writer.attempt:
@@ -93,7 +93,7 @@ class SnapshotStore:
     def commit(self, writer: SnapshotWriter, **about: Any) -> Snapshot:
         """Verify the files, then publish the manifest create-if-absent.
 
-        Where another process published the same key first, its snapshot is returned and this attempt removed.
+        If another process published the same key first, its snapshot is returned and this attempt removed.
         """
         entries = tuple(sorted(writer.entries, key=lambda e: e.name))
         content = {
@@ -117,7 +117,7 @@ class SnapshotStore:
             **about,
         )
         if damaged := damaged_files(writer.folder, manifest, full=False):
-            raise SnapshotCorrupt(f"written file is not as it was written: {damaged[0]}", where=writer.stage)
+            raise SnapshotCorrupt(f"file has changed since it was written: {damaged[0]}", where=writer.stage)
         for left in writer.root.rglob(f"*{DRAFT}"):  # by workers that died
             left.unlink(missing_ok=True)
         for folder in sorted({(writer.root / e.name).parent for e in entries} | {writer.root, writer.folder}):
@@ -131,7 +131,7 @@ class SnapshotStore:
         return snapshot
 
     def publish(self, folder: Path, manifest: Manifest) -> Snapshot:
-        """Publish the manifest that lies beside its whole attempt, create-if-absent: the first one of a key stands."""
+        """Publish a complete attempt's manifest, create-if-absent: the first one of a key wins."""
         published = folder / "manifest.json"
         draft = folder / f"{manifest.attempt}.manifest"
         with suppress(FileExistsError):
@@ -157,43 +157,43 @@ class SnapshotStore:
             yield Snapshot(manifest.stage, manifest.key, manifest.digest, str(path.parent))
 
     def manifests(self) -> dict[str, Manifest]:
-        """The manifests of all snapshots, by key."""
+        """Read the manifests of all snapshots, by key."""
         return {snapshot.key: snapshot.manifest for snapshot in self}
 
     def lineage(self, keys: Iterable[str]) -> set[str]:
-        """These keys and those of everything they were made from."""
-        known = self.manifests()
+        """Return these keys and those of everything they were made from."""
+        manifests = self.manifests()
         closed: set[str] = set()
-        todo = [k for k in keys if k in known]
+        todo = [k for k in keys if k in manifests]
         while todo:
             key = todo.pop()
             if key not in closed:
                 closed.add(key)
-                todo.extend(i.key for i in known[key].inputs if i.key in known)
+                todo.extend(i.key for i in manifests[key].inputs if i.key in manifests)
         return closed
 
 
 class _EarlierParts:
-    """Looks up a part in the committed snapshots of one stage; they are listed on the first call."""
+    """Finds a part in the committed snapshots of one stage; they are listed on the first call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[str, EarlierPart] | None = None
+        self._parts: dict[str, EarlierPart] | None = None
 
     def __call__(self, identity: str) -> EarlierPart | None:
-        if self._known is None:
-            self._known = {}
+        if self._parts is None:
+            self._parts = {}
             for path in self._folder.glob("*/manifest.json"):
                 try:
                     manifest = load_manifest(path)
                 except (SnapshotCorrupt, OSError):
                     continue
-                self._known.update(parts_of(path.parent, manifest))
-        return self._known.get(identity)
+                self._parts.update(parts_of(path.parent, manifest))
+        return self._parts.get(identity)
 
 
 def parts_of(folder: Path, manifest: Manifest) -> dict[str, EarlierPart]:
-    """The parts of a snapshot in this folder, by identity."""
+    """Return the parts of a snapshot in this folder, by identity."""
     root, entries = folder / manifest.attempt, {e.name: e for e in manifest.files}
     return {
         part: EarlierPart(root, tuple(entries[f] for f in record.files), record.about)
@@ -202,7 +202,7 @@ def parts_of(folder: Path, manifest: Manifest) -> dict[str, EarlierPart]:
 
 
 def damaged_files(folder: Path, manifest: Manifest, *, full: bool) -> list[str]:
-    """Names of files whose size (or, if `full`, sha256) differs from the manifest's."""
+    """List the files whose size (or, if `full`, sha256) differs from the manifest's."""
     damaged = []
     for entry in manifest.files:
         path = folder / manifest.attempt / entry.name
@@ -212,7 +212,7 @@ def damaged_files(folder: Path, manifest: Manifest, *, full: bool) -> list[str]:
 
 
 def orphaned_attempts(folder: Path) -> list[Path]:
-    """Attempt folders at one key that are neither committed nor held by a living process."""
+    """List the attempt folders at one key that are neither committed nor locked by a living process."""
     manifest = folder / "manifest.json"
     committed = load_manifest(manifest).attempt if manifest.exists() else None
     return [
@@ -229,7 +229,7 @@ def remove_attempt(path: Path) -> None:
 
 
 def _is_held(lock: Path) -> bool:
-    # The lock goes with the process that took it, however that process ended.
+    # The kernel releases a process's lock, however the process ends.
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,18 +1,17 @@
-"""Canonical reviews in, normalised and unique ones out, on Modin over Ray.
+"""Normalise canonical reviews and remove repeats, on Modin over Ray.
 
-Title and text go through the steps of conf's `clean` section, each with a switch, in their order (`tidy_text`).
-Cleaning is idempotent: cleaning clean text changes nothing. Then repeats go:
+Title and text go through the steps of conf's `clean` section in order, each with a switch (`tidy_text`). Cleaning is
+idempotent: cleaning clean text changes nothing. Then repeats are removed:
 
-    repeated_ids     of reviews with one review_id the latest stays
-    duplicates       of reviews that say the same (user, item, rating, time, title, text) one stays
-    repeated_pairs   of reviews of one item by one user the latest stays
+    repeated_ids     reviews with the same review_id: the latest stays
+    duplicates       reviews with the same user, item, rating, time, title and text: one stays
+    repeated_pairs   reviews of the same item by the same user: the latest stays
 
-Which one stays depends on the reviews alone, not on their order nor on how they are cut into parts: the latest, and
-of those with the same time the one with the greatest hash over all its columns. Repeats are found by the hashes that
-ingest wrote (`tasks.stages.ingest.row_hashes`), on the text as it came. Rows keep their order. rows in = rows out +
-repeated.
+Which one stays depends on the reviews alone, not on their order or on the cut into parts: the latest, and among equal
+times the one with the greatest hash over all its columns. Repeats are found by the hashes that ingest wrote
+(`tasks.stages.ingest.row_hashes`), on the raw text. Rows keep their order. rows in = rows out + repeated.
 
-A part whose reviews and repeats are those of an earlier snapshot is taken over from it.
+A part whose reviews and repeats equal those of an earlier snapshot is reused from it.
 
     raymill run --until clean
 """
@@ -61,31 +60,31 @@ def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None:
         for i, entries in zip(new, frames.to_driver(written), strict=True):
             out.part(identities[i], [FileEntry(**entry) for entry in entries.to_pylist()])
     out.note(parts=len(identities), parts_taken_over=len(identities) - len(new))
-    # Counted where they were found, not by what is left: the runner's check of the rows must be able to fail.
+    # Counted where repeats are found, not from the remaining rows: the runner's check of the rows must be able to fail.
     removed = sum((Counter(d["kinds"]) for d in described), Counter())
     out.count(rows_in=raw.rows(), repeated=sum(removed.values()), **{kind: removed[kind] for kind in KINDS})
 
 
 def find_repeats(raw: Snapshot, config: CleanConfig) -> list[tuple[Any, ...]]:
-    """Blocks of parts, each with references to tables of the rows of theirs that go: `at` and `kind` (index of KINDS).
+    """Find repeats; returns blocks of parts, each with references to tables of the rows to remove: `at` and `kind`.
 
-    A row is known by `at`, which is part << 32 | row.
+    `at` is part << 32 | row; `kind` is an index of KINDS.
     """
     import ray
 
-    buckets = max(2, -(-raw.rows() // ROWS_PER_BUCKET))  # by the data alone, as all that is cut here
+    buckets = max(2, -(-raw.rows() // ROWS_PER_BUCKET))  # by the data alone, like every cut
     blocks = blocks_of(raw)
     same_id = keyed_exchange(blocks, split_ids, repeated_ids, buckets)
-    found = [(block, *refs) for block, refs in zip(blocks, same_id, strict=True)]
+    by_id = [(block, *refs) for block, refs in zip(blocks, same_id, strict=True)]
     if (rule := pair_rule(config)) is None:
-        return found
-    left = [ray.remote(without_rows).remote(*block) for block in found]
+        return by_id
+    left = [ray.remote(without_rows).remote(*block) for block in by_id]
     same_pair = keyed_exchange(left, split_pairs, rule, buckets)
-    return [(*block, *refs) for block, refs in zip(found, same_pair, strict=True)]
+    return [(*block, *refs) for block, refs in zip(by_id, same_pair, strict=True)]
 
 
 def blocks_of(raw: Snapshot) -> list[Block]:
-    """Neighbouring parts whose keys one task reads: a task costs as much as reading those of 50,000 rows."""
+    """Group neighbouring parts so that one task reads their keys: starting a task takes as long as reading 50,000."""
     blocks: list[Block] = []
     rows = ROWS_PER_BLOCK
     for i, (keys, entry) in enumerate(zip(raw.files("keys"), raw.entries("keys"), strict=True)):
@@ -98,19 +97,19 @@ def blocks_of(raw: Snapshot) -> list[Block]:
 
 
 def pair_rule(config: CleanConfig) -> Answer | None:
-    """What tells the repeats among the reviews of one item by one user."""
+    """Return the function that finds repeats among the reviews of one item by one user."""
     if config.drop_repeated_pairs:
         return repeated_pairs
     return duplicates if config.drop_duplicates else None
 
 
 def split_ids(block: Block, buckets: int) -> list[pa.Table]:
-    """A block's rows by review_id: what decides which one of those with the same stays."""
+    """Hash-partition a block's rows by review_id, with the columns that decide which of equal ones stays."""
     return _buckets(_read(block, "id"), buckets)
 
 
 def without_rows(block: Block, *gone: pa.Table) -> pa.Table:
-    """A block's rows by (user, item), less those that are gone."""
+    """Hash-partition a block's rows by (user, item), without the removed ones."""
     keys = _read(block, "pair")
     return keys.filter(~keys["at"].is_in(_positions(gone).implode())).to_arrow()
 
@@ -147,14 +146,14 @@ def duplicates(slices: list[pa.Table]) -> list[pa.Table]:
 
 
 def repeated_pairs(slices: list[pa.Table]) -> list[pa.Table]:
-    """Of each pair the latest stays. One that says the same as another of the pair is counted as a duplicate."""
+    """Find all but the latest review of each pair. One with the same content as another counts as a duplicate."""
     return _losers(slices, ["a", "b"], kind=2)
 
 
 def _losers(slices: list[pa.Table], key: list[str], kind: int) -> list[pa.Table]:
-    """For each block, the rows whose key a row has that wins over them."""
+    """Return, for each block, the rows that lose against another row with the same key."""
     seen = pl.concat([pl.DataFrame(pl.from_arrow(s)).with_columns(block=i) for i, s in enumerate(slices)])
-    # Most keys are alone; only the others are sorted.
+    # Most keys are unique; only the others are sorted.
     shared = seen.filter(seen["a"].is_duplicated()).sort("timestamp", "row_hash", "at", descending=True)
     lost = shared.filter(~pl.struct(key).is_first_distinct()).with_columns(kind=pl.lit(kind, dtype=pl.UInt8))
     if kind == 2:
@@ -167,7 +166,7 @@ def _losers(slices: list[pa.Table], key: list[str], kind: int) -> list[pa.Table]
 
 
 def describe(block: Block, *gone: pa.Table) -> list[dict[str, Any]]:
-    """For each part of a block, the digest of its rows that go and how many of each kind. No row is found twice."""
+    """Return, for each part of a block, the digest of its removed rows and their number by kind. None counts twice."""
     at = _positions(gone).to_numpy()
     kind = np.concatenate([t["kind"].to_numpy() for t in gone])
     described = []
@@ -180,7 +179,7 @@ def describe(block: Block, *gone: pa.Table) -> list[dict[str, Any]]:
 
 
 def clean_part(part: tuple[int, Path, list[Any]], config: CleanConfig, sink: FileSink) -> pa.Table:
-    """Clean one file of raw reviews and write it; returns the entry of the file that it wrote, if it wrote one."""
+    """Clean one file of raw reviews and write it; returns the entry of the written file, if any."""
     import ray
 
     index, file, refs = part
@@ -197,7 +196,7 @@ def clean_part(part: tuple[int, Path, list[Any]], config: CleanConfig, sink: Fil
 
 
 def kept_rows(part: int, rows: int, gone: Iterable[pa.Table]) -> pl.Series:
-    """Which of a part's rows stay."""
+    """Mark the rows of a part that stay."""
     at = _positions(gone).to_numpy()
     keep = np.ones(rows, dtype=bool)
     keep[at[at >> 32 == part] & 0xFFFFFFFF] = False

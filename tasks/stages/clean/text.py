@@ -1,8 +1,8 @@
-"""Text as clean leaves it: the steps, in few passes, and over the rows alone that need them.
+"""Clean texts: the steps, in few passes, on only the rows that need them.
 
-Three quarters of real reviews are plain ASCII without a tag, a link or a run of blanks. Finding that out costs a few
+Three quarters of real reviews are plain ASCII without a tag, a link or a run of blanks. Detecting that takes a few
 milliseconds per 10,000 reviews (searches for literal bytes); Unicode normalisation and the regular expressions on all
-of them cost 30 times as much (docs/decisions).
+rows take 30 times as long (docs/decisions).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tasks.stages.clean.settings import CleanConfig
 
 TAG = r"<[a-zA-Z/!][^>]*>"
 URL = r"(?i:https?://|www\.)[^\s<]+"
-# An ampersand written as an entity, any number of times over: "&amp;amp;amp;" would take a round for each.
+# An ampersand encoded as an entity any number of times: "&amp;amp;amp;" would take a round for each.
 AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0*38(?![0-9])|#[xX]0*26(?![0-9a-fA-F]));?)+")
-ROUNDS = 50  # nobody's text needs three; one made to need thousands is left as it is by then
+ROUNDS = 50  # no real text needs three; one crafted to need thousands stays partly encoded
 
 
 def tidy_text(texts: pl.Series, config: CleanConfig) -> pl.Series:
-    """Normalise a column of texts. Each step of `config` that is on holds for the result, and again changes nothing.
+    """Normalise a column of texts. Each step of `config` that is on holds for the result; repeating changes nothing.
 
     normalize_unicode  NFC: one spelling for é
     decode_entities    HTML entities, until none is left: "&amp;lt;" is "<"
@@ -46,12 +46,12 @@ def tidy_text(texts: pl.Series, config: CleanConfig) -> pl.Series:
 
 
 def _ascii(texts: pl.Series) -> pl.Series:
-    """Which texts are ASCII, and so in NFC as they are."""
+    """Mark the texts that are ASCII, and so in NFC already."""
     return texts.str.len_bytes() == texts.str.len_chars()
 
 
 def _on(texts: pl.Series, mask: pl.Series, function: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """The texts with `function` applied to those in the mask."""
+    """Apply `function` to the texts in the mask."""
     if not mask.any():
         return texts
     # Series.scatter writes into its own series, and this one is the caller's.
@@ -71,12 +71,12 @@ def _patterns(config: CleanConfig) -> list[str]:
 
 def _replaced(texts: pl.Series, patterns: list[str], config: CleanConfig) -> pl.Series:
     texts = texts.str.replace_all("|".join(patterns), " ")
-    # What went may have left two spaces side by side.
+    # A removed piece may leave two spaces side by side.
     return texts.str.replace_all(" {2,}", " ") if config.collapse_spaces else texts
 
 
 def _needs(texts: pl.Series, config: CleanConfig) -> pl.Series:
-    """Which texts a pattern may match: all that do, and few that do not."""
+    """Mark the texts that a pattern may match: all that do, and few that do not."""
     needs = _beyond_printable_ascii(texts)
     if config.remove_html:
         needs |= texts.str.contains("<", literal=True)
@@ -88,17 +88,17 @@ def _needs(texts: pl.Series, config: CleanConfig) -> pl.Series:
 
 
 def _beyond_printable_ascii(texts: pl.Series) -> pl.Series:
-    """Which texts hold a byte outside 32..126: white space other than the space and control characters all have one."""
+    """Mark the texts with a byte outside 32..126, as control characters and white space other than the space have."""
     column = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
     starts = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset : column.offset + len(column) + 1]
     data = column.buffers()[2]
-    found = np.zeros(len(column), dtype=bool)
+    mask = np.zeros(len(column), dtype=bool)
     if data is not None and len(column):
         text = np.frombuffer(data, dtype=np.uint8)[: starts[-1]]
-        positions = np.flatnonzero(text - np.uint8(32) > 94)  # unsigned: what is below 32 wraps to the top
+        positions = np.flatnonzero(text - np.uint8(32) > 94)  # unsigned: bytes below 32 wrap to the top
         positions = positions[positions >= starts[0]]
-        found[np.searchsorted(starts, positions, side="right") - 1] = True
-    return pl.Series(found)
+        mask[np.searchsorted(starts, positions, side="right") - 1] = True
+    return pl.Series(mask)
 
 
 def _decoded(texts: pl.Series, config: CleanConfig) -> pl.Series:
@@ -108,7 +108,7 @@ def _decoded(texts: pl.Series, config: CleanConfig) -> pl.Series:
         before = texts.gather(rows)
         decoded = pl.Series(texts.name, [html.unescape(AMPERSANDS.sub("&", t)) for t in before], dtype=pl.String)
         if config.normalize_unicode:
-            # Polars' Unicode tables, not Python's: two versions of NFC in turn would not be idempotent.
+            # Polars' Unicode tables, not Python's: alternating two versions of NFC would not be idempotent.
             decoded = _on(decoded, ~_ascii(decoded), lambda some: some.str.normalize("NFC"))
         changed = decoded != before
         if not changed.any():

@@ -1,9 +1,8 @@
-"""A vector for each review from its tokens, by a model that was fitted on reviews before a border in time.
+"""Compute a vector for each review from its tokens, by a model fitted on reviews before a border in time.
 
-svd: the review's TF-IDF weighted, hashed token uni- and bigrams (those of `tasks.stages.features.text_score`, rows
-of unit length)
-projected on the first right singular vectors of the earlier reviews': latent semantic analysis (Deerwester and others,
-1990). skip-gram, cbow: the mean of its tokens' Word2Vec vectors. No rating goes into either.
+svd: the review's TF-IDF weighted, hashed token uni- and bigrams (those of `tasks.stages.features.text_score`, rows of
+unit length), projected on the first right singular vectors of the earlier reviews: latent semantic analysis (Deerwester
+and others, 1990). skip-gram, cbow: the mean of its tokens' Word2Vec vectors. Neither uses ratings.
 
 Fitting is data-parallel: each rank reads its files, and the sums are all-reduced (`tasks.parallel`).
 """
@@ -27,7 +26,7 @@ from tasks.parallel.token_matrix import FilePair, hash_tokens, read_ids
 from tasks.parallel.word2vec import Word2VecParams, fit_word2vec
 from tasks.stages.embeddings.settings import EmbeddingsConfig
 
-NOTHING = 1e-6  # singular values below this share of the first are rounding
+NOTHING = 1e-6  # singular values below this share of the first are rounding errors
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class SvdVectors:
 
 @dataclass(frozen=True)
 class WordMeans:
-    """table: (vocabulary, k) float32 vectors, 0 where a token has none; known: (vocabulary,) 1 where it has one."""
+    """table: (vocabulary, k) float32 vectors, 0 for a token without one; known: (vocabulary,) 1 if it has one."""
 
     table: Array
     known: Array
@@ -54,9 +53,9 @@ class WordMeans:
         """(n, k) float32, NaN where no token of a review has a vector."""
         tokens, lengths = flat(ids)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        held = csr_matrix((self.known[tokens], tokens, offsets), shape=(len(ids), len(self.known)))
-        count = held @ np.ones(len(self.known), dtype=np.float32)
-        return _where(count > 0, held @ self.table / np.maximum(count, 1)[:, None])
+        present = csr_matrix((self.known[tokens], tokens, offsets), shape=(len(ids), len(self.known)))
+        count = present @ np.ones(len(self.known), dtype=np.float32)
+        return _where(count > 0, present @ self.table / np.maximum(count, 1)[:, None])
 
 
 Vectors = SvdVectors | WordMeans
@@ -67,20 +66,20 @@ def _where(known: Array, vectors: Array) -> Array:
 
 
 def fit(files: Sequence[FilePair], border: int, vocabulary: int, config: EmbeddingsConfig) -> tuple[Vectors, Any]:
-    """Fit on Ray actors, one per shard; files are dealt out in turn. border: ms. Returns the model and facts of it."""
+    """Fit on Ray actors, one per shard; shards take files in turn. border: ms. Returns the model and its facts."""
     shards = [list(files[i :: config.shards]) for i in range(config.shards)]
     work = partial(fit_rank, border=border, vocabulary=vocabulary, config=config)
-    told: tuple[Vectors, Any] = run_actors(work, [(shard,) for shard in shards])[0]
-    return told
+    fitted: tuple[Vectors, Any] = run_actors(work, [(shard,) for shard in shards])[0]
+    return fitted
 
 
 def fit_rank(
     comm: Comm, files: Sequence[FilePair], *, border: int, vocabulary: int, config: EmbeddingsConfig
 ) -> tuple[Vectors, Any] | None:
-    """One rank's part of `fit`; all ranks come to the same, and the first one tells."""
+    """Run one rank of `fit`; all ranks compute the same model, and the first one returns it."""
     ids = [read_ids(tokens).filter(pa.array(timestamps_ms(reviews) < border)) for reviews, tokens in files]
-    found = _fit_svd(comm, ids, config) if config.method == "svd" else _fit_words(comm, ids, vocabulary, config)
-    return found if comm.rank == 0 else None
+    fitted = _fit_svd(comm, ids, config) if config.method == "svd" else _fit_words(comm, ids, vocabulary, config)
+    return fitted if comm.rank == 0 else None
 
 
 def _fit_svd(comm: Comm, ids: Sequence[pa.ListArray], config: EmbeddingsConfig) -> tuple[Vectors, Any]:
@@ -98,7 +97,7 @@ def _fit_svd(comm: Comm, ids: Sequence[pa.ListArray], config: EmbeddingsConfig) 
         iterations=config.svd.iterations,
         seed=config.seed,
     )
-    basis[:, values <= NOTHING * max(values[0], 1e-30)] = 0  # directions that no review has
+    basis[:, values <= NOTHING * max(values[0], 1e-30)] = 0  # directions without any review
     kept = float((values**2).sum() / max(n, 1))  # a row's squared length is 1
     return SvdVectors(idf, basis), {"reviews": n, "kept": round(kept, 6), "singular_values": _rounded(values)}
 
@@ -123,13 +122,13 @@ def _fit_words(
 
 
 def flat(ids: pa.ListArray) -> tuple[Array, Array]:
-    """The tokens of all rows one after the other (T,), and each row's number of them (n,)."""
+    """Return the tokens of all rows, concatenated (T,), and each row's number of tokens (n,)."""
     offsets = ids.offsets.to_numpy().astype(np.int64)
     return ids.values.to_numpy()[offsets[0] : offsets[-1]], np.diff(offsets)
 
 
 def weighted(x: csr_matrix, idf: Array) -> csr_matrix:
-    """Rows times idf, scaled to unit length, in place."""
+    """Multiply rows by idf and scale them to unit length, in place."""
     x.data *= idf[x.indices]
     rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
     lengths = np.sqrt(np.bincount(rows, x.data.astype(np.float64) ** 2, minlength=x.shape[0]))

@@ -1,17 +1,15 @@
-"""Clean reviews and their tokens in, a dense vector of each review's text and its user's segment out.
+"""Compute a dense vector of each clean review's tokens, and its user's segment.
 
 The vectors come from a model without ratings (`tasks.stages.embeddings.review_vectors`: SVD, skip-gram or cbow), the
-segments from k-means
-over users' vectors (`tasks.stages.embeddings.user_segments`). Both are fitted on the earliest `fit_share` of the
-reviews by time and then
-stand: a vector depends on its own text and on the texts before the border, a segment on those and on what its user
-wrote strictly before the review. So nothing of a later review goes into it, but for one that is itself before the
-border: the model has seen its text, and those of the same period, though no rating. Keep `fit_share` at or below
-`split.train`, and validation and test are clear of even that.
+segments from k-means over users' vectors (`tasks.stages.embeddings.user_segments`). Both are fitted once, on the
+earliest `fit_share` of the reviews by time. A vector depends on its own text and on the texts before the border; a
+segment also on what its user wrote strictly before the review. So no later review influences either, except for reviews
+before the border: the model has seen the texts of that whole period, though no rating. With `fit_share` at or below
+`split.train` this does not affect validation and test.
 
-Out: one file per file of reviews, in the same row order: `review_id`, `emb_0` ... float32, null where a review has no
-token (that the model knows), `segment` int32, null where the user has no earlier review. Beside it `vectors.npz`, the
-arrays of both models, so that new reviews can be embedded. The flow leaves the stage out unless conf switches it on.
+Out: one file per file of reviews, in the same row order: `review_id`, `emb_0` ... float32, null for a review without a
+token (that the model knows), `segment` int32, null for a user without an earlier review. Also `vectors.npz`, the arrays
+of both models, so that new reviews can be embedded. The flow skips the stage unless conf switches it on.
 
     raymill run --until embeddings --set embeddings.enabled=true
 """
@@ -51,14 +49,14 @@ def embeddings(reviews: Snapshot, tokens: Snapshot, config: EmbeddingsConfig, ou
     pieces: list[list[Any]] = [[] for _ in files]
     if config.segments.enabled:
         from tasks.stages.embeddings import (
-            user_segments,  # scipy.spatial, which a flow without this stage need not wait for
+            user_segments,  # imports scipy.spatial, which a flow without this stage does not need
         )
 
-        pieces, (clusters, found) = user_segments.segments(
+        pieces, (clusters, segments) = user_segments.segments(
             blocks, border, config.segments, partitions=config.shards, seed=config.seed
         )
         arrays["centres"] = clusters.centres
-        out.fact(segments=found)
+        out.fact(segments=segments)
     written = [
         write.remote(out.sink, i, block, schema(config), *piece)
         for i, (block, piece) in enumerate(zip(blocks, pieces, strict=True))
@@ -71,7 +69,7 @@ def embeddings(reviews: Snapshot, tokens: Snapshot, config: EmbeddingsConfig, ou
 
 
 def names(config: EmbeddingsConfig) -> list[str]:
-    """The columns of a vector."""
+    """Return the names of a vector's columns."""
     return [f"emb_{i}" for i in range(config.dimensions)]
 
 
@@ -86,7 +84,7 @@ def schema(config: EmbeddingsConfig) -> pa.Schema:
 
 
 def embed_file(files: FilePair, model: review_vectors.Vectors) -> pa.Table:
-    """`review_id`, `user_id`, `ms` and the vectors of one file of reviews."""
+    """Embed one file of reviews: `review_id`, `user_id`, `ms` and the vectors."""
     reviews = pq.ParquetFile(files[0]).read(columns=["review_id", "user_id"])
     table = reviews.append_column("ms", pa.array(timestamps_ms(files[0])))
     for i, column in enumerate(model.of(read_ids(files[1])).T):
@@ -95,7 +93,7 @@ def embed_file(files: FilePair, model: review_vectors.Vectors) -> pa.Table:
 
 
 def write_file(sink: FileSink, index: int, block: pa.Table, schema: pa.Schema, *pieces: pa.Table) -> FileEntry:
-    """Write one file. pieces: (row, segment) of its rows; none at all if there are no segments."""
+    """Write one file. pieces: (row, segment) of its rows; none without segments."""
     segment = pa.nulls(block.num_rows, pa.int32())
     if pieces:
         segment = pa.concat_tables(pieces).sort_by("row")["segment"]

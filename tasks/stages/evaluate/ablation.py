@@ -1,13 +1,12 @@
-"""What each group of features is worth: the untuned model with all of them, and without each in turn.
+"""Ablation: measure each group of features by the untuned model with all groups, and without each in turn.
 
-All models learn from the same train slice with the parameters and rounds in conf and are judged on the validation
-slice; the test slice stays sealed. Columns are only left out, nothing is computed again. Each model is one Ray task
-that reads the slices for itself, so its matrix has to fit into one process; the losses of the rows go from task to
-task.
+All models train on the same train slice with the parameters and rounds in conf, and are compared on the validation
+slice; the test slice is not read. Columns are only left out, nothing is computed again. Each model is one Ray task that
+reads the slices itself, so its matrix must fit into one process; the rows' losses pass from task to task.
 
-A difference is without minus with: above zero, the group helps. Its interval is that of a paired bootstrap over the
-rows of the validation slice, so it tells of chance in these rows, not of what another year would show. Two groups that
-say the same hide each other: neither is missed alone.
+A difference is the loss without the group minus the loss with it: above zero, the group helps. Its interval is that of
+a paired bootstrap over the validation rows, so it covers chance in these rows, not the change from year to year. Two
+groups with the same information hide each other: leaving out only one changes nothing.
 
     raymill ablate
 """
@@ -28,7 +27,7 @@ from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, cluster
 from tasks.stages.train.stage import TrainConfig
 
-BLOCKS = 20_000  # of rows dealt out at random; beyond so many, their sums are drawn instead of rows
+BLOCKS = 20_000  # with more rows than this, the bootstrap draws this many random blocks of rows
 DRAWS = 50  # at a time: 8 MB of weights
 RESAMPLES = 1000
 Array = np.ndarray[Any, Any]
@@ -36,7 +35,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Worth:
-    """A group's `features` (how many), the loss `without` it, and by how much that is more than with all groups.
+    """A group's number of `features`, the loss `without` it, and the difference from the loss with all groups.
 
     low, high: a 95% interval of the difference.
     """
@@ -50,9 +49,9 @@ class Worth:
 
 
 def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
-    """Groups by worth, as JSON values: `target`, `metric`, `rows`, `loss` with all groups, `groups` (Worth).
+    """Rank the groups by worth, as JSON values: `target`, `metric`, `rows`, `loss` with all groups, `groups` (Worth).
 
-    Raises InputError where the splits have one group alone.
+    Raises InputError if the splits have only one group.
     """
     import ray
 
@@ -68,8 +67,8 @@ def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
     learn = ray.remote(losses_of)
     order = sorted(groups)
     variants = [names, *([n for n in names if n not in groups[group]] for group in order)]
-    found = [learn.remote(*files, features, target, config) for features in variants]
-    (compared,) = cluster.gather([ray.remote(compare).remote(TARGETS[target].metric, *found)])
+    losses = [learn.remote(*files, features, target, config) for features in variants]
+    (compared,) = cluster.gather([ray.remote(compare).remote(TARGETS[target].metric, *losses)])
     values, spread = compared
     worths = [
         Worth(group, len(groups[group]), without, without - values[0], *interval)
@@ -88,7 +87,7 @@ def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
 def losses_of(
     train: Sequence[Path], valid: Sequence[Path], features: Sequence[str], target: str, config: TrainConfig
 ) -> Array:
-    """(n,) losses of the validation rows under a model that learned from these features."""
+    """Train a model on these features; returns the (n,) losses of the validation rows."""
     import xgboost as xgb
 
     rows = [boosting.Rows(boosting.slabs(files), features) for files in (train, valid)]
@@ -111,21 +110,21 @@ def losses_of(
     return losses(TARGETS[target], judged.get_label(), model.predict(judged, iteration_range=(0, best)))
 
 
-def compare(metric: str, *told: Array) -> tuple[list[float], list[tuple[float, float]]]:
-    """The metric of each model, and for each but the first a 95% interval of its difference from the first.
+def compare(metric: str, *losses: Array) -> tuple[list[float], list[tuple[float, float]]]:
+    """Return each model's metric, and for all but the first a 95% interval of the difference from the first.
 
-    told: (n,) losses of each model on the same rows. A sample takes each row, or each of BLOCKS random blocks of rows,
+    losses: (n,) of each model on the same rows. A sample takes each row, or each of BLOCKS random blocks of rows,
     a Poisson(1) number of times, the same for all models.
     """
     random = np.random.default_rng(7)
-    n = len(told[0])
+    n = len(losses[0])
     block = random.permutation(n) % BLOCKS
-    sums = np.stack([np.bincount(block, column) for column in (np.ones(n), *told)], axis=1)
+    sums = np.stack([np.bincount(block, column) for column in (np.ones(n), *losses)], axis=1)
     drawn = [random.poisson(1, (DRAWS, len(sums))) @ sums for _ in range(0, RESAMPLES, DRAWS)]
     samples = np.concatenate(drawn)
     samples = samples[samples[:, 0] > 0]
     means = samples[:, 1:] / samples[:, :1]
     values = np.sqrt(means) if metric == "rmse" else means
     low, high = np.quantile(values[:, 1:] - values[:, :1], [0.025, 0.975], axis=0)
-    whole = [overall(metric, float(column.mean())) for column in told]
-    return whole, list(zip(low.tolist(), high.tolist(), strict=True))
+    metrics = [overall(metric, float(column.mean())) for column in losses]
+    return metrics, list(zip(low.tolist(), high.tolist(), strict=True))

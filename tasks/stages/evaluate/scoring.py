@@ -1,7 +1,7 @@
-"""What a Ray task does for evaluation: a few files of the test slice scored by models, and all of them measured.
+"""The Ray tasks of evaluation: score files of the test slice with models, then measure all of them.
 
-Small things go back to the driver: sums by slice, sums of SHAP values, the worst rows. Labels and predictions, 4 bytes
-each, go to the one task that measures all (`measure_models`) and never pass through the driver.
+Only small results return to the driver: sums by slice, sums of SHAP values, the worst rows. Labels and predictions, 4
+bytes each, go to the one task that measures all (`measure_models`), never through the driver.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ EXCERPT_CHARS = 300
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of the test slice are scored with.
+    """The inputs of scoring that all files share.
 
     models: boosters as bytes by name. mean: the mean label, or for several classes the share of each. linear: the
-    column of the linear baseline's prediction, or None. repeats: ids of near-duplicate reviews. shap_of: the model
-    that is explained, "" for none. sample: the rows, counted through the whole slice, that it is explained on.
-    sink: where predictions are written, None for nowhere.
+    column of the linear baseline's prediction, or None. repeats: ids of near-duplicate reviews. shap_of: the explained
+    model, "" for none. sample: the rows it is explained on, numbered through the whole slice. sink: where predictions
+    are written, None for nowhere.
     """
 
     target: Target
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the test slice: its place among the files, and the number of its first row."""
+    """One file of the test slice: its index among the files, and the number of its first row."""
 
     index: int
     file: Path
@@ -60,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the driver hears of one file. shap: {feature: sum of |SHAP| over the sampled rows}, and how many those are.
+    """One file's results for the driver. shap: {feature: sum of |SHAP| over the sampled rows}, and their number.
 
     worst: the rows with the largest losses of the explained model.
     """
@@ -73,10 +73,10 @@ class Scored:
 
 
 def score_files(parts: Sequence[Part], job: Job) -> tuple[list[Scored], list[Columns]]:
-    """Several files by one task: XGBoost's import costs a task more than small files do."""
+    """Score several files in one task: importing XGBoost takes longer than small files do."""
     boosters = {name: boosting.load_model(data) for name, data in job.models.items()}
     scored = [score_file(part, boosters, job) for part in parts]
-    return [told for told, _ in scored], [columns for _, columns in scored]
+    return [result for result, _ in scored], [columns for _, columns in scored]
 
 
 def score_file(part: Part, boosters: Mapping[str, Any], job: Job) -> tuple[Scored, Columns]:
@@ -98,20 +98,20 @@ def score_file(part: Part, boosters: Mapping[str, Any], job: Job) -> tuple[Score
     if job.sink:
         table = predictions(rows, predicted, job.target).to_arrow()
         entry = job.sink.write_table(part_name(part.index), table)
-    told = Scored(
+    result = Scored(
         entry,
         slices.add_losses(rows, lost, job.repeats, job.config),
         shap,
         sampled,
         worst_rows(rows, predicted, lost, job) if job.shap_of else pl.DataFrame(),
     )
-    return told, {"label": label, **rivals, **predicted}
+    return result, {"label": label, **rivals, **predicted}
 
 
 def predict(booster: Any, rows: pl.DataFrame, target: Target) -> Array:
-    """(n,) or (n, classes) float32 predictions from the columns that the booster names.
+    """Predict (n,) or (n, classes) float32 from the columns that the booster names.
 
-    Raises RunError for a column that is not there, for a model of another target, and for values that are not finite.
+    Raises RunError for a missing column, for a model of another target, and for predictions that are not finite.
     """
     names = list(booster.feature_names or [])
     if missing := [name for name in names if name not in rows.columns]:
@@ -121,20 +121,20 @@ def predict(booster: Any, rows: pl.DataFrame, target: Target) -> Array:
             fix="train a model on these splits",
         )
     x = rows.select(pl.col(names).cast(pl.Float32)).to_numpy()
-    found: Array = boosting.predict(booster, x, names)
-    if found.shape[1:] != ((target.classes,) if target.classes > 1 else ()):
+    prediction: Array = boosting.predict(booster, x, names)
+    if prediction.shape[1:] != ((target.classes,) if target.classes > 1 else ()):
         raise RunError(
-            f"the model's predictions have the shape {found.shape}, which is not that of the target {target.name!r}",
+            f"the shape of the model's predictions, {prediction.shape}, does not fit the target {target.name!r}",
             where="evaluate",
             fix="it was trained for another target",
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(prediction).all():
         raise RunError("the model predicts values that are not finite", where="evaluate", fix="check train.params")
-    return found
+    return prediction
 
 
 def linear_prediction(rows: pl.DataFrame, job: Job) -> Array:
-    """(n,) float32: the linear baseline at its best, within the target's range and the mean where it knows nothing."""
+    """Return the linear baseline's (n,) float32 predictions, clipped to the target's range; the mean where null."""
     several = job.target.classes > 1
     mean = float(expected(job.target, np.atleast_2d(job.mean))[0]) if several else float(job.mean)
     low, high = (1, job.target.classes) if several else (job.target.low, job.target.high)
@@ -142,7 +142,7 @@ def linear_prediction(rows: pl.DataFrame, job: Job) -> Array:
 
 
 def predictions(rows: pl.DataFrame, predicted: Columns, target: Target) -> pl.DataFrame:
-    """Ids, labels and predictions in the target's unit; for stars the tuned model's probabilities, too."""
+    """Make the table of ids, labels and predictions in the target's unit; for stars also the tuned probabilities."""
     columns = {name: expected(target, p) for name, p in predicted.items()}
     if target.classes > 1:
         columns |= {f"tuned_{i + 1}": predicted["tuned"][:, i] for i in range(target.classes)}
@@ -152,26 +152,26 @@ def predictions(rows: pl.DataFrame, predicted: Columns, target: Target) -> pl.Da
 
 
 def explained(rows: pl.DataFrame, first: int, boosters: Mapping[str, Any], job: Job) -> tuple[dict[str, float], int]:
-    """Sums of |SHAP| by feature over those of the sampled rows that are in this file, and how many they are.
+    """Sum |SHAP| by feature over the sampled rows in this file; returns the sums and the number of rows.
 
-    In the unit of the model's margin: the target's own, or log odds; added up over classes.
+    In the unit of the model's margin: the target's own, or log odds; summed over classes.
     """
-    wanted = [i - first for i in job.sample if first <= i < first + len(rows)]
-    if not wanted or not job.shap_of:
+    sampled = [i - first for i in job.sample if first <= i < first + len(rows)]
+    if not sampled or not job.shap_of:
         return {}, 0
     import xgboost as xgb
 
     booster = boosters[job.shap_of]
     names = list(booster.feature_names)
-    x = rows[wanted].select(pl.col(names).cast(pl.Float32)).to_numpy()
+    x = rows[sampled].select(pl.col(names).cast(pl.Float32)).to_numpy()
     shares = np.abs(booster.predict(xgb.DMatrix(x, feature_names=names, nthread=1), pred_contribs=True))
     # The last column is the bias: it explains no row.
     sums = shares.reshape(-1, len(names) + 1).sum(axis=0, dtype=np.float64)[:-1]
-    return dict(zip(names, sums.tolist(), strict=True)), len(wanted)
+    return dict(zip(names, sums.tolist(), strict=True)), len(sampled)
 
 
 def worst_rows(rows: pl.DataFrame, predicted: Columns, lost: Mapping[str, Array], job: Job) -> pl.DataFrame:
-    """The rows with the explained model's largest losses, without their texts."""
+    """Select the rows with the explained model's largest losses, without their texts."""
     return worst(
         rows.select("review_id", "category", "timestamp", "rating", "label").with_columns(
             prediction=pl.Series(expected(job.target, predicted[job.shap_of]), dtype=pl.Float32),
@@ -186,7 +186,7 @@ def worst(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 
 def texts_of(file: Path, ids: Sequence[str]) -> pl.DataFrame:
-    """`review_id`, `title` and the beginning of `text` of those of these reviews that are in a file of reviews."""
+    """Read `review_id`, `title` and the beginning of `text` of these reviews from one file of reviews."""
     reviews = pl.scan_parquet(file, hive_partitioning=False).filter(pl.col("review_id").is_in(list(ids)))
     long = pl.col("text").str.len_chars() > EXCERPT_CHARS
     cut = pl.when(long).then(pl.col("text").str.head(EXCERPT_CHARS - 1) + "…").otherwise("text")
@@ -196,13 +196,13 @@ def texts_of(file: Path, ids: Sequence[str]) -> pl.DataFrame:
 def measure_models(
     target: Target, config: EvaluateConfig, *batches: list[Columns]
 ) -> tuple[dict[str, Measures], dict[str, list[dict[str, float]]]]:
-    """Measures with intervals of each model on all rows, and the calibration of those that were trained."""
+    """Measure each model on all rows, with intervals; returns this and the calibration of the trained ones."""
     parts = [columns for batch in batches for columns in batch]
     label = np.concatenate([columns["label"] for columns in parts])
-    found, bins = {}, {}
+    measures, bins = {}, {}
     for name in [name for name in parts[0] if name != "label"]:
         prediction = np.concatenate([columns[name] for columns in parts])
-        found[name] = measure(target, label, prediction, config.resamples, config.seed)
+        measures[name] = measure(target, label, prediction, config.resamples, config.seed)
         if name not in ("mean", "linear"):
             bins[name] = calibration(target, label, prediction)
-    return found, bins
+    return measures, bins

@@ -1,6 +1,6 @@
-"""Parts of the test slice: which of them a row belongs to, losses added up in each, and which are much worse.
+"""Slices of the test rows: assign each row to its slices, sum the losses of each, and find much worse ones.
 
-A part is told by a sentence of its own ("stars 1", "new user"). What a table has no column for is not told apart.
+A slice's name is a phrase ("stars 1", "new user"). A table that lacks a column has no slices by it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Sums = dict[str, Counter[str]]  # slice: {"rows", and for each model the sum of 
 
 
 def memberships(rows: pl.DataFrame, repeats: Sequence[str], config: EvaluateConfig) -> pl.DataFrame:
-    """(n rows, a column for each way of cutting) of slice names; null where a row is in no slice of that way.
+    """Return the slice of each row, a column for each kind of slice; null where a row is in no slice of that kind.
 
-    rows: `rating`, `category`, `review_id`, and as far as the features have them `n_chars`, `user_count`, `item_count`
-    and `verified`. repeats: ids of the reviews whose text nearly repeats that of an earlier slice.
+    rows: `rating`, `category`, `review_id`, and, if the features have them, `n_chars`, `user_count`, `item_count` and
+    `verified`. repeats: ids of the reviews whose text nearly repeats one of an earlier split.
     """
     ways = {
         "all": pl.lit(WHOLE),
@@ -48,8 +48,8 @@ def memberships(rows: pl.DataFrame, repeats: Sequence[str], config: EvaluateConf
     }
     for column, (condition, this, that) in either.items():
         if column in rows.columns:
-            known = pl.col(column).is_not_null()
-            ways[column] = pl.when(known & condition).then(pl.lit(this)).when(known).then(pl.lit(that))
+            present = pl.col(column).is_not_null()
+            ways[column] = pl.when(present & condition).then(pl.lit(this)).when(present).then(pl.lit(that))
     if repeats:
         again = pl.col("review_id").is_in(list(repeats))
         ways["repeats"] = pl.when(again).then(pl.lit("text nearly repeats an earlier one"))
@@ -57,7 +57,7 @@ def memberships(rows: pl.DataFrame, repeats: Sequence[str], config: EvaluateConf
 
 
 def add_losses(rows: pl.DataFrame, losses: Mapping[str, Any], repeats: Sequence[str], config: EvaluateConfig) -> Sums:
-    """Rows and sums of losses by slice. losses: {model: (n,) float64}."""
+    """Count rows and sum losses by slice. losses: {model: (n,) float64}."""
     frame = pl.DataFrame({"rows": pl.ones(len(rows), pl.Int64, eager=True), **losses})
     sums: Sums = {}
     for column in memberships(rows, repeats, config):
@@ -76,7 +76,7 @@ def add_up(parts: Iterable[Sums]) -> Sums:
 
 
 def metric_by_slice(sums: Sums, model: str, metric: str, config: EvaluateConfig) -> dict[str, tuple[int, float]]:
-    """{slice: (rows, the model's metric)} by name, the whole left out, of categories the largest alone."""
+    """Return {slice: (rows, the model's metric)} by name, without the whole and all but the largest categories."""
     categories = sorted((n for n in sums if n.startswith("category ")), key=lambda n: (-sums[n]["rows"], n))
     left_out = {*categories[config.categories :], WHOLE}
     return {
@@ -87,16 +87,16 @@ def metric_by_slice(sums: Sums, model: str, metric: str, config: EvaluateConfig)
 
 
 def table(sums: Sums, metric: str, config: EvaluateConfig) -> pa.Table:
-    """The slices as a table (SLICES), by name.
+    """Make the table of slices (SLICES), by name.
 
-    loss_MODEL: the metric of a model that was not scored is null. ratio: the tuned model's metric over its metric on
-    all rows; warning: the ratio is above `config.worse_than`, and the slice has `config.min_rows` rows.
+    loss_MODEL: null for a model that was not scored. ratio: the tuned model's metric over its metric on all rows;
+    warning: the ratio is above `config.worse_than`, and the slice has at least `config.min_rows` rows.
     """
     by_model = {m: metric_by_slice(sums, m, metric, config) for m in MODELS if m in sums[WHOLE]}
-    whole = overall(metric, sums[WHOLE]["tuned"] / sums[WHOLE]["rows"])
+    overall_loss = overall(metric, sums[WHOLE]["tuned"] / sums[WHOLE]["rows"])
     records = []
     for name, (rows, tuned) in by_model["tuned"].items():
-        ratio = tuned / whole if whole > 0 else None
+        ratio = tuned / overall_loss if overall_loss > 0 else None
         record = {"slice": name, "rows": rows, **{f"loss_{m}": by_model[m][name][1] for m in by_model}}
         too_high = ratio is not None and ratio > config.worse_than and rows >= config.min_rows
         records.append({**record, "ratio": ratio, "warning": too_high})

@@ -1,14 +1,13 @@
-"""The untouched test slice, scored: by the mean, the linear baseline, the untuned model and the tuned one.
+"""Score the untouched test slice with the mean, the linear baseline, the untuned model and the tuned one.
 
 In: the splits (`label`, features), the clean reviews (for the texts of the worst errors), both models.
 
 Out: predictions (`review_id`, `timestamp`, `rating`, `label`, `baseline`, `tuned`; for the target stars these are the
-stars expected, and `tuned_1` to `tuned_5` the probabilities), `slices/` (`tasks.stages.evaluate.slices.SLICES`),
-`calibration/`
-(`model`, `bin`, `rows`, mean `prediction` and `label`, `low` and `high` of the latter), `importance/` (each feature's
-total `gain` in the trees, and its mean |SHAP| on a sample of test rows) and `worst/` (the largest errors, with the
-beginnings of their texts). As facts `rows`, `target`, `metric`, `train_mean`, `measures` {model: {measure: value with
-its 95% interval}} and `calibration_error` {model: value}.
+expected stars, and `tuned_1` to `tuned_5` the probabilities), `slices/` (`tasks.stages.evaluate.slices.SLICES`),
+`calibration/` (`model`, `bin`, `rows`, mean `prediction` and `label`, `low` and `high` of the latter), `importance/`
+(each feature's total `gain` in the trees, and its mean |SHAP| on a sample of test rows) and `worst/` (the largest
+errors, with the beginnings of their texts). Facts: `rows`, `target`, `metric`, `train_mean`, `measures` {model:
+{measure: value with its 95% interval}} and `calibration_error` {model: value}.
 
     raymill run --until evaluate
 """
@@ -50,7 +49,7 @@ CALIBRATION = pa.schema(
 
 @dataclass(frozen=True)
 class Judged:
-    """A model on the test slice. slices: {name: (rows, the target's metric)}."""
+    """A model's scores on the test slice. slices: {name: (rows, the target's metric)}."""
 
     rows: int
     measures: Measures
@@ -103,7 +102,7 @@ def evaluate(
 def judge(splits: Snapshot, data: bytes, config: EvaluateConfig) -> Judged:
     """Score any model (XGBoost's UBJ bytes) on the test slice, on Ray; nothing is written.
 
-    Raises RunError where the splits lack a feature that it was trained on, or its predictions are not the target's.
+    Raises RunError if the splits lack one of its features, or its predictions are not the target's.
     """
     target = TARGETS[splits.facts["target"]]
     job = scoring.Job(target, {"model": data}, config, repeats=repeats(splits))
@@ -118,9 +117,9 @@ def model_bytes(model: Snapshot) -> bytes:
 
 
 def score(splits: Snapshot, job: scoring.Job) -> tuple[list[scoring.Scored], dict[str, Measures], dict[str, Any]]:
-    """The whole test slice: what each file told, in order, the measures of all models, the calibration of the trained.
+    """Score the whole test slice; returns each file's results, all models' measures, the trained ones' calibration.
 
-    Ray tasks score runs of files, and one more measures what they predicted.
+    Ray tasks score runs of files, and one more task measures their predictions.
     """
     import ray
 
@@ -128,15 +127,15 @@ def score(splits: Snapshot, job: scoring.Job) -> tuple[list[scoring.Scored], dic
         raise InputError("the test slice is empty", where="evaluate", fix="give more data, or change the split")
     shared = ray.put(job)
     score_files = ray.remote(scoring.score_files).options(num_returns=2)
-    told, columns = zip(*(score_files.remote(parts, shared) for parts in batched(splits)), strict=True)
+    results, columns = zip(*(score_files.remote(parts, shared) for parts in batched(splits)), strict=True)
     measured = ray.remote(scoring.measure_models).remote(job.target, job.config, *columns)
-    scored = [one for batch in cluster.gather(told) for one in batch]
+    scored = [one for batch in cluster.gather(results) for one in batch]
     ((measures, bins),) = cluster.gather([measured])
     return scored, measures, bins
 
 
 def batched(splits: Snapshot) -> Iterator[list[scoring.Part]]:
-    """The test slice's files in runs of about TASK_ROWS rows."""
+    """Group the test slice's files into runs of about TASK_ROWS rows."""
     batch: list[scoring.Part] = []
     rows = first = 0
     for index, entry in enumerate(splits.entries("test")):
@@ -150,7 +149,7 @@ def batched(splits: Snapshot) -> Iterator[list[scoring.Part]]:
 
 
 def mean_label(files: Sequence[Path], target: Target) -> float | list[float]:
-    """The mean label of these files, or for several classes the share of each."""
+    """Compute the mean label of these files, or for several classes the share of each."""
     import ray
 
     add = ray.remote(_label_sums)
@@ -159,22 +158,22 @@ def mean_label(files: Sequence[Path], target: Target) -> float | list[float]:
 
 
 def _label_sums(file: Path, classes: int) -> list[float]:
-    """Rows, and the sum of the labels or the rows of each class."""
+    """Return the number of rows, then the sum of the labels or the rows of each class."""
     label = pl.read_parquet(file, columns=["label"], hive_partitioning=False)["label"].to_numpy()
     sums = np.bincount(label.astype(np.intp), minlength=classes) if classes > 1 else [label.sum(dtype=np.float64)]
     return [float(len(label)), *map(float, sums)]
 
 
 def repeats(splits: Snapshot) -> tuple[str, ...]:
-    """Ids of the test reviews whose text nearly repeats an earlier slice's."""
+    """List the ids of the test reviews whose text nearly repeats an earlier slice's."""
     if not splits.files("near_duplicates"):
         return ()
-    found = pl.DataFrame(splits.read("near_duplicates", ["review_id", "slice"]))
-    return tuple(found.filter(pl.col("slice") == "test")["review_id"])
+    near_duplicates = pl.DataFrame(splits.read("near_duplicates", ["review_id", "slice"]))
+    return tuple(near_duplicates.filter(pl.col("slice") == "test")["review_id"])
 
 
 def importance(model: bytes, scored: Sequence[scoring.Scored]) -> pa.Table:
-    """Features with their gain and mean |SHAP|, the one with the largest SHAP first."""
+    """List the features with their gain and mean |SHAP|, the largest SHAP first."""
     booster = boosting.load_model(model)
     gain = booster.get_score(importance_type="total_gain")
     sampled = sum(one.sampled for one in scored)
@@ -185,11 +184,11 @@ def importance(model: bytes, scored: Sequence[scoring.Scored]) -> pa.Table:
 
 
 def with_texts(worst: pl.DataFrame, reviews: Snapshot) -> pa.Table:
-    """The worst rows with title and text, in their order."""
+    """Add title and text to the worst rows, in order."""
     import ray
 
     find = ray.remote(scoring.texts_of)
     ids = worst["review_id"].to_list()
     texts = pl.concat(cluster.gather(find.remote(file, ids) for file in reviews.files()))
-    found = worst.join(texts, on="review_id", how="left", maintain_order="left")
-    return found.select(WORST.names).to_arrow()
+    joined = worst.join(texts, on="review_id", how="left", maintain_order="left")
+    return joined.select(WORST.names).to_arrow()

@@ -1,7 +1,7 @@
-"""What the gates compare: the candidate's losses, size and latency, and the champion's losses on the same rows.
+"""Measure what the gates compare: the candidate's losses, size and latency, and the champion's losses.
 
-The candidate's losses are those that evaluation found. The champion is scored anew, on this run's test slice and with
-the features as this run makes them: that is what it would get tonight. Latency is measured here and now.
+The candidate's losses come from `evaluate`. The champion is scored anew, on this run's test slice and features, as it
+would perform tonight. Latency is measured here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tasks.engines import boosting, tracking
 from tasks.stages.evaluate.stage import Judged, model_bytes
 from tasks.stages.register.gates import Champion, Measured
 
-TARGET_TAG, UNTIL_TAG = "raymill.target", "raymill.trained_until"  # of a version
+TARGET_TAG, UNTIL_TAG = "raymill.target", "raymill.trained_until"  # tags of a version
 LATENCY_ROWS = (1, 1000)
-WARM_UP, CALLS, LATENCY_S = 5, 200, 0.5  # predictions before the clock runs; at most so many, or so long, after
+WARM_UP, CALLS, LATENCY_S = 5, 200, 0.5  # predictions before timing; the most timed predictions and seconds
 
 
 Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidate's test slice
@@ -32,7 +32,7 @@ Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidat
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, what it was trained and scored on, and what more is known of its making.
+    """A model, the snapshots it was trained and scored on, and the run's other snapshots.
 
     snapshots: all of the run, by stage. about: lines for the model card, such as the data set.
     """
@@ -53,17 +53,17 @@ class Candidate:
 
     @property
     def trained_until(self) -> str:
-        """ISO 8601; "" where the split is not by time."""
+        """The time of the last training review, ISO 8601; "" if the split is not by time."""
         return str((self.splits.facts.get("borders") or {}).get("valid_until", ""))
 
     @property
     def digests(self) -> dict[str, str]:
-        """Of what a decision on it rests on."""
+        """The digests of a decision's inputs."""
         return {"model": self.model.digest, "splits": self.splits.digest, "scores": self.scores.digest}
 
 
 def measure(candidate: Candidate) -> Measured:
-    """The candidate's numbers: losses as evaluation found them, size and latency of the model as it is."""
+    """Collect the candidate's numbers: losses from evaluation, the model's size and latency."""
     scores, features = candidate.scores, candidate.features
     metric, measures = scores.facts["metric"], scores.facts["measures"]
     losses = {m: float(of[metric]["value"]) for m, of in measures.items() if metric in of}
@@ -81,8 +81,8 @@ def measure(candidate: Candidate) -> Measured:
 
 
 def latency_ms(booster: Any, x: Any, features: Sequence[str]) -> float:
-    """Median milliseconds of a warm prediction of (n, f) rows by one thread, from a float32 array to its numbers."""
-    # Left to itself XGBoost wakes a thread per core for a single row: 60 ms and more where the cores are busy.
+    """Time a warm prediction of (n, f) float32 rows by one thread; returns the median milliseconds."""
+    # By default XGBoost wakes a thread per core for a single row: 60 ms and more if the cores are busy.
     booster.set_param({"nthread": 1})
     for _ in range(WARM_UP):
         boosting.predict(booster, x, features)
@@ -96,7 +96,7 @@ def latency_ms(booster: Any, x: Any, features: Sequence[str]) -> float:
 
 
 def first_rows(candidate: Candidate, n: int) -> Any:
-    """(n, f) float32 with NaN for null: the first rows of the test slice, repeated where it has fewer."""
+    """Return the first n rows of the test slice, (n, f) float32 with NaN for null, repeated if it has fewer."""
     parts: list[Any] = []
     features = candidate.features
     for file in candidate.splits.files("test"):
@@ -111,7 +111,7 @@ def first_rows(candidate: Candidate, n: int) -> Any:
 
 
 def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, champion: Any, judge: Judge) -> Champion:
-    """The champion of the day on this run's test slice. What keeps it from being compared is told, not raised."""
+    """Score the current champion on this run's test slice. What prevents it is returned as `problem`, not raised."""
     if champion is None:
         return Champion()
     version, target = str(champion.version), candidate.target
@@ -130,12 +130,12 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
     if unknown := sorted(set(booster.feature_names or []) - set(candidate.splits.facts["features"])):
         return incomparable(f"was trained on other features, such as {', '.join(unknown[:3])}")
     try:
-        judged = judge(bytes(booster.save_raw("ubj")))
+        scores = judge(bytes(booster.save_raw("ubj")))
     except RunError as error:
         return incomparable(f"cannot be scored: {error.what}")
     until, ours = str(champion.tags.get(UNTIL_TAG, "")), candidate.trained_until
     seen = f"it learned from reviews until {until[:10]}, some of them in this test slice" if until > ours > "" else ""
-    loss = judged.measures[TARGETS[target].metric]["value"]
+    loss = scores.measures[TARGETS[target].metric]["value"]
     if loss is None:
         return incomparable("has no loss on these rows")
-    return Champion(version, loss, judged.slices, note=seen)
+    return Champion(version, loss, scores.slices, note=seen)

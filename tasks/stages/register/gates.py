@@ -1,4 +1,4 @@
-"""The gates before a model becomes champion: pure arithmetic on numbers that others measured.
+"""The gates before a model becomes champion: pure arithmetic on measured numbers.
 
 A loss is the target's metric on the test slice, lower is better. Every gate gives a line: its name, the model's value,
 the limit, and whether it passed. A gate that does not apply (no champion yet, no linear baseline) has no verdict and
@@ -33,24 +33,24 @@ class Gate:
         return f"{self.name}: {', '.join(p for p in (numbers, self.note, verdict) if p)}"
 
     def as_json(self) -> dict[str, Any]:
-        """JSON has no NaN and no infinity: such a value is told in words."""
-        told = asdict(self)
+        """Return JSON values: NaN and infinity become text."""
+        values = asdict(self)
         for key in ("value", "limit"):
-            if told[key] is not None and not isfinite(told[key]):
-                told[key] = str(told[key])
-        return told
+            if values[key] is not None and not isfinite(values[key]):
+                values[key] = str(values[key])
+        return values
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Gate:
-        numbers = {key: float(told[key]) for key in ("value", "limit") if told[key] is not None}
-        return cls(**{**told, **numbers})
+    def from_json(cls, values: Mapping[str, Any]) -> Gate:
+        numbers = {key: float(values[key]) for key in ("value", "limit") if values[key] is not None}
+        return cls(**{**values, **numbers})
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a model: losses of it and its rivals on the test slice, by slice, size and latency.
+    """A model's measurements: losses of it and its rivals on the test slice, by slice, size and latency.
 
-    mean, linear: losses of predict-the-mean and the linear baseline; None where there is none.
+    mean, linear: losses of predict-the-mean and the linear baseline, or None.
     latency_ms: median milliseconds by number of rows predicted at once.
     """
 
@@ -64,9 +64,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion of the day on the same rows, or why it cannot be compared (`problem`).
+    """The current champion on the same rows, or why it cannot be compared (`problem`).
 
-    `version` is "" where there is none. `note` goes with the comparison.
+    `version` is "" if there is none. `note` qualifies the comparison.
     """
 
     version: str = ""
@@ -77,7 +77,7 @@ class Champion:
 
 
 def judge_gates(model: Measured, champion: Champion, config: GatesConfig) -> tuple[Gate, ...]:
-    """All gates that are switched on, in the order of conf."""
+    """Evaluate all gates that are switched on, in the order of conf."""
     return tuple(_gates(model, champion, config))
 
 
@@ -111,22 +111,22 @@ def _at_most(name: str, value: float, limit: float, note: str = "") -> Gate:
 def _gain(
     name: str, loss: float, rival: float | None, margin: float | None, without: str, note: str = ""
 ) -> Iterator[Gate]:
-    """The loss must be below the rival's less the margin: equal is not better."""
+    """Require a loss below the rival's less the margin: equal is not better."""
     if margin is None:
         return
     if rival is None:
         yield Gate(name, None, None, None, without)
         return
     limit = rival * (1 - margin)
-    told = f"its loss {rival:.4g}" + (f" less {margin:.1%}" if margin else "") + (f"; {note}" if note else "")
-    yield Gate(name, loss, limit, bool(loss < limit), told)
+    explanation = f"its loss {rival:.4g}" + (f" less {margin:.1%}" if margin else "") + (f"; {note}" if note else "")
+    yield Gate(name, loss, limit, bool(loss < limit), explanation)
 
 
 def _against_champion(model: Measured, champion: Champion, config: GatesConfig) -> Iterator[Gate]:
     if config.min_gain_over_champion is None and config.max_slice_regression is None:
         return
     if champion.problem:
-        # Whoever cannot be compared keeps its place: a person has to decide.
+        # A champion that cannot be compared stays: a person has to decide.
         yield Gate("comparison with the champion", None, None, False, champion.problem)
         return
     yield from _gain(
@@ -142,7 +142,7 @@ def _against_champion(model: Measured, champion: Champion, config: GatesConfig) 
 
 
 def _worst_regression(model: Measured, champion: Champion, limit: float, min_rows: int) -> Gate:
-    """The slice whose loss is the largest multiple of the champion's."""
+    """Find the slice whose loss is the largest multiple of the champion's."""
     name = "slice against the champion"
     ratios = [
         (_ratio(loss, champion.slices[s][1]), s)
@@ -161,7 +161,7 @@ def _worst_ratio(model: Measured, config: GatesConfig) -> Gate:
 def _worst(name: str, ratios: list[tuple[float, str]], limit: float, min_rows: int, times: str) -> Gate:
     if not ratios:
         return Gate(name, None, None, None, f"no slice has {min_rows:,} rows")
-    # NaN is worse than any number, and max() would pass it over.
+    # NaN is worse than any number, but max() ignores it.
     worst, where = max(ratios, key=lambda r: (r[0] != r[0], r[0] if r[0] == r[0] else 0.0))
     return _at_most(name, worst, limit, f"times {times}, worst in {where!r}")
 

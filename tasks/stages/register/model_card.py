@@ -1,7 +1,7 @@
-"""The model card: what a registered model is, how good it is, for whom, and what it must not be used for.
+"""Write the model card: what a registered model is, how good it is, for whom, and what it must not be used for.
 
-Markdown of the plain kind (headings, tables, lists, paragraphs), so that MLflow's page, the report and any other
-renderer show the same. Whatever comes from the data (categories, file names) is escaped: it cannot become markup.
+It is plain markdown (headings, tables, lists, paragraphs), so that MLflow's page, the report and any other renderer
+show the same. Text from the data (categories, file names) is escaped: it cannot become markup.
 
 After Mitchell and others, "Model Cards for Model Reporting" (2019).
 """
@@ -29,7 +29,7 @@ SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
 class Verdict(Protocol):
-    """What a card needs of a decision."""
+    """The fields of a decision that a card needs."""
 
     @property
     def version(self) -> str: ...
@@ -45,7 +45,7 @@ class Verdict(Protocol):
 
 
 def render(decision: Verdict, name: str, candidate: Candidate, measured: Measured, rival: Champion) -> str:
-    """The whole card of a version of the registered model `name`, decided on against `rival`."""
+    """Write the card of a version of the registered model `name`, compared with `rival`."""
     model, splits, scores = candidate.model, candidate.splits, candidate.scores
     facts = scores.facts
     target = TARGETS[facts["target"]]
@@ -82,7 +82,7 @@ def render(decision: Verdict, name: str, candidate: Candidate, measured: Measure
 
 
 def escape(value: Any, longest: int = LONGEST) -> str:
-    """Text for one line or table cell of markdown: no markup, no line breaks, no control characters, not too long."""
+    """Escape text for one line or table cell: no markup, no line breaks, no control characters, not too long."""
     text = " ".join(str(value).split())
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf"))
     if len(text) > longest:
@@ -92,7 +92,7 @@ def escape(value: Any, longest: int = LONGEST) -> str:
 
 
 def shortened(card: str, longest: int, whole: str) -> str:
-    """The card's first lines, as many as fit, and where the whole one is."""
+    """Cut the card to the first lines that fit, and add where the whole one is."""
     if len(card) <= longest:
         return card
     end = f"\n\n… the whole card: the artifact {whole} of this version's run\n"
@@ -107,8 +107,8 @@ def _measures(measures: Mapping[str, Mapping[str, Mapping[str, float]]], rival: 
         if model in measures
     ]
     if rival.loss is not None:
-        told = [f"{rival.loss:.4f}" if n == target.metric else "–" for n in names]
-        rows.append([f"champion before it, version {escape(rival.version)}", *told])
+        cells = [f"{rival.loss:.4f}" if n == target.metric else "–" for n in names]
+        rows.append([f"champion before it, version {escape(rival.version)}", *cells])
     return _table(["model", *names], rows)
 
 
@@ -138,10 +138,10 @@ def _limits(splits: Snapshot, target: Target) -> Iterable[str]:
 
 
 def _reasons(splits: Snapshot) -> str:
-    told = splits.facts.get("left_out")
-    if not isinstance(told, Mapping) or not all(isinstance(rows, int) for rows in told.values()):
+    left_out = splits.facts.get("left_out")
+    if not isinstance(left_out, Mapping) or not all(isinstance(rows, int) for rows in left_out.values()):
         return ""
-    return f" ({', '.join(f'{escape(reason)}: {rows:,}' for reason, rows in sorted(told.items()) if rows)})"
+    return f" ({', '.join(f'{escape(reason)}: {rows:,}' for reason, rows in sorted(left_out.items()) if rows)})"
 
 
 def _gates(gates: Sequence[Gate]) -> str:
@@ -156,8 +156,8 @@ def _gates(gates: Sequence[Gate]) -> str:
 
 
 def _slices(scores: Snapshot) -> str:
-    found = scores.read("slices").to_pylist()
-    models = [m for m in MODELS if any(row.get(f"loss_{m}") is not None for row in found)]
+    slices = scores.read("slices").to_pylist()
+    models = [m for m in MODELS if any(row.get(f"loss_{m}") is not None for row in slices)]
     rows = [
         [
             escape(row["slice"]),
@@ -165,7 +165,7 @@ def _slices(scores: Snapshot) -> str:
             *(_number(row.get(f"loss_{m}")) for m in models),
             "**much worse**" if row.get("warning") else "",
         ]
-        for row in found
+        for row in slices
     ]
     return _table(["slice", "rows", *(MODELS[m] for m in models), ""], rows) + f"\n\nIn each: {scores.facts['metric']}."
 
@@ -175,8 +175,8 @@ def _data(candidate: Candidate) -> str:
     rows = splits.facts.get("rows") or {}
     sizes = [f"{words}: {rows.get(name, splits.rows(name)):,} reviews" for name, words in SPLITS.items()]
     borders = [f"{escape(k.replace('_', ' '))}: {escape(v)}" for k, v in (splits.facts.get("borders") or {}).items()]
-    known = {**candidate.snapshots, "split": splits, model.stage: model, "evaluate": candidate.scores}
-    digests = [[escape(stage), f"`{snapshot.digest}`"] for stage, snapshot in known.items()]
+    snapshots = {**candidate.snapshots, "split": splits, model.stage: model, "evaluate": candidate.scores}
+    digests = [[escape(stage), f"`{snapshot.digest}`"] for stage, snapshot in snapshots.items()]
     return _list([*sizes, *borders]) + "\n\n" + _table(["made by", "sha256 of its content"], digests)
 
 

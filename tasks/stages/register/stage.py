@@ -1,16 +1,15 @@
-"""A scored model into the MLflow registry, and the decision whether it becomes the champion.
+"""Register a scored model in MLflow, and decide whether it becomes the champion.
 
 Every new model becomes `challenger`. It becomes `champion` only through the gates (`tasks.stages.register.gates`),
-which compare it
-with the champion of the day on this run's test slice. The version keeps the decision, its numbers and the model card
-(`tasks.stages.register.model_card`); an audit record says who decided what, when and on which data
+which compare it with the current champion on this run's test slice. The version keeps the decision, its numbers and the
+model card (`tasks.stages.register.model_card`); an audit record says who decided what, when and on which data
 (`tasks.engines.registry`).
 
-A model that is registered already (same snapshot digest) is not registered again, and decided on again only where its
-scores or the gates have changed. What a person rolled back comes back by a person's hand alone.
+A model that is registered already (same snapshot digest) is not registered again. The decision is repeated only if its
+scores or the gates have changed. A version that a person rolled back becomes champion again only by a person's hand.
 
-The registry is the state here, not a snapshot: what is right depends on who is champion tonight. A process that dies
-in here is simply started again: the last thing written is the tag DECIDED.
+The state is the registry, not a snapshot, as the result depends on the current champion. If the process dies here, the
+stage is simply run again: the tag DECIDED is written last.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ from tasks.stages.register.champion_comparison import (
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 DIGEST_TAG = "raymill.model_digest"
-DECIDED = "raymill.decided"  # digest of what the decision rests on; set when all is done
-DECISION_RUN = "raymill.decision_run"  # the MLflow run that has the latest card
+DECIDED = "raymill.decided"  # digest of the decision's inputs; set when all is done
+DECISION_RUN = "raymill.decision_run"  # the MLflow run with the latest card
 CARD = "model_card.md"
-DESCRIPTION_CHARS = 5000  # what MLflow's database takes
+DESCRIPTION_CHARS = 5000  # the limit of MLflow's database
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a model, and why. `card` is the model card, in markdown."""
+    """The decision on a model, and why. `card` is the model card, in markdown."""
 
     version: str
     promoted: bool
@@ -70,8 +69,8 @@ class Decision:
 def register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
     """Register the model, decide, set the aliases.
 
-    `judge` is asked to score the champion, where there is one. `gc` spares `candidate.snapshots` for as long as the
-    version is there. Raises RegistryError where MLflow is down; the next call takes up what this one left.
+    `judge` scores the champion, if there is one. `gc` keeps `candidate.snapshots` for as long as the version exists.
+    Raises RegistryError if MLflow is down; the next call continues from there.
     """
     try:
         with tracking.reaching(tracker.uri):
@@ -85,14 +84,14 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
     client, model = tracker.client, candidate.model
     name = config.name_for(candidate.target)
     rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
-    found = tracking.version_with_tag(client, name, DIGEST_TAG, model.digest)
+    registered = tracking.version_with_tag(client, name, DIGEST_TAG, model.digest)
     champion = tracking.version_by_alias(client, name, registry.CHAMPION)
-    if found is not None and _is_settled(found, champion, rests_on):
-        return _earlier(tracker, found, champion)
+    if registered is not None and _is_settled(registered, champion, rests_on):
+        return _earlier(tracker, registered, champion)
 
     child = tracker.child("register", tags={DIGEST_TAG: model.digest})
     try:
-        version = str(found.version) if found else _save(tracker, child, name, candidate)
+        version = str(registered.version) if registered else _save(tracker, child, name, candidate)
         client.set_registered_model_alias(name, registry.CHALLENGER, version)
         rival = champion_score(candidate, tracker, name, champion, judge)
         measured = measure(candidate)
@@ -108,22 +107,22 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
     return decision
 
 
-def _is_settled(found: Any, champion: Any, rests_on: str) -> bool:
-    is_champion = champion is not None and champion.version == found.version
-    by_hand = found.tags.get(registry.PROMOTED) in ("by hand", "rolled back")
-    return is_champion or by_hand or found.tags.get(DECIDED) == rests_on
+def _is_settled(version: Any, champion: Any, rests_on: str) -> bool:
+    is_champion = champion is not None and champion.version == version.version
+    by_hand = version.tags.get(registry.PROMOTED) in ("by hand", "rolled back")
+    return is_champion or by_hand or version.tags.get(DECIDED) == rests_on
 
 
-def _earlier(tracker: tracking.Tracker, found: Any, champion: Any) -> Decision:
-    """The decision that stands."""
-    gates = tuple(Gate.from_json(told) for told in json.loads(found.tags.get("raymill.gates", "[]")))
-    promoted = champion is not None and champion.version == found.version
-    card = tracking.read_text(tracker.client, found.tags.get(DECISION_RUN, found.run_id), CARD)
-    return Decision(str(found.version), promoted, gates, reused=True, card=card)
+def _earlier(tracker: tracking.Tracker, version: Any, champion: Any) -> Decision:
+    """Return the earlier decision on a registered version."""
+    gates = tuple(Gate.from_json(values) for values in json.loads(version.tags.get("raymill.gates", "[]")))
+    promoted = champion is not None and champion.version == version.version
+    card = tracking.read_text(tracker.client, version.tags.get(DECISION_RUN, version.run_id), CARD)
+    return Decision(str(version.version), promoted, gates, reused=True, card=card)
 
 
 def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidate) -> str:
-    """The model as a new version, tagged in one request with what it is; returns the version."""
+    """Save the model as a new version, tagged in the same request; returns the version."""
     example = pd.DataFrame(first_rows(candidate, 5), columns=candidate.features)
     tags = {
         DIGEST_TAG: candidate.model.digest,
@@ -136,7 +135,7 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
 
 
 def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: Champion) -> dict[str, str]:
-    """What the version keeps of the decision."""
+    """Return the version's tags about the decision."""
     losses = {"tuned": measured.loss, "mean": measured.mean, "linear": measured.linear, "champion": rival.loss}
     metrics = {f"{candidate.scores.facts['metric']}_{m}": v for m, v in losses.items() if v is not None}
     metrics |= {f"latency_ms_{rows}": v for rows, v in measured.latency_ms.items()}
@@ -159,7 +158,7 @@ def _record(
     measured: Measured,
     rival: Champion,
 ) -> None:
-    """Card, tags, audit record, and the alias last: whoever loads `champion` finds all that is said of it."""
+    """Write card, tags and audit record, and the alias last: whoever loads `champion` finds all of them."""
     client, version = tracker.client, decision.version
     tags = {**_tags(decision, candidate, measured, rival), DECISION_RUN: run_id}
     client.log_text(run_id, decision.card, CARD)

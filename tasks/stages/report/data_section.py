@@ -1,6 +1,6 @@
-"""What the report's page says of the data: small tables and histograms of fixed size, read in batches.
+"""Compute the report's section on data: small tables and histograms of fixed size.
 
-Only the columns needed are read, so the memory used does not grow with the rows.
+Only the needed columns are read, in batches, so memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tasks.domain.schemas import COUNTS_BY_RATING
 
 MAX_LENGTH = 100_000  # characters; longer texts count as this long
 DAY_MS = 86_400_000
-PRIOR_WORDS = 1000  # how many words the prior of `telling_words` weighs
-ACTIVITY = ((1, "1"), (2, "2–4"), (5, "5–9"), (10, "10+"))  # reviews of a reviewer: from, and in words
-# Why clean took a review out, by the name of its count.
+PRIOR_WORDS = 1000  # the weight of `telling_words`' prior, in words
+ACTIVITY = ((1, "1"), (2, "2–4"), (5, "5–9"), (10, "10+"))  # reviews of a reviewer: lower bound and label
+# Why clean removed a review, by the name of its count.
 REPEATS = {
     "repeated_ids": "have the review_id of another",
     "duplicates": "say the same as another: user, item, stars, time and words",
@@ -33,7 +33,7 @@ REPEATS = {
 
 @dataclass
 class ReviewHistograms:
-    """Rows by half star (1, 1.5 … 5), by text length in characters (0 … MAX_LENGTH) and by day since 1970."""
+    """Numbers of rows by half star (1, 1.5 … 5), by text length in characters (0 … MAX_LENGTH), by day since 1970."""
 
     rows: int = 0
     half_stars: np.ndarray = field(default_factory=lambda: np.zeros(9, np.int64))
@@ -45,13 +45,13 @@ class ReviewHistograms:
 
     @property
     def stars(self) -> tuple[np.ndarray, np.ndarray]:
-        """Star values and rows of each; half stars only where the data has any."""
+        """Return star values and the rows of each; half stars only if the data has any."""
         step = 1 if self.half_stars[1::2].any() else 2
         return np.arange(1, 5.5, 0.5)[::step], self.half_stars[::step]
 
 
 def review_histograms(reviews: Snapshot) -> ReviewHistograms:
-    """One pass over ratings, texts and timestamps."""
+    """Count reviews in one pass over ratings, texts and timestamps."""
     seen = ReviewHistograms()
     for batch in batches(reviews, ["rating", "text", "timestamp"]):
         seen.rows += batch.num_rows
@@ -65,7 +65,7 @@ def review_histograms(reviews: Snapshot) -> ReviewHistograms:
 
 
 def activity(described: Snapshot) -> list[dict[str, Any]]:
-    """Reviewers by how many reviews they wrote: label, reviewers, and the reviews of all of them."""
+    """Count reviewers by their number of reviews: label, reviewers, and all their reviews."""
     starts = np.array([start for start, _ in ACTIVITY])
     reviewers, reviews = np.zeros(len(starts), np.int64), np.zeros(len(starts), np.int64)
     for batch in batches(described, ["reviews"]):
@@ -80,15 +80,15 @@ def activity(described: Snapshot) -> list[dict[str, Any]]:
 
 
 def repeats(reviews: Snapshot) -> tuple[int | None, list[tuple[str, int]]]:
-    """Reviews that clean took out as repeats, in all (None: not told), and for each reason that took out any."""
+    """Return the number of reviews that clean removed as repeats (None: unknown), and the number for each reason."""
     counts = reviews.manifest.counts
-    found = [(words, counts[name]) for name, words in REPEATS.items() if counts.get(name)]
-    known = [counts[name] for name in REPEATS if name in counts]
-    return counts.get("repeated", sum(known) if known else None), found
+    by_reason = [(words, counts[name]) for name, words in REPEATS.items() if counts.get(name)]
+    counted = [counts[name] for name in REPEATS if name in counts]
+    return counts.get("repeated", sum(counted) if counted else None), by_reason
 
 
 def quarantined(raw: Snapshot) -> list[dict[str, Any]]:
-    """Files that could not be read, or not to their end: source, reason and rows read, by name."""
+    """List the files that could not be read, or not to their end: source, reason and rows read, by name."""
     return sorted(read_rows(raw, "quarantine"), key=lambda file: (file["source"], file["reason"]))
 
 
@@ -100,7 +100,7 @@ def reject_reasons(raw: Snapshot) -> list[tuple[str, int]]:
 
 
 def top_words(counts: Snapshot, limit: int) -> dict[str, Any]:
-    """The most frequent tokens, n-grams left out, and how many there are: distinct, and in all."""
+    """List the most frequent tokens, without n-grams, and count the tokens: distinct, and in all."""
     top: list[dict[str, Any]] = []
     total = distinct = 0
     for table in _tokens(counts, ["count", "documents"], longest=1):
@@ -111,11 +111,11 @@ def top_words(counts: Snapshot, limit: int) -> dict[str, Any]:
 
 
 def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list[tuple[Any, Any]]:
-    """The tokens and n-grams that most tell reviews of 1-2 stars ("low") from those of 4-5 ("high"), by z-score.
+    """Find the tokens and n-grams that best distinguish reviews of 1-2 stars ("low") from 4-5 ("high"), by z-score.
 
-    Side by side: of low ratings and of high ones; None where one side has no more.
-    z is the difference of the token's log odds in both, over its standard deviation, with all tokens' counts as the
-    prior: equation 16 and 22 of Monroe, Colaresi and Quinn, "Fightin' Words" (2008). Small counts do not win by chance.
+    Returns pairs of a low and a high one; None where one side has no more. z is the difference of the token's log odds
+    in both, over its standard deviation, with all tokens' counts as the prior: equation 16 and 22 of Monroe, Colaresi
+    and Quinn, "Fightin' Words" (2008). Small counts do not win by chance.
     """
     kept = [
         t.filter(pc.greater_equal(t["documents"], min_documents))
@@ -128,8 +128,8 @@ def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list
     low, high = stars[:2].sum(axis=0), stars[3:].sum(axis=0)
     prior = stars.sum(axis=0) * (PRIOR_WORDS / stars.sum())
 
-    def odds(said: np.ndarray) -> np.ndarray:
-        with_prior = said + prior
+    def odds(count: np.ndarray) -> np.ndarray:
+        with_prior = count + prior
         log_odds: np.ndarray = np.log(with_prior / (with_prior.sum() - with_prior + 1e-9))
         return log_odds
 
@@ -138,7 +138,7 @@ def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list
     order = sorted(range(len(token)), key=lambda i: (z[i], token[i]))
 
     def described(at: Sequence[int]) -> list[dict[str, Any]]:
-        # Between GPT-2 pieces stands a control character.
+        # A control character separates GPT-2 pieces.
         return [
             {"token": token[i].replace("\x1f", "·"), "z": float(z[i]), "low": int(low[i]), "high": int(high[i])}
             for i in at
@@ -149,7 +149,7 @@ def telling_words(counts: Snapshot, limit: int, min_documents: int = 10) -> list
 
 
 def _tokens(counts: Snapshot, columns: Sequence[str], longest: int = 3) -> Iterator[pa.Table]:
-    """These columns of the word counts, a file after the other, of n-grams up to `longest`; none is empty."""
+    """Yield these columns of the word counts by file, of n-grams up to `longest`; no table is empty."""
     for file in counts.files():
         table = pq.ParquetFile(file).read(columns=["token", "n", *columns])
         table = table.filter(pc.less_equal(table["n"], longest))
@@ -158,7 +158,7 @@ def _tokens(counts: Snapshot, columns: Sequence[str], longest: int = 3) -> Itera
 
 
 def read_rows(snapshot: Snapshot, table: str = "", columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """A small table as dictionaries; no rows where the snapshot has no such table."""
+    """Read a small table as dictionaries; no rows if the snapshot has no such table."""
     return snapshot.read(table, columns).to_pylist() if snapshot.files(table) else []
 
 
@@ -168,7 +168,7 @@ def batches(snapshot: Snapshot, columns: Sequence[str], table: str = "") -> Iter
 
 
 def calendar(by_day: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
-    """Edges (datetime64[D]), rows and the unit's name: days, weeks or months, so that a plot has 20 to 300 bins."""
+    """Bin rows by day, week or month, for 20 to 300 bins; returns edges (datetime64[D]), rows and the unit's name."""
     days = np.array(sorted(by_day))
     rows = np.array([by_day[day] for day in days.tolist()])
     span = days[-1] - days[0]

@@ -1,6 +1,6 @@
-"""The report's plots of a model: what it leans on, how its errors are spread, whether its numbers can be believed.
+"""Draw the report's plots of a model: its features' importance, the distribution of its errors, its calibration.
 
-Each function takes small arrays and gives the bytes of a PNG, in the style of `tasks.engines.plots`.
+Each function takes small arrays and returns the bytes of a PNG, in the style of `tasks.engines.plots`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Bins = Sequence[Mapping[str, float]]  # as `tasks.domain.metrics.calibration` gi
 
 
 def importance(features: Sequence[str], shaps: Sequence[float], gains: Sequence[float], limit: int) -> bytes:
-    """The first `limit` features' shares of all mean |SHAP| and of the gain of all, on top the first."""
+    """Draw the first `limit` features' shares of the total mean |SHAP| and of the total gain, the first on top."""
     shares = [np.array(values[:limit]) / (sum(values) or 1) for values in (shaps, gains)]
     features = features[:limit]
 
@@ -40,7 +40,7 @@ def importance(features: Sequence[str], shaps: Sequence[float], gains: Sequence[
 
 
 def residuals(edges: np.ndarray, tuned: np.ndarray, untuned: np.ndarray, unit: str) -> bytes:
-    """Histograms of predicted minus true label of both models over the same bins."""
+    """Draw histograms of predicted minus true label of both models over the same bins."""
 
     def draw(ax: Axes) -> None:
         ax.stairs(tuned, edges, fill=True, color=TUNED, alpha=0.55, label="tuned")
@@ -56,7 +56,7 @@ def residuals(edges: np.ndarray, tuned: np.ndarray, untuned: np.ndarray, unit: s
 
 
 def probabilities(edges: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> bytes:
-    """Histograms of the predicted probability of the reviews that are positive and of those that are not."""
+    """Draw histograms of the predicted probability, for positive reviews and for the others."""
 
     def draw(ax: Axes) -> None:
         for counts, colour, label in ((positive, GREEN, "positive"), (negative, ACCENT, "not positive")):
@@ -70,7 +70,7 @@ def probabilities(edges: np.ndarray, positive: np.ndarray, negative: np.ndarray)
 
 
 def calibration(models: Mapping[str, Bins], predicted: str, came: str) -> bytes:
-    """Mean label by mean prediction in bins of equal mass, with the label's 95% interval: {the model's label: bins}."""
+    """Draw mean label by mean prediction in bins of equal mass, with its 95% interval: {the model's label: bins}."""
 
     def draw(ax: Axes) -> None:
         ends = [b[key] for bins in models.values() for b in bins for key in ("prediction", "label")]
@@ -78,7 +78,7 @@ def calibration(models: Mapping[str, Bins], predicted: str, came: str) -> bytes:
         ax.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1, label="a perfect model")
         for (label, bins), colour in zip(models.items(), (TUNED, UNTUNED), strict=False):
             x, y = (np.array([b[key] for b in bins]) for key in ("prediction", "label"))
-            # A mean of equal labels has an interval without width, and rounding may put it a hair to the side.
+            # The mean of equal labels has an interval of width 0, and rounding may put it slightly off.
             spread = [np.array([b["label"] - b["low"] for b in bins]), np.array([b["high"] - b["label"] for b in bins])]
             ax.errorbar(
                 x,
@@ -98,7 +98,7 @@ def calibration(models: Mapping[str, Bins], predicted: str, came: str) -> bytes:
 
 
 def by_star(edges: np.ndarray, counts: np.ndarray, predicted: str, perfect: bool) -> bytes:
-    """Violins of the prediction for each true star: `counts` is 5 × bins over `edges`, in the prediction's unit.
+    """Draw violins of the prediction for each true star: `counts` is 5 × bins over `edges`, in the prediction's unit.
 
     perfect: the prediction is in stars, so a perfect model is the diagonal.
     """
@@ -112,7 +112,7 @@ def by_star(edges: np.ndarray, counts: np.ndarray, predicted: str, perfect: bool
         for star, row in enumerate(counts, start=1):
             if not row.any():
                 continue
-            # Smoothed over 5 bins for the shape alone; the quartiles are of the counts as they are.
+            # Smoothed over 5 bins for the shape only; the quartiles are those of the raw counts.
             smooth = np.convolve(row, [1, 4, 6, 4, 1], mode="same")
             half = 0.42 * smooth / smooth.max()
             seen = np.flatnonzero(smooth)

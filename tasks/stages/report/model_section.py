@@ -1,6 +1,6 @@
-"""What the report's page says of models: learning curves, trials, scores and errors, as small tables and plots.
+"""Compute the report's section on models: learning curves, trials, scores and errors, as small tables and plots.
 
-Predictions are read in batches into histograms of fixed size, so the memory used does not grow with the rows.
+Predictions are read in batches into histograms of fixed size, so memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ RESIDUAL_EDGES = np.linspace(-5, 5, 101)  # stars
 
 
 def score_table(facts: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """What evaluation measured, as rows: `columns` (names) and `rows` of label, key and a cell for each measure.
+    """Tabulate evaluation's measures: `columns` (names) and `rows` of label, key and a cell for each measure.
 
-    A cell has value, low and high, and where a smaller value is better `gain`: how far below predict-the-mean's it is,
-    as a share of that (None where it is not known).
+    A cell has value, low and high, and, if smaller is better, `gain`: the share by which it is below predict-the-mean's
+    (None if unknown).
     """
     measures = facts["measures"]
     rows = []
@@ -42,8 +42,8 @@ def score_table(facts: Mapping[str, Any], target: Target) -> dict[str, Any]:
         for name in target.measures:
             cell = {"value": None, "low": None, "high": None, **measures[key].get(name, {})}
             mean = measures["mean"].get(name, {}).get("value")
-            known = key != "mean" and name not in HIGHER_IS_BETTER and mean and cell["value"] is not None
-            cells.append({**cell, "gain": 1 - cell["value"] / mean if known else None})
+            comparable = key != "mean" and name not in HIGHER_IS_BETTER and mean and cell["value"] is not None
+            cells.append({**cell, "gain": 1 - cell["value"] / mean if comparable else None})
         rows.append({"key": key, "label": label, "cells": cells})
     columns = [
         {"name": name_of(target, m), "short": NAMES[m], "gains": m not in HIGHER_IS_BETTER} for m in target.measures
@@ -52,22 +52,24 @@ def score_table(facts: Mapping[str, Any], target: Target) -> dict[str, Any]:
 
 
 def split_table(facts: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
-    """The slices (`rows`: name, reviews, from, until) and why how many reviews are in none (`left_out`)."""
+    """Tabulate the slices (`rows`: name, reviews, from, until) and the reviews in none, by reason (`left_out`)."""
     borders, periods = facts.get("borders") or {}, facts.get("periods") or {}
     rows = []
     for name in ("train", "valid", "test"):
         period = periods.get(name, {})
         until = period.get("until") or borders.get(f"{name}_until")
         rows.append({"name": name, "reviews": facts["rows"][name], "from": period.get("from"), "until": until})
-    found = facts.get("left_out") or {}
+    counts = facts.get("left_out") or {}
     left_out = [
-        (reasons.get(reason, reason), found[reason]) for reason in dict.fromkeys([*reasons, *found]) if reason in found
+        (reasons.get(reason, reason), counts[reason])
+        for reason in dict.fromkeys([*reasons, *counts])
+        if reason in counts
     ]
     return {"rows": rows, "left_out": left_out, "by": facts.get("by", "time")}
 
 
 def trial_rows(search: Snapshot) -> list[dict[str, Any]]:
-    """Trials in order, their parameters parsed; a trial that never reported has None for its loss."""
+    """List the trials in order, with parsed parameters; a trial that never reported has the loss None."""
     trials = data.read_rows(search, columns=["trial", "status", "rounds", "best_round", "valid_loss", "params"])
     for trial in trials:
         trial["params"] = json.loads(trial["params"])
@@ -79,7 +81,7 @@ def trial_rows(search: Snapshot) -> list[dict[str, Any]]:
 def learning_plots(
     baseline: Snapshot, search: Snapshot, model: Snapshot, trials: Sequence[Mapping[str, Any]], metric: str
 ) -> dict[str, bytes]:
-    """Learning curves and trials; metric: its name with its unit."""
+    """Plot learning curves and trials; metric: its name with its unit."""
     best = search.facts["best_trial"]
     curves = dict(_curves(search, "trial", "curves"))
     lines = [
@@ -105,7 +107,7 @@ def learning_plots(
 
 
 def _curves(snapshot: Snapshot, by: str, table: str = "") -> list[tuple[Any, tuple[np.ndarray, np.ndarray]]]:
-    """Rounds and losses of each trial or split, in its order."""
+    """Return rounds and losses of each trial or split, in order."""
     rows = sorted(data.read_rows(snapshot, table, [by, "round", "loss"]), key=lambda row: (row[by], row["round"]))
     return [
         (name, (np.array([row["round"] for row in group]), np.array([row["loss"] for row in group])))
@@ -116,7 +118,7 @@ def _curves(snapshot: Snapshot, by: str, table: str = "") -> list[tuple[Any, tup
 def score_plots(
     scores: Snapshot, target: Target, seen: Mapping[str, np.ndarray], importance: Sequence[Mapping[str, Any]]
 ) -> dict[str, bytes]:
-    """Importance, errors and calibration; seen: what `histograms` found."""
+    """Plot importance, errors and calibration; seen: the result of `histograms`."""
     pictures = {}
     if importance:
         features, shap, gain = ([row[name] for row in importance] for name in ("feature", "shap", "gain"))
@@ -155,12 +157,12 @@ def residual_edges(target: Target) -> np.ndarray:
 
 
 def histograms(scores: Snapshot, target: Target) -> dict[str, np.ndarray]:
-    """Test rows counted, what lies outside the bins in the outermost ones.
+    """Count test rows in bins; values outside count in the outermost bins.
 
     residuals: tuned and untuned, by predicted minus true. outcomes: not positive and positive, by the probability.
     by_star: true star × prediction. confusion: true star × the likeliest of the classes.
     """
-    found: dict[str, np.ndarray] = {}
+    totals: dict[str, np.ndarray] = {}
     edges, reach = residual_edges(target), star_edges(target)
     names = ["rating", "label", "baseline", "tuned"]
     shares = [f"tuned_{i + 1}" for i in range(target.classes)] if target.classes > 1 else []
@@ -180,8 +182,8 @@ def histograms(scores: Snapshot, target: Target) -> dict[str, np.ndarray]:
             cells = np.bincount(label.astype(int) * target.classes + likeliest, minlength=target.classes**2)
             counts["confusion"] = cells.reshape(target.classes, -1)
         for name, count in counts.items():
-            found[name] = found.get(name, 0) + count
-    return found
+            totals[name] = totals.get(name, 0) + count
+    return totals
 
 
 def _counted(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -190,7 +192,7 @@ def _counted(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def worst_errors(scores: Snapshot, target: Target) -> list[dict[str, Any]]:
-    """The largest errors, `true` and `prediction` in the target's unit."""
+    """List the largest errors, `true` and `prediction` in the target's unit."""
     rows = data.read_rows(scores, "worst")
     for row in rows:
         row["true"] = row["label"] + 1 if target.classes > 1 else row["label"]

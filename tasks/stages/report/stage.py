@@ -1,11 +1,11 @@
-"""Report: the whole run on one page that opens offline.
+"""Report the whole run on one page that opens offline.
 
 In: the snapshots of ingest, clean, count-words, describe, split, train, tune, refit and evaluate.
-Out: `report.html`, one file with its plots and style inside, and the plots again as `plots/NAME.png`.
+Out: `report.html`, one file including its plots and style, and the plots also as `plots/NAME.png`.
 
-Reviews and predictions are read in batches, only the columns needed, into histograms of fixed size, so the memory
-used does not grow with the rows. The page is a function of what its inputs contain (digests, counts, facts, rows):
-what differs between two runs to the same result, such as the clock, is put in by `render`, at a marked place.
+Reviews and predictions are read in batches, only the needed columns, into histograms of fixed size, so memory does not
+grow with the rows. The page is a function of its inputs' content (digests, counts, facts, rows). `render` adds what
+differs between two runs with the same result, such as the time, at a marked place.
 
     raymill run --until report
 """
@@ -39,9 +39,9 @@ TEMPLATES = ("report.html.j2", "report_models.html.j2", "report.css")
 RUN_TEMPLATE = "report_run.html.j2"
 RUN_MARK = "<!-- raymill:run -->"  # no data can forge it: all data is escaped
 
-# Half octaves, but whole ones below 8 characters, where half ones would hold no whole number.
+# Half octaves, but whole ones below 8 characters, where half ones would hold no integer.
 LENGTH_EDGES = np.unique(np.rint(2.0 ** np.r_[0:3, 3:17.5:0.5])).astype(np.int64)
-# Rows shown at most; of the worst errors, those that are not folded away.
+# The most rows shown; of the worst errors, those that are not folded away.
 LIMITS = {
     "words": 20,
     "reasons": 20,
@@ -72,8 +72,8 @@ def report(
     out: SnapshotWriter,
 ) -> None:
     """Write `report.html` and `plots/*.png`."""
-    given = (raw, reviews, counts, described, splits, baseline, search, model, scores)
-    inputs = dict(zip(report.input_names, given, strict=True))
+    snapshots = (raw, reviews, counts, described, splits, baseline, search, model, scores)
+    inputs = dict(zip(report.input_names, snapshots, strict=True))
     repeated, repeats = data.repeats(reviews)
     seen = data.review_histograms(reviews)
     target = TARGETS[scores.facts["target"]]
@@ -120,12 +120,12 @@ def report(
 
 
 def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> str:
-    """The committed page of a report snapshot with one run's own facts at the marked place.
+    """Return a report snapshot's page with one run's own facts at the marked place.
 
     `run_table` has a row per stage: stage, rows_in, rows_out, rejected, repeated (None: does not apply), seconds,
-    reused (bool), digest. `run` has run_id and when, and where known seconds, decision, data_docs, mlflow, note, gates
-    (each with name, value, limit, passed and note) and card (the model card, in markdown).
-    Raises SnapshotCorrupt where the page does not have the marked place exactly once.
+    reused (bool), digest. `run` has run_id and when, and, if known, seconds, decision, data_docs, mlflow, note, gates
+    (each with name, value, limit, passed and note) and card (the model card, in markdown). Raises SnapshotCorrupt
+    unless the page has the marked place exactly once.
     """
     path = snapshot.path("report.html")
     before, *after = path.read_text(encoding="utf-8").split(RUN_MARK)
@@ -163,7 +163,7 @@ def _template(name: str) -> Template:
 
 
 def _from_markdown(text: str) -> str:
-    """Markdown as HTML that is safe to show: markup in it is escaped, nothing is loaded."""
+    """Convert markdown to safe HTML: markup in it is escaped, nothing is loaded."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
@@ -191,10 +191,10 @@ def _value(value: Any) -> str:
 
 
 def _moment(iso: str | None) -> str:
-    """An ISO time to the minute, as pages show it."""
+    """Format an ISO time to the minute."""
     return "–" if iso is None else f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
 
 
 def _href(link: Any) -> str:
-    """The link where a browser may follow it, else "": settings must not smuggle in javascript:."""
+    """Return the link if it is safe to follow, else "": settings must not inject javascript:."""
     return str(link) if urlsplit(str(link)).scheme in ("", "http", "https", "file") else ""
