@@ -48,7 +48,7 @@ DECIDED = {
     "nthread": "tune.concurrent",
     "device": "the machine",
     "tree_method": "the shared matrix",
-    "max_bin": "the shared matrix",
+    "max_bin": "tune.max_bin",
     "booster": "the cut at the best round, which dropout of trees does not allow",
     "n_estimators": "tune.max_rounds",
     "num_boost_round": "tune.max_rounds",

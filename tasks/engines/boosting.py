@@ -129,9 +129,11 @@ def infinite(slab: Slab, features: Sequence[str], x: Any, y: Any) -> InputError 
     )
 
 
-def quantile_matrix(rows: Sequence[tuple[Any, Any]], features: Sequence[str], ref: Any = None) -> Any:
+def quantile_matrix(
+    rows: Sequence[tuple[Any, Any]], features: Sequence[str], ref: Any = None, max_bin: int | None = None
+) -> Any:
     """Build a QuantileDMatrix from batches; with `ref` it shares the training matrix's cuts, as validation must."""
-    return _matrix(lambda: iter(rows), features, ref=ref)
+    return _matrix(lambda: iter(rows), features, ref=ref, max_bin=max_bin)
 
 
 def matrix(

@@ -24,6 +24,9 @@ from tasks.engines import cluster_connect, nodes, ray_private
 WORKER_ENV = {
     "POLARS_MAX_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # OpenMP's threads wait for each other asleep, not spinning: where others want the cores, as `tune` does beside
+    # `train`, two spinning threads of XGBoost took 24 times as long as two sleeping ones, and 21 times the CPU.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
     "GX_ANALYTICS_ENABLED": "False",
@@ -54,6 +57,7 @@ LOCAL_ENV = {
 }
 
 _STARTING = threading.Lock()
+_OWN = threading.Event()  # set while the session is one that this process has started
 _CHECKED: set[str] = set()  # nodes of the cluster, by id, that are known to be fit
 # Held while Ray's libraries are imported for the first time: two threads at once meet half-made modules.
 IMPORTING = threading.Lock()
@@ -133,6 +137,7 @@ def _start(config: RayConfig) -> None:
             include_dashboard=False,
             **common,
         )
+        _OWN.set()
 
 
 def stop() -> None:
@@ -141,6 +146,12 @@ def stop() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
+    _OWN.clear()
+
+
+def is_own() -> bool:
+    """Whether the session was started by this process: on this machine alone, without a dashboard."""
+    return _OWN.is_set()
 
 
 def cpus() -> int:

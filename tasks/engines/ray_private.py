@@ -7,6 +7,7 @@ exist in Ray 2.60; tests/engines/test_ray_private.py fails if the installed Ray 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,6 +36,14 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
     ),
+    "data": (
+        "ray.data._internal.execution.streaming_executor:create_cluster_autoscaler",
+        "ray.data._internal.execution.interfaces:ExecutionResources.from_resource_dict",
+        "ray.data._internal.stats:_StatsManager.gen_dataset_id_from_stats_actor",
+        "ray.data._internal.stats:_StatsManager.register_dataset_to_stats_actor",
+        "ray.data._internal.stats:_StatsManager.update_execution_metrics",
+        "ray.data._internal.stats:_StatsManager.update_iteration_metrics",
+    ),
     "trials": (
         "ray.tune.execution.class_cache:DEFAULT_ENV_VARS",
         "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE",
@@ -48,6 +57,7 @@ WITHOUT = {
     "cluster": "ray.init looks at the cluster, which takes longer where there is none",
     "dashboard": "ray.init is asked for the dashboard's address",
     "trainer": "Ray Train starts three more processes",
+    "data": "Ray Data starts two more processes",
     "trials": "Tune makes an environment for each of its actors",
 }
 _WARNED: set[str] = set()
@@ -175,3 +185,34 @@ def clear_trial_environments() -> None:
     if _all_of("trials"):
         cache: Any = import_module("ray.tune.execution.class_cache")
         cache.DEFAULT_ENV_VARS, cache.ENV_VARS_TO_PROPAGATE = {}, set()
+
+
+class FixedSize:
+    """Ray Data's view of a session that cannot grow."""
+
+    def try_trigger_scaling(self) -> None:
+        pass
+
+    def on_executor_shutdown(self) -> None:
+        pass
+
+    def get_total_resources(self) -> Any:
+        import ray
+
+        resources = look_up("ray.data._internal.execution.interfaces:ExecutionResources")
+        return resources.from_resource_dict(ray.cluster_resources())
+
+
+def lean_data() -> None:
+    """Let Ray Data do without two of its actors, 1.5 s of CPU and 100 MB each, in a session of this process's own.
+
+    One of them asks an autoscaler for nodes; the other keeps metrics for the dashboard. Such a session has neither.
+    """
+    if not _all_of("data"):
+        return
+    executor: Any = import_module("ray.data._internal.execution.streaming_executor")
+    executor.create_cluster_autoscaler = lambda *_, **__: FixedSize()
+    manager = look_up("ray.data._internal.stats:_StatsManager")
+    manager.gen_dataset_id_from_stats_actor = staticmethod(lambda: uuid.uuid4().hex)
+    for name in ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics"):
+        setattr(manager, name, staticmethod(lambda *_, **__: None))

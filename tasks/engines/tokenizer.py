@@ -28,7 +28,7 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json",
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
 )  # fmt: skip
-MOST_KNOWN = 1_000_000  # pieces an encoder caches before it empties the cache: about 200 MB at most
+MOST_KNOWN = 250_000  # pieces an encoder keeps before it starts anew: about 50 MB, for as long as the process lives
 
 
 @dataclass(frozen=True)

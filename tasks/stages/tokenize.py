@@ -4,9 +4,9 @@ What is tokenized is the title, a newline and the text, or the text alone where 
 file of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`. Beside them the table
 `vocabulary`: `token`, as the tokenizers library writes it; an id is a row's number.
 
-Ray Data carries the names of files, not their rows: each call of the `map_batches` actors reads one file, encodes it
-and writes one, so nothing is copied from block to block and the output does not depend on block sizes or timing. What
-a lost actor left undone is done by others.
+Ray Data carries the names of files, not their rows: each task of `map_batches` reads one file, encodes it and writes
+one, so nothing is copied from block to block and the output does not depend on block sizes or timing. Tasks run in the
+processes that the stages before have warmed; each loads the tokenizer once. A task that is lost is done again.
 
     raymill run --until tokenize
 """
@@ -14,7 +14,8 @@ a lost actor left undone is done by others.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +33,9 @@ from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import TOKENS, VOCABULARY
-from tasks.engines import cluster, tokenizer
+from tasks.engines import cluster, ray_private, tokenizer
 
-MAX_DEATHS = 3  # of actors in one run of the stage: what dies more often has its cause in the data or in its size
+RETRIES = 3  # of a task whose process dies: what dies more often has its cause in the data or in its size
 CHUNK_BYTES = 8 << 20  # of text encoded at once: bounds the pre-tokens alive
 
 
@@ -57,30 +58,24 @@ class TokenizeConfig(Section):
 def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> None:
     import ray.data
 
-    recipe = tokenizer.recipe(config.tokenizer)  # a wrong folder fails here, not in an actor
-    # `max_restarts` has no named parameter yet (Ray 2.60), only a warning that it will get one.
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    recipe = tokenizer.recipe(config.tokenizer)  # a wrong folder fails here, not in a task
     ray.data.DataContext.get_current().enable_progress_bars = False
-    todo = dict(enumerate(reviews.files()))
     written: list[dict[str, Any]] = []
-    rows = tokens = deaths = 0
-    while todo:
-        try:
-            for part in encoded(todo, out.sink, recipe.made, config.max_tokens):
-                del todo[part["index"]]
-                written.append(part)
-                rows, tokens = rows + part["rows"], tokens + part["tokens"]
-                out.progress(rows, reviews.rows(), tokens=tokens)
-        except Exception as error:
-            if not cluster.is_lost(error):
-                raise
-            deaths += 1
-            if deaths > MAX_DEATHS:
-                raise TransientError(
-                    f"{deaths} actors died; not tokenized: {', '.join(sorted(f.name for f in todo.values()))}",
-                    where="tokenize",
-                    fix="the stage is tried again; if that does not help, see Ray's logs for what they died of",
-                ) from error
+    rows = tokens = 0
+    try:
+        for part in encoded(reviews.files(), out.sink, recipe.made, config.max_tokens):
+            written.append(part)
+            rows, tokens = rows + part["rows"], tokens + part["tokens"]
+            out.progress(rows, reviews.rows(), tokens=tokens)
+    except Exception as error:
+        if not cluster.is_lost(error):
+            raise
+        left = {f.name for i, f in enumerate(reviews.files()) if all(part["index"] != i for part in written)}
+        raise TransientError(
+            f"a task died {1 + RETRIES} times; not tokenized: {', '.join(sorted(left))}",
+            where="tokenize",
+            fix="the stage is tried again; if that does not help, see Ray's logs for what it died of",
+        ) from error
     out.add(
         FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
         for part in sorted(written, key=lambda part: int(part["index"]))
@@ -91,43 +86,47 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
     out.fact(end_of_text=recipe.end_of_text, vocabulary=recipe.vocabulary, tokenizer=recipe.digest)
 
 
-def encoded(files: Mapping[int, Path], sink: FileSink, made: str, max_tokens: int | None) -> Iterator[dict[str, Any]]:
-    """Encode these files, each under its index, by a pool of actors; what was written of each, as it is done."""
+def encoded(files: Sequence[Path], sink: FileSink, made: str, max_tokens: int | None) -> Iterator[dict[str, Any]]:
+    """Encode these files in Ray Data tasks; yield what was written of each, as it is done."""
     import ray.data
 
-    rows = [{"index": index, "file": str(file)} for index, file in files.items()]
+    if cluster.is_own():
+        ray_private.lean_data()
+    # `max_retries` has no named parameter yet (Ray 2.60), only a warning that it will get one.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    encode: Any = encode_batch  # Ray's types know no `fn_kwargs`
+    rows = [{"index": index, "file": str(file)} for index, file in enumerate(files)]
     parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        EncodeFiles,
-        fn_constructor_args=(sink, made, max_tokens),
+        encode,
+        fn_kwargs={"sink": sink, "made": made, "max_tokens": max_tokens},
         batch_size=1,
-        # Actors that claim every CPU would leave none for the reads and hang for ever (ray#44687).
-        num_cpus=0.5,
-        # A lost actor ends this pool, and the files it had left go to another: Ray Data would start it again and again.
-        max_restarts=0,
-        compute=ray.data.ActorPoolStrategy(size=min(cluster.cpus(), len(rows))),
+        num_cpus=1,
+        max_retries=RETRIES,
     )
     yield from parts.iter_rows()
 
 
-class EncodeFiles:
-    """A Ray Data actor: the tokenizer is loaded once, each batch is one file's name."""
+def encode_batch(
+    batch: dict[str, np.ndarray], sink: FileSink, made: str, max_tokens: int | None
+) -> dict[str, list[Any]]:
+    """Encode the file that is named in a batch of one row, and write its tokens."""
+    index, file = int(batch["index"][0]), Path(str(batch["file"][0]))
+    tokens, truncated = encode_file(file, encoder(made), max_tokens)
+    faults.point("tokenize", "encoded", index)
+    entry = sink.write_table(part_name(index), tokens, TOKENS, dictionary=(), split_bytes=("input_ids",))
+    facts = {
+        **entry.model_dump(),
+        "index": index,
+        "tokens": pc.sum(tokens["n_tokens"]).as_py() or 0,
+        "truncated": truncated,
+    }
+    return {name: [value] for name, value in facts.items()}
 
-    def __init__(self, sink: FileSink, made: str, max_tokens: int | None) -> None:
-        self.sink, self.max_tokens = sink, max_tokens
-        self.encode = tokenizer.encoder(made)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        index, file = int(batch["index"][0]), Path(str(batch["file"][0]))
-        tokens, truncated = encode_file(file, self.encode, self.max_tokens)
-        faults.point("tokenize", "encoded", index)
-        entry = self.sink.write_table(part_name(index), tokens, TOKENS, dictionary=(), split_bytes=("input_ids",))
-        facts = {
-            **entry.model_dump(),
-            "index": index,
-            "tokens": pc.sum(tokens["n_tokens"]).as_py() or 0,
-            "truncated": truncated,
-        }
-        return {name: [value] for name, value in facts.items()}
+@lru_cache(maxsize=1)
+def encoder(made: str) -> Callable[[pl.Series], pa.ListArray]:
+    """The encoder of this process: it keeps the pieces that it has met for the next file."""
+    return tokenizer.encoder(made)
 
 
 def encode_file(

@@ -58,7 +58,13 @@ def run(
     rungs = milestones(config)
     # On a cluster a trial may have a node to itself; no more threads than that node has cores.
     threads = min(max(1, cluster.cpus() // concurrent), cluster.node_cpus())
-    fixed = {"tree_method": "hist", "seed": config.seed, "seed_per_iteration": True, "nthread": threads}
+    fixed = {
+        "tree_method": "hist",
+        "max_bin": config.max_bin,
+        "seed": config.seed,
+        "seed_per_iteration": True,
+        "nthread": threads,
+    }
     task = Task(tuple(features), target, {**fixed, **target.params}, rungs, config.patience)
     search = StudySearch(study, on_end)
     tuner = tune.Tuner(

@@ -16,6 +16,7 @@ class TuneConfig(Section):
     grid_points: Positive
     concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
     max_rounds: Positive
+    max_bin: Annotated[int, Field(ge=2)]
     stopping: search_space.Stopping
     min_rounds: Positive
     patience: Positive

@@ -41,8 +41,9 @@ class Trial(tune.Trainable):
             slices = ray.get(data[0])
         except ray.exceptions.RayTaskError:
             slices = []  # the search says why they could not be read; what was lost is another matter, and tried again
-        self.dtrain: Any = boosting.quantile_matrix(slices[0], task.features) if slices else None
-        self.dvalid: Any = boosting.quantile_matrix(slices[1], task.features, self.dtrain) if slices else None
+        bins = task.fixed["max_bin"]
+        self.dtrain: Any = boosting.quantile_matrix(slices[0], task.features, max_bin=bins) if slices else None
+        self.dvalid: Any = boosting.quantile_matrix(slices[1], task.features, self.dtrain, bins) if slices else None
         self.label = self.dvalid.get_label() if self.dvalid else None
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
