@@ -33,33 +33,53 @@ def source_modules(module: str) -> dict[str, str]:
     todo = [module]
     while todo:
         name = todo.pop()
-        if name in seen:
-            continue
-        spec = util.find_spec(name)
-        if spec is None or spec.origin is None:
-            continue  # `from tasks.x import function`: the function is part of tasks.x
-        with _PARSING:
-            tree = ast.parse(Path(spec.origin).read_bytes())
-        seen[name] = sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
-        todo.extend(n for n in _imported(tree) if n.startswith("tasks.") and not n.startswith("tasks.core"))
-        if spec.submodule_search_locations and _finds_its_modules(tree):
-            todo.extend(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations, f"{name}."))
+        if name not in seen and (found := _module(name)):
+            seen[name], more = found
+            todo.extend(more)
     return seen
 
 
-def _imported(tree: ast.Module) -> list[str]:
+@lru_cache(maxsize=512)
+def _module(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the digest of a module's syntax tree and the `tasks` modules that it depends on itself.
+
+    None for what is no module: of `from tasks.x import function` the function is part of tasks.x.
+    """
+    spec = util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    with _PARSING:
+        tree = ast.parse(Path(spec.origin).read_bytes())
+    imported, finds_its_modules = _taken_apart(tree)
+    needed = [n for n in imported if n.startswith("tasks.") and not n.startswith("tasks.core")]
+    if spec.submodule_search_locations and finds_its_modules:
+        needed.extend(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations, f"{name}."))
+    return sha256(ast.dump(tree).encode()).hexdigest(), tuple(needed)
+
+
+def _taken_apart(tree: ast.Module) -> tuple[list[str], bool]:
+    """Take the docstrings out of a tree; return what it imports, and whether it calls `iter_modules`.
+
+    One walk for all three: a run's code has 200,000 nodes.
+    """
     names: list[str] = []
+    finds_its_modules = False
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Attribute):
+            finds_its_modules |= node.attr == "iter_modules"
+        elif isinstance(node, ast.Import):
             names.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
             names.extend(f"{node.module}.{a.name}" for a in node.names if _is_module(node.module, a.name))
-    return names
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _documented(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return names, finds_its_modules
 
 
-def _finds_its_modules(tree: ast.Module) -> bool:
-    return any(isinstance(node, ast.Attribute) and node.attr == "iter_modules" for node in ast.walk(tree))
+def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
 def _is_module(package: str, name: str) -> bool:
@@ -69,16 +89,3 @@ def _is_module(package: str, name: str) -> bool:
     if parent is None or not parent.submodule_search_locations:
         return False
     return any((Path(folder) / f"{name}.py").exists() for folder in parent.submodule_search_locations)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
-            first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-    return tree

@@ -70,6 +70,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         for name in ("toymodule", "tasks.borrowed", "tasks.farther"):
             sys.modules.pop(name, None)
         source_code.source_modules.cache_clear()
+        source_code._module.cache_clear()
         importlib.invalidate_caches()
 
     def write(module: str = MODULE, borrowed: str = BORROWED, farther: str = "ONE = 1") -> Stage:
