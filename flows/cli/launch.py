@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from rich.console import Console
 
 from flows.run.record import RunRecord
@@ -17,6 +19,7 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
 
     Raises an error before any work where the registry or the bucket of snapshots does not answer.
     """
+    gc.disable()  # what is imported from here on is there to stay; `open_run` turns it on again
     from tasks.engines.tracking import reach, tracking_uri
 
     reach(tracking_uri(settings.tracking))

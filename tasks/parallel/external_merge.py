@@ -23,7 +23,7 @@ from tasks.core.errors import RunError
 
 Combine = Callable[[pa.Table], pa.Table]
 
-FRESH_BYTES = 8 << 20  # new records are merged when there are as many: they may pin Ray's shared memory until then
+FRESH_BYTES = 16 << 20  # new records are merged when there are as many: they may pin Ray's shared memory until then
 FRESH_TABLES = 64  # or so many: a table costs some KiB beside its rows
 BATCH_BYTES = 1 << 20  # of records in a batch of a sorted stream
 FAN_IN = 64  # runs merged at once, so a merge holds about 64 MiB
@@ -170,8 +170,9 @@ class Merging:
     1996): so a record is merged a logarithmic number of times, and equal keys take no more than twice their room.
     """
 
-    def __init__(self, combine: Combine) -> None:
-        self._combine = combine
+    def __init__(self, combine: Combine, *, unique: bool = False) -> None:
+        """unique: no table that comes has two rows of one key, so that a table alone needs no merging."""
+        self._combine, self._unique = combine, unique
         self._fresh: list[pa.Table] = []
         self._fresh_bytes = 0
         self._tiers: list[pa.Table] = []
@@ -206,6 +207,8 @@ class Merging:
             self._tiers.append(self._merged(fresh))
 
     def _merged(self, tables: list[pa.Table]) -> pa.Table:
+        if self._unique and len(tables) == 1:
+            return tables[0]
         records = merged(tables, self._combine)
         self.nbytes += records.nbytes - sum(table.nbytes for table in tables)
         return records
@@ -214,8 +217,8 @@ class Merging:
 class ExternalMerge(Merging):
     """Keyed records that are merged as they come, in memory as long as their owner does not say `spill`."""
 
-    def __init__(self, key: tuple[str, ...], combine: Combine, file: SpillFile) -> None:
-        super().__init__(combine)
+    def __init__(self, key: tuple[str, ...], combine: Combine, file: SpillFile, *, unique: bool = False) -> None:
+        super().__init__(combine, unique=unique)
         self._key, self._file = key, file
         self.runs: list[Run] = []
 

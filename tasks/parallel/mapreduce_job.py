@@ -17,7 +17,8 @@ class Job:
     input's records. key: key columns, strings or integers without nulls. combine: records -> records with rows of equal
     keys merged, in any order. reduce: partition index, records in ascending key order, batch by batch, all rows of a
     key in one batch -> a small result. partition: records, P -> P tables, the same key always in the same one; by
-    default by a hash of the key that is the same in every process, on every machine.
+    default by a hash of the key that is the same in every process, on every machine. unique: no table that `map` gives
+    has two rows of one key, so that one alone needs no combining.
     """
 
     map: Callable[[Any], Iterable[pa.Table]]
@@ -25,3 +26,4 @@ class Job:
     combine: Callable[[pa.Table], pa.Table]
     reduce: Callable[[int, Iterator[pa.Table]], Any]
     partition: Callable[[pa.Table, int], list[pa.Table]] | None = None
+    unique: bool = False

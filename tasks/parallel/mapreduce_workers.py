@@ -96,7 +96,7 @@ class Mapper:
 
 def pieces(job: Job, given: Any) -> Iterator[pa.Table]:
     """The records of one input, merged as they come, in pieces of up to about PIECE_BYTES."""
-    held = Merging(job.combine)
+    held = Merging(job.combine, unique=job.unique)
     for table in job.map(given):
         held.add(table.replace_schema_metadata(None))
         if held.nbytes > PIECE_BYTES:
@@ -172,7 +172,8 @@ class Reducer:
 
     def _of(self, where: dict[int, ExternalMerge], partition: int) -> ExternalMerge:
         if partition not in where:
-            where[partition] = ExternalMerge(self.job.key, self.job.combine, self.file)
+            # What mappers send is merged.
+            where[partition] = ExternalMerge(self.job.key, self.job.combine, self.file, unique=True)
         return where[partition]
 
     def _make_room(self) -> None:

@@ -52,7 +52,11 @@ class CountWordsConfig(Section):
 @stage(version=2, config=CountWordsConfig, unit="words", libraries=("pyarrow", "polars", "numpy"))
 def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter) -> None:
     job = Job(
-        map=partial(count_rows, config=config), key=("token",), combine=add_counts, reduce=partial(write_part, out.sink)
+        map=partial(count_rows, config=config),
+        key=("token",),
+        combine=add_counts,
+        reduce=partial(write_part, out.sink),
+        unique=True,
     )
     inputs = [
         (file, start, min(INPUT_ROWS, rows - start))

@@ -134,6 +134,7 @@ def counting(sink: FileSink, config: LanguageModelConfig, cuts: Sequence[int]) -
         combine=ngrams.add,
         reduce=partial(write_part, sink, config),
         partition=ngrams.partition,
+        unique=True,
     )
 
 
