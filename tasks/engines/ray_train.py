@@ -22,7 +22,7 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import RaymillError, RunError, SettingsError, TransientError
 from tasks.core.whole_files import write_whole
 from tasks.domain.targets import TARGETS
-from tasks.engines import boosting, cluster, ray_private, rounds
+from tasks.engines import boosting, cluster, nodes, ray_private, rounds
 from tasks.engines.rounds import Checkpoint, Curves
 
 
@@ -78,6 +78,23 @@ def device(wanted: Literal["cpu", "cuda", "auto"]) -> Literal["cpu", "cuda"]:
             "train.device is cuda, and Ray sees no GPU", where="settings", fix="set train.device to auto or cpu"
         )
     return "cuda" if gpus and wanted != "cpu" else "cpu"
+
+
+def worth_having(job: TrainJob) -> int:
+    """Return how many workers to train with: one for each GPU, or for each node that has CPUs.
+
+    Their quantile sketches are merged, so the number decides a model's cuts: what was begun with one goes on with it,
+    whatever the cluster has become.
+    """
+    import ray
+
+    file = job.folder / "workers"
+    if not file.exists():
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        with_cpus = sum(node["Resources"].get("CPU", 0) > 0 for node in nodes.alive())
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, str(max(1, gpus if job.device == "cuda" else with_cpus)))
+    return int(file.read_text())
 
 
 def fit(job: TrainJob, workers: int) -> Trained:

@@ -68,7 +68,8 @@ def models(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for workers in ("1", "2", "3"):
         store = SnapshotStore(tmp_path_factory.mktemp(f"train-{workers}"))
         external = "train.external_memory=" + str(workers == "3").lower()
-        config = settings("train.rounds=20", f"train.workers={workers}", external).train
+        # With fewer bins than different values the workers' sketches, merged, cut in other places.
+        config = settings("train.rounds=20", "train.params.max_bin=256", f"train.workers={workers}", external).train
         found[workers] = made(store, train, [put_splits(store)], config).snapshot
     return found
 
@@ -86,7 +87,7 @@ class TestTrain:
         predicted = {k: boosting.predict(boosting.load_model(model_of(m)), x, FEATURES) for k, m in models.items()}
         rmse = {k: float(np.sqrt(np.mean((p - y) ** 2))) for k, p in predicted.items()}
         assert rmse["1"] < 0.5 * y.std()
-        # Measured: no difference at all on these 1,601 rows. The tolerance leaves room for another order of sums.
+        # Measured: no difference at all on these 1,601 rows, with 256 bins. The tolerance leaves room for another order of sums.
         for workers in ("2", "3"):
             np.testing.assert_allclose(predicted[workers], predicted["1"], atol=1e-3, err_msg=workers)
 

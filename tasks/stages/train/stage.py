@@ -28,7 +28,7 @@ CURVE = pa.schema([("round", pa.int32()), ("split", pa.string()), ("loss", pa.fl
 
 
 class TrainConfig(Section):
-    workers: Positive
+    workers: Positive | None
     nthread: Positive | None
     device: Literal["auto", "cpu", "cuda"]
     external_memory: bool
@@ -89,7 +89,7 @@ def fit(
         external_memory=config.external_memory,
         device=ray_train.device(config.device),
     )
-    done = ray_train.fit(job, config.workers)
+    done = ray_train.fit(job, config.workers or ray_train.worth_having(job))
     shutil.rmtree(out.scratch, ignore_errors=True)
     named = {"train": "+".join(learn), "valid": "valid"}
     rows = [(i, named[name], v) for name, curve in done.curves.items() for i, v in enumerate(curve)]
