@@ -99,7 +99,7 @@ class TestTrain:
 
         splits = put_splits(store)
         x, y = matrix(splits, "train")
-        config = settings().train
+        config = settings("train.params.max_bin=256").train
         params = {
             "objective": "reg:squarederror",
             "tree_method": "hist",
