@@ -16,7 +16,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows.run import links, logs
+from flows.run import links, logs, warm_up
 from flows.run.mlflow_record import git_commit, record_stage
 from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.run.names import check_stage_name
@@ -155,7 +155,7 @@ class Run:
         cluster.start(self.settings.ray, self.root)
         with self.lock:
             if self._validators is None:
-                self._validators = expectations.Validators(self.settings.ray.workers)
+                self._validators = warm_up.take_validators(self.settings.ray.workers)
                 links.link("ray-dashboard", links.ray_dashboard(), "Ray dashboard")
 
     def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:

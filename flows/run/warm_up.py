@@ -1,27 +1,53 @@
-"""What a run will need, started in the background before it begins."""
+"""Start in the background what a run needs, while Prefect is imported: Ray, a validator, warm workers, MLflow."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from tasks.core.stage import HasDigest, stage_key
 from tasks.core.storage.opening import open_store
-from tasks.engines import cluster, tracking
+from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
 from tasks.stages.ingest.stage import ingest
 
 
+@dataclass
+class WarmUp:
+    """A warm-up under way. `settled`: Ray and the validators are up, or will not be before they are needed."""
+
+    settled: threading.Event = field(default_factory=threading.Event)
+    validators: expectations.Validators | None = None
+
+
+_UNDER_WAY: list[WarmUp] = []
+
+
 def warm_up(settings: Settings, source: HasDigest) -> None:
-    """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
+    """Start what a run on this input needs. Errors are left to the run, which meets and reports them again."""
     store = open_store(settings.storage)
+    begun = WarmUp()
+    _UNDER_WAY.append(begun)
 
     def start() -> None:
-        # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
-        with suppress(Exception):
-            if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
-                cluster.start(settings.ray)
+        try:
+            with suppress(Exception):
+                if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
+                    cluster.start(settings.ray)
+                    begun.validators = expectations.Validators(settings.ray.workers)
+                    cluster.warm_workers()
+        finally:
+            begun.settled.set()
         with suppress(Exception):
             tracking.connect(tracking.tracking_uri(settings.tracking)).search_experiments(max_results=1)
 
     threading.Thread(target=start, name="warm-up", daemon=True).start()
+
+
+def take_validators(workers: int) -> expectations.Validators:
+    """Return the validators that a warm-up has started, new ones if there was none."""
+    begun = _UNDER_WAY.pop() if _UNDER_WAY else None
+    if begun is not None:
+        begun.settled.wait()
+    return (begun and begun.validators) or expectations.Validators(workers)

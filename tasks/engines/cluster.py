@@ -140,6 +140,20 @@ def _start(config: RayConfig) -> None:
         _OWN.set()
 
 
+def warm_workers() -> None:
+    """Let the workers of an own session import what all stages need, before the first one waits for it."""
+    import ray
+
+    if is_own():
+        warm = ray.remote(_import_libraries)
+        for _ in range(int(ray.cluster_resources().get("CPU", 0))):
+            warm.remote()
+
+
+def _import_libraries() -> None:
+    import pyarrow.parquet  # noqa: F401
+
+
 def stop() -> None:
     """Leave the session; a local one ends with it."""
     import ray

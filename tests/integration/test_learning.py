@@ -87,7 +87,8 @@ class TestTrain:
         predicted = {k: boosting.predict(boosting.load_model(model_of(m)), x, FEATURES) for k, m in models.items()}
         rmse = {k: float(np.sqrt(np.mean((p - y) ** 2))) for k, p in predicted.items()}
         assert rmse["1"] < 0.5 * y.std()
-        # Measured: no difference at all on these 1,601 rows, with 256 bins. The tolerance leaves room for another order of sums.
+        # Measured: no difference at all on these 1,601 rows, with 256 bins. The tolerance leaves room for another order
+        # of sums.
         for workers in ("2", "3"):
             np.testing.assert_allclose(predicted[workers], predicted["1"], atol=1e-3, err_msg=workers)
 
