@@ -45,12 +45,11 @@ CLUSTER_ENV = {"OMP_NUM_THREADS": "1"}
 
 # Of a session that this process starts.
 LOCAL_ENV = {
-    # Ray warns on standard output at four times this many processes; ours are mostly waiting.
-    "RAY_worker_maximum_startup_concurrency": "4",
     # The workers that Ray starts with a session have not the environment that our tasks ask for: none ever gets one.
     "RAY_prestart_worker_first_driver": "0",
-    # Idle workers kept for the next stage: starting one costs 0.8 s of CPU. Ray's own limit is a worker per CPU.
-    "RAY_num_workers_soft_limit": "4",
+    # Idle workers kept for the next stage: starting one costs 0.4 s of CPU. Ray's own limit is a worker per CPU, beyond
+    # which it kills them, and starts as many again.
+    "RAY_num_workers_soft_limit": "8",
     # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which
     # it asks for on other systems, a session is on loopback alone.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

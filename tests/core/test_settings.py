@@ -48,7 +48,7 @@ def test_the_profile_can_be_named_by_the_environment(conf: Path, monkeypatch: py
 
 def test_a_partly_given_section_keeps_its_other_values() -> None:
     base, changed = load_settings(), load_settings(overrides=["features.text_score.borders=[0.3,0.6]"])
-    assert changed.features.text_score.borders == (0.3, 0.6)
+    assert changed.features.text_score.borders == [0.3, 0.6]
     assert changed.features.text_score.dimensions == base.features.text_score.dimensions
     assert changed.model_copy(update={"features": base.features}) == base
 

@@ -16,7 +16,7 @@ from tasks.stages.features.text_score import TextScoreConfig
 
 CUTS = np.array([100, 200, 300])
 CONFIG = TextScoreConfig(
-    dimensions=1024, borders=(0.25, 0.5, 0.75), shards=1, l2=0.5, ridge_l2=0.5, iterations=60, max_reviews=1_000_000
+    dimensions=1024, borders=[0.25, 0.5, 0.75], shards=1, l2=0.5, ridge_l2=0.5, iterations=60, max_reviews=1_000_000
 )
 NEWLINE = 998
 VOCABULARY = [f"w{i}" for i in range(NEWLINE)] + ["\u010a", "w999"]

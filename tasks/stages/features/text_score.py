@@ -54,15 +54,15 @@ NEWLINES = ("\u010a", "\n", "<0x0A>")  # how tokenizers write what stands betwee
 LABEL_COLUMNS = ("rating", "helpful_votes", "total_votes")
 
 
-def _ascending(borders: tuple[float, ...]) -> tuple[float, ...]:
-    if any(not 0 < border < 1 for border in borders) or list(borders) != sorted(set(borders)):
+def _ascending(borders: list[float]) -> list[float]:
+    if any(not 0 < border < 1 for border in borders) or borders != sorted(set(borders)):
         raise ValueError("shares between 0 and 1, each greater than the one before it")
     return borders
 
 
 class TextScoreConfig(Section):
     dimensions: Annotated[int, Field(ge=1024)]
-    borders: Annotated[tuple[float, ...], Field(min_length=1), AfterValidator(_ascending)]
+    borders: Annotated[list[float], Field(min_length=1), AfterValidator(_ascending)]
     shards: Positive
     l2: Annotated[float, Field(gt=0)]
     ridge_l2: Annotated[float, Field(gt=0)]
