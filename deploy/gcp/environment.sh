@@ -3,8 +3,7 @@
 export PATH="$HOME/venv/bin:$PATH"
 export RAY_AUTH_MODE=token # the token is in ~/.ray/auth_token
 export RAY_USAGE_STATS_ENABLED=0
-export RAY_num_workers_soft_limit=4 # idle workers kept for the next stage: docs/clusters.md
-export RAY_worker_maximum_startup_concurrency=4
+export RAY_num_workers_soft_limit=8 # idle workers kept for the next stage: docs/clusters.md
 export RAYMILL__RAY__ADDRESS=auto
 export RAYMILL__STORAGE__ROOT=/shared/raymill
 # export RAYMILL__TRACKING__URI=http://mlflow.example.internal:5000

@@ -36,6 +36,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
     ),
+    "controller": (
+        "ray.train.v2._internal.constants:ENV_VARS_TO_PROPAGATE",
+        "ray.train.v2._internal.execution.controller.controller:TrainController",
+        "ray.train.v2._internal.execution.controller.controller:TrainController.run",
+        "ray.train.v2._internal.execution.controller.controller:TrainController.get_result",
+    ),
     "data": (
         "ray.data._internal.execution.streaming_executor:create_cluster_autoscaler",
         "ray.data._internal.execution.interfaces:ExecutionResources.from_resource_dict",
@@ -57,6 +63,7 @@ WITHOUT = {
     "cluster": "ray.init looks at the cluster, which takes longer where there is none",
     "dashboard": "ray.init is asked for the dashboard's address",
     "trainer": "Ray Train starts three more processes",
+    "controller": "Ray Train starts a controller for each training, and environments for its processes",
     "data": "Ray Data starts two more processes",
     "trials": "Tune makes an environment for each of its actors",
 }
@@ -146,18 +153,20 @@ def dashboard_url() -> str | None:
     return ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False).dashboard_url or None
 
 
-def lean_trainer() -> Any:
-    """Return Ray Train's trainer without three of its processes: each takes 3 s of imports and 110 MB of memory.
+def lean_trainer(*, own: bool) -> Any:
+    """Return Ray Train's trainer without three of its processes, each 3 s of imports and 110 MB on the machine.
 
-    The first asks an autoscaler for the workers, which their placement group does, too. The second removes that group
-    after the controller's death, which Ray does for a group that is not detached. The third shards Ray Data sets, and
-    there are none. Without the names this is Ray Train's own trainer, with all of its processes.
+    One asks an autoscaler for the workers, which their placement group does, too; one removes that group after the
+    controller's death, which Ray does for a group that is not detached; one shards Ray Data sets, of which there are
+    none. In a session of this process's `own` all trainings share a controller's process (`ControllerHost`), 2 s of
+    CPU each. Without the names it is Ray Train's own, with all of its processes.
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     if not (names := _all_of("trainer")):
         return DataParallelTrainer
     data_sets, cleaner, policy = names[:3]
+    is_shared = own and _all_of("controller") is not None
 
     class Fixed(policy):  # type: ignore[valid-type, misc]
         def after_controller_start(self, train_run_context: Any) -> None:
@@ -171,10 +180,43 @@ def lean_trainer() -> Any:
             every = super()._create_default_callbacks()
             return [c for c in every if not isinstance(c, (data_sets, cleaner))]
 
-        def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
-            return super()._initialize_and_run_controller(**{**kwargs, "scaling_policy": Fixed(self.scaling_config)})
+        def _initialize_and_run_controller(self, **given: Any) -> Any:
+            given["scaling_policy"] = Fixed(self.scaling_config)
+            return _run_in_host(given) if is_shared else super()._initialize_and_run_controller(**given)
 
     return Trainer
+
+
+class ControllerHost:
+    """A Ray actor that is the controller of one training after the other."""
+
+    def __init__(self) -> None:
+        # Workers with variables of their own would be started anew; a session's have this process's already.
+        constants: Any = import_module("ray.train.v2._internal.constants")
+        constants.ENV_VARS_TO_PROPAGATE = set()
+
+    async def run(self, given: dict[str, Any]) -> Any:
+        """Run a training to its end, as Ray Train's actor does; `given`: the controller's arguments."""
+        controller = look_up("ray.train.v2._internal.execution.controller.controller:TrainController")(**given)
+        await controller.run()
+        return controller.get_result()
+
+
+_HOSTS: dict[str, Any] = {}  # by Ray's job: a handle of an earlier session is nobody's
+
+
+def _run_in_host(given: dict[str, Any]) -> Any:
+    import ray
+
+    job = str(ray.get_runtime_context().get_job_id())
+    if job not in _HOSTS:
+        _HOSTS.clear()
+        _HOSTS[job] = ray.remote(num_cpus=0)(ControllerHost).remote()
+    try:
+        return ray.get(_HOSTS[job].run.remote(given))
+    except BaseException:
+        ray.kill(_HOSTS.pop(job))  # its workers end with it; the next training has a new one
+        raise
 
 
 def clear_trial_environments() -> None:

@@ -114,7 +114,7 @@ def fit(job: TrainJob, workers: int) -> Trained:
         workers, resources = min(workers, int(ray.cluster_resources()["GPU"])), {"CPU": 0.5, "GPU": 1}
     own = job.folder / "ray"
     shutil.rmtree(own, ignore_errors=True)  # Ray Train would take up what it finds under the name
-    trainer = ray_private.lean_trainer()(
+    trainer = ray_private.lean_trainer(own=cluster.is_own())(
         train_loop_per_worker,
         train_loop_config={"job": job},
         scaling_config=train.ScalingConfig(

@@ -147,7 +147,22 @@ def use_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
 def use_trainer(_: pytest.MonkeyPatch) -> None:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    assert ray_private.lean_trainer() is DataParallelTrainer
+    assert ray_private.lean_trainer(own=True) is DataParallelTrainer
+
+
+def use_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", lambda *_, **__: "its own controller")
+    trainer = ray_private.lean_trainer(own=True)(lambda: None)
+    assert trainer._initialize_and_run_controller() == "its own controller"
+
+
+def use_data(_: pytest.MonkeyPatch) -> None:
+    executor = import_module("ray.data._internal.execution.streaming_executor")
+    before = getattr(executor, "create_cluster_autoscaler", None)
+    ray_private.lean_data()
+    assert getattr(executor, "create_cluster_autoscaler", None) is before
 
 
 def use_trials(_: pytest.MonkeyPatch) -> None:
@@ -164,6 +179,8 @@ USES = {
     "cluster": use_cluster,
     "dashboard": use_dashboard,
     "trainer": use_trainer,
+    "controller": use_controller,
+    "data": use_data,
     "trials": use_trials,
 }
 
@@ -190,7 +207,7 @@ def test_a_module_that_is_gone_is_found_missing(monkeypatch: pytest.MonkeyPatch,
 def test_with_the_names_the_trainer_leaves_processes_out_and_nothing_is_said(said: pytest.LogCaptureFixture) -> None:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    lean = ray_private.lean_trainer()
+    lean = ray_private.lean_trainer(own=False)
     assert issubclass(lean, DataParallelTrainer)
     names = {type(callback).__name__ for callback in lean(lambda: None)._create_default_callbacks()}
     assert names
