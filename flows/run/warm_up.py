@@ -1,4 +1,4 @@
-"""What a run will need, started in the background before it begins."""
+"""Start in the background what a run needs: Ray and MLflow's database."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks.stages.ingest.stage import ingest
 
 
 def warm_up(settings: Settings, source: HasDigest) -> None:
-    """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
+    """Start Ray, unless `ingest` will be reused, and MLflow's database, in the background while Prefect starts."""
     store = open_store(settings.storage)
 
     def start() -> None:
-        # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
+        # An error here occurs again, and is reported, where the run needs these.
         with suppress(Exception):
             if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
                 cluster.start(settings.ray)
