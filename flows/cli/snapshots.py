@@ -55,7 +55,7 @@ def plan_gc(settings: Settings, *, damaged: bool = False) -> list[Removal]:
     for folder in sorted(p for p in store.root.glob("*/*") if p.is_dir()):
         for attempt in orphaned_attempts(folder):
             if not store.is_waiting(attempt):
-                removals.append(Removal(attempt, "attempt of a dead process", size_of(attempt)))
+                removals.append(Removal(attempt, "attempt of a process that is gone", size_of(attempt)))
         if damaged and (problem := _damage(folder)):
             removals.append(Removal(folder, problem, size_of(folder)))
     kept = store.lineage(needed_keys(settings, store))

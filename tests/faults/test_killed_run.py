@@ -1,4 +1,4 @@
-"""The whole pipeline, its process killed three times on the way: it resumes and gives the same digests."""
+"""The whole pipeline, its process killed three times on the way: it goes on where it was, to the same digests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LIMIT_S = 400
 
-# Each stage with the stages that are done before it begins.
+# Stage: those that are done before it begins.
 UPSTREAM = {
     "ingest": set[str](),
     "clean": {"ingest"},
@@ -41,7 +41,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 def start(sample: Path, root: Path, kill_at: str = "") -> tuple[int, str]:
-    """Run the pipeline; return its exit status and its output."""
+    """Run the pipeline; returns its exit status and what it said."""
     settings = [
         f"storage.root={root}",
         f"tracking.uri=sqlite:///{root}/mlflow.db",

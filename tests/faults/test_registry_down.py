@@ -123,7 +123,7 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
         server.kill()
         stages_of(first)
         with pytest.raises(RegistryError, match="MLflow cannot be used"), tracking.reaching(server.uri):
-            first.tracker.child("register")  # a step whose state is the registry fails with an error
+            first.tracker.child("register")  # what has the registry for its state fails, and says so
     record = first.root / "runs" / f"{first.run_id}.json"
     told = json.loads(record.read_text())
     assert (told["state"], told["unrecorded"]) == ("completed", ["clean", "train", "end"])
@@ -148,7 +148,7 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
     assert child.data.params["eta"] == "0.1"
     assert child.inputs.dataset_inputs
 
-    with open_run(settings) as third:  # a server that comes back during a run gets the rest from that run
+    with open_run(settings) as third:  # a server that comes back while a run goes on is told the rest by the run
         assert third.record.caught_up is None
         server.kill()
         reviews = third.execute(clean, [], settings.tune)

@@ -175,7 +175,7 @@ def test_gc_spares_what_a_model_or_a_recent_run_needs_and_removes_the_rest(place
     orphan = next((place.root / "data" / "snapshots" / "clean").iterdir()) / "attempt-dead"
     orphan.mkdir()
     (orphan / "part-00000.parquet").write_bytes(b"half written")
-    assert "attempt of a dead process" in place.raymill("gc", "--dry-run").stdout
+    assert "attempt of a process that is gone" in place.raymill("gc", "--dry-run").stdout
     assert orphan.exists()
     assert "1 removed" in place.raymill("gc").stdout
     assert not orphan.exists()
