@@ -1,4 +1,4 @@
-"""Start in the background what a run needs: Ray and MLflow's database."""
+"""What a run will need, started in the background before it begins."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks.stages.ingest.stage import ingest
 
 
 def warm_up(settings: Settings, source: HasDigest) -> None:
-    """Start Ray, unless `ingest` will be reused, and MLflow's database, in the background while Prefect starts."""
+    """Start what a run on this input will need, in the background, while Prefect starts: Ray and MLflow's database."""
     store = open_store(settings.storage)
 
     def start() -> None:
-        # An error here occurs again, and is reported, where the run needs these.
+        # Whatever goes wrong here goes wrong again, and is reported, where the run needs it.
         with suppress(Exception):
             if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
                 cluster.start(settings.ray)
