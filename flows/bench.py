@@ -1,4 +1,4 @@
-"""The flow `bench`: measures the cases of `raymill bench`, week after week, and keeps the numbers to be compared.
+"""The flow `bench`: measure the cases of `raymill bench` every week and record the numbers in MLflow.
 
 prefect deployment run bench/default -p cases='["etl"]' -p sizes='{"etl": 100000}'
 """
@@ -37,16 +37,16 @@ def bench(
     runs: int = 3,
     overrides: list[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure cases one after another; returns each one's result as `raymill bench --json` prints it.
+    """Measure cases one after another; return each result as `raymill bench --json` prints it.
 
-    A case that fails does not keep the others from being measured. Raises RunError at the end if there was one.
+    A failed case does not stop the others; RunError is raised at the end.
 
     Args:
-        cases: The cases to measure, such as etl, tokenize or train; raymill bench names them all.
-        sizes: How big, by case, in the case's own unit, rows or megabytes; the usual size for those not named.
-        workers: How many processes work side by side.
+        cases: The cases to measure, such as etl, tokenize or train.
+        sizes: Size by case, in the case's own unit (rows or megabytes); its default size if not given.
+        workers: Number of parallel processes.
         runs: Timed pairs of each case, after one warm-up.
-        overrides: Settings as "section.key=value" texts; of them only tracking and logging matter here.
+        overrides: Settings as "section.key=value" texts; only tracking and logging matter here.
     """
     environment.prepare()
     engine.collect_again()
@@ -59,13 +59,13 @@ def bench(
     for case in cases:
         try:
             results[case] = _measure(case, sizes.get(case), workers, runs)
-            _keep(settings, results[case])
+            _record(settings, results[case])
         except Exception as error:
             failed[case] = str(error).strip().partition("\n")[0]
             get_run_logger().error("%s: %s", case, failed[case])
     if failed:
-        said = "; ".join(f"{case}: {error}" for case, error in failed.items())
-        raise RunError(f"{len(failed)} of {len(cases)} cases failed: {said}", where="bench")
+        reasons = "; ".join(f"{case}: {error}" for case, error in failed.items())
+        raise RunError(f"{len(failed)} of {len(cases)} cases failed: {reasons}", where="bench")
     return results
 
 
@@ -96,8 +96,8 @@ def _summary(result: Mapping[str, Any]) -> str:
     return f"{result['case']}: {result['ours']['median_s']:g} s{', ' if ratios else ''}{ratios}"
 
 
-def _keep(settings: Settings, result: Mapping[str, Any]) -> None:
-    """A run in the experiment EXPERIMENT, with the same names of metrics every time."""
+def _record(settings: Settings, result: Mapping[str, Any]) -> None:
+    """Record a result as a run of the experiment EXPERIMENT, always under the same metric names."""
     config = settings.tracking.model_copy(update={"experiment": EXPERIMENT})
     machine = result["machine"]
     tags = {
@@ -117,13 +117,13 @@ def _keep(settings: Settings, result: Mapping[str, Any]) -> None:
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """A case's numbers by name: ours_median_s, polars_median_s, ratio_polars, load_average and so on."""
+    """Return a result's numbers by metric name: ours_median_s, polars_median_s, ratio_polars, load_average, etc."""
     sides = {"ours": result["ours"], **result["peers"]}
-    found = {
+    metrics = {
         f"{side}_{name}": float(value)
         for side, numbers in sides.items()
         for name, value in numbers.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    found |= {f"ratio_{peer}": float(ratio) for peer, ratio in result["ratio"].items()}
-    return found | {"load_average": float(result["machine"]["load_average"])}
+    metrics |= {f"ratio_{peer}": float(ratio) for peer, ratio in result["ratio"].items()}
+    return metrics | {"load_average": float(result["machine"]["load_average"])}

@@ -1,4 +1,4 @@
-"""The flow `etl-train`: raw reviews in, a registered model and a report out.
+"""The flow `etl-train`: from raw reviews to a registered model and a report.
 
 raymill run --input PATH --dataset amazon-us        # from the shell
 prefect deployment run etl-train/default            # on a worker
@@ -36,10 +36,10 @@ stages = StageTasks()
 
 
 def _flow_run_name() -> str:
-    given: dict[str, Any] = flow_run.parameters
-    with suppress(RaymillError):  # wrong settings, which the flow itself will tell of
-        settings = given.get("settings") or load_settings(overrides=given.get("overrides") or [])
-        return f"etl-train {given.get('dataset') or settings.data.dataset}"
+    parameters: dict[str, Any] = flow_run.parameters
+    with suppress(RaymillError):  # wrong settings: the flow itself will raise the error
+        settings = parameters.get("settings") or load_settings(overrides=parameters.get("overrides") or [])
+        return f"etl-train {parameters.get('dataset') or settings.data.dataset}"
     return "etl-train"
 
 
@@ -60,21 +60,21 @@ def etl_train(
     settings: Settings | None = None,
     until: str | None = None,
 ) -> RunRecord:
-    """Clean, count, tokenize, learn, judge and register.
+    """Clean reviews, compute features, train, evaluate and register a model.
 
     Args:
-        input: Files, folders or globs with reviews; conf's data.input if not given.
-        dataset: The dataset profile; conf's data.dataset if not given.
+        input: Files, folders or globs with reviews; the setting data.input if not given.
+        dataset: The dataset profile; the setting data.dataset if not given.
         overrides: Settings as "section.key=value" texts.
         settings: All settings at once, instead of conf and overrides.
-        until: The last stage to run; all if not given.
+        until: The last stage to run; all stages if not given.
     """
-    environment.prepare()  # a worker starts this without the `raymill` command
+    environment.prepare()  # a worker runs this flow without the `raymill` command
     settings = SETTINGS.get() or _with_data(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
-    packs = _wanted("pack-tokens", settings.pack_tokens, until)
-    embeds = _wanted("embeddings", settings.embeddings, until)
+    packs = _is_enabled("pack-tokens", settings.pack_tokens, until)
+    embeds = _is_enabled("embeddings", settings.embeddings, until)
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     metadata = _metadata(settings, until)
 
@@ -101,12 +101,12 @@ def etl_train(
 
 
 def _with_data(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
-    given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
-    return settings.model_copy(update={"data": settings.data.model_copy(update=given)})
+    changes = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
+    return settings.model_copy(update={"data": settings.data.model_copy(update=changes)})
 
 
 def _metadata(settings: Settings, until: str | None) -> Source | None:
-    """The product metadata, where there is some."""
+    """Find the files of product metadata; None if the settings name none."""
     if settings.data.items:
         return discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
     if until in ("ingest-items", "items"):
@@ -116,11 +116,11 @@ def _metadata(settings: Settings, until: str | None) -> Source | None:
     return None
 
 
-def _wanted(stage: str, config: Any, until: str | None) -> bool:
-    """Whether a stage that can be switched off is wanted."""
+def _is_enabled(stage: str, config: Any, until: str | None) -> bool:
+    """Tell whether an optional stage is switched on. Raises SettingsError if it is off and the last one to run."""
     if until == stage and not config.enabled:
         section = stage.replace("-", "_")
-        raise SettingsError(f"{stage} is switched off", where="--until", fix=f"give --set {section}.enabled=true, too")
+        raise SettingsError(f"{stage} is switched off", where="--until", fix=f"add --set {section}.enabled=true")
     return bool(config.enabled)
 
 
@@ -130,7 +130,7 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
     about = {"data set": settings.data.dataset, "run": run.run_id, "code": git_commit()}
 
     def judge(data: bytes) -> _evaluate.Judged:
-        cluster.start(settings.ray)  # in case that all stages were reused
+        cluster.start(settings.ray)  # not started yet if all stages were reused
         return _evaluate.judge(splits, data, settings.evaluate)
 
     candidate = Candidate(model, splits, scores, run.snapshots, about)
@@ -147,7 +147,7 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
 
 
 def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:
-    """Put the model into the registry; the decision goes into the run's record."""
+    """Register the model; write the decision to the run's record."""
     if run.over:
         return
     decision = _register_task(run, splits, model, scores)
@@ -158,7 +158,7 @@ def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> N
 
 
 def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
-    """The report and the Data Docs where people find them, MLflow and Prefect told."""
+    """Write the report and the Data Docs, record the results in MLflow, and add links and tables in Prefect."""
     if run.over:
         return
     docs = run.write_docs()
@@ -178,7 +178,7 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
 
 
 def _report_row(row: StageRow) -> dict[str, Any]:
-    """A row of the report's table of stages, as `tasks.stages.report` takes it."""
+    """Return a row of the report's table of stages, as `tasks.stages.report` expects it."""
     return {
         "stage": row.stage,
         "rows_in": row.rows_in or None,
@@ -192,7 +192,7 @@ def _report_row(row: StageRow) -> dict[str, Any]:
 
 
 def _report_facts(run: Run, docs: Path | None) -> dict[str, Any]:
-    """What the report says of the run as a whole, without secrets."""
+    """Return what the report shows about the run as a whole, without secrets."""
     record = run.record.masked()
     return {
         "run_id": record.run_id,
@@ -223,7 +223,7 @@ def _artifact_row(row: StageRow) -> dict[str, Any]:
 
 
 def _result_markdown(run: Run, scores: Snapshot) -> str:
-    """The measures of each model on the test slice, those of the tuned one with their 95% intervals."""
+    """Return a table of each model's measures on the test slice, with 95% intervals for the tuned model."""
     target = TARGETS[scores.facts["target"]]
     measures = scores.facts["measures"]
     lines = [

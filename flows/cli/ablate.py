@@ -1,4 +1,4 @@
-"""`raymill ablate`: the pipeline as far as the splits, then what each group of features is worth."""
+"""`raymill ablate`: run the pipeline until `split`, then measure what each group of features is worth."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tasks.settings import Settings
 
 
 def ablate(settings: Settings, console: Console) -> dict[str, Any]:
-    """The result of `tasks.stages.evaluate.ablation.ablate` on the splits of these settings, made where they are not
-    there yet."""
+    """Return the result of `tasks.stages.evaluate.ablation.ablate` on the splits of these settings, made if missing."""
     splits = splits_of(settings, console)
     from tasks.engines import cluster
     from tasks.stages.evaluate import ablation
@@ -26,18 +25,18 @@ def ablate(settings: Settings, console: Console) -> dict[str, Any]:
 
 
 def splits_of(settings: Settings, console: Console) -> Snapshot:
-    """Run the flow until `split`; what is done already is not done again."""
+    """Run the flow until `split`, reusing snapshots; return the splits."""
     from tasks.sources import discover
 
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     row = launch(settings, source, console, until="split").row("split")
-    found = open_store(settings.storage).find("split", row.key) if row else None
-    assert found is not None  # it was committed a moment ago
-    return found
+    splits = open_store(settings.storage).find("split", row.key) if row else None
+    assert splits is not None  # it was committed a moment ago
+    return splits
 
 
 def print_worths(console: Console, result: dict[str, Any]) -> None:
-    """A row per group, the one that is missed most first."""
+    """Print a row per group, the most useful group first."""
     numbers = ("features", result["metric"], "difference", "95% interval")
     table = compact_table(
         f"{result['metric']} of {result['target']} on {result['rows']:,} validation rows; "

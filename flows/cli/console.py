@@ -1,4 +1,4 @@
-"""What `raymill` prints: a line per stage while a run goes on, and the table at its end."""
+"""The terminal's view of a run: a line per stage while it runs, and tables at its end."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tasks.core.progress import Progress
 
 DRAW_EVERY_S = 0.2
 SPINNER = 2  # columns
-WIDE = 92  # columns, in which a digest a row has its place, too
+WIDE = 92  # columns; from this width on each row shows a digest, too
 
 
 class ConsoleView:
-    """A spinner for the stages at work and how far they are, then each one's line: rows, seconds, made or reused.
+    """A spinner with the progress of the running stages, then a line per finished stage: rows, seconds or reused.
 
-    Where nobody looks on (a pipe, a file), long stages say how far they are in plain lines, LOG_EVERY_S apart.
+    Where the console is no terminal (a pipe, a file), progress is printed as plain lines, LOG_EVERY_S apart.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._at_work: dict[str, str] = {}  # stage: how far it is, "" where it has not said so
+        self._at_work: dict[str, str] = {}  # stage: its latest line, "" before it has reported progress
         self._lock = threading.RLock()  # stages may run side by side
         self._status = console.status("")
         self._live = console.is_terminal and not console.is_dumb_terminal
@@ -59,7 +59,7 @@ class ConsoleView:
         if taken := row.notes.get("parts_taken_over"):
             more += f"  [dim]{taken:,} of {row.notes['parts']:,} parts as before[/]"
         if not row.recorded:
-            more += "  [yellow]MLflow does not answer; recorded later[/]"
+            more += "  [yellow]MLflow does not answer; to be recorded later[/]"
         self.console.print(f"[green]✓[/] {row.stage:<16}{rows}  {done}{more}", highlight=False)
         self._done(row.stage)
 
@@ -86,9 +86,9 @@ class ConsoleView:
 
 
 def stage_table(record: RunRecord, *, with_digests: bool) -> Table:
-    """Return what each stage did, in 80 columns without the snapshots' digests.
+    """Return a table of what each stage did; it fits 80 columns without digests.
 
-    Units other than rows stand behind the number; the rows that a stage dropped, where there are any, in a column.
+    Units other than rows follow the number; dropped rows get a column if there are any.
     """
     digits = max((len(f"{row.rows:,}") for row in record.stages), default=0)
     any_dropped = any(_dropped(row) for row in record.stages)
@@ -107,13 +107,13 @@ def stage_table(record: RunRecord, *, with_digests: bool) -> Table:
 
 
 def _dropped(row: StageRow) -> list[str]:
-    """The rows that came in and did not go out, by kind."""
+    """List the counts of rows that came in and did not go out, by kind."""
     counts = {"rejected": row.rejected, "repeated": row.repeated, "left out": row.left_out}
     return [f"{count:,} {kind}" for kind, count in counts.items() if count]
 
 
 def print_summary(console: Console, record: RunRecord) -> None:
-    """The tables that end a run."""
+    """Print the tables and links at the end of a run."""
     console.print(stage_table(record, with_digests=console.width >= WIDE))
     console.print()
     if record.metrics is not None:
@@ -124,8 +124,8 @@ def print_summary(console: Console, record: RunRecord) -> None:
     for label, place in (("Report", record.report), ("Data Docs", record.data_docs), ("MLflow", record.mlflow)):
         if place:
             console.print(f"{label + ':':<10} {place}", highlight=False, soft_wrap=True)
-    for told in record.caught_up or ():
-        console.print(f"Recorded in MLflow now, of run {told}", highlight=False, markup=False)
+    for line in record.caught_up or ():
+        console.print(f"Recorded in MLflow now, of run {line}", highlight=False, markup=False)
     if record.unrecorded:
         waiting = ", ".join(record.unrecorded)
         console.print(f"Not recorded in MLflow yet, the next run will: {waiting}", style="yellow")
@@ -135,7 +135,7 @@ def print_summary(console: Console, record: RunRecord) -> None:
 
 
 def _scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
-    """{measure: {model: value}} as a table; what is not known of a model is left empty."""
+    """Return {measure: {model: value}} as a table; unknown values are left empty."""
     from tasks.domain.metrics import MODELS, NAMES
 
     columns: dict[str, JustifyMethod] = {"model": "left", **{NAMES[name]: "right" for name in metrics}}

@@ -1,4 +1,4 @@
-"""`raymill doctor`: what is missing or odd on this machine, and how to mend it."""
+"""`raymill doctor`: find what is missing or odd on this machine, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. level: "ok", "odd" (works, but) or "bad" (will fail)."""
+    """The result of one check. level: "ok", "odd" (works, but not well) or "bad" (will fail)."""
 
     level: str
     what: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything; nothing is started or changed."""
+    """Run all checks; nothing is started or changed."""
     yield _python()
     yield from _versions()
     yield _memory()
@@ -57,7 +57,7 @@ def _python() -> Finding:
 
 
 def _versions() -> Iterator[Finding]:
-    """Requirements of the installed project that the environment does not meet."""
+    """Report the project's requirements that the environment does not meet."""
     from packaging.requirements import Requirement
 
     broken = 0
@@ -95,9 +95,9 @@ def _shared_memory(settings: Settings) -> Finding:
     shm = Path("/dev/shm")
     if not shm.exists():
         return Finding("odd", "/dev/shm is missing: Ray's object store falls back to /tmp, slower", "mount it as tmpfs")
-    free, wanted = shutil.disk_usage(shm).free, settings.ray.object_store_mb << 20
-    text = f"/dev/shm has {free / GIB:.1f} GiB free, the object store takes {wanted / GIB:.1f}"
-    if free < wanted:
+    free, needed = shutil.disk_usage(shm).free, settings.ray.object_store_mb << 20
+    text = f"/dev/shm has {free / GIB:.1f} GiB free, the object store takes {needed / GIB:.1f}"
+    if free < needed:
         return Finding("bad", text, "in a container: --shm-size=2g; or lower ray.object_store_mb")
     return Finding("ok", text)
 
@@ -108,7 +108,7 @@ def _disk(settings: Settings) -> Finding:
     free = shutil.disk_usage(existing).free
     text = f"{free / GIB:.1f} GiB free for {root}"
     if not os.access(existing, os.W_OK):
-        return Finding("bad", f"{existing} cannot be written", "change its permissions or storage.root")
+        return Finding("bad", f"{existing} is not writable", "change its permissions or storage.root")
     return Finding("odd", text, "raymill gc frees what nothing refers to") if free < 5 * GIB else Finding("ok", text)
 
 
@@ -116,10 +116,10 @@ def _ray(settings: Settings) -> Finding:
     from tasks.engines import cluster_connect
 
     try:
-        if found := cluster_connect.examine(settings.ray):
-            cluster_connect.check_is_node(found)
-            about = f"{len(found.nodes)} node(s), Ray {found.ray}, Python {found.python}, as here"
-            return Finding("ok", f"Ray: the cluster at {found.address} answers: {about}")
+        if remote := cluster_connect.examine(settings.ray):
+            cluster_connect.check_is_node(remote)
+            about = f"{len(remote.nodes)} node(s), Ray {remote.ray}, Python {remote.python}, the same as here"
+            return Finding("ok", f"Ray: the cluster at {remote.address} answers: {about}")
     except RaymillError as error:
         return Finding("bad", f"Ray: {error.where}: {error.what}", error.fix)
     raylets = [p.pid for p in psutil.process_iter(["name"]) if p.info["name"] == "raylet"]
@@ -127,7 +127,7 @@ def _ray(settings: Settings) -> Finding:
     if raylets:
         pids = ", ".join(map(str, raylets))
         return Finding(
-            "odd", f"Ray is running already (raylet {pids})", "leave it if a run is going on, else: ray stop"
+            "odd", f"Ray is running already (raylet {pids})", "leave it if a run is in progress, else: ray stop"
         )
     if current.exists():
         return Finding("odd", "a Ray session ended without cleaning up", f"rm {current}")
@@ -139,7 +139,7 @@ def _ports() -> Iterator[Finding]:
         with socket.socket() as probe:
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
         if taken:
-            yield Finding("odd", f"port {port} ({name}'s usual one) is in use", "fine if that is its server")
+            yield Finding("odd", f"port {port} ({name}'s default) is in use", f"fine if {name}'s server uses it")
         else:
             yield Finding("ok", f"port {port} is free for {name}")
 

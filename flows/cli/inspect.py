@@ -1,4 +1,4 @@
-"""What `raymill data inspect` prints and writes."""
+"""Output of `raymill data inspect`: what it prints, and the profile that it writes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from tasks.sources.discovery import Quarantined
 from tasks.sources.file_groups import Layout
 from tasks.sources.inspection import Inspection, Judgement
 
-SHOWN = 5  # files of a list
+SHOWN = 5  # files of a list that are printed
 EXAMPLE_CHARS = 60
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 def check_target(target: Path | None, dataset: str | None) -> None:
-    """Raise UserError, before any work, where nothing could be written."""
+    """Raise UserError, before any work, if the profile cannot be written to `target`."""
     if target is None:
         return
     if dataset is not None:
-        raise UserError("--write saves a proposal, and with --dataset there is none", fix="leave one of them out")
+        raise UserError(
+            "--write saves a proposed profile, and with --dataset none is proposed", fix="leave one of them out"
+        )
     if target.exists():
-        raise UserError("this file is there already", where=str(target), fix="name another, or remove it first")
+        raise UserError("this file exists already", where=str(target), fix="name another, or remove it first")
     if target.suffix not in (".yaml", ".yml"):
-        raise UserError("a dataset profile needs the ending .yaml", where=str(target), fix="for example mine.yaml")
+        raise UserError("a dataset profile's name must end in .yaml", where=str(target), fix="for example mine.yaml")
 
 
 def save(found: Inspection, target: Path | None) -> None:
-    """Write the profile. Raises InputError where the input has none, and UserError where it cannot be written."""
+    """Write the profile. Raises InputError if the input has no reviews, and UserError if writing fails."""
     if found.why_none and not (found.chosen is None and found.items):
-        raise InputError(f"no reviews to be read here: {found.why_none}", fix="see above what the columns hold")
+        raise InputError(f"no reviews can be read here: {found.why_none}", fix="see above what the columns hold")
     if target is None or found.yaml is None:
         return
     try:
@@ -45,11 +47,11 @@ def save(found: Inspection, target: Path | None) -> None:
             file.write(found.yaml)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"cannot be written: {reason}", where=str(target), fix="name another file") from None
+        raise UserError(f"cannot write the profile: {reason}", where=str(target), fix="name another file") from None
 
 
 def print_inspection(console: Console, found: Inspection, paths: Sequence[str], target: Path | None) -> None:
-    """The layouts, the profile that fits, and what it would make of the rows."""
+    """Print the files' layouts, the profile that fits, and how it reads the rows."""
     for layout in found.layouts:
         _print_layout(console, layout)
     chosen = found.chosen
@@ -58,40 +60,40 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     _print_files(console, "cannot be read to the end", list(damage.values()))
     _print_files(console, "would be quarantined", chosen.quarantined if chosen else found.unreadable)
     if found.items:
-        metadata = [Quarantined(name, f"read as {profile} reads it") for name, profile in found.items.items()]
+        metadata = [Quarantined(name, f"fits the profile {profile}") for name, profile in found.items.items()]
         _print_files(console, "product metadata: give it with --items, not as reviews", metadata)
     if chosen is None:
         return
     name = str(target or "mine.yaml") if found.proposed else chosen.name
     if found.proposed:
-        _say(console, "No shipped dataset profile fits. Proposed, for you to check:", "bold")
+        _print(console, "No shipped dataset profile fits. A proposal, for you to check:", "bold")
         console.print()
         console.print(Text(found.yaml or ""), soft_wrap=True, highlight=False)
     else:
-        _say(console, f"Dataset profile {name}: {chosen.profile.description}", "bold")
+        _print(console, f"Dataset profile {name}: {chosen.profile.description}", "bold")
     _print_judgement(console, chosen)
     if not chosen.usable:
         return
     if found.proposed and target is None:
-        _say(console, f"Save it with --write {name}, then:")
+        _print(console, f"Save it with --write {name}, then:")
     command = shlex.join(_command(found, paths, name))
-    _say(console, f"  {command}")
+    _print(console, f"  {command}")
 
 
 def _command(found: Inspection, paths: Sequence[str], name: str) -> list[str]:
-    """The run to start. A folder with product metadata in it is not given whole."""
+    """Return the command of the run to start; reviews and product metadata in one folder are listed file by file."""
     few = 0 < len(found.item_paths) <= SHOWN and len(found.review_paths) <= SHOWN
     reviews, items = (found.review_paths, found.item_paths) if few else (list(paths), [])
-    given = [w for p in reviews for w in ("--input", masked(p))] + [w for p in items for w in ("--items", masked(p))]
-    return ["raymill", "run", *given, "--dataset", name]
+    inputs = [w for p in reviews for w in ("--input", masked(p))] + [w for p in items for w in ("--items", masked(p))]
+    return ["raymill", "run", *inputs, "--dataset", name]
 
 
 def _print_layout(console: Console, layout: Layout) -> None:
-    _say(console, f"{_files_in_words(layout)}: {_format_in_words(layout)}", "bold")
+    _print(console, f"{_files_in_words(layout)}: {_format_in_words(layout)}", "bold")
     if layout.wrong_bytes:
-        trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, in place of bytes that are not"
-        _say(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
-    _say(console, f"Of the first {layout.rows:,} rows:", "dim")
+        trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, which replaces bytes that are not"
+        _print(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
+    _print(console, f"Of the first {layout.rows:,} rows:", "dim")
     rows = [[_shown(c.name), c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns]
     _print_table(console, ("column", "holds", "empty", "example"), rows)
 
@@ -105,46 +107,46 @@ def _files_in_words(layout: Layout) -> str:
 def _format_in_words(layout: Layout) -> str:
     file = layout.first
     words = {"parquet": "parquet", "json-lines": "JSON lines", "json-array": "a JSON array"}
-    said = [words.get(file.format, "")]
+    parts = [words.get(file.format, "")]
     if file.quoting is not None:
-        said = [f"text with {_DELIMITERS.get(file.quoting.delimiter, file.quoting.delimiter)} between fields"]
-        said.append("quotes are data" if file.quoting.quote is None else "quoted")
+        parts = [f"text with {_DELIMITERS.get(file.quoting.delimiter, file.quoting.delimiter)} between fields"]
+        parts.append("quotes are data" if file.quoting.quote is None else "quoted")
         without = sum(f.header is None for f in layout.files)
         if without == len(layout.files):
-            said.append("no header row")
+            parts.append("no header row")
         else:
-            said.append(f"a header row in all but {without:,}" if without else "a header row")
-        said.append("UTF-8" if layout.encoding == "utf-8" else layout.encoding)
+            parts.append(f"a header row in all but {without:,}" if without else "a header row")
+        parts.append("UTF-8" if layout.encoding == "utf-8" else layout.encoding)
     packings = sorted({f.packing for f in layout.files if f.packing})
-    said.append(f"packed with {', '.join(packings)}" if packings else "not packed")
+    parts.append(f"packed with {', '.join(packings)}" if packings else "not packed")
     size = sum({f.path: f.size for f in layout.files}.values())
-    return f"{', '.join(said)}, {size / 1e6:,.1f} MB"
+    return f"{', '.join(parts)}, {size / 1e6:,.1f} MB"
 
 
 def _print_files(console: Console, what: str, files: Sequence[Quarantined]) -> None:
     if not files:
         return
-    _say(console, f"{len(files):,} file(s) {what}:", "yellow")
+    _print(console, f"{len(files):,} file(s) {what}:", "yellow")
     for file in files[:SHOWN]:
-        _say(console, f"  {file.name}: {file.reason}")
+        _print(console, f"  {file.name}: {file.reason}")
     if len(files) > SHOWN:
-        _say(console, f"  and {len(files) - SHOWN:,} more")
+        _print(console, f"  and {len(files) - SHOWN:,} more")
     console.print()
 
 
 def _print_judgement(console: Console, judged: Judgement) -> None:
     if not judged.rows:
-        _say(console, "No row could be read with it.", "red")
+        _print(console, "No row could be read with this profile.", "red")
         return
     rejected = judged.rows - judged.usable
     share = f" ({_percent(judged.rejected_share)})" if rejected else ""
-    _say(
+    _print(
         console, f"Of the first {judged.rows:,} rows {f'{rejected:,}' if rejected else 'none'} would be rejected{share}"
     )
     for reason, count in judged.reasons.most_common(8):
-        _say(console, f"  {count:>9,}  {reason}")
+        _print(console, f"  {count:>9,}  {reason}")
     if judged.lost_values:
-        _say(console, f"  {judged.lost_values:,} values of optional columns are not understood and become empty")
+        _print(console, f"  {judged.lost_values:,} values of optional columns cannot be parsed and become empty")
     if not judged.usable:
         return
     console.print()
@@ -188,17 +190,17 @@ def _percent(share: float) -> str:
 
 
 def _excerpt(text: str) -> str:
-    """The beginning of a value, with an ellipsis where it goes on."""
+    """Return the beginning of a value, with an ellipsis if it is cut."""
     # Cut before and after: a review may be megabytes long, and one character become ten.
     shown = _shown(text[: EXAMPLE_CHARS + 1])
     return shown if len(shown) <= EXAMPLE_CHARS else shown[: EXAMPLE_CHARS - 1] + "…"
 
 
 def _shown(text: str) -> str:
-    """A text from a file, safe to print: what does not print, marks that turn the line included, is escaped."""
+    """Return a text from a file, safe to print: unprintable characters and marks of text direction are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _say(console: Console, text: str, style: str = "") -> None:
+def _print(console: Console, text: str, style: str = "") -> None:
     shown = "\n".join(_shown(line) for line in text.split("\n"))
     console.print(Text(shown, style=style), highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Starting the flow from a command: a server if none is configured, what it needs warming up beside it, the view."""
+"""Start the flow from a command: with a Prefect server if none is configured, a warm-up in parallel, and the view."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tasks.settings import Settings
 
 
 def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> RunRecord:
-    """Run `etl_train` on the discovered `source`, shown on `console`; its record.
+    """Run `etl_train` on the discovered `source`, with its progress on `console`; return its record.
 
-    Raises an error before any work where the registry or the bucket of snapshots does not answer.
+    Raises an error before any work if the registry or the bucket of snapshots does not answer.
     """
     gc.disable()  # what is imported from here on is there to stay; `open_run` turns it on again
     from tasks.engines.tracking import reach, tracking_uri
@@ -25,7 +25,7 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     reach(tracking_uri(settings.tracking))
     open_store(settings.storage).check()
     server = start_if_needed()
-    # From here on Prefect may be imported: it reads the server's address when it is.
+    # Prefect may be imported from here on: it reads the server's address at import.
     from flows.cli.console import ConsoleView
     from flows.run.context import SETTINGS, VIEW
     from flows.run.warm_up import warm_up
@@ -36,10 +36,10 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     if server is not None:
         server.wait()
     VIEW.set(ConsoleView(console))
-    given = SETTINGS.set(settings)
+    token = SETTINGS.set(settings)
     try:
-        told = shown(settings)
-        record: RunRecord = etl_train(told.data.input, told.data.dataset, settings=told, until=until)
+        masked = shown(settings)
+        record: RunRecord = etl_train(masked.data.input, masked.data.dataset, settings=masked, until=until)
     finally:
-        SETTINGS.reset(given)
+        SETTINGS.reset(token)
     return record

@@ -18,14 +18,14 @@ from tasks.core.errors import RaymillError
 from tasks.core.secrets import mask_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-data_app = typer.Typer(no_args_is_help=True, help="Make review data; look at yours.")
+data_app = typer.Typer(no_args_is_help=True, help="Make synthetic reviews; inspect your own.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
 
 @app.callback()
 def _app() -> None:
-    """Raw product reviews into a tuned, validated, registered model.
+    """Turn raw product reviews into a tuned, validated, registered model.
 
     Start with [bold]raymill run --input PATH --dataset amazon-us[/], or with [bold]make run[/] on synthetic reviews.
     """
@@ -38,17 +38,16 @@ def run(
         str | None, typer.Option(help="Dataset profile: a name in conf/datasets or a YAML file.")
     ] = None,
     items: Annotated[
-        list[str] | None, typer.Option("--items", help="Product metadata, given as the input is; repeatable.")
+        list[str] | None, typer.Option("--items", help="Product metadata, as for --input; repeatable.")
     ] = None,
     overrides: SetOption = None,
     profile: ProfileOption = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Run the whole pipeline on your reviews: clean, count, tokenize, learn, judge, register, report.
+    """Run the whole pipeline on your reviews: clean, count, tokenize, train, evaluate, register, report.
 
-    What is already done for the same data, settings and code is not done again. A run that was killed can simply be
-    started again.
+    A stage that is done for the same data, settings and code is reused. To resume a killed run, start it again.
     """
     began = time.perf_counter()
     from flows.run.names import check_stage_name
@@ -56,8 +55,8 @@ def run(
     from tasks.sources import discover
 
     check_stage_name(until)
-    given = {k: v for k, v in (("input", input), ("dataset", dataset), ("items", items)) if v}
-    settings = load_settings(profile=profile, overrides=overrides or [], data=given)
+    data = {k: v for k, v in (("input", input), ("dataset", dataset), ("items", items)) if v}
+    settings = load_settings(profile=profile, overrides=overrides or [], data=data)
     # A wrong input fails here, before anything starts.
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
@@ -70,7 +69,7 @@ def run(
     for wrong in source.quarantined:
         view_console.print(f"[yellow]not read:[/] {escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
 
-    # So does a registry that is down.
+    # A registry that is down fails here, before anything starts, too.
     record = launch(settings, source, view_console, until)
     total = time.perf_counter() - began
     record.startup_s, record.wall_s = round(total - record.wall_s, 2), round(total, 2)
@@ -88,13 +87,13 @@ def ablate(
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Say what each group of features is worth: the loss on the validation slice with it and without it."""
+    """Measure what each group of features is worth: the loss on the validation slice with and without it."""
     from flows.cli.ablate import ablate, print_worths
     from tasks.settings import load_settings
 
-    given = {k: v for k, v in (("input", input), ("dataset", dataset)) if v}
+    data = {k: v for k, v in (("input", input), ("dataset", dataset)) if v}
     view_console = Console(stderr=True) if json_file == "-" else console
-    result = ablate(load_settings(profile=profile, overrides=overrides or [], data=given), view_console)
+    result = ablate(load_settings(profile=profile, overrides=overrides or [], data=data), view_console)
     print_worths(view_console, result)
     write_json(json_file, result)
 
@@ -102,13 +101,11 @@ def ablate(
 @data_app.command()
 def synth(
     rows: Annotated[int, typer.Option(min=1, help="How many reviews.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 7,
-    if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Do nothing if the folder is there already.")
-    ] = False,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if the folder exists.")] = False,
 ) -> None:
-    """Make synthetic reviews with the columns and the dirt of the real releases."""
+    """Make synthetic reviews with the columns and the dirty rows of the real releases."""
     from tasks.sources.synth import synthesize
 
     if if_missing and out.exists():
@@ -121,14 +118,14 @@ def synth(
 def inspect(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or globs, as for --input.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Judge with this dataset profile instead of looking for the best.")
+        str | None, typer.Option(help="Try this dataset profile instead of searching for the best one.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows to look at.")] = 20_000,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to read.")] = 20_000,
     write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save the proposed profile here; no file is overwritten.")
+        Path | None, typer.Option(metavar="FILE", help="Save the proposed profile to this new file.")
     ] = None,
 ) -> None:
-    """Say what raw files hold, and which dataset profile fits them; propose one where none does."""
+    """Show what raw files hold and which dataset profile fits them; propose one if none does."""
     from flows.cli.inspect import check_target, print_inspection, save
     from tasks.sources.inspection import inspect
 
@@ -140,9 +137,11 @@ def inspect(
 
 @app.command()
 def snapshots(
-    stage: Annotated[str | None, typer.Option(help="Only this stage's; with --graph, what led to it.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Only this stage's snapshots; with --graph, only its lineage.")
+    ] = None,
     graph: Annotated[
-        bool, typer.Option("--graph", help="Draw what the newest run was made from, in Mermaid's language.")
+        bool, typer.Option("--graph", help="Print the newest run's lineage as a Mermaid flowchart.")
     ] = False,
     overrides: SetOption = None,
     profile: ProfileOption = None,
@@ -165,16 +164,16 @@ def snapshots(
 
 @app.command()
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     damaged: Annotated[
-        bool, typer.Option("--damaged", help="Also check every file's sha256; remove what differs.")
+        bool, typer.Option("--damaged", help="Also check every file's sha256; remove snapshots that differ.")
     ] = False,
     overrides: SetOption = None,
     profile: ProfileOption = None,
 ) -> None:
     """Remove attempts of dead processes and snapshots that nothing refers to.
 
-    What the last storage.keep_runs runs or any registered model was made from is never removed.
+    Snapshots of the last storage.keep_runs runs and of registered models are never removed.
     """
     from flows.cli.snapshots import plan_gc, remove
     from tasks.settings import load_settings
@@ -192,7 +191,7 @@ def gc(
 def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
     """Run the Prefect server, the MLflow server and a worker, with the nightly schedule, until Ctrl-C or raymill down.
 
-    Settings given here hold for the runs that the worker starts, too.
+    The worker's runs get the settings given here, too.
     """
     from flows.servers.up import up
     from tasks.settings import load_settings
@@ -202,21 +201,21 @@ def up(overrides: SetOption = None, profile: ProfileOption = None) -> None:
 
 @app.command()
 def status(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
-    """Say what raymill up runs and whether it answers. Exit status 1 unless all is well."""
+    """Show the services of raymill up and whether they answer. Exit status 1 unless all do."""
     from flows.cli.status import print_status
     from flows.servers.up import status
     from tasks.settings import load_settings
 
-    found = status(load_settings(profile=profile, overrides=overrides or []))
-    print_status(Console(stderr=True) if json_file == "-" else console, found)
-    write_json(json_file, found)
-    if not found["well"]:
+    result = status(load_settings(profile=profile, overrides=overrides or []))
+    print_status(Console(stderr=True) if json_file == "-" else console, result)
+    write_json(json_file, result)
+    if not result["well"]:
         raise typer.Exit(1)
 
 
 @app.command()
 def down() -> None:
-    """Stop all that raymill up started, also where it was killed itself."""
+    """Stop everything that raymill up started, even if raymill up itself was killed."""
     from flows.servers.up import down
 
     stopped = down()
@@ -225,7 +224,7 @@ def down() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what is missing or odd on this machine, and how to mend it."""
+    """Find what is missing or odd on this machine, and suggest fixes."""
     from flows.cli.doctor import examine
 
     signs = {"ok": "[green]✓[/]", "odd": "[yellow]![/]", "bad": "[red]✗[/]"}
@@ -242,16 +241,16 @@ def doctor() -> None:
 @app.command()
 def bench(
     case: Annotated[str, typer.Argument(help="The case, such as pipeline.")],
-    size: Annotated[int | None, typer.Option(help="How big: rows, for pipeline.")] = None,
-    workers: Annotated[int, typer.Option(min=1)] = 2,
+    size: Annotated[int | None, typer.Option(help="Size in the case's own unit, such as rows.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Parallel processes.")] = 2,
     runs: Annotated[int, typer.Option(min=1, help="Timed pairs, after one warm-up.")] = 3,
     input: Annotated[
         Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")
     ] = None,
-    peers: Annotated[list[str] | None, typer.Option("--peer", help="Only this peer; may be repeated.")] = None,
+    peers: Annotated[list[str] | None, typer.Option("--peer", help="Only this peer; repeatable.")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a case against the best single-process way: results compared first, then timed in turn."""
+    """Compare a case with the best single-process way: first check equal results, then time both in turn."""
     from benchmarks.harness import run_case
 
     log = Console(stderr=True)
@@ -268,11 +267,11 @@ def bench(
 
 
 def main() -> None:
-    """Entry point: errors a user can meet become one message and an exit status."""
+    """Run the command; print an expected error as one message and exit with its status."""
     environment.prepare()
     errors = Console(stderr=True)
     try:
-        # Typer's Exit comes back as what the call returns.
+        # Without standalone mode, Typer returns the status of its Exit instead of raising it.
         status = app(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except RaymillError as error:
@@ -280,7 +279,7 @@ def main() -> None:
             errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; start it again to go on from the last finished stage")
+        errors.print("interrupted; start it again to continue after the last finished stage")
         sys.exit(130)
     except SystemExit:
         raise

@@ -1,4 +1,4 @@
-"""`raymill models`: what is registered, who is champion, how that came about, and changing it by hand."""
+"""`raymill models`: list registered models and their history; promote and roll back by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ models_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back
 
 @dataclass(frozen=True)
 class Registry:
-    """A connection to the registry, the model's name there and the experiment that audit records go to."""
+    """A connection to the registry, the model's name there and the experiment of its audit records."""
 
     client: Any
     name: str
@@ -31,14 +31,17 @@ class Registry:
 
     @property
     def experiment_id(self) -> str:
-        """Made where there is none: a registered model may come from elsewhere."""
-        found = self.client.get_experiment_by_name(self.experiment)
-        return str(found.experiment_id if found else self.client.create_experiment(self.experiment))
+        """Return the experiment's id; create it if missing, since a registered model may come from elsewhere."""
+        existing = self.client.get_experiment_by_name(self.experiment)
+        return str(existing.experiment_id if existing else self.client.create_experiment(self.experiment))
 
 
 @contextmanager
 def _registry(overrides: list[str] | None, profile: str | None, *, changing: bool = False) -> Iterator[Registry]:
-    """Raises RegistryError where MLflow is down, or has nothing yet. `changing`: no run registers meanwhile."""
+    """Connect to the registry. `changing`: keep runs from registering meanwhile.
+
+    Raises RegistryError if MLflow is down, or has no database yet.
+    """
     from tasks.core.errors import RegistryError
     from tasks.engines import registry, tracking
     from tasks.settings import load_settings
@@ -48,7 +51,7 @@ def _registry(overrides: list[str] | None, profile: str | None, *, changing: boo
     name = settings.registry.name_for(settings.features.target)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise RegistryError(  # connecting would make an empty database
-            f"no model {name} is registered yet, there is no database", where=uri, fix="raymill run registers one"
+            f"no model {name} is registered yet: there is no database", where=uri, fix="raymill run registers one"
         )
     lock = settings.storage.path / "register.lock"
     with tracking.reaching(uri), registry.one_at_a_time(lock) if changing else nullcontext():
@@ -57,9 +60,9 @@ def _registry(overrides: list[str] | None, profile: str | None, *, changing: boo
 
 @models_app.command("list")
 def models_list(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
-    """Versions of the registered model, with aliases, losses on their test slices and the decision on each.
+    """List the registered model's versions, with aliases, losses on their test slices and the decision on each.
 
-    It is the model for the target in conf; for another one give --set features.target=NAME.
+    It is the model for the target in the settings; for another target give --set features.target=NAME.
     """
     from tasks.engines import registry
 
@@ -88,7 +91,7 @@ def models_list(overrides: SetOption = None, profile: ProfileOption = None, json
 
 
 def version_table(rows: Sequence[Mapping[str, Any]]) -> Group:
-    """Return a row for each version, its losses and the decision on it below."""
+    """Return a table with a row for each version, and below it its losses and the decision on it."""
     shown = []
     for row in rows:
         losses = ", ".join(f"{name.partition('_')[2]} {value:.4f}" for name, value in row["losses"].items())
@@ -103,7 +106,7 @@ def models_promote(
     overrides: SetOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Make a version the champion by hand, whatever the gates said. The one before it stays `previous`."""
+    """Make a version the champion by hand, whatever the gates decided. The old champion gets the alias `previous`."""
     from tasks.engines import registry
 
     with _registry(overrides, profile, changing=True) as at:
@@ -117,7 +120,7 @@ def models_promote(
 
 @models_app.command("rollback")
 def models_rollback(overrides: SetOption = None, profile: ProfileOption = None) -> None:
-    """Make the champion before this one champion again; twice goes two steps back."""
+    """Make the previous champion champion again; a second rollback goes back one more."""
     from tasks.engines import registry
 
     with _registry(overrides, profile, changing=True) as at:
@@ -128,9 +131,9 @@ def models_rollback(overrides: SetOption = None, profile: ProfileOption = None) 
 
 @models_app.command("history")
 def models_history(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
-    """Every decision on the registered model, the oldest first: when, who, what, from and to which version, and why.
+    """List every decision on the registered model, oldest first: when, who, what, from and to which version, and why.
 
-    Each is a run in MLflow of its own, with metrics, digests and gates in its audit.json.
+    Each is an MLflow run of its own, with metrics, digests and gates in its audit.json.
     """
     from tasks.engines import registry
 
@@ -140,14 +143,14 @@ def models_history(overrides: SetOption = None, profile: ProfileOption = None, j
         write_json(json_file, [asdict(audit) for audit in found])
         return
     if not found:
-        console.print(f"nothing was decided on {at.name} yet", highlight=False)
+        console.print(f"there is no decision on {at.name} yet", highlight=False)
         return
     console.print(at.name, highlight=False, markup=False)
     console.print(audit_table(found))
 
 
 def audit_table(audits: Sequence[Audit]) -> Group:
-    """Return a row for each decision: who took it and why below."""
+    """Return a table with a row for each decision, and below it who took it and why."""
     rows = []
     for audit in audits:
         step = f"{audit.from_version or 'none'} → {audit.to_version or 'none'}"

@@ -1,4 +1,4 @@
-"""What several commands of `raymill` share: options, the console, results as JSON."""
+"""Shared by the commands of `raymill`: options, the console, results as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ InputOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        help="A file, folder or glob with reviews: parquet, JSON, CSV, TSV, each also packed; local, s3:// or gs://. "
+        help="A file, folder or glob with reviews: parquet, JSON, CSV or TSV, also compressed; local, s3:// or gs://. "
         "Repeatable.",
     ),
 ]
@@ -29,7 +29,7 @@ JsonOption = Annotated[
 
 
 def write_json(target: str | None, value: Any) -> None:
-    """Write a result where `--json` says; nowhere if it was not given."""
+    """Write a result to the target of `--json`; do nothing without one."""
     if target == "-":
         print(json.dumps(value, indent=1))
     elif target:
@@ -37,7 +37,7 @@ def write_json(target: str | None, value: Any) -> None:
 
 
 def escaped(text: str) -> str:
-    """Return the text so that Rich prints it as it is."""
+    """Escape a text's markup so that Rich prints it unchanged."""
     from rich.markup import escape
 
     return escape(text)

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: every setting, variable and command, as the code and conf/base.yaml have them.
+"""Write docs/reference.md: every setting, variable and command, from the code and conf/base.yaml.
 
 python -m flows.cli.reference
 """
@@ -23,31 +23,32 @@ from tasks.settings import Settings
 
 PAGE = PROJECT / "docs" / "reference.md"
 TOP = """\
-<!-- Written by `make docs`. To change it change conf/base.yaml, tasks/core/sections.py, a stage's settings,
-     flows/cli/main.py or flows/cli/reference.py. -->
+<!-- Written by `make docs` from conf/base.yaml, tasks/core/sections.py, the stages' settings, flows/cli/main.py and
+     flows/cli/reference.py: change those instead. -->
 # Reference
 
 [Settings](#settings) · [Variables](#variables) · [Commands](#commands)
 
 ## Settings
 
-From conf/base.yaml, a profile (conf/profiles/NAME.yaml with `--profile NAME`), variables such as
-`RAYMILL__TUNE__TRIALS=30`, and `--set tune.trials=30`; the later one wins. Values are written as in YAML. A stage has
-the section of its name, `refit` that of `train`, `register` that of `registry`; a changed section redoes the stages
-that depend on it. A setting marked *secret* is written down nowhere: set it by its variable.
+Settings come from conf/base.yaml, a profile (conf/profiles/NAME.yaml with `--profile NAME`), variables such as
+`RAYMILL__TUNE__TRIALS=30`, and `--set tune.trials=30`; later ones override earlier ones. Values are YAML. A stage uses
+the section of its name, `refit` that of `train`, `register` that of `registry`; a changed section reruns the stages
+that depend on it. A setting marked *secret* is never recorded: set it by its variable.
 """
-# What the environment says besides settings. A test looks for each name in the code.
+# Environment variables. A test looks for each name in the code.
 VARIABLES = {
-    "RAYMILL__SECTION__KEY": "a setting; deeper ones go on with `__`: `RAYMILL__REGISTRY__GATES__MAX_LOSS`",
-    "RAYMILL_PROFILE": "the profile, where `--profile` is not given",
-    "RAYMILL_SERVICES_DIR": "where `raymill up` keeps its lock, its state, its log and MLflow's users; data/services",
-    "PREFECT_API_URL": "Prefect's server. Not set: that of a running `raymill up`; where there is none, `raymill run` "
-    "starts one for itself and `raymill up` starts one to stay",
-    "PREFECT_API_AUTH_STRING": "`user:password`, for a Prefect server that asks for them",
-    "PREFECT_HOME": "Prefect's own files, its SQLite database among them; data/prefect",
-    "MLFLOW_TRACKING_URI": "MLflow's database or server, where `tracking.uri` is null; mlruns/mlflow.db",
-    "MLFLOW_TRACKING_USERNAME": "for an MLflow server that asks for it, with `MLFLOW_TRACKING_PASSWORD`",
-    "RAY_ADDRESS": "a Ray cluster, where `ray.address` is null",
+    "RAYMILL__SECTION__KEY": "a setting; `__` also goes before each deeper key: `RAYMILL__REGISTRY__GATES__MAX_LOSS`",
+    "RAYMILL_PROFILE": "the profile, if `--profile` is not given",
+    "RAYMILL_SERVICES_DIR": "the folder of `raymill up`: its lock, state and log, MLflow's users; default "
+    "data/services",
+    "PREFECT_API_URL": "Prefect's server. If not set, that of a running `raymill up`; without one, `raymill run` "
+    "starts a temporary server and `raymill up` a permanent one",
+    "PREFECT_API_AUTH_STRING": "`user:password`, for a Prefect server with a password",
+    "PREFECT_HOME": "the folder of Prefect's own files, such as its SQLite database; default data/prefect",
+    "MLFLOW_TRACKING_URI": "MLflow's database or server, if `tracking.uri` is null; default mlruns/mlflow.db",
+    "MLFLOW_TRACKING_USERNAME": "for an MLflow server with a password, with `MLFLOW_TRACKING_PASSWORD`",
+    "RAY_ADDRESS": "a Ray cluster, if `ray.address` is null",
 }
 TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null", "object": "mapping"}
 FORMATS = {"date": "date", "password": "text, *secret*"}
@@ -56,7 +57,7 @@ VALUES = {int: "NUMBER", Path: "PATH"}  # of options
 
 @dataclass(frozen=True)
 class Setting:
-    """A leaf of conf/base.yaml: its dotted name, the values it takes, its default as YAML, and what is said of it."""
+    """A leaf of conf/base.yaml: its dotted name, the values it takes, its default as YAML, and its description."""
 
     name: str
     type: str
@@ -65,54 +66,54 @@ class Setting:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [TOP, *sections(), variables(), *commands()]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
 def sections() -> Iterator[str]:
-    """A heading, a sentence and a table for each section."""
+    """Yield a heading, a sentence and a table for each section."""
     text = (CONF / "base.yaml").read_text()
     schema = Settings.model_json_schema()
     conf: Any = yaml.compose(text)
     for key, node in conf.value:
         section = _resolved(schema["properties"][key.value], schema)
         stage = key.value.replace("_", "-")
-        said = [f"of the stage `{stage}`"] if stage in stage_names() else []
-        said.append(section.get("description") or _comment(text, key.end_mark))
-        told = " ".join(_sentence(part) for part in said if part)
-        found = settings(text, key, node, section, schema)
-        rows = [[f"`{s.name}`", s.type, f"`{s.default}`" if s.default else "", s.says] for s in found]
+        sentences = [f"of the stage `{stage}`"] if stage in stage_names() else []
+        sentences.append(section.get("description") or _comment(text, key.end_mark))
+        intro = " ".join(_sentence(part) for part in sentences if part)
+        leaves = settings(text, key, node, section, schema)
+        rows = [[f"`{s.name}`", s.type, f"`{s.default}`" if s.default else "", s.says] for s in leaves]
         table = _table(["setting", "value", "default", ""], rows)
-        yield "\n\n".join(part for part in (f"### {key.value}", told, table) if part)
+        yield "\n\n".join(part for part in (f"### {key.value}", intro, table) if part)
 
 
 def settings(text: str, key: Any, node: Any, about: Any, schema: Any, path: str = "") -> Iterator[Setting]:
-    """The leaves at and below a key of conf/base.yaml (YAML nodes), with what the JSON schema says about them.
+    """Yield the leaves at and below a key of conf/base.yaml (YAML nodes), with types and descriptions of the schema.
 
-    What the file leaves to the schema, such as the switches of groups of features, comes last.
+    Settings that are only in the schema, such as the switches of groups of features, come last.
     """
     name = f"{path}{key.value}"
     properties = about.get("properties", {})
     if not isinstance(node, yaml.MappingNode) or (node.flow_style and not properties):
         default = text[node.start_mark.index : node.end_mark.index]
-        said = _comment(text, node.end_mark) or about.get("description", "")
-        yield Setting(name, type_text(about, schema), default, said)
+        comment = _comment(text, node.end_mark) or about.get("description", "")
+        yield Setting(name, type_text(about, schema), default, comment)
         return
-    if path and (said := _comment(text, key.end_mark)):
-        yield Setting(name, "mapping", "", said)
+    if path and (comment := _comment(text, key.end_mark)):
+        yield Setting(name, "mapping", "", comment)
     for below, value in node.value:
         known = properties.get(below.value) or about["additionalProperties"]
         yield from settings(text, below, value, _resolved(known, schema), schema, f"{name}.")
-    given = {below.value for below, _ in node.value}
+    in_file = {below.value for below, _ in node.value}
     for field, known in properties.items():
-        if field not in given:
+        if field not in in_file:
             default = json.dumps(known["default"])
             yield Setting(f"{name}.{field}", type_text(known, schema), default, known["description"])
 
 
 def type_text(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A JSON schema in words: "whole number from 1, or null"."""
+    """Describe a JSON schema in words: "whole number from 1, or null"."""
     about = _resolved(about, schema)
     if any_of := about.get("anyOf"):
         kinds = [type_text(one, schema) for one in any_of]
@@ -130,34 +131,34 @@ def type_text(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def _resolved(about: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = schema["$defs"][about["$ref"].rpartition("/")[2]] if "$ref" in about else about
-    return found
+    resolved: Mapping[str, Any] = schema["$defs"][about["$ref"].rpartition("/")[2]] if "$ref" in about else about
+    return resolved
 
 
 def _comment(text: str, mark: Any) -> str:
-    """What stands in a comment behind this place, and in lines below that hold nothing else."""
+    """Return the comment behind a place in the text, with the comment lines directly below."""
     first, *below = text.splitlines()[mark.line :]
-    said = [first[mark.column :].partition("#")[2].strip()]
+    lines = [first[mark.column :].partition("#")[2].strip()]
     for line in below:
-        if not said[0] or not line.strip().startswith("#"):
+        if not lines[0] or not line.strip().startswith("#"):
             break
-        said.append(line.strip(" #"))
-    return re.sub(r"&\w+;", r"`\g<0>`", " ".join(said).strip())
+        lines.append(line.strip(" #"))
+    return re.sub(r"&\w+;", r"`\g<0>`", " ".join(lines).strip())
 
 
 def variables() -> str:
     rows = [[f"`{name}`", says] for name, says in VARIABLES.items()]
-    rows.append(["`AWS_ACCESS_KEY_ID` and the like", "credentials for `s3://` addresses, as other tools take them"])
+    rows.append(["`AWS_ACCESS_KEY_ID` and the like", "credentials for `s3://` addresses, as for other tools"])
     return "## Variables\n\n" + _table(["variable", ""], rows)
 
 
 def commands() -> Iterator[str]:
-    """A heading, the help and a table of options for each command of `raymill`."""
+    """Yield a heading, the help and a table of options for each command of `raymill`."""
     from typer.main import get_command
 
     from flows.cli.main import app
 
-    yield "## Commands\n\nExit status: 0 done, 1 a failed run, 2 a mistake in what was given, 130 interrupted.\n"
+    yield "## Commands\n\nExit status: 0 done, 1 a failed run, 2 a user's mistake, 130 interrupted.\n"
 
     def walk(command: Any, name: str) -> Iterator[str]:
         if hasattr(command, "commands"):
@@ -181,13 +182,13 @@ def _command(command: Any, name: str) -> str:
         default = parameter.default
         also = f"; {default} if not given" if default not in (None, False, [], ()) else ""
         rows.append([f"`{shown}`", f"{(parameter.help or '').rstrip('.')}{also}".lstrip("; ")])
-    told = "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.help or "").split("\n\n"))
+    text = "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.help or "").split("\n\n"))
     table = _table(["option", ""], rows) if rows else ""
-    return "\n\n".join(part for part in (f"### {' '.join(usage)}", told, table) if part)
+    return "\n\n".join(part for part in (f"### {' '.join(usage)}", text, table) if part)
 
 
 def _value(parameter: Any, annotation: Any) -> str:
-    """What stands for a parameter's value: its metavar, or a word for its type."""
+    """Return the placeholder of a parameter's value: its metavar, or a word for its type."""
     for _ in range(2):  # list[str] | None
         inner = [one for one in get_args(annotation) if one is not NoneType]
         annotation = inner[0] if inner else annotation

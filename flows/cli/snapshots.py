@@ -1,4 +1,4 @@
-"""What is on disk and in the bucket: listing snapshots with their lineage, removing what nothing refers to."""
+"""List the snapshots on disk and in the bucket with their lineage; remove what nothing refers to."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def size_of(path: Path) -> int:
 
 
 def plan_gc(settings: Settings, *, damaged: bool = False) -> list[Removal]:
-    """What may go: orphaned attempts, and snapshots that neither the last N runs nor a registered model refer to.
+    """List what to remove: orphaned attempts, and snapshots of neither the last N runs nor a registered model.
 
-    Where the store has a bucket, the runs are those of all machines, and the same goes there as here.
-    Raises RegistryError where the registry cannot be asked, TransientError where the bucket does not answer: then
-    nothing may be removed.
+    If the store has a bucket, the runs are those of all machines, and the bucket is cleaned in the same way.
+    Raises RegistryError if the registry does not answer, TransientError if the bucket does not: nothing may be removed
+    then.
     """
     store = store_of(settings)
     store.check()
@@ -77,23 +77,24 @@ def remove(removal: Removal) -> None:
     if path.name.startswith("attempt-"):
         remove_attempt(path)
         return
-    # The manifest first: from then on nobody believes in the files.
+    # The manifest first: without it no reader trusts the files.
     (path / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(path)
 
 
 def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
-    """Keys that the last runs or registered models refer to.
+    """Return the keys that the last runs or registered models refer to.
 
-    A run on another machine may have registered its model where this one cannot ask: what it made is kept for good.
+    Another machine's run may have registered its model in a registry that this machine cannot ask: its snapshots are
+    kept for ever.
     """
     from tasks.engines import tracking
 
     own = masked(tracking.tracking_uri(settings.tracking))
     needed = registered_keys(settings)
-    for place, (given, here) in enumerate(store.records()):
-        record = RunRecord.from_json(given)
-        # Two machines may have a database file of the same name: such an address tells nothing.
+    for place, (stored, here) in enumerate(store.records()):
+        record = RunRecord.from_json(stored)
+        # Two machines may have database files of the same name: equal SQLite addresses prove nothing.
         asked = here or (record.tracking == own and not own.startswith("sqlite"))
         if place < settings.storage.keep_runs or (record.decision and not asked):
             needed |= {row.key for row in record.stages}
@@ -101,7 +102,7 @@ def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
 
 
 def registered_keys(settings: Settings) -> set[str]:
-    """Keys of snapshots that versions of the registered models, of any target, were made from."""
+    """Return the keys of the snapshots behind all versions of the registered models, of any target."""
     from tasks.engines import tracking
 
     uri = tracking.tracking_uri(settings.tracking)
@@ -117,7 +118,7 @@ def registered_keys(settings: Settings) -> set[str]:
 
 
 def snapshot_table(found: Sequence[Snapshot]) -> Group:
-    """A row for each snapshot: how big it is, when it was committed, and below it what it was made from."""
+    """Return a table with a row for each snapshot: its size, when it was committed, and below it its inputs."""
     rows = []
     for snapshot in found:
         about = snapshot.manifest
@@ -131,29 +132,29 @@ def snapshot_table(found: Sequence[Snapshot]) -> Group:
 
 
 def lineage_graph(store: SnapshotStore, stage: str | None = None) -> str:
-    """What the snapshots of the newest run were made from, as the manifests tell it: a flowchart in Mermaid's language.
+    """Return the lineage of the newest run's snapshots, from their manifests, as a Mermaid flowchart.
 
-    stage: only its snapshot and what led to it. Raises UserError where there is no such run.
+    stage: only its snapshot and what it was made from. Raises UserError if there is no such run.
     """
     known = store.manifests()
-    for given, _ in store.records():
-        rows = {row.key: row for row in RunRecord.from_json(given).stages if row.key in known}
-        wanted = store.lineage(key for key, row in rows.items() if stage in (None, row.stage))
-        if wanted:
-            return _flowchart([(row, known[key]) for key, row in rows.items() if key in wanted])
+    for stored, _ in store.records():
+        rows = {row.key: row for row in RunRecord.from_json(stored).stages if row.key in known}
+        lineage = store.lineage(key for key, row in rows.items() if stage in (None, row.stage))
+        if lineage:
+            return _flowchart([(row, known[key]) for key, row in rows.items() if key in lineage])
     what = f"no run has a snapshot of {stage}" if stage else "no run has a snapshot yet"
     raise UserError(what, where=str(store.root), fix="raymill run makes them")
 
 
 def _flowchart(made: Sequence[tuple[StageRow, Manifest]]) -> str:
-    """made: in the order of the stages, the row of each in the run's record and its manifest."""
+    """Return the flowchart of `made`: each stage's row in the run's record and its manifest, in order."""
     lines = ["flowchart LR"]
     for row, manifest in made:
         amount = f"{row.rows:,} {row.unit}<br/>" if row.rows else ""
         node = manifest.stage.replace("-", "_")
         for read in manifest.inputs:
             origin = read.stage.replace("-", "_") if read.key else f"raw_{node}"
-            if not read.key:  # files as they were found
+            if not read.key:  # raw files, no snapshot
                 lines.append(f'    {origin}[("raw files<br/>{read.digest[:8]}")]')
             lines.append(f"    {origin} --> {node}")
         lines.append(f'    {node}["{manifest.stage}<br/>{amount}{manifest.digest[:8]}"]')
@@ -165,7 +166,7 @@ def _damage(folder: Path) -> str:
     if not path.exists():
         return ""
     try:
-        found = damaged_files(folder, load_manifest(path), full=True)
+        damaged = damaged_files(folder, load_manifest(path), full=True)
     except SnapshotCorrupt:
         return "its manifest cannot be read"
-    return f"{len(found)} file(s) gone or changed" if found else ""
+    return f"{len(damaged)} file(s) gone or changed" if damaged else ""

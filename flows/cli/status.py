@@ -1,4 +1,4 @@
-"""What `raymill status` prints."""
+"""Output of `raymill status`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from flows.cli.tables import NotedRow, noted_table
 COLUMNS = ("service", "state", "up for", "restarts", "process")
 
 
-def print_status(console: Console, found: Mapping[str, Any]) -> None:
-    """Print what `flows.servers.up.status` found."""
-    if not found["up"]:
-        left = f"; {len(found['left'])} process(es) of an earlier one are left: raymill down" if found["left"] else ""
+def print_status(console: Console, status: Mapping[str, Any]) -> None:
+    """Print the result of `flows.servers.up.status`."""
+    if not status["up"]:
+        count = len(status["left"])
+        left = f"; {count} process(es) of an earlier raymill up are left: raymill down ends them" if count else ""
         console.print(f"nothing is up{left}", highlight=False)
         return
-    console.print(service_table(found["services"]))
+    console.print(service_table(status["services"]))
 
 
 def service_table(services: Mapping[str, Mapping[str, Any]]) -> Group:
-    """Return a row for each service, its address and what is wrong with it below."""
+    """Return a table with a row for each service, and below it its address and its problem."""
     rows = []
     for name, about in services.items():
         age = str(timedelta(seconds=round(time.time() - about["since"])))

@@ -1,4 +1,4 @@
-"""Tables for 80 columns of terminal. Nothing is cut off: what is too wide goes on in the next line."""
+"""Tables for a terminal of 80 columns. Nothing is cut off: wide text wraps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GAP, INDENT = 2, 4  # blanks between columns, and before a note
 
 
 def compact_table(title: str | None, columns: Mapping[str, JustifyMethod]) -> Table:
-    """Return a table without lines, whose columns stand two blanks apart."""
+    """Return a table without lines, its columns GAP blanks apart."""
     padding = (0, GAP, 0, 0)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=padding, header_style="bold")
     for name, justify in columns.items():
@@ -25,7 +25,7 @@ def compact_table(title: str | None, columns: Mapping[str, JustifyMethod]) -> Ta
 
 @dataclass(frozen=True)
 class NotedRow:
-    """Cells, and notes of any length, which take lines of their own below the cells."""
+    """Cells, and notes of any length on lines of their own below them."""
 
     cells: Sequence[str]
     notes: Iterable[str | Text] = ()

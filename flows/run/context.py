@@ -1,4 +1,4 @@
-"""A run: what the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else."""
+"""The state that the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
 
 VIEW: ContextVar[View] = ContextVar("view")
-# The settings of a run that this process starts itself: Prefect's server, which keeps and shows a run's parameters, is
-# given a masked copy.
+# The settings of a run that this process starts itself: Prefect's server, which stores and shows a run's parameters,
+# gets a masked copy.
 SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
 _CURRENT: ContextVar[Run] = ContextVar("run")
 
 
 @dataclass
 class Run:
-    """One flow run."""
+    """One flow run: its settings, record, store, tracker and view."""
 
     settings: Settings
     record: RunRecord
@@ -70,7 +70,7 @@ class Run:
         return self.settings.storage.path
 
     def execute(self, stage: Stage, inputs: Sequence[HasDigest], config: Any) -> Snapshot:
-        """Run or reuse a stage, record it, show it."""
+        """Run or reuse a stage, record it and show it."""
         start = self._begins(stage.name)
         try:
             with logs.about(stage=stage.name), self.artifacts.of(stage.name) as to_prefect:
@@ -83,19 +83,19 @@ class Run:
                     stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
                 )
         except BaseException as error:
-            mask_error(error)  # Prefect keeps its text
+            mask_error(error)  # Prefect stores its text
             self._failed(stage.name, error)
             raise
         recording = time.perf_counter()
         self.snapshots[stage.name] = done.snapshot
-        # The work is done and committed: MLflow's troubles must not undo it.
+        # The work is done and committed: an MLflow failure must not undo it.
         recorded = self.outbox.send(stage.name, lambda: record_stage(self.tracker, stage, done, inputs), self.recorded)
         now = time.perf_counter()
         self._ended(StageRow.of(stage, done, recorded=recorded, record_s=now - recording, wall_s=now - start))
         return done.snapshot
 
     def timed(self, name: str, decide: Callable[[], Any]) -> Any:
-        """Run a step that leaves no snapshot (the registry is its state), and show it like a stage."""
+        """Run a step that makes no snapshot (its state is in the registry), and show it like a stage."""
         start = self._begins(name)
         try:
             with logs.about(stage=name):
@@ -111,47 +111,47 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether the last stage wanted is done: the flow leaves out what comes after it."""
+        """Whether the last requested stage is done; the flow skips the stages after it."""
         return self.last is not None and self.record.row(self.last) is not None
 
     def _begins(self, name: str) -> float:
         with self.lock:
             self.expect(name)
             self.record.at_work.append(name)
-            self._write("running")  # a run that is killed leaves word of where it was
+            self._write("running")  # so the record of a killed run names the stages at work
             self.view.started(name)
         return time.perf_counter()
 
     def expect(self, name: str) -> None:
-        """Fix the place of a stage's row in the record: stages that run side by side begin and end in any order."""
+        """Fix the position of a stage's row in the record: parallel stages begin and end in any order."""
         if name not in self.order:
             self.order.append(name)
 
     def _failed(self, name: str, error: BaseException) -> None:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         with self.lock:
             self.record.at_work.remove(name)
-            self.record.failed = self.record.failed or {"stage": name, "error": masked(said)}
+            self.record.failed = self.record.failed or {"stage": name, "error": masked(reason)}
             self.view.failed(name, error)
 
     def _ended(self, row: StageRow) -> None:
         record = self.record
-        with self.lock:  # stages may run side by side
+        with self.lock:  # stages may run in parallel
             record.at_work.remove(row.stage)
             if record.failed and record.failed["stage"] == row.stage:
-                record.failed = None  # it was tried again
+                record.failed = None  # a retry succeeded
             record.stages = sorted([*record.stages, row], key=lambda r: self.order.index(r.stage))
             self.save("running")
             self.view.ended(row)
 
     def track_results(self, pictures: Sequence[Path]) -> None:
-        """Scores, the decision, plots and the report, as they are in the run's record, to the parent run."""
+        """Record scores, the decision, plots and the report in MLflow's parent run."""
         start = time.perf_counter()
         self.outbox.send(RESULTS, lambda: record_results(self.tracker, self.record, list(pictures)), self.recorded)
         self.record.extra_s["tracking_results"] = round(time.perf_counter() - start, 3)
 
     def prepare(self) -> None:
-        """Start what a stage that really runs needs; the validators load while it computes."""
+        """Start Ray and the validators for a stage that is not reused; the validators load while it computes."""
         cluster.start(self.settings.ray, self.root)
         with self.lock:
             if self._validators is None:
@@ -171,7 +171,7 @@ class Run:
         return summary
 
     def write_docs(self) -> Path | None:
-        """Build the Data Docs from what this run validated; the existing ones where it validated nothing."""
+        """Build the Data Docs from this run's validations; return the existing ones if it validated nothing."""
         folder = self.root / "docs"
         if not self.validations:
             return min(folder.rglob("index.html"), key=lambda page: len(page.parts), default=None)
@@ -181,7 +181,7 @@ class Run:
         return Path(page)
 
     def summary(self, state: str) -> RunRecord:
-        """The run's record as it is now, without secrets."""
+        """Return a copy of the run's record in its present state, without secrets."""
         record, ingested = self.record, self.record.row("ingest")
         return replace(
             record.masked(),
@@ -195,16 +195,16 @@ class Run:
         )
 
     def recorded(self) -> RunRecord:
-        """The run's record up to now."""
+        """Return the record of the running run."""
         with self.lock:
             return self.summary("running")
 
     def save(self, state: str) -> None:
-        """Write the run's record: what `gc` and `snapshots` know of it."""
+        """Write the run's record to the store, where `gc` and `snapshots` read it."""
         self.store.keep(self._write(state))
 
     def _write(self, state: str) -> Path:
-        """Replaced whole, never half written."""
+        """Write the run's record atomically: the file is replaced whole."""
         path = self.root / "runs" / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(self.summary(state).to_json(), indent=1))
@@ -228,7 +228,7 @@ def current() -> Run:
 
 @contextmanager
 def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
-    """Everything a flow run needs, closed again however it ends. until: the last stage wanted; all if not given."""
+    """Open everything a flow run needs, and close it however the run ends. until: the last stage to run; None: all."""
     check_stage_name(until)
     began = datetime.now(UTC)
     run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"

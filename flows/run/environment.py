@@ -1,4 +1,4 @@
-"""Environment variables of a quiet, offline-safe process, set before Prefect and MLflow are imported."""
+"""Set environment variables for a quiet process that works offline, before Prefect and MLflow are imported."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ QUIET = {
 
 
 def prepare() -> None:
-    """Set what is not set already. Prefect's own files go into the project unless the user placed them elsewhere."""
+    """Set the variables that are not set yet. Prefect's own files go into the project unless the user moved them."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    # requests silences this one itself, in a filter that another thread's `catch_warnings` may undo meanwhile.
+    # requests filters this warning itself, but another thread's `catch_warnings` may undo its filter.
     warnings.filterwarnings("ignore", message="SOCKS support in urllib3")
     from flows.servers.up_state import use_what_is_up
 

@@ -1,4 +1,4 @@
-"""Links of a run, as artifacts on its page in Prefect: the MLflow run, Ray's dashboard, the report, the Data Docs."""
+"""Links on a run's page in Prefect, as artifacts: the MLflow run, Ray's dashboard, the report, the Data Docs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.engines.tracking import Tracker
 
 
 def link(key: str, url: str | None, text: str) -> None:
-    """Make the artifact, if there is an address. A Prefect server that is away costs a run its links, no more."""
+    """Create the link artifact, if there is an address. The run goes on without it if Prefect does not answer."""
     if not url:
         return
     from prefect.artifacts import create_link_artifact
@@ -25,14 +25,14 @@ def link(key: str, url: str | None, text: str) -> None:
 
 
 def mlflow_page(tracker: Tracker) -> str | None:
-    """The run's page, where MLflow is a server."""
+    """Return the address of the run's page; None unless MLflow is a server."""
     if urlsplit(tracker.uri).scheme not in ("http", "https"):
         return None
     return f"{address(tracker.uri).rstrip('/')}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
 
 
 def ray_dashboard() -> str | None:
-    """Ray's dashboard, where the cluster has one: a local session has none."""
+    """Return the address of Ray's dashboard; None without one, as in a local session."""
     with suppress(Exception):
         if url := ray_private.dashboard_url():
             return address(url if "://" in url else f"http://{url}")

@@ -1,10 +1,10 @@
-"""The log of a run: secrets masked in every record, and with `logging.json` one JSON object a line on standard error.
+"""The log of a run: secrets masked in every record; with `logging.json`, one JSON object per line on standard error.
 
     {"time": "2026-03-29T02:30:04.113Z", "level": "INFO", "logger": "prefect.task_runs", "message": "…",
      "run_id": "20260329-023003-a1b2c3", "flow_run_id": "…", "stage": "clean"}
 
-What is not known of a record is null; a traceback is one text, under "error". The lines that Prefect writes before a
-worker's flow run has begun are Prefect's own, and what is wrong before `raymill run` has begun is told to people.
+Unknown fields are null; a traceback is one text, under "error". Lines that Prefect writes before a worker's flow run
+begins have Prefect's own format, and errors before `raymill run` begins are printed as text.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tasks.core import secrets
 from tasks.core.secrets import masked
 from tasks.settings import Settings
 
-OURS = ("raymill", "flows", "tasks", "prefect.flow_runs", "prefect.task_runs", "prefect.raymill")  # from INFO on
+OURS = ("raymill", "flows", "tasks", "prefect.flow_runs", "prefect.task_runs", "prefect.raymill")  # logged from INFO on
 _ABOUT: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
 _UNDO: list[Callable[[], None]] = []
 
 
 @contextmanager
 def about(**fields: str) -> Iterator[None]:
-    """Add fields (run_id, flow_run_id, stage) to every record that is logged in the block, in this context."""
+    """Add fields (run_id, flow_run_id, stage) to every record logged in this block and context."""
     token = _ABOUT.set({**(_ABOUT.get() or {}), **fields})
     try:
         yield
@@ -40,7 +40,7 @@ def about(**fields: str) -> Iterator[None]:
 
 
 class MaskFilter(logging.Filter):
-    """Masks the message and the traceback of every record that passes, for this handler and those after it."""
+    """Masks the message and the traceback of every record, for this handler and those after it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
@@ -49,13 +49,13 @@ class MaskFilter(logging.Filter):
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
             if record.exc_text:
                 record.exc_text = masked(record.exc_text)
-        except Exception:  # arguments that do not fit their message: logging itself says so, and to nobody else
+        except Exception:  # arguments that do not fit the message: logging itself reports such an error
             record.msg, record.args = masked(str(record.msg)), ()
         return True
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         known = _ABOUT.get() or {}
@@ -77,7 +77,7 @@ class JsonLines(logging.Formatter):
 
 
 class StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at the time."""
+    """Writes to the current standard error, even after it was replaced."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -92,9 +92,9 @@ class StandardError(logging.StreamHandler[TextIO]):
 
 
 def set_up(settings: Settings) -> None:
-    """Mask secrets in all that is logged from here on in this process; log as JSON lines if the settings say so.
+    """Mask secrets in everything this process logs from now on; log as JSON lines if the settings say so.
 
-    Called again, it takes back what it did before.
+    A second call undoes the first.
     """
     take_down()
     secrets.remember(settings=settings)
@@ -108,7 +108,7 @@ def set_up(settings: Settings) -> None:
 
 
 def tell(error: Exception) -> bool:
-    """Log the error that ends a command, where the log is JSON: False where it is not, and people are to be told."""
+    """Log the error that ends a command if the log is JSON; return False if it is not, so that the caller prints it."""
     as_json = any(isinstance(handler, StandardError) for handler in logging.root.handlers)
     if as_json:
         logging.getLogger("raymill").error("%s", error)
@@ -116,7 +116,7 @@ def tell(error: Exception) -> bool:
 
 
 def take_down() -> None:
-    """Leave logging as it was before `set_up`."""
+    """Restore logging to its state before `set_up`."""
     while _UNDO:
         _UNDO.pop()()
 

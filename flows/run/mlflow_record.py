@@ -1,4 +1,4 @@
-"""What a stage did, as MLflow keeps it."""
+"""Record what a stage did in MLflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tasks.core.stage import HasDigest, Stage, StageRun
 from tasks.engines import tracking
 from tasks.stages.tune.plots import search_plots
 
-KEY = "raymill.key"  # tag of a child run: the key of the snapshot that it tells of
+KEY = "raymill.key"  # tag of a child run: the key of its snapshot
 
 
 def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
-    """The stage's facts to MLflow: metrics and tags of the parent run, a child run for a stage that learned.
+    """Log a stage's facts: metrics and tags in the parent run, and a child run for a stage that trains.
 
-    A snapshot has one child run, under the first run that could tell of it: the one that made it may have been killed
+    A snapshot has one child run, under the first run that could record it: the run that made it may have been killed
     after its commit.
     """
     snapshot = done.snapshot
@@ -43,20 +43,20 @@ def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot
         _record_search(tracker, child, snapshot)
     else:
         facts = snapshot.facts
-        learned: dict[str, list[float]] = {}
+        curves: dict[str, list[float]] = {}
         for point in snapshot.read().to_pylist():
-            learned.setdefault(f"{point['split'].replace('+', '_')}_{facts['metric']}", []).append(point["loss"])
+            curves.setdefault(f"{point['split'].replace('+', '_')}_{facts['metric']}", []).append(point["loss"])
         tracker.log(
             child,
             params={**facts["params"], "rounds": facts["rounds"]},
-            curves=learned,
+            curves=curves,
             tags={"raymill.target": facts["target"]},
         )
     return child
 
 
 def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> None:
-    """Each trial as a run with its parameters and curve, all under the same names, so that MLflow can compare them."""
+    """Log each trial as a run with its parameters and curve, under the same names, so that MLflow can compare them."""
     facts = search.facts
     name = f"valid_{facts['metric']}"
     best = {f"best_{name}": facts["best_loss"], "best_rounds": facts["best_rounds"], "best_trial": facts["best_trial"]}
@@ -85,7 +85,7 @@ def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> N
 
 
 def git_commit() -> str:
-    """The commit of the code, with -dirty for local changes; "" outside a git checkout."""
+    """Return the commit of the code, with -dirty for local changes; "" outside a git checkout."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

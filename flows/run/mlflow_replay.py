@@ -1,9 +1,10 @@
-"""What MLflow could not be told, kept until it can.
+"""Record in MLflow later what it could not take at once.
 
-A registry that goes down in the middle of a run must not cost the run its work. What a run could not record stands in
-its own record (`ROOT/runs/RUN.json`, key `unrecorded`): names of stages, "results" (scores, plots, the report) and
-"end" (how the run ended). The record and the committed snapshots hold all that MLflow is to be told, so nothing else
-is kept. The run itself tries again at its next stage and when it closes; after that, the next run does (`catch_up`).
+An MLflow server that goes down during a run must not cost the run its work. The run's own record
+(`ROOT/runs/RUN.json`, key `unrecorded`) lists what is not recorded yet: names of stages, "results" (scores, plots, the
+report) and "end" (how the run ended). The record and the committed snapshots hold everything that MLflow needs, so
+nothing else is stored. The run itself tries again at its next stage and when it closes; after that, the next run does
+(`catch_up`).
 """
 
 from __future__ import annotations
@@ -32,17 +33,20 @@ ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}  # MLflow's words; any
 
 @dataclass
 class Outbox:
-    """What this run still has to tell MLflow, in order."""
+    """What this run still has to record in MLflow, in order."""
 
     tracker: tracking.Tracker
     store: SnapshotStore
     waiting: list[str] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # stages may run side by side
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # stages may run in parallel
 
     def send(self, name: str, now: Callable[[], None], record: Callable[[], RunRecord]) -> bool:
-        """Tell MLflow with `now`, after all that waits; False if it waits, too. `record` gives the run's record."""
+        """Call `now` to record in MLflow, after everything that waits; return False if it must wait, too.
+
+        `record` returns the run's record.
+        """
         with self._lock:
-            if not self._empty(record):
+            if not self._flush(record):
                 self.waiting.append(name)
                 return False
             try:
@@ -54,14 +58,14 @@ class Outbox:
                 return False
             return True
 
-    def _empty(self, record: Callable[[], RunRecord]) -> bool:
-        """Whether nothing waits any more."""
+    def _flush(self, record: Callable[[], RunRecord]) -> bool:
+        """Record what waits; return whether nothing waits any more."""
         if self.waiting:
             try:
                 tracking.reach(self.tracker.uri)  # a server that is still down costs no retries
                 with tracking.reaching(self.tracker.uri):
-                    while self.waiting and _is_known(self.waiting[0], told := record()):
-                        replay(self.waiting[0], told, self.tracker, self.store)
+                    while self.waiting and _is_known(self.waiting[0], latest := record()):
+                        replay(self.waiting[0], latest, self.tracker, self.store)
                         del self.waiting[0]
             except RegistryError:
                 return False
@@ -69,12 +73,12 @@ class Outbox:
 
 
 def _is_known(name: str, record: RunRecord) -> bool:
-    """Whether the record speaks of it: a stage beside this one may have ended, and not be in there yet."""
+    """Tell whether the record has it: a parallel stage may have ended, but not be in the record yet."""
     return name in (RESULTS, END) or record.row(name) is not None
 
 
 def replay(name: str, record: RunRecord, tracker: tracking.Tracker, store: SnapshotStore) -> None:
-    """Tell MLflow one thing of a run, from the run's record and its snapshots alone. Doing it twice does no harm."""
+    """Record one part of a run in MLflow, from the run's record and its snapshots alone. Repeating it is safe."""
     if name == END:
         if record.state != "running":
             tracker.end(tracker.run_id, ENDS.get(record.state, "FAILED"))
@@ -83,14 +87,14 @@ def replay(name: str, record: RunRecord, tracker: tracking.Tracker, store: Snaps
         pictures = [page.path(e.name) for e in page.manifest.files if e.name.endswith(".png")] if page else []
         record_results(tracker, record, pictures)
     elif (stage := declared_stages().get(name)) and (row := record.row(name)) and (snapshot := _snapshot(store, row)):
-        _remove_children(tracker, snapshot.key)  # of an attempt that broke off
+        _remove_children(tracker, snapshot.key)  # of an interrupted attempt
         inputs = [store.find(i.stage, i.key) for i in snapshot.manifest.inputs if i.key]
         done = StageRun(snapshot, row.reused, row.seconds, row.validation, row.notes)
         record_stage(tracker, stage, done, [i for i in inputs if i is not None])
 
 
 def record_results(tracker: tracking.Tracker, record: RunRecord, pictures: list[Path]) -> None:
-    """Scores, the decision, plots and the report to the parent run."""
+    """Log scores, the decision, plots and the report in the parent run."""
     metrics = {f"test_{name}_{model}": v for name, of in (record.metrics or {}).items() for model, v in of.items()}
     tracker.log(tracker.run_id, metrics=metrics, tags={"raymill.decision": record.decision or ""})
     tracker.log_files(tracker.run_id, pictures, "plots")
@@ -99,22 +103,22 @@ def record_results(tracker: tracking.Tracker, record: RunRecord, pictures: list[
 
 
 def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> list[str]:
-    """Tell MLflow what earlier runs could not; returns a line per run that it was told of.
+    """Record in MLflow what earlier runs could not; return a line per run.
 
-    Only what is for this MLflow. If it goes down again, the rest waits for the next run.
+    Runs of another MLflow are skipped. If this one goes down again, the rest waits for the next run.
     """
-    told: list[str] = []
+    lines: list[str] = []
     for path in sorted((root / "runs").glob("*.json")):
         record = read_record(path)
         if not record.unrecorded or record.tracking != masked(tracker.uri):
             continue
         try:
             with tracking.reaching(tracker.uri):
-                told.append(f"{record.run_id}: {_catch_up(record, tracker, store)}")
+                lines.append(f"{record.run_id}: {_catch_up(record, tracker, store)}")
         except RegistryError:
             break
         write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1))
-    return told
+    return lines
 
 
 def _catch_up(record: RunRecord, tracker: tracking.Tracker, store: SnapshotStore) -> str:
@@ -124,13 +128,13 @@ def _catch_up(record: RunRecord, tracker: tracking.Tracker, store: SnapshotStore
         run = tracker.client.get_run(record.mlflow_run)
         if run.info.lifecycle_stage != "active":
             return "its MLflow run was deleted"
-        theirs = replace(tracker, run_id=record.mlflow_run, experiment_id=run.info.experiment_id)
+        own_tracker = replace(tracker, run_id=record.mlflow_run, experiment_id=run.info.experiment_id)
         for name in record.unrecorded:
-            replay(name, record, theirs, store)
+            replay(name, record, own_tracker, store)
     except MlflowException as error:
         if tracking.is_outage(error):
             raise
-        return f"MLflow does not take it: {error}"  # nor will it next time
+        return f"MLflow refuses it: {error}"  # as it would next time
     return ", ".join(record.unrecorded)
 
 

@@ -1,4 +1,4 @@
-"""Names that `--until` takes: the declared stages, and `register`, whose state is the registry."""
+"""Stage names for `--until`: the declared stages, and `register`, which makes no snapshot."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def stage_names() -> frozenset[str]:
 
 
 def check_stage_name(name: str | None) -> None:
-    """Raise SettingsError unless `name` is a stage, or None."""
+    """Raise SettingsError unless `name` is a stage or None."""
     if name is not None and name not in stage_names():
         raise SettingsError(f"no stage {name!r}", where="--until", fix=f"stages are {', '.join(sorted(stage_names()))}")

@@ -1,8 +1,8 @@
-"""Tells a web address (`notify.webhook`) how a run of `etl-train` ended: done, failed, crashed or cancelled.
+"""Notify a web address (`notify.webhook`) how a run of `etl-train` ended: done, failed, crashed or cancelled.
 
-The message is JSON that Slack and what imitates it understand ("text"), with the facts beside it for whoever wants
-them. What is said of a run comes from its record in ROOT/runs: the process that tells of a crash may be another one
-than the run's. Nobody's silence fails a run.
+The message is JSON for Slack and compatible services ("text"), with the facts in further keys. They come from the
+run's record in ROOT/runs, since a crash may be reported by another process than the run's. A failed notification never
+fails a run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tasks.core import secrets
 from tasks.core.settings import ENV_PREFIX
 from tasks.settings import Settings, load_settings
 
-TIMEOUT_S = 5.0  # of a connection, and of an answer
+TIMEOUT_S = 5.0  # for connecting, and for the response
 PAUSES_S = (1.0, 3.0)  # before the second and the third attempt
-PATIENCE_S = 25.0  # all in all, whatever the server does
+PATIENCE_S = 25.0  # for all attempts together
 WEBHOOK_VARIABLE = f"{ENV_PREFIX}NOTIFY__WEBHOOK"
 
 # The settings of the latest flow run of this context, by its id.
@@ -32,12 +32,12 @@ _KNOWN: ContextVar[tuple[str, Settings] | None] = ContextVar("settings of a flow
 
 
 def remember(flow_run_id: str, settings: Settings) -> None:
-    """Keep a flow run's settings for the message at its end: Prefect's server is not told what is secret in them."""
+    """Store a flow run's settings for the message at its end: those on Prefect's server lack the secrets."""
     _KNOWN.set((flow_run_id, settings))
 
 
 def tell_how_it_ended(flow: Any, flow_run: Any, state: Any) -> None:
-    """Prefect's hook for all ways to end."""
+    """Post how the run ended: Prefect's hook for every final state."""
     try:
         settings = _settings_of(flow_run)
         webhook = _webhook(settings)
@@ -47,19 +47,19 @@ def tell_how_it_ended(flow: Any, flow_run: Any, state: Any) -> None:
         secrets.remember(webhook, settings=settings)
         problem = post(webhook, secrets.masked_within(message(flow_run, state, record, settings)))
     except Exception as error:
-        problem = f"{type(error).__name__}, nothing was sent"
+        problem = f"{type(error).__name__}, no message was sent"
     if problem:
         from prefect.logging import get_logger
 
-        get_logger("raymill").warning("nobody was told how the run ended: %s", problem)
+        get_logger("raymill").warning("no notification of how the run ended: %s", problem)
 
 
 def message(flow_run: Any, state: Any, record: RunRecord, settings: Settings | None) -> dict[str, Any]:
-    """What is posted. Seconds are wall time; rows are those that were read; what is not known is null."""
+    """Return the message. seconds: wall time. rows: those that were read. Unknown values are null."""
     parameters = flow_run.parameters or {}
     word = "cancelled" if state.is_cancelling() or state.is_cancelled() else str(state.type.value).lower()
     stage, error = _failure(state, record) if word in ("failed", "crashed") else (None, None)
-    told = {
+    facts = {
         "flow_run": flow_run.name,
         "flow_run_id": str(flow_run.id),
         "run_id": record.run_id or None,
@@ -74,32 +74,32 @@ def message(flow_run: Any, state: Any, record: RunRecord, settings: Settings | N
         "prefect": _prefect_page(flow_run),
         "mlflow": record.mlflow_page,
     }
-    return {"text": _text(told), **told}
+    return {"text": _text(facts), **facts}
 
 
-def _text(told: Mapping[str, Any]) -> str:
-    where = f" in {told['failed_stage']}" if told["failed_stage"] else ""
-    facts = [told["dataset"]]
-    facts += [f"{told['rows']:,} rows"] if told["rows"] else []
-    facts += [f"{told['seconds']:,.0f} s"] if told["seconds"] is not None else []
-    facts += ["{name} {value:.4f}".format(**told["measure"])] if told["measure"] else []
-    lines = [f"{told['flow_run']} {told['state']}{where}: {', '.join(f for f in facts if f)}"]
-    lines += [told["error"]] if told["error"] else []
-    lines += [f"Model {told['decision']}"] if told["decision"] else []
-    return "\n".join([*lines, *(told[page] for page in ("prefect", "mlflow") if told[page])])
+def _text(facts: Mapping[str, Any]) -> str:
+    where = f" in {facts['failed_stage']}" if facts["failed_stage"] else ""
+    parts = [facts["dataset"]]
+    parts += [f"{facts['rows']:,} rows"] if facts["rows"] else []
+    parts += [f"{facts['seconds']:,.0f} s"] if facts["seconds"] is not None else []
+    parts += ["{name} {value:.4f}".format(**facts["measure"])] if facts["measure"] else []
+    lines = [f"{facts['flow_run']} {facts['state']}{where}: {', '.join(p for p in parts if p)}"]
+    lines += [facts["error"]] if facts["error"] else []
+    lines += [f"Model {facts['decision']}"] if facts["decision"] else []
+    return "\n".join([*lines, *(facts[page] for page in ("prefect", "mlflow") if facts[page])])
 
 
 def _failure(state: Any, record: RunRecord) -> tuple[str | None, str | None]:
-    """The stage that failed, or was at work, and the first line of the error."""
-    # Prefect puts words of its own before the error.
-    said = re.sub(r"^(Flow run encountered an exception|Execution was [^:]*): ", "", str(state.message or ""))
+    """Return the stage that failed, or was running, and the first line of the error."""
+    # Prefect puts a prefix before the error.
+    message = re.sub(r"^(Flow run encountered an exception|Execution was [^:]*): ", "", str(state.message or ""))
     stage, error = (record.failed["stage"], record.failed["error"]) if record.failed else ("", "")
-    lines = (error or said).strip().splitlines()
+    lines = (error or message).strip().splitlines()
     return stage or ", ".join(record.at_work) or None, lines[0] if lines else None
 
 
 def _measure(metrics: Mapping[str, Mapping[str, float]] | None) -> dict[str, Any] | None:
-    """The first measure of the target, of the tuned model."""
+    """Return the tuned model's value of the target's first measure."""
     from tasks.domain.metrics import NAMES
 
     for name, of in (metrics or {}).items():
@@ -117,15 +117,15 @@ def _prefect_page(flow_run: Any) -> str | None:
 
 
 def _settings_of(flow_run: Any) -> Settings | None:
-    """Those that the run has, or as good as can be told; None where they cannot be read, which may be why it failed."""
+    """Return the run's settings, or the best guess; None if they cannot be read, which may be why the run failed."""
     known = _KNOWN.get()
     if known and known[0] == str(flow_run.id):
         return known[1]
     parameters = flow_run.parameters or {}
-    given = parameters.get("settings")
-    if given:
+    settings = parameters.get("settings")
+    if settings:
         with suppress(Exception):
-            return given if isinstance(given, Settings) else Settings.model_validate(given)
+            return settings if isinstance(settings, Settings) else Settings.model_validate(settings)
     for overrides in (parameters.get("overrides") or [], []):
         with suppress(Exception):
             return load_settings(overrides=overrides)
@@ -135,13 +135,13 @@ def _settings_of(flow_run: Any) -> Settings | None:
 def _webhook(settings: Settings | None) -> str | None:
     if settings and settings.notify.webhook:
         return settings.notify.webhook.get_secret_value()
-    return os.environ.get(WEBHOOK_VARIABLE)  # also of a run whose settings are wrong, or came without what is secret
+    return os.environ.get(WEBHOOK_VARIABLE)  # for a run whose settings are wrong, or lack the secrets
 
 
 def _record_of(settings: Settings, flow_run_id: str) -> RunRecord:
-    """The record of the flow run; empty if it ended before it had one."""
-    found = (settings.storage.path / "runs").glob("*.json")
-    for path in sorted(found, key=lambda path: path.name, reverse=True):
+    """Return the flow run's record; an empty one if it ended before it had any."""
+    records = (settings.storage.path / "runs").glob("*.json")
+    for path in sorted(records, key=lambda path: path.name, reverse=True):
         with suppress(OSError, ValueError):
             record = read_record(path)
             if record.flow_run_id == flow_run_id:
@@ -149,26 +149,29 @@ def _record_of(settings: Settings, flow_run_id: str) -> RunRecord:
     return RunRecord()
 
 
-def post(url: str, told: Mapping[str, Any]) -> str:
-    """Post as JSON, at most three times within PATIENCE_S; what was wrong in the end, without the address, or ""."""
+def post(url: str, body: Mapping[str, Any]) -> str:
+    """Post `body` as JSON, with at most three attempts within PATIENCE_S; return the last problem, or "".
+
+    The problem's text never has the address in it.
+    """
     if urlsplit(url).scheme not in ("http", "https"):
-        return "notify.webhook is not a http or https address"
+        return "notify.webhook is not an http or https address"
     problems = ["no answer in time"]
-    # A server can make each part of its answer take just not too long: the thread is left behind then.
-    thread = threading.Thread(target=lambda: problems.append(_post(url, told)), name="notify", daemon=True)
+    # A slow server may keep each part of its answer within the timeout: the thread is abandoned then.
+    thread = threading.Thread(target=lambda: problems.append(_post(url, body)), name="notify", daemon=True)
     thread.start()
     thread.join(PATIENCE_S)
     return problems[-1]
 
 
-def _post(url: str, told: Mapping[str, Any]) -> str:
+def _post(url: str, body: Mapping[str, Any]) -> str:
     import httpx
 
     problem = ""
     for pause in (*PAUSES_S, None):
         try:
-            # What the server says is not wanted: its headers are enough. Whoever redirects is not who was meant.
-            with httpx.stream("POST", url, json=told, timeout=TIMEOUT_S, follow_redirects=False) as answer:
+            # The status is enough: the body is not read. A redirect would lead to another server than the one set.
+            with httpx.stream("POST", url, json=body, timeout=TIMEOUT_S, follow_redirects=False) as answer:
                 if answer.is_success:
                     return ""
                 problem = f"the webhook answers {answer.status_code}"
@@ -176,7 +179,7 @@ def _post(url: str, told: Mapping[str, Any]) -> str:
                     return problem
         except httpx.TransportError as error:
             problem = f"the webhook cannot be reached ({type(error).__name__})"
-        except Exception as error:  # an address that cannot be one; its text has the address in it
+        except Exception as error:  # an invalid address, which the error's text would show
             return f"the webhook cannot be used ({type(error).__name__})"
         if pause is not None:
             time.sleep(pause)

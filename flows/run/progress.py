@@ -1,8 +1,8 @@
-"""Progress of the stages at work: what is said of it, how often, and where: the log, a Prefect artifact.
+"""Show the progress of running stages in the log and in Prefect artifacts.
 
-The terminal's view is in `flows.cli.console`. Speeds are of the later half of a stage's time so far, of RECENT_S at
-least:
-parts come back in bursts, and a stage may get slower with its data. When all is done they are of its whole time.
+The terminal's view is in `flows.cli.console`. Speeds are measured over the later half of a stage's time so far, over
+RECENT_S at least: parts come back in bursts, and a stage may slow down with its data. A finished stage's speeds are
+those of its whole time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from flows.run.record import StageRow
 from tasks.core.progress import Progress, Receiver
 
 RECENT_S = 30.0
-FIRST_RATE_S = 1.0  # before that, a speed says nothing
+FIRST_RATE_S = 1.0  # earlier speeds mean nothing
 LOG_EVERY_S = 10.0
-ARTIFACT_EVERY_S = 2.0  # and no artifact for a stage that ends within this time
-FINISH_S = 3.0  # a run waits this long at its end for what is on its way to Prefect
+ARTIFACT_EVERY_S = 2.0  # a stage that ends within this time gets no artifact
+FINISH_S = 3.0  # the longest wait at a run's end for updates on their way to Prefect
 
 
 class View(Protocol):
-    """Where a run shows its progress."""
+    """A place that shows a run's progress."""
 
     def started(self, stage: str) -> None: ...
 
@@ -41,7 +41,7 @@ class View(Protocol):
 
 
 class LogView:
-    """Progress as lines in Prefect's log."""
+    """Shows progress as lines in Prefect's log."""
 
     def __init__(self) -> None:
         self._lines = Lines(LOG_EVERY_S, first_s=LOG_EVERY_S, last=False)
@@ -68,7 +68,7 @@ def _prefect_log() -> Any:
 
 
 class Throttle:
-    """Lets a progress through once in `every_s` seconds, from `first_s` on; with `last` the end, too, at once."""
+    """Passes a progress report every `every_s` seconds, from `first_s` on; with `last` also the final one, at once."""
 
     def __init__(self, every_s: float, *, first_s: float = 0.0, last: bool = True) -> None:
         self.every_s, self.first_s, self.last = every_s, first_s, last
@@ -88,14 +88,14 @@ class Throttle:
 
 @dataclass(frozen=True)
 class Speed:
-    """Units and amounts per second, by name, and the seconds left; empty and None where they cannot be known."""
+    """Units and amounts per second, by name, and the seconds left; empty and None if unknown."""
 
     rates: Mapping[str, float] = field(default_factory=dict)
     left_s: float | None = None
 
 
 class Pace:
-    """Measures the speed of one stage from what it reports."""
+    """Measures the speed of one stage from its progress reports."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Mapping[str, int]]] = deque([(0.0, {})])
@@ -116,18 +116,18 @@ class Pace:
 
 
 class Lines:
-    """A line about each stage, where it is time for one."""
+    """The lines of progress of all stages, each at its time."""
 
     def __init__(self, every_s: float, *, first_s: float = 0.0, last: bool = True) -> None:
         self.every_s, self.first_s, self.last = every_s, first_s, last
         self._of: dict[str, tuple[Throttle, Pace]] = {}
 
     def forget(self, stage: str) -> None:
-        """The stage begins, or begins again."""
+        """Start over with a stage that begins, or begins again."""
         self._of.pop(stage, None)
 
     def next(self, progress: Progress, width: int | None = None) -> str | None:
-        """The line, at most `width` characters; None if it is not time yet."""
+        """Return the stage's line, at most `width` characters; None before its time."""
         if progress.stage not in self._of:
             self._of[progress.stage] = Throttle(self.every_s, first_s=self.first_s, last=self.last), Pace()
         throttle, pace = self._of[progress.stage]
@@ -135,28 +135,28 @@ class Lines:
 
 
 def line(progress: Progress, speed: Speed, width: int | None = None) -> str:
-    """The stage, percent done, units, amounts, rates, time left; in a narrow terminal without the longest of these."""
+    """Format the stage, percent done, units, amounts, rates, time left; a narrow `width` drops the longest of these."""
     rates = [_rate(name, rate) for name, rate in speed.rates.items() if name != progress.unit or not progress.amounts]
     amounts = [f"{quantity(n)} {name}" for name, n in progress.amounts.items()]
     left = [f"{clock(speed.left_s)} left"] if speed.left_s is not None else []
     start = f"{progress.stage:<16} {int(100 * progress.fraction):>3}%"
     units = [_units(progress)]
     for shown in ([*units, *amounts, *rates, *left], [*units, *rates, *left], [*rates, *left], left):
-        said = "  ".join([start, *shown])
-        if width is None or len(said) <= width:
-            return said
+        text = "  ".join([start, *shown])
+        if width is None or len(text) <= width:
+            return text
     return start[:width]
 
 
 def description(progress: Progress, speed: Speed) -> str:
-    """The same as a sentence, with every rate."""
+    """Format progress and speed as a sentence, with every rate."""
     amounts = [f"{quantity(n)} {name}" for name, n in progress.amounts.items()]
-    said = [", ".join([_units(progress), *amounts]) + f" in {clock(progress.seconds)}"]
+    parts = [", ".join([_units(progress), *amounts]) + f" in {clock(progress.seconds)}"]
     if speed.rates:
-        said.append(", ".join(_rate(name, rate) for name, rate in speed.rates.items()))
+        parts.append(", ".join(_rate(name, rate) for name, rate in speed.rates.items()))
     if speed.left_s is not None:
-        said.append(f"{clock(speed.left_s)} left")
-    return "; ".join(said)
+        parts.append(f"{clock(speed.left_s)} left")
+    return "; ".join(parts)
 
 
 def _units(progress: Progress) -> str:
@@ -169,7 +169,7 @@ def _rate(name: str, rate: float) -> str:
 
 
 def quantity(number: float) -> str:
-    """A number of anything: 0.25, 7.5, 12,400, 3.1 M, 1.2 B."""
+    """Format a number: 0.25, 7.5, 12,400, 3.1 M, 1.2 B."""
     if number >= 999_950_000:
         return f"{number / 1e9:,.1f} B"
     if number >= 999_999.5:
@@ -178,23 +178,23 @@ def quantity(number: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 0:04, 12:30 or 1:02:03, rounded to the nearest."""
+    """Format seconds as 0:04, 12:30 or 1:02:03, rounded to the nearest."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def artifact_key(stage: str) -> str:
-    """A key that Prefect takes: lower-case letters, digits, dashes."""
+    """Return a key that Prefect accepts: lower-case letters, digits, dashes."""
     return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")
 
 
 def create(key: str, percent: float, text: str) -> UUID:
-    """Make the artifact of the task run that the context is of."""
+    """Create the progress artifact of the task run in whose context this is called."""
     from prefect.artifacts import create_progress_artifact
 
-    made: Any = create_progress_artifact(percent, key=key, description=text)
-    return UUID(str(made))
+    artifact: Any = create_progress_artifact(percent, key=key, description=text)
+    return UUID(str(artifact))
 
 
 def update(artifact: UUID, percent: float, text: str) -> None:
@@ -204,10 +204,10 @@ def update(artifact: UUID, percent: float, text: str) -> None:
 
 
 class Artifacts:
-    """A Prefect progress artifact for each stage of a run that takes longer than ARTIFACT_EVERY_S.
+    """A Prefect progress artifact for each stage that takes longer than ARTIFACT_EVERY_S.
 
-    One thread of its own talks to Prefect, whose client tries for a minute to reach a server that is away. A stage
-    only leaves its latest progress for it, in the place of one that was not fetched yet.
+    A separate thread talks to Prefect, whose client tries for a minute to reach a server that does not answer. A stage
+    only stores its latest progress for the thread, replacing one that is not sent yet.
     """
 
     def __init__(
@@ -218,14 +218,14 @@ class Artifacts:
     ) -> None:
         self._create, self._update, self._now = create, update, now
         self._waiting: dict[str, tuple[Context, float, str]] = {}
-        self._made: dict[str, UUID] = {}  # a stage that is tried again goes on with its artifact
+        self._made: dict[str, UUID] = {}  # a retried stage keeps its artifact
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = self._failed = False
 
     @contextmanager
     def of(self, stage: str) -> Iterator[Receiver]:
-        """What takes a stage's progress while the block runs. Enter it in the task run that the artifact is for."""
+        """Give the receiver of a stage's progress while the block runs. Enter it in the stage's task run."""
         throttle, pace = Throttle(ARTIFACT_EVERY_S, first_s=ARTIFACT_EVERY_S), Pace()
         context, began = copy_context(), self._now()
         unsent: list[Progress] = []
@@ -244,11 +244,11 @@ class Artifacts:
             yield receive
         finally:
             if unsent and self._now() - began >= ARTIFACT_EVERY_S:
-                with suppress(Exception):  # no thread to be had, say: nothing that a stage should end for
+                with suppress(Exception):  # no thread can be started, say: no reason to fail the stage
                     send(unsent[0])
 
     def finish(self) -> None:
-        """Wait until all is sent: FINISH_S at most, and not at all for a server that was away."""
+        """Wait until all is sent: FINISH_S at most, and not at all if Prefect's server did not answer before."""
         with self._changed:
             self._changed.wait_for(lambda: self._failed or not (self._waiting or self._busy), FINISH_S)
 

@@ -1,6 +1,6 @@
-"""What a run did: the record that ROOT/runs/RUN.json keeps and `raymill run --json` prints.
+"""The record of a run: stored as ROOT/runs/RUN.json and printed by `raymill run --json`.
 
-Records that earlier versions wrote are read, too: what they lack has its default.
+Records of earlier versions can be read: missing fields get their defaults.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tasks.core.secrets import masked_within
 if TYPE_CHECKING:
     from tasks.core.stage import Stage, StageRun
 
-# What only some runs have, or have only at their end: left out of the JSON as long as it is None.
+# Fields of some runs only, or set only at the end: left out of the JSON while None.
 LATER = ("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s")
-# Texts that may hold secrets. `report` and `data_docs` are paths of this machine, to be opened as they are.
+# Fields whose texts may hold secrets. `report` and `data_docs` are local paths, which must stay usable.
 MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
 
 
 @dataclass(frozen=True)
 class StageRow:
-    """What a stage did. A step whose state is elsewhere, like the registry's, has no digest and no key."""
+    """What a stage did. A step without a snapshot, such as `register`, has no digest and no key."""
 
     stage: str
     rows_in: int = 0
@@ -40,12 +40,12 @@ class StageRow:
     key: str = ""
     validation: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
-    recorded: bool = True  # in MLflow, at once
+    recorded: bool = True  # in MLflow, without delay
     wall_s: float = 0.0
 
     @classmethod
     def of(cls, stage: Stage, done: StageRun, *, recorded: bool, record_s: float, wall_s: float) -> StageRow:
-        """Return the row of a stage that has left a snapshot. record_s: how long it took to tell MLflow."""
+        """Return the row of a stage that has made a snapshot. record_s: how long recording in MLflow took."""
         snapshot, counts = done.snapshot, done.snapshot.manifest.counts
         return cls(
             stage=stage.name,
@@ -76,7 +76,7 @@ class Failure(TypedDict):
 
 @dataclass
 class RunRecord:
-    """A run, its stages in the flow's order. The run fills it while it goes on."""
+    """A run and its stages in the flow's order, filled in as the run proceeds."""
 
     run_id: str = ""
     state: str = "running"  # then completed, failed or interrupted
@@ -88,10 +88,10 @@ class RunRecord:
     extra_s: dict[str, float] = field(default_factory=dict)  # seconds outside of stages
     mlflow_run: str = ""
     tracking: str = ""  # the address of the MLflow that the run is recorded in
-    unrecorded: list[str] = field(default_factory=list)  # what that MLflow could not be told
+    unrecorded: list[str] = field(default_factory=list)  # what is not recorded there yet
     flow_run_id: str = ""
     mlflow_page: str | None = None
-    caught_up: list[str] | None = None  # earlier runs that MLflow was told of, a line each
+    caught_up: list[str] | None = None  # earlier runs that this run recorded in MLflow, a line each
     failed: Failure | None = None
     decision: str | None = None
     card: str | None = None
@@ -103,28 +103,28 @@ class RunRecord:
     startup_s: float | None = None
 
     def row(self, stage: str) -> StageRow | None:
-        """Return what a stage did; None where it has not ended."""
+        """Return a stage's row; None if the stage has not ended."""
         return next((row for row in self.stages if row.stage == stage), None)
 
     def masked(self) -> RunRecord:
-        """Return a copy to be shown, without secrets."""
+        """Return a copy without secrets, safe to show."""
         return replace(self, **masked_within({name: getattr(self, name) for name in MASKED}))
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None or name not in LATER}
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> RunRecord:
-        stages = [StageRow(**_known(StageRow, row)) for row in given.get("stages", ())]
-        return cls(**{**_known(cls, given), "stages": stages})
+    def from_json(cls, stored: Mapping[str, Any]) -> RunRecord:
+        stages = [StageRow(**_known(StageRow, row)) for row in stored.get("stages", ())]
+        return cls(**{**_known(cls, stored), "stages": stages})
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read ROOT/runs/RUN.json. Raises OSError and ValueError."""
+    """Read ROOT/runs/RUN.json. Raises OSError or ValueError."""
     return RunRecord.from_json(json.loads(path.read_text()))
 
 
-def _known(kind: type[StageRow | RunRecord], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that `kind` has a field for: another version may have written others."""
+def _known(kind: type[StageRow | RunRecord], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are fields of `kind`; another version may have written others."""
     names = {of.name for of in fields(kind)}
-    return {name: value for name, value in given.items() if name in names}
+    return {name: value for name, value in stored.items() if name in names}

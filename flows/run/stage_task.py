@@ -1,4 +1,4 @@
-"""Stages as Prefect tasks: retries for transient faults only, ever longer apart, a timeout, a readable name.
+"""Stages as Prefect tasks, with a timeout, a readable name, and retries after growing delays for transient faults only.
 
 Prefect's cache and result store are off: the snapshot store decides what is reused.
 """
@@ -21,7 +21,7 @@ from tasks.stages import declared_stages
 
 
 class StageTask:
-    """A stage as a Prefect task: call it as stage(inputs...). The run's settings give it its section."""
+    """A stage as a Prefect task: call it as stage(inputs...). It gets its section of the run's settings."""
 
     def __init__(self, stage: Stage) -> None:
         @task(
@@ -38,7 +38,7 @@ class StageTask:
         self.name, self.stage, self.retries, self.task = stage.name, stage, stage.retries, run_stage_task
 
     def under(self, config: RetriesConfig) -> Any:
-        """The Prefect task, with the retries that the settings want."""
+        """Return the Prefect task with the retries of the settings."""
         times = self.retries if config.times is None else config.times
         return self.task.with_options(
             retries=times,
@@ -47,12 +47,12 @@ class StageTask:
         )
 
     def __call__(self, *inputs: Any) -> Any:
-        """Return the stage's snapshot; None, which the stages after it pass on, where the run is over."""
+        """Return the stage's snapshot; None if the run is over, which later stages pass on."""
         run = current()
         return None if run.over else self.under(run.settings.retries)(inputs, self.section_of(run))
 
     def section_of(self, run: Run) -> Any:
-        """Return the stage's own settings, and no others."""
+        """Return the stage's own section of the settings."""
         return getattr(run.settings, self.stage.section)
 
 
@@ -61,34 +61,34 @@ class StageTasks:
 
     def __getattr__(self, name: str) -> StageTask:
         try:
-            found = declared_stages()[name.replace("_", "-")]
+            stage = declared_stages()[name.replace("_", "-")]
         except KeyError:
             raise AttributeError(f"no stage {name!r} is declared in tasks/stages") from None
-        made = self.__dict__[name] = StageTask(found)
-        return made
+        stage_task = self.__dict__[name] = StageTask(stage)
+        return stage_task
 
 
 def together(*calls: tuple[Any, ...]) -> list[Any]:
-    """Run stages side by side, each given as (stage task, inputs...); return their snapshots, or None, as each would.
+    """Run stages in parallel, each given as (stage task, inputs...); return the snapshot of each, None if skipped.
 
-    When all have ended, the first failure in order is raised. What comes after the last stage wanted is left out.
+    When all have ended, the first failure in order is raised. Stages after the last requested one are skipped.
     """
     run = current()
     names = [call[0].name for call in calls]
-    wanted = () if run.over else calls[: names.index(run.last) + 1] if run.last in names else calls
-    for stage_task, *_ in wanted:
+    requested = () if run.over else calls[: names.index(run.last) + 1] if run.last in names else calls
+    for stage_task, *_ in requested:
         run.expect(stage_task.name)
     futures = [
         stage_task.under(run.settings.retries).submit(tuple(inputs), stage_task.section_of(run))
-        for stage_task, *inputs in wanted
+        for stage_task, *inputs in requested
     ]
     wait(futures)
     snapshots = [future.result() for future in futures]
-    return [*snapshots, *[None] * (len(calls) - len(wanted))]
+    return [*snapshots, *[None] * (len(calls) - len(requested))]
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
-    """Transient faults alone: a wrong input stays wrong however often it is read."""
+    """Tell whether a task failed by a transient fault: a wrong input would fail again."""
     try:
         state.result()
     except (TransientError, ConnectionError, TimeoutError):

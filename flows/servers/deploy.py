@@ -1,5 +1,6 @@
-"""Applies prefect.yaml, and what belongs to it on the server: the work pool, and the automation that ends runs nobody
-hears of. `raymill up` runs it as a command while the server itself starts.
+"""Apply prefect.yaml and set up its work pool and the automation that marks silent runs as crashed.
+
+`raymill up` runs it as a command while the server itself starts.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from flows.servers import engine
 from flows.servers.services import POOL
 
 SERVER_S, POLL_S = 150.0, 0.1  # longer than `up` waits for its server
-POOL_READY = "the work pool is there"  # said on a line of its own: from then on a worker may start
+POOL_READY = "the work pool exists"  # printed on a line of its own: a worker may start from then on
 
 
 def main() -> int:
-    """The pool, the deployments by Prefect's own command in this process, the automation. Returns its status."""
+    """Create the pool, the deployments (by Prefect's own command, in this process) and the automation.
+
+    Returns the exit status of Prefect's command.
+    """
     gc.disable()
     from prefect.cli import app
     from prefect.client.orchestration import get_client
 
     import flows.bench
-    import flows.etl_train  # noqa: F401  # Prefect's command loads both files once more, without their imports
+    import flows.etl_train  # noqa: F401  # while the server starts: Prefect's command finds their imports cached
     from flows.servers.heartbeat import ensure_automation
 
     with get_client(sync_client=True) as client:
@@ -33,7 +37,7 @@ def main() -> int:
         ensure_pool(client)
     print(POOL_READY, flush=True)
     os.environ[engine.VARIABLE] = engine.command()
-    sys.argv[1:] = ["--no-prompt", "deploy", "--all"]  # no prompt: what prefect.yaml says is meant
+    sys.argv[1:] = ["--no-prompt", "deploy", "--all"]  # no prompt: prefect.yaml needs no confirmation
     try:
         app()
     except SystemExit as ended:
@@ -45,7 +49,7 @@ def main() -> int:
 
 
 def wait_for_server(client: Any) -> None:
-    """Until it answers. What it said last is raised if that takes too long."""
+    """Wait until the server answers. Raises its last error if that takes too long."""
     deadline = time.monotonic() + SERVER_S
     while problem := client.api_healthcheck():
         if time.monotonic() > deadline:
@@ -54,7 +58,7 @@ def wait_for_server(client: Any) -> None:
 
 
 def ensure_pool(client: Any) -> None:
-    """Make the work pool where there is none. It is made before the worker starts, which would make it, too."""
+    """Create the work pool if it is missing, before the worker starts, which would create it, too."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker

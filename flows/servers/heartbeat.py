@@ -1,11 +1,11 @@
-"""Runs of which nobody hears any more: without this, Prefect shows them as running for ever.
+"""Mark runs whose process is gone as crashed: without this, Prefect shows them as running for ever.
 
-A running flow sends a heartbeat every HEARTBEAT_S. An automation on Prefect's server, the one that Prefect's
-documentation advises for zombie flow runs, waits SILENT_S after each for the next one or for the end of the run, and
-else sets the run's state to Crashed. So a machine that went down shows within about three minutes.
+A running flow sends a heartbeat every HEARTBEAT_S. An automation on Prefect's server, as Prefect's documentation
+advises for zombie flow runs, waits SILENT_S after each for the next one or for the end of the run; if neither comes, it
+sets the run's state to Crashed. So a machine that went down shows within about three minutes.
 
-The automation is for our own flows alone, and only those send heartbeats that often: prefect.yaml sets it for runs of
-a deployment, `flows.run.environment` for `raymill run`.
+The automation covers our own flows alone, and only they send heartbeats that often: prefect.yaml sets the interval for
+runs of a deployment, `flows.run.environment` for `raymill run`.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 NAME = "raymill: crashed without a heartbeat"
 FLOWS = ("etl-train", "bench")
-HEARTBEAT_S = 30  # Prefect takes no less
+HEARTBEAT_S = 30  # Prefect's minimum
 SILENT_S = 90
-HEARTBEATS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}  # in the environment of whatever runs a flow
+HEARTBEATS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}  # environment of processes that run a flow
 HEARTBEAT = "prefect.flow-run.heartbeat"
-# The names of states, not their types: a flow that ran out of time is TimedOut, not Failed.
+# Names of states, not types: a flow that ran out of time has the name TimedOut and the type Failed.
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut", "Paused", "Suspended")
 
 
 def ensure_automation(client: SyncPrefectClient, silent_s: float = SILENT_S) -> UUID:
-    """Make the automation, or make it as it should be; returns its id. However often it is called there is one.
+    """Create or update the automation; return its id. Repeated calls leave exactly one.
 
-    Actions that somebody added (a message, say) stay, and one that was switched off stays so.
+    Actions that a user added (a message, say) stay, and a disabled automation stays disabled.
     """
-    wanted = automation(silent_s)
-    known = client.read_automations_by_name(NAME)
-    for other in known[1:]:  # two calls at once may have made two
+    ours = automation(silent_s)
+    existing = client.read_automations_by_name(NAME)
+    for other in existing[1:]:  # two simultaneous calls may have made two
         client.delete_automation(other.id)
-    if not known:
-        return client.create_automation(wanted)
-    found = known[0]
-    added = [action for action in found.actions if action.type != wanted.actions[0].type]
-    wanted = wanted.model_copy(update={"actions": [*wanted.actions, *added], "enabled": found.enabled})
-    if _as_json(found) != _as_json(wanted):
-        client.update_automation(found.id, wanted)
-    return found.id
+    if not existing:
+        return client.create_automation(ours)
+    current = existing[0]
+    added = [action for action in current.actions if action.type != ours.actions[0].type]
+    ours = ours.model_copy(update={"actions": [*ours.actions, *added], "enabled": current.enabled})
+    if _as_json(current) != _as_json(ours):
+        client.update_automation(current.id, ours)
+    return current.id
 
 
 def automation(silent_s: float = SILENT_S) -> AutomationCore:
-    """What the server is to do when a run of ours is silent for so many seconds."""
+    """Return the automation: set one of our runs to Crashed after `silent_s` seconds without a heartbeat."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -70,18 +70,18 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
             threshold=1,
             within=timedelta(seconds=silent_s),
         ),
-        # Not by force: the server refuses it for a run that ended meanwhile.
+        # Not forced, so that the server refuses it for a run that has ended meanwhile.
         actions=[
-            ChangeFlowRunState(  # type: ignore[call-arg]  # those that are left out have defaults
+            ChangeFlowRunState(  # type: ignore[call-arg]  # the omitted arguments have defaults
                 state=StateType.CRASHED, message=f"No heartbeat for {silent_s:g} s: its process is gone."
             )
         ],
     )
 
 
-def _as_json(told: AutomationCore) -> dict[str, Any]:
-    """What decides of an automation; lists that are sets come in any order, and the server adds ids."""
-    parts = told.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
+def _as_json(automation: AutomationCore) -> dict[str, Any]:
+    """Return an automation in a form to compare: without the server's ids, and with sets as sorted lists."""
+    parts = automation.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
     trigger = parts["trigger"]
     for name in ("after", "expect", "for_each"):
         trigger[name] = sorted(trigger[name])

@@ -1,6 +1,6 @@
-"""What `raymill up` runs: a Prefect server, an MLflow server, a worker; their commands, variables and addresses.
+"""The services of `raymill up` (a Prefect server, an MLflow server, a worker): commands, variables and addresses.
 
-Secrets travel in environment variables alone: a command line can be read by every user of the machine.
+Secrets are passed in environment variables only: every user of the machine can read command lines.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tasks.core.sections import PROJECT, ServicesConfig
 from tasks.core.settings import ENV_PREFIX
 from tasks.settings import Settings
 
-# In the environment of everything that `up` starts, down to Ray's workers: the state folder, and the service's name.
+# Variables in the environment of every process below `up`, even Ray's workers: the state folder and the service's name.
 MARK, MARK_SERVICE = "RAYMILL_UP", "RAYMILL_UP_SERVICE"
 TETHER = END_WITH_PARENT + "os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @dataclass(frozen=True)
 class Service:
-    """A process to keep running. url: for a browser. health: an address that answers 200 when all is well, if any."""
+    """A process to keep running. url: for a browser. health: an address that answers 200 if the service is well."""
 
     name: str
     arguments: Sequence[str]
@@ -44,12 +44,12 @@ class Service:
         return [sys.executable, "-c", TETHER, sys.executable, *self.arguments]
 
     def problem(self, timeout_s: float) -> str:
-        """What is wrong with the answer at `health`; "" for nothing."""
+        """Return why `health` does not answer 200; "" if it does."""
         return answers(self.health, self.authorization, timeout_s)
 
 
 def answers(url: str, authorization: str, timeout_s: float) -> str:
-    """Why this address does not answer 200; "" if it does."""
+    """Return why this address does not answer 200; "" if it does."""
     request = Request(url, headers={"Authorization": authorization} if authorization else {})
     try:
         with urlopen(request, timeout=timeout_s) as answer:
@@ -59,24 +59,24 @@ def answers(url: str, authorization: str, timeout_s: float) -> str:
 
 
 def plan(settings: Settings, overrides: Sequence[str], profile: str | None, folder: Path) -> list[Service]:
-    """The services in the order in which they are started. Raises SettingsError for what would not be safe.
+    """Return the services in starting order. Raises SettingsError if others could use them without a password.
 
-    A server that is named already (PREFECT_API_URL, a tracking.uri of http) is used and not started.
+    A server that is configured already (PREFECT_API_URL, a tracking.uri of http) is used and not started.
     """
     config = settings.services
     check_access(config)
     authorization = basic(config)
     shared = {MARK: str(folder), "PYTHONUNBUFFERED": "1", "PREFECT_LOGGING_LEVEL": "INFO", "PYTHONWARNINGS": "ignore"}
-    found = []
+    services = []
     api = os.environ.get("PREFECT_API_URL", "")
     if not api:
         api = f"http://{reached_at(config.host)}:{config.prefect_port}/api"
-        found.append(_prefect(config, api, shared, authorization))
+        services.append(_prefect(config, api, shared, authorization))
     tracking = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking.startswith(("http://", "https://")):
         database = config.mlflow_database.get_secret_value() if config.mlflow_database else tracking
         tracking = f"http://{reached_at(config.host)}:{config.mlflow_port}"
-        found.append(_mlflow(config, database, tracking, shared, authorization, folder))
+        services.append(_mlflow(config, database, tracking, shared, authorization, folder))
     env = {
         **shared,
         **clients(config, api),
@@ -86,15 +86,15 @@ def plan(settings: Settings, overrides: Sequence[str], profile: str | None, fold
         **({"RAYMILL_PROFILE": profile} if profile else {}),
     }
     arguments = ["-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "raymill-up"]
-    found.append(Service("worker", [*arguments, "--install-policy", "never"], env))
-    return found
+    services.append(Service("worker", [*arguments, "--install-policy", "never"], env))
+    return services
 
 
 POOL = "raymill"  # the work pool that prefect.yaml names
 
 
 def clients(config: ServicesConfig, api: str) -> dict[str, str]:
-    """What Prefect's and MLflow's clients need to be let in."""
+    """Return the variables with which Prefect's and MLflow's clients find and enter Prefect's server and MLflow."""
     return {"PREFECT_API_URL": api, **(credentials(config.auth.get_secret_value()) if config.auth else {})}
 
 
@@ -112,7 +112,7 @@ def _prefect(config: ServicesConfig, api: str, shared: dict[str, str], authoriza
         env["PREFECT_SERVER_API_AUTH_STRING"] = config.auth.get_secret_value()
     arguments = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
     arguments += ["--host", config.host, "--port", str(config.prefect_port)]
-    # `ready` asks the database, too.
+    # `ready` checks the database, too.
     return Service("prefect", arguments, env, api.removesuffix("/api"), f"{api}/ready", authorization)
 
 
@@ -122,13 +122,13 @@ def _mlflow(
     env = {
         **shared,
         "MLFLOW_BACKEND_STORE_URI": database or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}",
-        # MLflow's own jobs (evaluations of language models) would be four more processes.
+        # MLflow's job execution (to evaluate language models) would start four more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     arguments = ["-m", "mlflow", "server", "--host", config.host, "--port", str(config.mlflow_port), "--workers", "1"]
     artifacts = config.mlflow_artifacts or (PROJECT / "mlruns" / "artifacts").as_uri()
-    # Whoever writes artifacts writes them where they lie, as `raymill run` without a server does.
+    # Clients write artifacts directly to the folder or bucket, as `raymill run` without a server does.
     arguments += ["--default-artifact-root", artifacts, "--no-serve-artifacts", "--uvicorn-opts", "--log-level warning"]
     if not is_loopback(config.host):
         arguments += ["--allowed-hosts", ",".join([f"{config.host}:{config.mlflow_port}", *config.allowed_hosts])]
@@ -140,12 +140,12 @@ def _mlflow(
 
 
 def _mlflow_auth(config: ServicesConfig, folder: Path) -> dict[str, str]:
-    """Variables of MLflow's basic authentication, whose users are kept in the state folder."""
+    """Return the variables of MLflow's basic authentication, whose users are stored in the state folder."""
     from importlib.util import find_spec
 
     if find_spec("flask_wtf") is None:
         raise SettingsError(
-            "MLflow asks for passwords only with the package Flask-WTF",
+            "MLflow needs the package Flask-WTF for passwords",
             where="services.auth",
             fix='pip install --constraint constraints.txt --editable ".[auth]"',
         )
@@ -156,7 +156,7 @@ def _mlflow_auth(config: ServicesConfig, folder: Path) -> dict[str, str]:
     if not key.exists():
         key.touch(mode=0o600)
         key.write_text(secrets.token_hex(32))
-    # MLflow takes the password when it makes its first user and never again: another password, another file of users.
+    # MLflow reads the password only when it creates its first user, so each password gets a users file of its own.
     mark = hmac.digest(key.read_bytes(), f"{user}:{password}".encode(), "sha256").hex()[:12]
     ini.write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / f'mlflow_users_{mark}.db'}\n"
@@ -170,7 +170,7 @@ def _mlflow_auth(config: ServicesConfig, folder: Path) -> dict[str, str]:
 
 
 def check_access(config: ServicesConfig) -> None:
-    """Raise SettingsError where anybody on the network could use the servers."""
+    """Raise SettingsError if anybody on the network could use the servers without a password."""
     if is_loopback(config.host):
         return
     if config.auth is None:
@@ -189,17 +189,17 @@ def is_loopback(host: str) -> bool:
 
 
 def reached_at(host: str) -> str:
-    """How this machine itself reaches a server that listens at `host`."""
+    """Return the host by which this machine itself reaches a server that listens at `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
 
 
 def basic(config: ServicesConfig) -> str:
-    """The header that lets a request in."""
+    """Return the Authorization header of the configured password; "" without one."""
     if config.auth is None:
         return ""
     return "Basic " + base64.b64encode(config.auth.get_secret_value().encode()).decode()
 
 
 def variable_of(override: str) -> str:
-    """RAYMILL__TUNE__TRIALS of "tune.trials=7"."""
+    """Return the variable of an override: RAYMILL__TUNE__TRIALS for "tune.trials=7"."""
     return ENV_PREFIX + override.partition("=")[0].strip().replace(".", "__").upper()

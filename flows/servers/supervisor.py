@@ -1,7 +1,7 @@
-"""Keeps services running: starts them, prefixes their lines into one log, restarts what dies, stops all of it.
+"""Keep services running: start them, merge their output into one log, restart them when they die, stop them in order.
 
-Whatever happens to this process, its children are told to end by the kernel (`services.TETHER`), and what they in turn
-had started is found by its environment (`services.MARK`) by the next `raymill up` or `down`.
+If this process dies, the kernel ends its children (`services.TETHER`), and the next `raymill up` or `down` finds their
+descendants by a mark in the environment (`services.MARK`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tasks.core.errors import RunError
 from tasks.core.whole_files import write_whole
 
 PROBE_EVERY_S, PROBE_TIMEOUT_S = 15.0, 10.0
-RESTARTS, WINDOW_S = 5, 600.0  # a service that dies so often within so many seconds is given up
-BACK_OFF_S = (0.5, 2.0, 5.0, 15.0, 30.0)  # before each of them
-GRACE_S = 5.0  # for flow runs to say that they end, then for services
+RESTARTS, WINDOW_S = 5, 600.0  # a service that dies more often than this within so many seconds is given up
+BACK_OFF_S = (0.5, 2.0, 5.0, 15.0, 30.0)  # before each restart
+GRACE_S = 5.0  # for flow runs to report their end, then for services
 LOG_BYTES = 20 << 20
 
 
 @dataclass
 class Child:
-    """A service and the process that it is at the moment."""
+    """A service and its current process."""
 
     service: Service
     process: subprocess.Popen[str]
@@ -44,7 +44,7 @@ class Child:
 
 
 class Supervisor:
-    """The services of one `raymill up`. `say(name, line)` gets every line that any of them writes."""
+    """The services of one `raymill up`. `say(name, line)` gets every line of their output."""
 
     def __init__(self, folder: Path, say: Callable[[str, str], None]) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C in the terminal is for us, who stop things in order
+            start_new_session=True,  # Ctrl-C in the terminal reaches only us, and we stop services in order
         )
         before = self.children.get(service.name)
         self.children[service.name] = Child(service, process, time.time(), before.deaths if before else [])
@@ -75,12 +75,12 @@ class Supervisor:
             self.say(name, line.rstrip("\n"))
 
     def _await(self, name: str, process: subprocess.Popen[str]) -> None:
-        # Not when its output ends: what it has started holds that open.
+        # Not at the end of its output: its own children hold that open.
         process.wait()
         self.events.put(("ended", name))
 
     def wait_until_healthy(self, names: Sequence[str], timeout_s: float) -> None:
-        """Return when each answers. Raises RunError, with the reason, for one that ends or does not in time."""
+        """Wait until each service answers. Raises RunError, with the reason, if one ends or takes too long."""
         deadline = time.monotonic() + timeout_s
         for name in names:
             child = self.children[name]
@@ -93,7 +93,7 @@ class Supervisor:
                 time.sleep(0.1)
 
     def stop_if_told(self) -> None:
-        """Raise KeyboardInterrupt where a signal has asked for the end."""
+        """Raise KeyboardInterrupt if a signal has asked to stop."""
         with suppress(queue.Empty):
             event = self.events.get_nowait()
             if event[0] == "stop":
@@ -101,7 +101,7 @@ class Supervisor:
             self.events.put(event)
 
     def watch(self) -> None:
-        """Restart what dies until told to stop. Raises RunError when something dies again and again."""
+        """Restart services that die until asked to stop. Raises RunError if one dies again and again."""
         while True:
             try:
                 kind, name = self.events.get(timeout=PROBE_EVERY_S)
@@ -111,7 +111,7 @@ class Supervisor:
             if kind == "stop":
                 return
             if kind == "start":
-                # Not in the timer's thread: for the kernel the parent of a process is the thread that started it.
+                # Not in the timer's thread: to the kernel, a process's parent is the thread that started it.
                 self.start(self.children[name].service)
             else:
                 self._revive(self.children[name])
@@ -119,24 +119,24 @@ class Supervisor:
     def _revive(self, child: Child) -> None:
         name, now = child.service.name, time.monotonic()
         child.deaths = [t for t in child.deaths if now - t < WINDOW_S] + [now]
-        told = f"{name} ended with status {child.process.returncode}"
+        what = f"{name} ended with status {child.process.returncode}"
         if len(child.deaths) > RESTARTS:
             raise RunError(
-                f"{told}, for the {len(child.deaths)}th time in {WINDOW_S / 60:.0f} minutes",
+                f"{what}, for the {len(child.deaths)}th time in {WINDOW_S / 60:.0f} minutes",
                 where=child.service.url or name,
                 fix=f"see {self.folder / 'up.log'}",
             )
         delay = BACK_OFF_S[len(child.deaths) - 1]
-        self.say("up", f"{told}; starting it again in {delay:g} s")
+        self.say("up", f"{what}; starting it again in {delay:g} s")
         if child.service.health:
-            # What is left of a server holds its port. A flow run of a worker that died goes on to its end.
+            # The rest of a dead server holds its port. A dead worker's flow runs, though, may go on to their end.
             end(leftovers(self.folder, name))
         timer = threading.Timer(delay, self.events.put, [("start", name)])
         timer.daemon = True
         timer.start()
 
     def _probe(self) -> None:
-        """Say once when a service that runs stops answering, and once when it answers again."""
+        """Report once when a running service stops answering, and once when it answers again."""
         for child in list(self.children.values()):
             if not child.service.health or child.process.poll() is not None:
                 continue
@@ -149,10 +149,10 @@ class Supervisor:
         self.save()
 
     def stop(self) -> None:
-        """End everything, the worker and its flow runs before the servers that they report to."""
+        """End all processes, the worker and its flow runs before the servers that they report to."""
         order = sorted(self.children.values(), key=lambda c: c.service.health != "")
         worker = [c for c in order if not c.service.health]
-        # The flow runs first: each tells Prefect and MLflow that it ends.
+        # The flow runs first: each reports its end to Prefect and MLflow.
         end([p for c in worker for p in descendants_of(c.process.pid) if is_flow_run(p)], grace_s=GRACE_S)
         for group in (worker, [c for c in order if c.service.health]):
             processes = [p for c in group for p in [*descendants_of(c.process.pid), *process(c.process.pid)]]
@@ -161,7 +161,7 @@ class Supervisor:
         (self.folder / "state.json").unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write what `status` shows. Replaced whole, never half written."""
+        """Write the state file for `raymill status`, atomically."""
         services = {
             name: {
                 "pid": child.process.pid,
@@ -177,13 +177,13 @@ class Supervisor:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """While the block runs, SIGINT and SIGTERM ask for the end; a second one does not hurry it."""
+        """Turn SIGINT, SIGTERM and SIGHUP into requests to stop while the block runs; a second one changes nothing."""
 
         def ask(number: int, _frame: Any) -> None:
             self.events.put(("stop", signal.Signals(number).name))
 
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, ask) for number in wanted}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield
         finally:
@@ -204,30 +204,30 @@ def descendants_of(pid: int) -> list[psutil.Process]:
 
 
 def is_flow_run(candidate: psutil.Process) -> bool:
-    """Whether this is the process of a flow run, and not one that it started."""
+    """Tell whether this is the main process of a flow run, not one of its children."""
     with suppress(psutil.Error):
         command = candidate.cmdline()
         return any(part in command for part in FLOW_RUN)
     return False
 
 
-# Modules that run flows: ours, and those that Prefect starts for a deployment without our command.
+# Modules that run flows: ours, and Prefect's own for a deployment without our command.
 FLOW_RUN = ("flows.servers.engine", "prefect.engine", "prefect.flow_engine")
 
 
 def leftovers(folder: Path, service: str | None = None) -> list[psutil.Process]:
-    """Processes that an `up` with this state folder has started, whoever their parent is now; never this one."""
-    wanted = {MARK: str(folder)} if service is None else {MARK: str(folder), MARK_SERVICE: service}
-    found = []
+    """Find the processes started by any `up` with this state folder, whatever their parent is now, except this one."""
+    marks = {MARK: str(folder)} if service is None else {MARK: str(folder), MARK_SERVICE: service}
+    left = []
     for candidate in psutil.process_iter():
         with suppress(psutil.Error):
-            if candidate.pid != os.getpid() and wanted.items() <= candidate.environ().items():
-                found.append(candidate)
-    return found
+            if candidate.pid != os.getpid() and marks.items() <= candidate.environ().items():
+                left.append(candidate)
+    return left
 
 
 def end(processes: Sequence[psutil.Process], grace_s: float = 1.0) -> None:
-    """Ask these processes to end; after the grace period they have no choice."""
+    """Terminate these processes; kill those that are alive after the grace period."""
     for one in processes:
         with suppress(psutil.Error):
             one.terminate()

@@ -1,7 +1,7 @@
-"""A Prefect server for one command, where none is configured: started at once, gone with the command.
+"""A Prefect server for one command, if none is configured: it starts and ends with the command.
 
-Prefect starts one by itself, but only when the flow does, after importing the whole server into the flow's process too,
-and a killed flow leaves it running. Started here, it loads beside everything else, and the kernel ends it with us.
+Prefect can start one by itself, but only with the flow, after importing the whole server into the flow's process, too,
+and a killed flow leaves it running. Started here, it loads in parallel, and the kernel ends it with this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flows.servers.tether import END_WITH_PARENT
 from tasks.core.errors import RunError
 
 START_TIMEOUT_S = 120.0  # the first start on a new machine migrates the database
-STOP_TIMEOUT_S = 1.0  # its database takes no harm from a kill
+STOP_TIMEOUT_S = 1.0  # a kill does not harm its database
 SERVE = END_WITH_PARENT + "import uvicorn; uvicorn.main()"
 
 
@@ -35,7 +35,7 @@ class TemporaryServer:
         arguments = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVE, *arguments, "--log-level", "error"],
-            # The settings that Prefect gives its own temporary server.
+            # Prefect starts its own temporary server with these settings.
             env={
                 **os.environ,
                 "PREFECT_UI_ENABLED": "0",
@@ -49,7 +49,7 @@ class TemporaryServer:
         atexit.register(self.stop)
 
     def wait(self) -> None:
-        """Return when the server answers. Raises RunError if it ends or takes too long."""
+        """Wait until the server answers. Raises RunError if it ends or takes too long."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             with suppress(URLError, OSError), urlopen(f"{self.api_url}/health", timeout=5) as answer:
@@ -59,7 +59,7 @@ class TemporaryServer:
         raise RunError(
             "the temporary Prefect server did not start",
             where=self.api_url,
-            fix="see what `prefect server start` says, or set PREFECT_API_URL to a server that runs",
+            fix="see the output of `prefect server start`, or set PREFECT_API_URL to a running server",
         )
 
     def stop(self) -> None:

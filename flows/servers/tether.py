@@ -1,7 +1,7 @@
-"""A process that ends with the one that started it."""
+"""Code by which a process ends together with its parent."""
 
-# Run first in the new process. The kernel sends SIGTERM when the process that started this one is gone, even if it was
-# killed; Linux has it (1 is PR_SET_PDEATHSIG). It stays true of the command that the process then becomes.
+# To be run first in the new process. The kernel then sends it SIGTERM when its parent is gone, even if killed. Linux
+# only (1 is PR_SET_PDEATHSIG); it also holds for a command that the process then becomes by exec.
 END_WITH_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""`raymill up`, `status` and `down`: the servers, the worker, the deployments and the schedule of unattended nights."""
+"""`raymill up`, `status` and `down`: the servers, the worker, the deployments and their schedules."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ COLORS = {"prefect": "cyan", "mlflow": "magenta", "worker": "green", "up": "bold
 
 
 def up(settings: Settings, console: Console, overrides: Sequence[str], profile: str | None) -> None:
-    """Start everything, keep it running, stop it when told to. Raises an error before or after that, never during."""
+    """Start the services, keep them running, and stop them when asked to."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         began = time.perf_counter()
         services = plan(settings, overrides, profile, folder)
         for left in leftovers(folder):
-            console.print(f"ending what an earlier one left: process {left.pid}", highlight=False)
+            console.print(f"ending a process that an earlier raymill up left: {left.pid}", highlight=False)
         end(leftovers(folder))
         check_databases(settings)
         check_server(services, settings)
@@ -76,8 +76,10 @@ Lines = queue.Queue[str | None]
 
 @contextmanager
 def _deploying(worker: Service) -> Iterator[tuple[subprocess.Popen[str], Lines]]:
-    """The command that applies prefect.yaml and what belongs to it, with the worker's variables, and its lines, None
-    after the last. It is ended with the block."""
+    """Start `flows.servers.deploy` with the worker's variables; give its process and its lines, None after the last.
+
+    It is ended with the block.
+    """
     process = subprocess.Popen(
         Service("deploy", ["-m", "flows.servers.deploy"]).command,
         env={**os.environ, **worker.env},
@@ -106,8 +108,8 @@ def _deploying(worker: Service) -> Iterator[tuple[subprocess.Popen[str], Lines]]
 
 
 def _deploy(process: subprocess.Popen[str], lines: Lines, worker: Service, supervisor: Supervisor) -> None:
-    """Follow it to its end, and start the worker as soon as there is a work pool. Raises RunError where it fails."""
-    deadline, said, where = time.monotonic() + READY_TIMEOUT_S, [], str(PROJECT / "prefect.yaml")
+    """Follow the deploy process to its end; start the worker once the work pool exists. Raises RunError on failure."""
+    deadline, output, where = time.monotonic() + READY_TIMEOUT_S, [], str(PROJECT / "prefect.yaml")
     while True:
         supervisor.stop_if_told()
         if time.monotonic() > deadline:
@@ -118,13 +120,13 @@ def _deploy(process: subprocess.Popen[str], lines: Lines, worker: Service, super
             continue
         if line is None:
             break
-        said.append(line)
+        output.append(line)
         if line == POOL_READY:
             supervisor.start(worker)
         elif "successfully" in line:
             supervisor.say("deploy", line)
     if process.wait():
-        for line in said:
+        for line in output:
             supervisor.say("deploy", line)
         raise RunError("prefect.yaml could not be applied", where=where, fix="see the log")
 
@@ -145,11 +147,11 @@ def _ready(services: Sequence[Service], settings: Settings, seconds: float) -> s
     return "\n".join(lines)
 
 
-DEFAULT_API = "http://127.0.0.1:4200/api"  # pyproject.toml tells it to Prefect's own command
+DEFAULT_API = "http://127.0.0.1:4200/api"  # Prefect's own command reads it from pyproject.toml
 
 
 def check_server(services: Sequence[Service], settings: Settings) -> None:
-    """Raise RunError where Prefect's server is somebody else's (PREFECT_API_URL) and does not answer."""
+    """Raise RunError if an external Prefect server (PREFECT_API_URL) does not answer."""
     api = services[-1].env["PREFECT_API_URL"]
     if any(s.name == "prefect" for s in services):
         return
@@ -157,12 +159,12 @@ def check_server(services: Sequence[Service], settings: Settings) -> None:
         raise RunError(
             f"Prefect's server does not answer: {problem}",
             where=f"PREFECT_API_URL={api}",
-            fix="see that it is up; or unset PREFECT_API_URL, and one is started",
+            fix="start it; or unset PREFECT_API_URL, and raymill up starts one",
         )
 
 
 def check_port(service: Service, settings: Settings) -> None:
-    """Raise RunError where somebody listens already, saying who."""
+    """Raise RunError, naming the process, if the service's port is in use."""
     if not service.url:
         return
     port = int(service.url.rpartition(":")[2])
@@ -185,7 +187,7 @@ def _who(pid: int | None) -> str:
 
 
 def check_databases(settings: Settings) -> None:
-    """Raise an error unless each database that is named by URL lets us in."""
+    """Raise an error unless each PostgreSQL database of the settings can be connected to."""
     for name in ("prefect_database", "mlflow_database"):
         secret = getattr(settings.services, name)
         if secret is None or secret.get_secret_value().startswith("sqlite"):
@@ -193,13 +195,13 @@ def check_databases(settings: Settings) -> None:
         url = secret.get_secret_value()
         if not url.startswith("postgresql"):
             raise SettingsError(
-                f"{url} is no database for {name.partition('_')[0]}",
+                f"{url} is no URL of a database for {name.partition('_')[0]}",
                 where=f"services.{name}",
                 fix="postgresql+asyncpg://user:password@host/name for Prefect, postgresql+psycopg:// for MLflow",
             )
         if name == "mlflow_database" and find_spec("psycopg") is None:
             raise SettingsError(
-                "MLflow reaches PostgreSQL only with the package psycopg",
+                "MLflow needs the package psycopg for PostgreSQL",
                 where="services.mlflow_database",
                 fix='pip install --constraint constraints.txt --editable ".[postgres]"',
             )
@@ -227,8 +229,10 @@ def _check_postgres(where: str, url: str) -> None:
 
 @contextmanager
 def log(folder: Path, console: Console) -> Iterator[Any]:
-    """A function that writes a service's line to the console and, with its time, to up.log; the log of before is kept
-    once it is large."""
+    """Give a function that writes a service's line to the console and, with its time, to up.log.
+
+    A large log is renamed to up.1.log first.
+    """
     path = folder / "up.log"
     if path.exists() and path.stat().st_size > LOG_BYTES:
         os.replace(path, folder / "up.1.log")
@@ -238,7 +242,7 @@ def log(folder: Path, console: Console) -> Iterator[Any]:
 
         def say(name: str, line: str) -> None:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
-            with lock, suppress(ValueError):  # a line that comes when all is closed
+            with lock, suppress(ValueError):  # a line that comes after the file is closed
                 file.write(f"{now} {name:8} {line}\n")
                 console.print(f"[{COLORS.get(name, 'dim')}]{name:8}[/] ", end="", highlight=False)
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -247,22 +251,22 @@ def log(folder: Path, console: Console) -> Iterator[Any]:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """What runs and whether it answers; "well" says that all of it does."""
+    """Return which services run and whether they answer; "well" if all do."""
     folder = state_folder()
     if not is_up(folder):
         return {"up": False, "well": False, "services": {}, "left": [p.pid for p in leftovers(folder)]}
-    found = state(folder)
+    saved = state(folder)
     authorization = basic(settings.services)
-    for about in found.get("services", {}).values():
+    for about in saved.get("services", {}).values():
         about["problem"] = "" if psutil.pid_exists(about["pid"]) else "it has ended"
         if not about["problem"] and about["health"]:
             about["problem"] = answers(about["health"], authorization, 5.0)
-    well = bool(found.get("services")) and not any(about["problem"] for about in found["services"].values())
-    return {"up": True, "well": well, **found}
+    well = bool(saved.get("services")) and not any(about["problem"] for about in saved["services"].values())
+    return {"up": True, "well": well, **saved}
 
 
 def down() -> int:
-    """Stop what `up` started, also where that itself was killed; the number of processes that there were."""
+    """Stop everything that `up` started, even if `up` was killed; return the number of processes."""
     folder = state_folder()
     count = len(leftovers(folder))
     if is_up(folder) and (pid := state(folder).get("pid")):

@@ -1,4 +1,4 @@
-"""What is known of a running `raymill up`: a lock that it holds, and a file with its services. Imports little."""
+"""The state of a running `raymill up`: a lock that it holds, and a file with its services. Imports little."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tasks.core.sections import PROJECT
 
 
 def state_folder() -> Path:
-    """Where `up` keeps its lock, state and log: data/services, or RAYMILL_SERVICES_DIR."""
+    """Return the folder of `up`'s lock, state and log: RAYMILL_SERVICES_DIR or data/services."""
     return Path(os.environ.get("RAYMILL_SERVICES_DIR") or PROJECT / "data" / "services").resolve()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which goes with this process however it ends. Raises RunError if another has it."""
+    """Hold the folder's lock; the kernel frees it if this process dies. Raises RunError if another process has it."""
     with (folder / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,13 +47,13 @@ def is_up(folder: Path) -> bool:
 
 def state(folder: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        return found
+        saved: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        return saved
     return {}
 
 
 def use_what_is_up() -> None:
-    """Point this process at the servers of a running `up`, where it was not told of others, with its password."""
+    """Point this process at the servers of a running `up`, with its password, unless its variables name others."""
     folder = state_folder()
     if not (folder / "state.json").exists() or not is_up(folder):
         return
@@ -68,7 +68,7 @@ def use_what_is_up() -> None:
 
 
 def credentials(auth: str) -> dict[str, str]:
-    """Variables with which Prefect's and MLflow's clients are let in; auth: user:password."""
+    """Return the variables with which Prefect's and MLflow's clients authenticate; auth: user:password."""
     user, _, password = auth.partition(":")
     mlflow = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
     return {"PREFECT_API_AUTH_STRING": auth, **mlflow}

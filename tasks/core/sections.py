@@ -23,7 +23,7 @@ class DataConfig(Section):
 
     input: str | list[str] = Field(description="Files, folders or globs with reviews; local, s3:// or gs://")
     dataset: str = Field(description="A dataset profile: a name in conf/datasets, or a path to a YAML file")
-    items: str | list[str] | None = Field(description="Product metadata, the same way; null: there is none")
+    items: str | list[str] | None = Field(description="Product metadata, in the same ways; null: none")
 
 
 class StorageConfig(Section):
@@ -42,14 +42,14 @@ class RayConfig(Section):
     """The Ray session that stages run in."""
 
     address: str | None
-    env: list[str] = Field(description="Names of this process's variables that workers on a cluster get, too")
+    env: list[str] = Field(description="Environment variables to copy to a cluster's workers")
     logical_cpus: Positive | None
     object_store_mb: Annotated[int, Field(ge=100)]
     workers: Positive
 
 
 class TrackingConfig(Section):
-    """MLflow."""
+    """MLflow, where runs are recorded."""
 
     uri: str | None
     experiment: str
@@ -115,7 +115,7 @@ class ServicesConfig(Section):
     host: Annotated[str, Field(min_length=1)]
     prefect_port: Annotated[int, Field(ge=1, le=65535)]
     mlflow_port: Annotated[int, Field(ge=1, le=65535)]
-    auth: SecretStr | None = _secret("user:password, asked of everybody; needed where host is not loopback")
+    auth: SecretStr | None = _secret("user:password, required of every client; needed unless host is loopback")
     prefect_database: SecretStr | None = _secret("URL of Prefect's database; null: SQLite")
     mlflow_database: SecretStr | None = _secret("URL of MLflow's database; null: SQLite")
     mlflow_artifacts: str | None
@@ -130,9 +130,9 @@ class ServicesConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Who is told how a run ended."""
+    """Where to post how a run ended."""
 
-    webhook: Annotated[SecretStr, AfterValidator(_web_address)] | None = _secret("URL to post to; null: nobody is told")
+    webhook: Annotated[SecretStr, AfterValidator(_web_address)] | None = _secret("URL to post to; null: no messages")
 
 
 class LoggingConfig(Section):

@@ -1,7 +1,7 @@
-"""What a model learns to say of a review: the targets, their labels and the losses they are judged by.
+"""The targets that a model can learn, with their labels, losses and measures.
 
-A target's name is chosen in conf (`features.target`), travels in the facts of every snapshot made for it, and is turned
-back into a `Target` where it is needed. All that differs between targets is in its entry of `TARGETS`.
+The setting `features.target` names one; the facts of every snapshot made for it keep the name, and `target_of` turns it
+into a `Target`. All that differs between targets is in their entries of `TARGETS`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import pyarrow.compute as pc
 from tasks.core.errors import SettingsError
 
 Array = np.ndarray[Any, Any]
-POSITIVE_STARS = 4  # a review of so many stars or more is a positive one
+POSITIVE_STARS = 4  # a review with at least so many stars is positive
 
 
 @dataclass(frozen=True)
 class Target:
-    """One target. A lower `metric` is better; trees are grown, searches judged and models promoted by it.
+    """One target. Training, search and promotion minimize `metric`.
 
-    name: as in conf. says: in words, for pages. objective: XGBoost's. metric: XGBoost's name of the loss: rmse, logloss
-    or mlogloss. measures: all that evaluation reports, the metric first. low, high: the range of a prediction.
-    label_of: (n,) labels of canonical reviews, given with the fewest votes that count; null where a review has none.
-    classes: columns of a prediction; 1 for a number or a probability. unit: of RMSE and MAE, "" without one.
-    from_stars: (n,) labels expected from (n, 4) probabilities of more than 1, 2, 3 and 4 stars, for the text score;
-    None where stars do not tell the label: a model of the words then learns the label itself, a share from 0 to 1.
-    leaks: groups of features that give the label away and are never learned from. off: groups that are switched off
-    unless conf switches them on. caveat: a sentence for the model card.
+    name: as in the settings. says: a description for pages. objective: XGBoost's. metric: XGBoost's name of the loss:
+    rmse, logloss or mlogloss. measures: all that evaluation reports, the metric first. low, high: the range of a
+    prediction. label_of: computes (n,) labels from canonical reviews and the setting min_votes; null where a review has
+    none. classes: columns of a prediction; 1 for a number or a probability. unit: of RMSE and MAE, "" without one.
+    from_stars: computes (n,) expected labels from (n, 4) probabilities of more than 1, 2, 3 and 4 stars, for the text
+    score; None if stars do not determine the label: a model of the words then learns the label itself, a share from 0
+    to 1. leaks: groups of features that give the label away and are never used. off: groups that are off by default.
+    caveat: a sentence for the model card.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Target:
 
     @property
     def params(self) -> dict[str, Any]:
-        """XGBoost's parameters that belong to the target."""
-        several = {"num_class": self.classes} if self.classes > 1 else {}
-        return {"objective": self.objective, "eval_metric": self.metric, **several}
+        """Return XGBoost's parameters that depend on the target."""
+        classes = {"num_class": self.classes} if self.classes > 1 else {}
+        return {"objective": self.objective, "eval_metric": self.metric, **classes}
 
 
 def _stars(reviews: pa.Table, _: int) -> pa.Array:
@@ -69,13 +69,13 @@ def _is_positive(reviews: pa.Table, _: int) -> pa.Array:
 
 
 def _star_class(reviews: pa.Table, _: int) -> pa.Array:
-    """Classes 0 to 4: the stars rounded, less one."""
+    """Return classes 0 to 4: the rounded stars minus one."""
     stars = reviews["rating"].to_numpy().astype(np.float32)
     return pa.array(np.clip(np.floor(stars + 0.5), 1, 5).astype(np.float32) - 1)
 
 
 def _helpful_share(reviews: pa.Table, min_votes: int) -> pa.Array:
-    """The share of votes that are helpful, null where there are fewer than `min_votes` or where they are not known."""
+    """Return the share of helpful votes; null with fewer than `min_votes` or unknown votes."""
     helpful, total = (reviews[c].cast(pa.float32()) for c in ("helpful_votes", "total_votes"))
     enough = pc.fill_null(pc.greater_equal(total, float(min_votes)), False)
     return pc.if_else(enough, pc.divide(helpful, total), pa.scalar(None, pa.float32())).combine_chunks()
@@ -149,7 +149,7 @@ TARGETS = {
 
 
 def target_of(name: str) -> Target:
-    """Return the target of this name. Raises SettingsError for an unknown one."""
+    """Return the target with this name. Raises SettingsError for an unknown name."""
     if name not in TARGETS:
         raise SettingsError(f"unknown target {name!r}", where="features.target", fix=f"known: {', '.join(TARGETS)}")
     return TARGETS[name]
@@ -158,6 +158,6 @@ def target_of(name: str) -> Target:
 def labels(reviews: pa.Table, target: Target, min_votes: int) -> pa.Array:
     """Return the (n,) float32 labels of canonical reviews; null where a review has none.
 
-    min_votes: with fewer votes a review has no share of helpful ones.
+    min_votes: the fewest votes for which the share of helpful ones is a label.
     """
     return target.label_of(reviews, min_votes)

@@ -1,4 +1,4 @@
-"""The peers of the bench say the same of dirty rows, and the check that compares sides with them can fail."""
+"""The peers of the bench agree on dirty rows, and the check that compares the sides can fail."""
 
 from __future__ import annotations
 

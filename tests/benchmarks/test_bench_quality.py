@@ -1,4 +1,4 @@
-"""The bench of model quality: peers on made-up rows, and the numbers that are made of what the sides return."""
+"""The bench of model quality: peers on made-up rows, and the measures computed from the sides' results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
 
 @pytest.fixture
 def job(tmp_path: Path) -> quality.Job:
-    """200 rows to learn from, 40 to choose by, 40 to judge by; the words tell the stars."""
+    """200 train, 40 validation and 40 test rows; the words determine the stars."""
     rng = random.Random(1)
     rows = []
     for i in range(280):

@@ -1,4 +1,4 @@
-"""The peers of the text benches say the same of any text, and the checks that compare sides with them can fail."""
+"""The peers of the text benches agree on any text, and the checks that compare the sides can fail."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(peer: Peer, input: Path, out: Path) -> Output:
 
 @pytest.fixture(autouse=True)
 def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """tiktoken would put the vocabulary into the temporary folder and read it from there ever after."""
+    """Keep tiktoken from caching the vocabulary in the temporary folder, where later runs would read it."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
 
 

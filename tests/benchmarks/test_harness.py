@@ -1,4 +1,4 @@
-"""The bench checks before it times, counts memory once, and says the same things of every case."""
+"""The bench checks before it times, counts memory once, and reports every case in the same form."""
 
 from __future__ import annotations
 

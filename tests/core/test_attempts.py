@@ -1,4 +1,4 @@
-"""Attempts: believed only once their manifest is out, gone with their process, and damage is told."""
+"""Attempts: trusted only once their manifest is published, orphaned when their process dies; damage is an error."""
 
 from __future__ import annotations
 

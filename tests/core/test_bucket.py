@@ -1,4 +1,4 @@
-"""A bucket: what a store answers becomes an error that says what to do, and no message holds a secret."""
+"""A bucket: an answer of the object store becomes an error that says what to do, without secrets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_address_that_cannot_be_a_home_is_refused_without_its_secrets(url: st
 
 
 def refused(kind: type[RaymillError], bucket: Bucket) -> str:
-    """What the check before a run says; it names the place, what to do, and no secret."""
+    """Return the error of the check before a run, which names the place and what to do, but no secret."""
     with pytest.raises(kind) as caught:
         bucket.check()
     assert caught.value.where.startswith(f"s3://{bucket.name}")

@@ -26,7 +26,7 @@ def test_the_order_in_which_keys_were_set_does_not_matter(value: dict[str, Any])
 
 
 def test_the_spelling_is_fixed_for_good() -> None:
-    # Another spelling would make every snapshot there is a stranger.
+    # Another spelling would change the keys of all existing snapshots.
     value = {"b": [1, 2.5, None, True], "a": "é☃"}
     assert canonical_json(value) == '{"a":"é☃","b":[1,2.5,null,true]}'.encode()
     assert digest_of(value) == hashlib.sha256(canonical_json(value)).hexdigest()

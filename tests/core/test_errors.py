@@ -1,4 +1,4 @@
-"""Errors: a message that says what to do, an exit status, and both still there after a process border."""
+"""Errors: a message that says what to do, an exit status, and both kept between processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules of the product import each other in no circle, not even inside functions."""
+"""The product's modules have no circular imports, not even inside functions."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_commit_that_broke_off_is_finished_by_who_looks_for_it_and_nothing_is_
         with pytest.raises(KeyboardInterrupt):
             store.commit(writer, **ABOUT)
         store.discard(writer)  # what the runner does whatever was raised
-    assert list(store) == []  # published here only after there
+    assert list(store) == []  # published locally only after the bucket has it
     sent = {o.name for o in bucket.objects("") if not o.name.endswith("manifest.json")}
     assert sent
 

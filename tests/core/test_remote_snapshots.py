@@ -1,4 +1,4 @@
-"""Snapshots in a bucket: what comes from there is compared, damage is told, and only what nothing refers to may go."""
+"""Snapshots in a bucket: downloads are verified, damage is an error, and gc removes only what nothing refers to."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_a_damaged_file_in_the_bucket_is_an_error_that_says_what_to_do_and_gc_re
     assert list(store.there.leftovers({"k"}, full=False)) == []
     (left,) = store.there.leftovers({"k"}, full=True)
     assert left.why == "1 file(s) gone or changed"
-    assert left.names[0] == "snapshots/toy/k/manifest.json"  # first, so that nobody believes in the rest
+    assert left.names[0] == "snapshots/toy/k/manifest.json"  # first: without it no reader trusts the rest
     bucket.delete(left.names)
     assert bucket.objects("") == []
-    assert_whole(machine("a").find("toy", "k"))  # who has it whole sends it again
+    assert_whole(machine("a").find("toy", "k"))  # a machine with an intact copy uploads it again
     assert_whole(store.find("toy", "k"))
 
 

@@ -1,4 +1,4 @@
-"""Snapshots: only a manifest is believed, the first commit stands, and a digest is over content alone."""
+"""Snapshots: only manifests are trusted, the first commit stands, and a digest covers content alone."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_any_table_comes_back_as_it_went_in_and_with_the_same_digest(
         for key, given_order in (("1", order), ("2", order[::-1] if backwards else order)):
             writer = store.open_attempt("toy", key)
             for index, table in given_order:
-                # Pandas leaves notes in a schema; they are no content.
+                # Pandas adds metadata to a schema, which is not content.
                 writer.write_table(part_name(index), table.replace_schema_metadata({"pandas": key}), SCHEMA)
             snapshot = store.commit(writer, **ABOUT)
             digests.add(snapshot.digest)

@@ -1,4 +1,4 @@
-"""docs/reference.md is what the code says, and the code that writes it understands what it reads."""
+"""docs/reference.md is up to date, and the code that writes it reads settings and types correctly."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SIZES = st.integers(2, 60)
 
 
 def probabilities(rows: int, seed: int, classes: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that the predictions know something of; predictions rounded, so that there are ties."""
+    """Labels, and predictions that correlate with them, rounded so that there are ties."""
     rng = np.random.default_rng(seed)
     if classes > 1:
         p = rng.dirichlet(np.ones(classes), rows).round(2) + 0.01

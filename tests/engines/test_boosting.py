@@ -109,7 +109,7 @@ def test_what_cannot_be_learned_from_is_named_with_its_file_and_row(
     FileSink(str(tmp_path)).write_table("bad.parquet", pa.table(columns))
     files = [*write(tmp_path, [5]), tmp_path / "bad.parquet"]
     rows = boosting.Rows(boosting.slabs(files), FEATURES)
-    # The other ranks wait for this one's sketch, so the matrix is made, of what comes before.
+    # The other ranks wait for this one's sketch, so a matrix is made all the same, of the row groups before.
     assert boosting.matrix(rows).num_row() == 9
     assert rows.problem is not None
     assert rows.problem.what == f"{says} (row 2 of row group 1)"

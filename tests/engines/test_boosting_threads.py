@@ -17,7 +17,7 @@ FEATURES = ("a", "b", "c", "d")
 
 
 def slices(target: str, rows: int) -> list[tuple[Any, Any]]:
-    """Noisy sums with holes in them, with labels that the target may have."""
+    """Rows with missing values, and labels of the target that follow a noisy sum of each row."""
     random = np.random.default_rng(7)
     x = random.normal(size=(rows, len(FEATURES))).astype(np.float32)
     signal = x @ np.array([1.0, -2.0, 0.5, 3.0]) + random.normal(size=rows)

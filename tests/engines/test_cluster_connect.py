@@ -1,4 +1,4 @@
-"""Attaching to a cluster: what the address may be, what is said of one that is not there or does not fit."""
+"""Attaching to a cluster: which addresses are accepted, and the errors for one that is missing or does not fit."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_ray_client_is_refused_with_what_to_do_instead() -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Of a server that takes connections and says nothing."""
+    """The port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -198,7 +198,7 @@ def test_workers_get_the_variables_that_are_named_and_no_others(monkeypatch: pyt
 
 
 def test_inside_a_ray_job_the_jobs_own_environment_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray refuses to start where both say the same."""
+    """Ray refuses to start if the job and the driver set the same variable."""
     from ray.runtime_env import RuntimeEnv
     from ray.runtime_env.runtime_env import _merge_runtime_env
 
@@ -210,7 +210,7 @@ def test_inside_a_ray_job_the_jobs_own_environment_stands(monkeypatch: pytest.Mo
 
 
 def test_a_local_session_is_started_beside_a_cluster_that_runs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an address Ray would attach to the last one that `ray start` began, and refuse our arguments."""
+    """Without an address Ray would attach to the cluster of the last `ray start`, and refuse our arguments."""
     import ray
 
     asked: list[dict[str, Any]] = []

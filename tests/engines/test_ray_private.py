@@ -1,4 +1,4 @@
-"""What Ray does not promise to keep: it is there with the installed Ray, in one module, and can be done without."""
+"""Ray's private names: the installed Ray has them, only one module uses them, and all of them may be missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.engines import cluster_connect, ray_private
 from tasks.settings import load_settings
 
 EVERY = [(use, name) for use, names in ray_private.NAMES.items() for name in names]
-# Modules without an underscore that are as little promised.
+# Modules without an underscore that are private, too.
 UNPROMISED = "ray.tune.execution"
 
 
@@ -94,7 +94,7 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let this Ray be without the name, as its module is and as `ray_private` looks it up."""
+    """Remove the name from Ray's module, so that `ray_private` does not find it."""
     look_up = ray_private.look_up
 
     def without(asked: str) -> Any:

@@ -1,4 +1,4 @@
-"""A training run that was killed is taken up from its last checkpoint, if that is whole and of the same run."""
+"""A killed training run resumes from its last checkpoint, if that is whole and of the same run."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7}
 
 
 def matrices(target: str, seed: int = 0) -> tuple[Any, Any]:
-    """New matrices each time, as a new process has them: XGBoost keeps predictions with those it knows."""
+    """Make new matrices, as in a new process: XGBoost caches predictions for matrices that it knows."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(900, 4)).astype(np.float32)
     x[rng.random(x.shape) < 0.1] = np.nan

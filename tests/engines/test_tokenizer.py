@@ -27,7 +27,7 @@ def gpt2() -> Any:
 
 @pytest.fixture(scope="module")
 def encoder() -> Any:
-    """One for all tests: what it has learned of one text it uses for the next."""
+    """One encoder for all tests, since it caches the pieces of earlier texts."""
     made = tokenizer.encoder(tokenizer.recipe("gpt2").made)
     assert isinstance(made, tokenizer.PieceEncoder)
     return made

@@ -1,4 +1,4 @@
-"""A few rows stand for all: what is found out by them is what Great Expectations finds in the whole frame."""
+"""Rows that stand for all: Great Expectations finds the same in them as in the whole frame."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tasks.core.storage.store import SnapshotStore, damaged_files
 
 pytestmark = pytest.mark.fault
 
-# Two stages: `numbers`, and `squares` made from it, which keeps what it did in its scratch folder to resume from.
+# Two stages: `numbers`, and `squares` made from it, which resumes from the progress in its scratch folder.
 STAGES = """
 import json
 import sys

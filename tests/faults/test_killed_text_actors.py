@@ -45,7 +45,7 @@ if __name__ == "__main__":
     cluster.start(config.ray)
     stage = {"tokenize": tokenize, "count-words": count_words}[name]
     done = made(store, stage, [reviews], getattr(config, name.replace("-", "_")))
-    # Not to standard output, where Ray says what it lost.
+    # Not to standard output, where Ray reports lost workers.
     Path(sys.argv[4]).write_text(json.dumps({"digest": done.snapshot.digest, "rows": done.snapshot.rows()}))
     cluster.stop()
 """

@@ -45,7 +45,7 @@ if __name__ == "__main__":
         splits = put(store, "split", slices, facts={"features": ["a", "b"], "target": "rating"})
         done = made(store, train, [splits], config.train)
         runs.append({"digest": done.snapshot.digest, "from": done.notes["resumed_from_round"]})
-    # Not to standard output, where Ray says what it lost.
+    # Not to standard output, where Ray reports lost workers.
     (root / "runs.json").write_text(json.dumps(runs))
     cluster.stop()
 """

@@ -1,6 +1,6 @@
-"""A process killed while a snapshot goes to its bucket, or comes from it: the next one ends where it would have ended.
+"""A process killed while it uploads or downloads a snapshot: the next process comes to the same end.
 
-No stage runs twice: what is sealed is sent.
+No stage runs twice: a sealed snapshot is uploaded.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def test_killed_on_the_way_to_the_bucket_then_rerun_sends_the_rest_and_leaves_no
     home.kill("a", f"squares:{point}")
     again = home.finish("a")
     assert {stage: digest for stage, (digest, _) in again.items()} == undisturbed
-    # "Reused": found done. What was killed before it was sealed alone is done again.
+    # A reused stage was found done: only one that was killed before it was sealed runs again.
     assert {stage: reused for stage, (_, reused) in again.items()} == {
         "numbers": True,
         "squares": point != "before-manifest",

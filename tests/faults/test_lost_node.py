@@ -1,4 +1,4 @@
-"""Nodes of a cluster lost in the middle of every stage that works on them: the run goes on, to the same digests."""
+"""Nodes of a cluster lost in the middle of every stage that works on them: the run gives the same digests."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SETTINGS = [
 HIT = {"ingest", "clean", "describe", "near-duplicates", "count-words", "tokenize", "language-model", "embeddings"}
 HIT |= {"features", "split", "train", "tune", "refit", "evaluate"}
 
-# Python reads this when a worker starts. The first of a stage's workers that is about to give a finished file its name
-# takes its node down, and itself. The markers say which stages lost one.
+# Python runs this when a worker starts. The first worker of a stage that is about to rename a finished file kills its
+# node and itself. The markers name the stages that lost a node.
 KILL = """
 import os
 import signal
@@ -60,8 +60,8 @@ def replace(source, target, **given):
 os.replace = replace
 """
 
-# A head without CPUs, as KubeRay has it, and two nodes that work. Of a search, whose trials write nothing, the node is
-# killed that runs the trials, when the first has ended. Who is lost is replaced before the next stage begins.
+# A head without CPUs, as in KubeRay, and two worker nodes. In a search, whose trials write no files, the node that runs
+# the trials is killed when the first trial has ended. A lost node is replaced before the next stage begins.
 RUN = """
 import json
 import os

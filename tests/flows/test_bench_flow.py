@@ -1,4 +1,4 @@
-"""What the weekly bench keeps of a case."""
+"""What the weekly bench records of a case."""
 
 from __future__ import annotations
 

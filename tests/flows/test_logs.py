@@ -1,4 +1,4 @@
-"""The log of a run: what can be read by a machine, and what nobody can read."""
+"""The log of a run: JSON lines for machines, and secrets that nobody can read."""
 
 from __future__ import annotations
 

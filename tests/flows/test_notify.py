@@ -1,4 +1,4 @@
-"""What a webhook gets to hear of a run's end, and that its troubles are never the run's."""
+"""The message to a webhook about a run's end, and that a failing webhook never fails the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs that register at once: the second waits for the first, and for nobody who is dead."""
+"""Two runs that register at once: the second waits for the first, but not for a dead process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is tried again, how often, and how long is waited: a server in trouble must not be asked faster and faster."""
+"""Which faults are retried, how often, and after which delays: an overloaded server must not be asked ever faster."""
 
 from __future__ import annotations
 

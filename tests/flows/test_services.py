@@ -97,7 +97,7 @@ def test_a_database_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch
         check_databases(load_settings())
     assert "hidden" not in str(raised.value)
     monkeypatch.setenv("RAYMILL__SERVICES__PREFECT_DATABASE", "mysql://h/p")
-    with pytest.raises(SettingsError, match="is no database for prefect"):
+    with pytest.raises(SettingsError, match="is no URL of a database for prefect"):
         check_databases(load_settings())
 
 

@@ -85,7 +85,7 @@ def test_a_second_node_changes_no_digest_and_does_its_share(tmp_path: Path, samp
         assert len(second.tasks()) > 5, "the second node had nothing to do"
 
 
-# Attaches as a run does, and says what it is told, or which nodes are fit.
+# Attaches as a run does, and prints the error, or which nodes are fit.
 ATTACH = """
 import sys
 from pathlib import Path

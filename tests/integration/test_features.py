@@ -35,7 +35,7 @@ def past_of(rows: Rows, row: dict[str, Any], key: str) -> Rows:
 
 
 def known_of(past: Rows, row: dict[str, Any]) -> dict[str, float | None]:
-    """The definition of what is known of a key before a review, of the earlier ones."""
+    """Compute the past aggregates of a review by their definition; past: the earlier reviews of its key."""
     if not past:
         return {name: 0 if name == "count" else None for name in KNOWN}
     ratings = [r["rating"] for r in past]

@@ -1,4 +1,4 @@
-"""Runs that nobody hears of any more are Crashed, and the automation that does it is there once."""
+"""Runs without a heartbeat become Crashed, and there is exactly one automation that does it."""
 
 from __future__ import annotations
 

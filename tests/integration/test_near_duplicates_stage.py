@@ -1,4 +1,4 @@
-"""Near-duplicates on a real Ray session, validated as in a run, and what the split tells of them."""
+"""Near-duplicates on a real Ray session, validated as in a run, and what the split records of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unattended nights with real servers: who hears of a run's end, what becomes of a dead one, what can be watched."""
+"""Unattended nights with real servers: notifications of a run's end, dead runs, monitoring."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tasks.core.errors import InputError
 from tasks.core.storage.store import SnapshotStore
 from tasks.sources import locations
 from tasks.stages.ingest.stage import ingest
-from tests.support.accounts import Told, told, zipped
+from tests.support.accounts import Outcome, read_all, zipped
 from tests.support.raw_files import delimited, review, write_parquet
 from tests.support.s3_server import s3_server
 from tests.support.stage_runs import made, settings
@@ -67,7 +67,7 @@ def bucket(server: str, folder: Path) -> str:
     return "s3://reviews/deep/in"
 
 
-def contents(found: Told) -> tuple[list[dict[str, Any]], list[Any], set[str]]:
+def contents(found: Outcome) -> tuple[list[dict[str, Any]], list[Any], set[str]]:
     return found.kept, found.rejected, set(found.damage)
 
 
@@ -75,18 +75,18 @@ def test_a_prefix_is_read_as_a_folder_is(
     folder: Path, bucket: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
-    here, there = told(folder), told(f"{bucket}?{server}")
+    here, there = read_all(folder), read_all(f"{bucket}?{server}")
     assert contents(here) == contents(there)
     assert there.units == here.units > 10
     assert (len(here.kept), len(here.rejected), set(here.damage)) == (250, 50, {"damaged.parquet"})
 
 
 def test_a_bucket_a_file_and_a_glob_name_what_they_say(folder: Path, bucket: str, server: str) -> None:
-    assert len(told(f"s3://reviews?{server}").kept) == 250
+    assert len(read_all(f"s3://reviews?{server}").kept) == 250
     assert [f.name for f in locations.find([f"{bucket}/c.parquet?{server}"])] == ["c.parquet"]
     assert [f.name for f in locations.find([f"{bucket}/*.csv?{server}"])] == ["_SUCCESS.csv", "a.csv"]
     assert [f.name for f in locations.find([f"{bucket}/20*/*?{server}"])] == ["2015/b.jsonl.gz"]
-    both = told([f"{bucket}/a.csv?{server}", str(folder / "d.tsv")])
+    both = read_all([f"{bucket}/a.csv?{server}", str(folder / "d.tsv")])
     assert len(both.kept) + len(both.rejected) == 120
 
 
@@ -144,4 +144,4 @@ def test_credentials_that_are_wrong(bucket: str, server: str) -> None:
             assert "AWS_ACCESS_KEY_ID" in message
     finally:
         checks_begin_after("inf")
-    assert len(told(f"{bucket}?{server}").kept) == 250
+    assert len(read_all(f"{bucket}?{server}").kept) == 250

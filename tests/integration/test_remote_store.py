@@ -89,7 +89,7 @@ class Machines:
         return [first, second]
 
     def gc(self, name: str, *overrides: str) -> set[tuple[str, str]]:
-        """Run it; which snapshots went, and where."""
+        """Run gc; return which snapshots it removed, and where."""
         gone = set()
         for removal in maintenance.plan_gc(self.settings(name, *overrides)):
             maintenance.remove(removal)
@@ -104,7 +104,7 @@ def machines(server: S3Server, tmp_path: Path) -> Machines:
 
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if all in the bucket were old."""
+    """Make everything in the bucket count as old."""
     monkeypatch.setattr(remote_snapshots, "SETTLED", timedelta(seconds=-60))
 
 

@@ -1,4 +1,4 @@
-"""Files that are damaged, dangerous or no reviews at all: their readable rows are kept, the rest is told or refused."""
+"""Files that are damaged, dangerous or not reviews: their readable rows are kept, the rest is reported or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tasks.core.errors import InputError
 from tasks.sources import streams
-from tests.support.accounts import PACK, Told, told, zipped
+from tests.support.accounts import PACK, Outcome, read_all, zipped
 from tests.support.raw_files import BASE, DAY, delimited, review, write_parquet
 
 ROWS = [review(review_id=f"R{i:03}", review_body=f"Text {i} " + "é★\u2003" * (i % 7)) for i in range(200)]
@@ -29,7 +29,7 @@ TEXTS = {
 }
 
 
-def ids(found: Told) -> list[str]:
+def ids(found: Outcome) -> list[str]:
     return [row["review_id"] for row in found.kept]
 
 
@@ -44,7 +44,7 @@ def folder(path: Path, **files: bytes) -> Path:
 
 def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(InputError) as error:
-        told(path, "amazon-us", *overrides)
+        read_all(path, "amazon-us", *overrides)
     assert error.value.where
     assert error.value.fix
     assert error.value.exit_status == 2
@@ -65,7 +65,7 @@ class TestCutOff:
             text = "".join(json.dumps(row) + "\n" for row in rows)
         packed = PACK[packing](text.encode())
         (tmp_path / f"a.{ending}{packing}").write_bytes(packed[: int(share * len(packed))])
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         n = len(found.kept)
         assert ids(found) == [row["review_id"] for row in rows[:n]]
         assert [row["text"] for row in found.kept] == [row["review_body"] for row in rows[:n]]
@@ -81,14 +81,14 @@ class TestCutOff:
         rows = [review(review_id=f"R{i}", review_body='Two\n"lines"') for i in range(3)]
         text = delimited(rows).encode()
         (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text[:-back], compresslevel=0)[:-8])
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert {(row["text"], row["timestamp"]) for row in found.kept} == {('Two\n"lines"', DAY)}
         assert (ids(found), found.reasons) == (["R0", "R1"], [(2, CUT)])
 
     @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
     def test_a_json_array_gives_its_whole_elements(self, tmp_path: Path, share: float) -> None:
         (tmp_path / "a.json").write_text(TEXTS["json"][: 1 + int(share * len(TEXTS["json"]))])
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         n = len(found.kept)
         assert ids(found) == [f"R{i:03}" for i in range(n)]
         assert [row for row, _ in found.reasons] == ([n] if share else [])
@@ -97,14 +97,14 @@ class TestCutOff:
     def test_a_zip_has_its_directory_at_the_end(self, tmp_path: Path) -> None:
         (tmp_path / "a.zip").write_bytes(zipped({"a.csv": TEXTS["csv"].encode()})[:-30])
         assert "this zip file has no readable directory" in refused(tmp_path / "a.zip")
-        found = told(folder(tmp_path / "in", a_zip=(tmp_path / "a.zip").read_bytes()))
+        found = read_all(folder(tmp_path / "in", a_zip=(tmp_path / "a.zip").read_bytes()))
         assert (ids(found), list(found.damage)) == (["R1"], ["a.zip"])
 
     def test_a_parquet_file_has_its_footer_at_the_end(self, tmp_path: Path) -> None:
         data = write_parquet(tmp_path / "a.parquet", ROWS).read_bytes()[:-100]
         (tmp_path / "a.parquet").write_bytes(data)
         assert "the parquet file is cut off or damaged" in refused(tmp_path / "a.parquet")
-        found = told(folder(tmp_path / "in", a_parquet=data))
+        found = read_all(folder(tmp_path / "in", a_parquet=data))
         assert ids(found) == ["R1"]
         assert "cut off or damaged" in found.damage["a.parquet"]
 
@@ -112,7 +112,7 @@ class TestCutOff:
     def test_a_file_without_a_byte(self, tmp_path: Path, ending: str) -> None:
         (tmp_path / f"a.{ending}").touch()
         assert refused(tmp_path) == "the file is empty"
-        found = told(folder(tmp_path / "in", **{f"a_{ending}": b""}))
+        found = read_all(folder(tmp_path / "in", **{f"a_{ending}": b""}))
         assert (ids(found), found.damage) == (["R1"], {f"a.{ending}": "the file is empty"})
 
     @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -133,7 +133,7 @@ class TestParquet:
             for _ in range(3):
                 data[rng.randrange(4, len(data) - footer - 8)] ^= rng.randrange(1, 256)
             path.write_bytes(data)
-            found = told(tmp_path)
+            found = read_all(tmp_path)
             # What no checksum covers can change unseen: a letter within a text. Rows cannot go unseen.
             lost = len(ROWS) - len(found.kept) - len(found.rejected)
             assert (lost > 0) == bool(found.damage)
@@ -153,7 +153,7 @@ class TestParquet:
         row = {"reviewerID": "u", "asin": "B", "overall": 5, "unixReviewTime": 1_400_000_000, "helpful": pair}
         write_parquet(tmp_path / "a.parquet", [row])
         with pytest.raises(InputError, match=r"column 'helpful' has type .*, not a list of two whole numbers"):
-            told(tmp_path, "amazon-2014")
+            read_all(tmp_path, "amazon-2014")
 
 
 class TestBombs:
@@ -168,11 +168,11 @@ class TestBombs:
         packed = zipped({"a.jsonl": lines}) if packing == ".zip" else PACK[packing](lines)
         path = tmp_path / f"a{packing}"
         path.write_bytes(packed)
-        found = told(path, "amazon-us", "ingest.max_unpacked_ratio=20")
+        found = read_all(path, "amazon-us", "ingest.max_unpacked_ratio=20")
         assert list(found.damage.values()) == ["grows more than 20-fold when unpacked (limit max_unpacked_ratio)"]
         assert 1 << 20 <= len(found.kept) * len(line) < 2 << 20
         assert found.reasons in ([(len(found.kept), CUT)], [])
-        assert len(told(path, "amazon-us", "ingest.max_unpacked_ratio=100000").kept) == 20_000
+        assert len(read_all(path, "amazon-us", "ingest.max_unpacked_ratio=100000").kept) == 20_000
 
     def test_or_that_is_too_large_unpacked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         line = (json.dumps(BASE) + "\n").encode()
@@ -181,7 +181,7 @@ class TestBombs:
         monkeypatch.setattr(
             "tasks.sources.readers.limits", lambda config: streams.Limits(config.max_unpacked_gb * 100_000, 10**9)
         )
-        found = told(tmp_path, "amazon-us", "ingest.max_unpacked_gb=2")
+        found = read_all(tmp_path, "amazon-us", "ingest.max_unpacked_gb=2")
         assert len(found.kept) == 200_000 // len(line)
         assert list(found.damage.values()) == ["unpacks to more than 200,000 bytes (limit max_unpacked_gb)"]
 
@@ -189,7 +189,7 @@ class TestBombs:
 class TestNoReviews:
     def test_a_file_of_other_columns_stands_aside_and_the_folder_is_read(self, tmp_path: Path) -> None:
         products = b'{"asin": "B1", "title": "Lamp", "price": 3}\n'
-        found = told(folder(tmp_path / "in", b_csv=b"name,size\nx,3\n", c_jsonl=products, d_parquet=b"PAR1"))
+        found = read_all(folder(tmp_path / "in", b_csv=b"name,size\nx,3\n", c_jsonl=products, d_parquet=b"PAR1"))
         assert ids(found) == ["R1"]
         assert "is not the header that the profile expects" in found.damage["b.csv"]
         assert found.damage["c.jsonl"].startswith("mandatory column(s) missing: customer_id")
@@ -201,7 +201,7 @@ class TestNoReviews:
             "review_date,extra,review_body,star_rating,product_id,customer_id\n2015-01-01,?,Hi,3,P,9\n"
         )
         write_parquet(path / "d.parquet", [review(star_rating=2, customer_id=77, verified_purchase=True)])
-        found = told(path)
+        found = read_all(path)
         assert (len(found.kept), found.rejected, found.damage) == (203, [], {})
         assert [row["user_id"] for row in found.kept[-3:]] == ["9", "77", "12"]
 
@@ -211,15 +211,15 @@ class TestNoReviews:
         assert refused(tmp_path) == "100,015 columns; the limit is 2,000"
         pq.write_table(pa.table({name: [value] for name, value in [*many.items()][:3000]}), tmp_path / "a.parquet")
         assert refused(tmp_path / "a.parquet") == "3,000 columns; the limit is 2,000"
-        allowed = told(tmp_path / "a.parquet", "amazon-us", "ingest.max_columns=3000")
+        allowed = read_all(tmp_path / "a.parquet", "amazon-us", "ingest.max_columns=3000")
         (tmp_path / "b.jsonl").write_text(json.dumps(many) + "\n")  # only what the profile names is looked at
-        assert told(tmp_path / "b.jsonl").kept == allowed.kept != []
+        assert read_all(tmp_path / "b.jsonl").kept == allowed.kept != []
 
     def test_a_link_out_of_the_folder_is_listed_and_not_read(self, tmp_path: Path) -> None:
         (tmp_path / "secret.csv").write_text(delimited([review(review_id="secret")]))
         path = folder(tmp_path / "in")
         os.symlink(tmp_path / "secret.csv", path / "a.csv")
-        found = told(path)
+        found = read_all(path)
         assert (ids(found), found.damage) == (["R1"], {"a.csv": "a symbolic link out of the folder; not followed"})
 
     def test_zips_cannot_reach_out_of_themselves(self, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ class TestNoReviews:
         (tmp_path / "a.zip").write_bytes(zipped({"../up.csv": TEXTS["csv"].encode(), "a.csv": TEXTS["csv"].encode()}))
         with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
             archive.writestr(link, "/etc/passwd")
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert len(found.kept) == 200
         assert found.damage == {
             "a.zip/../up.csv": "its name leads out of the archive",
@@ -241,12 +241,12 @@ class TestNoReviews:
         for name in ("x", "y"):
             (tmp_path / name / "in").mkdir(parents=True)
             (tmp_path / name / "in" / "a.csv").write_text(delimited([BASE, review(star_rating=name)]))
-        found = told([str(tmp_path / "x" / "in"), str(tmp_path / "y" / "in")])
+        found = read_all([str(tmp_path / "x" / "in"), str(tmp_path / "y" / "in")])
         assert [(source, row) for source, row, _ in found.rejected] == [("000/in/a.csv", 1), ("001/in/a.csv", 1)]
 
 
 @pytest.mark.parametrize("bad", [b"", b"name,size\n1,2\n"])
 def test_a_folder_with_a_bad_file_is_refused_if_so_set(tmp_path: Path, bad: bytes) -> None:
     path = folder(tmp_path / "in", b_csv=bad)
-    assert len(told(path).kept) == 1
+    assert len(read_all(path).kept) == 1
     assert refused(path, "ingest.damaged_files=refuse")

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
-from tests.support.accounts import Told, told
+from tests.support.accounts import Outcome, read_all
 from tests.support.raw_files import BASE, delimited, review
 
 PLAIN = {"reviewerID": "u", "asin": "B1", "overall": 4, "reviewText": "Fine", "unixReviewTime": 1_400_000_000}
@@ -24,16 +24,16 @@ def lines(*rows: Any) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
-def of_lines(path: Path, *rows: Any, dataset: str = "amazon-2014") -> Told:
+def of_lines(path: Path, *rows: Any, dataset: str = "amazon-2014") -> Outcome:
     (path / "a.jsonl").write_text(lines(*rows))
-    return told(path / "a.jsonl", dataset)
+    return read_all(path / "a.jsonl", dataset)
 
 
 class TestValues:
     @pytest.mark.parametrize("stars", ["٥", "５", "Ⅴ", "⑤", "5 stars", "1_0", "0x5", "4,5"])
     def test_stars_are_numbers_in_ascii_digits(self, tmp_path: Path, stars: str) -> None:
         (tmp_path / "a.csv").write_text(delimited([review(star_rating=stars), BASE]))
-        assert told(tmp_path / "a.csv").reasons == [(0, "rating is not a number")]
+        assert read_all(tmp_path / "a.csv").reasons == [(0, "rating is not a number")]
         assert of_lines(tmp_path, {**PLAIN, "overall": stars}, PLAIN).reasons == [(0, "rating is not a number")]
 
     @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class TestValues:
     def test_the_period_is_a_setting_and_both_its_days_belong_to_it(self, tmp_path: Path) -> None:
         days = ["2010-01-01", "2009-12-31", "2012-06-30", "2012-07-01"]
         (tmp_path / "a.csv").write_text(delimited([review(review_id=day, review_date=day) for day in days]))
-        found = told(tmp_path, "amazon-us", "ingest.earliest=2010-01-01", "ingest.latest=2012-06-30")
+        found = read_all(tmp_path, "amazon-us", "ingest.earliest=2010-01-01", "ingest.latest=2012-06-30")
         assert [row["review_id"] for row in found.kept] == [days[0], days[2]]
         assert found.reasons == [(1, "timestamp before 2010-01-01"), (3, "timestamp in the future")]
 
@@ -83,7 +83,7 @@ class TestValues:
         prices = [math.inf, -math.inf, math.nan, "$1e999", "inf", -1, True, [3], "$1,299.50", 0]
         records = [{"asin": f"B{i}", "price": price} for i, price in enumerate(prices)]
         (tmp_path / "a.json").write_text(lines(*records) + "{'asin': 'P', 'price': 1e999}\n")
-        found = told(tmp_path, "amazon-2014", kind="items")
+        found = read_all(tmp_path, "amazon-2014", kind="items")
         assert [item["price"] for item in found.kept] == [None] * 8 + [1299.5, 0.0, None]
         assert (found.rejected, found.damage) == ([], {})
 
@@ -95,7 +95,7 @@ class TestText:
             (tmp_path / f"{i}.csv").write_bytes(csv.replace(b"CAFE", wrong))
             (tmp_path / f"{i}.jsonl").write_bytes(lines(review(review_body="CAFE")).encode().replace(b"CAFE", wrong))
         (tmp_path / "u.jsonl").write_text(lines(review(review_body="caf\ud83d")))
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert len(found.kept) == 9
         assert {row["text"].rstrip("\ufffd") for row in found.kept} == {"caf"}
 
@@ -103,7 +103,7 @@ class TestText:
         (tmp_path / "a.csv").write_text(delimited([review(review_body="a\0b"), BASE]))
         (tmp_path / "b.tsv").write_text(delimited([review(review_body="a\0b"), BASE], "\t", quoted=False))
         (tmp_path / "c.jsonl").write_text(lines(review(review_body="a\0b")) + '{"review_body": "\0"}\n')
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert [row["text"] for row in found.kept] == ["a\0b", "Bright lamp"] * 2 + ["a\0b"]
         assert found.reasons == [(1, "no user_id")]
 
@@ -111,12 +111,12 @@ class TestText:
         for data in (b"\0" * 100, delimited([BASE]).encode("utf-16")):
             (tmp_path / "a.csv").write_bytes(data)
             with pytest.raises(InputError, match="not UTF-8 or similar text"):
-                told(tmp_path)
+                read_all(tmp_path)
 
     @pytest.mark.parametrize("name", [" review_body ", '"review_body"', '" review_body"'])
     def test_blanks_and_quotes_around_a_columns_name_do_not_lose_it(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "a.csv").write_text(delimited([BASE]).replace("review_body", name))
-        assert told(tmp_path).kept[0]["text"] == "Bright lamp"
+        assert read_all(tmp_path).kept[0]["text"] == "Bright lamp"
 
 
 class TestLongRecords:
@@ -125,13 +125,13 @@ class TestLongRecords:
 
     def test_a_line_of_json_over_the_limit_is_rejected_alone(self, tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text(lines(BASE, review(review_body=self.LONG), review(review_id="R2")))
-        found = told(tmp_path, *self.SMALL)
+        found = read_all(tmp_path, *self.SMALL)
         assert [row["review_id"] for row in found.kept] == ["R1", "R2"]
         assert found.reasons == [(1, "record of 3 MB; the limit is 1 MB")]
 
     def test_so_is_an_element_of_an_array(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(json.dumps([BASE, review(review_body=self.LONG), review(review_id="R2")]))
-        found = told(tmp_path, *self.SMALL)
+        found = read_all(tmp_path, *self.SMALL)
         assert [row["review_id"] for row in found.kept] == ["R1", "R2"]
         assert found.reasons == [(1, "record of 3 MB; the limit is 1 MB")]
 
@@ -139,7 +139,7 @@ class TestLongRecords:
         rows = [review(review_id=f"R{i}") for i in range(30_000)]
         text = delimited(rows)
         (tmp_path / "a.csv").write_text(text + delimited([review(review_body=self.LONG), *rows], header=False))
-        found = told(tmp_path, *self.SMALL)
+        found = read_all(tmp_path, *self.SMALL)
         assert [row["review_id"] for row in found.kept] == [f"R{i}" for i in range(len(found.kept))]
         assert len(text) - (1 << 20) < len(found.kept) / len(rows) * len(text) <= len(text)
         assert "a record longer than 1 MB, or a quote that is never closed" in found.damage["a.csv"]
@@ -147,8 +147,8 @@ class TestLongRecords:
     def test_whoever_has_such_records_raises_the_limit(self, tmp_path: Path) -> None:
         rows = [BASE, review(review_body=self.LONG * 12), review(review_id="R2")]
         (tmp_path / "a.csv").write_text(delimited(rows))
-        assert "longer than 16 MB" in told(tmp_path).damage["a.csv"]
-        assert len(told(tmp_path, "amazon-us", "ingest.max_record_mb=40").kept) == 3
+        assert "longer than 16 MB" in read_all(tmp_path).damage["a.csv"]
+        assert len(read_all(tmp_path, "amazon-us", "ingest.max_record_mb=40").kept) == 3
 
 
 class TestRecords:
@@ -173,7 +173,7 @@ class TestRecords:
         text[4] = text[4].removesuffix(BASE[last_column]) + '"' + BASE[last_column]
         text[5:] = [line.replace('"', "") for line in text[5:]]  # no later quote closes it
         (tmp_path / "a.csv").write_text("\n".join([",".join(names), *text]))
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert [row["review_id"] for row in found.kept] == ["0", "1", "2", "3"]
         assert found.reasons == [(4, "a quote that opens here is never closed")]
         assert found.damage == {"a.csv": "a quote that opens in row 4 is never closed"}
@@ -241,7 +241,7 @@ def test_any_bytes_in_a_delimited_file_are_rows_rejects_or_told(data: bytes, end
     header = HEADER if ending == "csv" else HEADER.replace(b",", b"\t")
     with TemporaryDirectory() as folder:
         (Path(folder) / f"a.{ending}").write_bytes(header + data)
-        told(folder)
+        read_all(folder)
 
 
 RECORD = json.dumps(BASE).encode()
@@ -255,7 +255,7 @@ JSON = st.sampled_from(
 def test_any_bytes_in_a_json_file_are_rows_rejects_or_told(data: bytes, array: bool) -> None:
     with TemporaryDirectory() as folder:
         (Path(folder) / "a.json").write_bytes((b"[" + RECORD + b"," if array else RECORD + b"\n") + data)
-        told(folder)
+        read_all(folder)
 
 
 @settings(deadline=None, max_examples=100)
@@ -270,4 +270,4 @@ def test_a_file_of_any_bytes_is_read_or_refused_in_words(data: bytes, ending: st
     with TemporaryDirectory() as folder:
         (Path(folder) / f"a.{ending}").write_bytes(data)
         with suppress(InputError):
-            told(folder)
+            read_all(folder)

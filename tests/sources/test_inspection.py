@@ -194,7 +194,7 @@ class TestCommand:
         target.write_text("mine")
         assert run(monkeypatch, str(raw), "--write", str(target)) == 2
         assert target.read_text() == "mine"
-        assert "there already" in capsys.readouterr().err
+        assert "exists already" in capsys.readouterr().err
 
     def test_where_a_shipped_profile_fits_a_copy_of_it_is_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

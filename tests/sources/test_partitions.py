@@ -17,7 +17,7 @@ from tasks import sources
 from tasks.settings import load_settings
 from tasks.sources import delimited as delimited_text
 from tasks.sources.partitions import Unit
-from tests.support.accounts import PACK, Told, read, told, zipped
+from tests.support.accounts import PACK, Outcome, read, read_all, zipped
 from tests.support.raw_files import DAY, HEADER, delimited, review, write_parquet
 
 TEXTS = ["Plain", "Two\nlines", 'Three,\n\n"quoted"\r\nlines', '"', "", "é★😀\u2028", ',"\n",', "x" * 300]
@@ -33,7 +33,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
 
 
-def same(one: Told, other: Told) -> bool:
+def same(one: Outcome, other: Outcome) -> bool:
     return (one.kept, one.rejected, one.damage) == (other.kept, other.rejected, other.damage)
 
 
@@ -46,12 +46,12 @@ class TestQuotedCsv:
     ) -> None:
         text = delimited(ROWS) + "US,only,three\n" + delimited(ROWS, header=False)
         (tmp_path / "a.csv").write_bytes(bom + text.replace("\n", newline).encode())
-        whole = told(tmp_path)
+        whole = read_all(tmp_path)
         assert (len(whole.kept), len(whole.rejected), whole.units) == (96, 25, 1)
         monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
         monkeypatch.setattr("tasks.sources.partitions.SCAN_BYTES", 97)
         monkeypatch.setattr("tasks.sources.partitions._target", lambda _: target)
-        cut = told(tmp_path)
+        cut = read_all(tmp_path)
         assert cut.units >= min(50, len(text) // target // 2)
         assert same(cut, whole)
 
@@ -59,16 +59,16 @@ class TestQuotedCsv:
     def test_a_stray_quote_forbids_to_cut(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stray: str) -> None:
         lines = delimited(ROWS).replace("Plain", stray)
         (tmp_path / "a.csv").write_text(lines)
-        whole = told(tmp_path)
+        whole = read_all(tmp_path)
         monkeypatch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
-        cut = told(tmp_path)
+        cut = read_all(tmp_path)
         assert cut.units == 1
         assert same(cut, whole)
 
     @pytest.mark.usefixtures("small_parts")
     def test_a_quote_that_is_never_closed_forbids_it_too(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text(delimited(ROWS[:40]) + 'US,"12,R,never closed\n')
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert found.units == 1
         assert found.rejected[-1] == ("a.csv", 40, "a quote that opens here is never closed")
         assert found.damage == {"a.csv": "a quote that opens in row 40 is never closed"}
@@ -87,13 +87,13 @@ def test_any_quoted_fields_survive_any_cut(
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")  # the default leaves \r without quotes
     writer.writerows([HEADER, *(review(review_id=f"R{i}", review_body=f).values() for i, f in enumerate(fields))])
     path.write_bytes(text.getvalue().encode())
-    whole = told(path)
+    whole = read_all(path)
     assert [row["review_id"] for row in whole.kept] == [f"R{i}" for i in range(len(fields))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.sources.partitions.PART_MIN_BYTES", 1)
         patch.setattr("tasks.sources.partitions.SCAN_BYTES", scan)
         patch.setattr("tasks.sources.partitions._target", lambda _: target)
-        assert same(told(path), whole)
+        assert same(read_all(path), whole)
 
 
 USED = ("review_id", "customer_id", "product_id", "star_rating", "review_body", "review_date")
@@ -132,7 +132,7 @@ WRITTEN = {
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    found = told(write_parquet(tmp_path_factory.mktemp("plain") / "a.parquet", SOME))
+    found = read_all(write_parquet(tmp_path_factory.mktemp("plain") / "a.parquet", SOME))
     assert found.reasons == [(1, "rating outside 1..5")]
     return found.kept
 
@@ -148,7 +148,7 @@ class TestPackings:
         data = bom + WRITTEN[ending].replace("\n", newline).encode()
         packed = zipped({f"in/b.{ending}": data}) if packing == ".zip" else PACK.get(packing, bytes)(data)
         (tmp_path / f"a.{ending}{packing}").write_bytes(packed)
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert (found.kept, found.reasons, found.damage) == (expected, [(1, "rating outside 1..5")], {})
 
     @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
@@ -159,26 +159,26 @@ class TestPackings:
         data = WRITTEN[ending].encode()
         pieces = [data[:100], data[100:101], b"", data[101:]]
         (tmp_path / f"a.{ending}{packing}").write_bytes(b"".join(PACK[packing](piece) for piece in pieces))
-        assert told(tmp_path).kept == expected
+        assert read_all(tmp_path).kept == expected
 
     def test_what_a_file_is_packed_in_is_told_by_its_bytes(
         self, tmp_path: Path, expected: list[dict[str, Any]]
     ) -> None:
         (tmp_path / "a.csv").write_bytes(gzip.compress(WRITTEN["csv"].encode()))
         (tmp_path / "b.csv.gz").write_bytes(WRITTEN["csv"].encode())
-        assert told(tmp_path).kept == expected * 2
+        assert read_all(tmp_path).kept == expected * 2
 
     def test_every_member_of_a_zip_is_read_in_the_order_of_names(self, tmp_path: Path) -> None:
         members = {f"{name}.csv": delimited([review(review_id=name)]).encode() for name in "cab"}
         (tmp_path / "a.zip").write_bytes(zipped({**members, "readme.md": b"#", "empty.csv": b""}))
-        found = told(tmp_path)
+        found = read_all(tmp_path)
         assert [row["review_id"] for row in found.kept] == ["a", "b", "c"]
         assert found.damage == {"a.zip/empty.csv": "the file is empty"}
 
     def test_parquet_is_not_packed_again(self, tmp_path: Path) -> None:
         data = write_parquet(tmp_path / "a.parquet", SOME).read_bytes()
         (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(data))
-        assert told(tmp_path).damage == {"b.parquet.gz": "a parquet file inside gzip"}
+        assert read_all(tmp_path).damage == {"b.parquet.gz": "a parquet file inside gzip"}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_profile_may_name_another_encoding(tmp_path: Path, encoding: str, body
     (tmp_path / "mine.yaml").write_text(profile)
     bad = delimited([review(review_body=body)], header=False).rstrip("\n") + f",{body}\n"
     (tmp_path / "a.csv").write_bytes((delimited([review(review_body=body)]) + bad).encode(encoding))
-    found = told(tmp_path / "a.csv", str(tmp_path / "mine.yaml"))
+    found = read_all(tmp_path / "a.csv", str(tmp_path / "mine.yaml"))
     assert [(row["text"], row["timestamp"]) for row in found.kept] == [(body, DAY)]
     assert found.reasons == [(1, "16 fields in the line")]
 

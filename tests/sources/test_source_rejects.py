@@ -1,4 +1,4 @@
-"""What raw files cannot give: rows kept with a reason, files and profiles refused with one."""
+"""Unusable input: rows are rejected with a reason, files and profiles refused with one."""
 
 from __future__ import annotations
 

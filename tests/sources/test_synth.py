@@ -1,4 +1,4 @@
-"""Made-up reviews: the same for the same seed, with exactly the dirt that is reported, and stars that texts tell."""
+"""Made-up reviews: the same for the same seed, with exactly the dirt that is reported, and stars that fit the texts."""
 
 from __future__ import annotations
 

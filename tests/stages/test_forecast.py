@@ -1,4 +1,4 @@
-"""What is believed of trials: the process behind it against closed forms, what is tried next, and what is given up."""
+"""The forecast of trials: its Gaussian process against closed forms, what it suggests, and what it stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows dealt out to slices, in process: who goes where, who stays out and why."""
+"""Rows assigned to slices, in process: which go where, which are left out and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reading raw files gives and tells, with the account of it checked: what the tests of bad input look at."""
+"""Read raw files as ingest does and check the account of every row, for the tests of bad input."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tasks.stages.ingest import read_parts
 
 
 @dataclass
-class Told:
-    """Usable rows; (file, row in the file, reason) of the rejects; what is said of files not read, or not to their end;
-    the cuts made."""
+class Outcome:
+    """The result of reading: usable rows; (file, row in the file, reason) of the rejects; reasons of files not read, or
+    not to their end; the number of units."""
 
     kept: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[tuple[str, int, str]] = field(default_factory=list)
@@ -41,10 +41,10 @@ def settings_with(overrides: tuple[str, ...]) -> Settings:
     return load_settings(overrides=overrides)
 
 
-def told(
+def read_all(
     inputs: Path | str | Sequence[str], dataset: str = "amazon-us", *overrides: str, kind: Kind = "reviews"
-) -> Told:
-    """Read all that the inputs name, as ingest does. Raises what ingest raises."""
+) -> Outcome:
+    """Read all files of the inputs, as ingest does. Raises what ingest raises."""
     settings = settings_with(overrides)
     config = settings.ingest if kind == "reviews" else settings.ingest_items
     given = inputs if isinstance(inputs, (str, list, tuple)) else str(inputs)
@@ -54,9 +54,9 @@ def told(
     return read(sources.plan(source), recipe, {q.name: q.reason for q in source.quarantined})
 
 
-def read(parts: Sequence[sources.Part], recipe: sources.Recipe, damage: dict[str, str]) -> Told:
-    """Read these parts; every row counted must be usable or rejected, once."""
-    found = Told(damage=damage)
+def read(parts: Sequence[sources.Part], recipe: sources.Recipe, damage: dict[str, str]) -> Outcome:
+    """Read these parts; assert that every counted row is either usable or rejected, once."""
+    found = Outcome(damage=damage)
     accounts: dict[int, list[sources.Account]] = {}
     for i, part in enumerate(parts):
         loaded = sources.Loaded(part, recipe)

@@ -1,4 +1,4 @@
-"""The language model in plain Python, with a dictionary for each count: what the stage must come to."""
+"""The language model in plain Python, with a dictionary for each count: the oracle of the stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of its own for tests, where the machine has the programs; Debian puts them out of the path."""
+"""A PostgreSQL server of its own for tests, if the machine has the programs, which Debian leaves out of the path."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ import psutil
 
 TOKEN = "a-token-of-these-tests-alone"
 RAY = str(Path(sys.executable).with_name("ray"))
-# The GCS takes a node for dead after seconds, not half a minute. The token: what listens on more than loopback asks
-# who is there.
+# The GCS declares a node dead after seconds, not half a minute. The token: servers that listen on more than loopback
+# require authentication.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": TOKEN,
@@ -52,7 +52,7 @@ class Node:
             return []
 
     def kill(self) -> None:
-        """As a machine goes: the raylet by SIGKILL, then whatever ran under it."""
+        """Kill the node as a machine dies: the raylet by SIGKILL, then its children."""
         doomed = sorted(self.processes(), key=lambda p: p.name() != "raylet")
         for process in doomed:
             with suppress(psutil.NoSuchProcess):

@@ -200,7 +200,7 @@ def publish(store: SnapshotStore, out: Any) -> Snapshot:
 def make(inputs: Inputs, root: Path, title: str = "A report", *, drawn: bool = True) -> Snapshot:
     """Run the stage on these inputs and commit what it wrote.
 
-    drawn: with its plots; to draw them takes nearly all the time that a page takes.
+    drawn: with its plots, which take nearly all of the time.
     """
     store = SnapshotStore(root)
     out = store.open_attempt("report", "r" * 32)

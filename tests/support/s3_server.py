@@ -49,7 +49,7 @@ class S3Server:
         return remote._client(None, f"127.0.0.1:{self.port}", "http")
 
     def check_credentials_after(self, requests: str) -> None:
-        """From then on none are right ("inf": never)."""
+        """Refuse all credentials after so many requests ("inf": never)."""
         url = f"http://127.0.0.1:{self.port}/moto-api/reset-auth"
         asked = urllib.request.Request(url, requests.encode(), {"Content-Type": "text/plain"}, method="POST")
         urllib.request.urlopen(asked).close()

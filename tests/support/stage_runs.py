@@ -78,12 +78,12 @@ def put_features(store: SnapshotStore, *parts: Sequence[Mapping[str, Any]]) -> S
 
 
 def nothing_alike(store: SnapshotStore) -> Snapshot:
-    """The snapshot of near-duplicates where there are none."""
+    """Commit a snapshot of near-duplicates without any."""
     return put(store, "near-duplicates", {"": [NEAR_DUPLICATES.empty_table()]})
 
 
 def made(store: SnapshotStore, stage: Stage, inputs: Sequence[Any], config: BaseModel) -> StageRun:
-    """Run a stage; its output is not validated."""
+    """Run a stage without validating its output."""
     return run_stage(stage, inputs, config, store, validate=lambda _stage, _out: {})
 
 

@@ -1,4 +1,4 @@
-"""Small snapshots for tests of stores, and what is looked at in them."""
+"""Small snapshots for tests of stores, and helpers that inspect them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def made(store: SnapshotStore, key: str = "k", stage: str = "toy", table: pa.Tab
 
 
 def left(folder: Path) -> set[str]:
-    """Names at one key, but for the committed attempt."""
+    """List the names at one key, except the committed attempt."""
     manifest = folder / "manifest.json"
     committed = Snapshot("", "", "", str(folder)).manifest.attempt if manifest.exists() else ""
     return {p.name for p in folder.iterdir()} - {committed}

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Hook:
-    """A web server that keeps what is posted to it and answers as told, with the last status for good."""
+    """A web server that keeps what is posted to it and answers with `statuses` in turn, then with the last one."""
 
     statuses: list[int] = field(default_factory=lambda: [200])
     posted: list[dict[str, Any]] = field(default_factory=list)
@@ -24,15 +24,15 @@ class Hook:
 
 @contextmanager
 def listening() -> Iterator[Hook]:
-    told = Hook()
-    told.answer.set()
+    hook = Hook()
+    hook.answer.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            told.answer.wait(60)
-            self.send_response(told.statuses.pop(0) if len(told.statuses) > 1 else told.statuses[0])
-            for name, value in told.headers:
+            hook.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            hook.answer.wait(60)
+            self.send_response(hook.statuses.pop(0) if len(hook.statuses) > 1 else hook.statuses[0])
+            for name, value in hook.headers:
                 self.send_header(name, value)
             self.end_headers()
 
@@ -41,8 +41,8 @@ def listening() -> Iterator[Hook]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    told.url = f"http://127.0.0.1:{server.server_port}/T000/s3cretpath"
-    yield told
-    told.answer.set()
+    hook.url = f"http://127.0.0.1:{server.server_port}/T000/s3cretpath"
+    yield hook
+    hook.answer.set()
     server.shutdown()
     server.server_close()

@@ -1,11 +1,10 @@
-"""What the catalogue says of the item of each review: a keyed exchange of reviews and items.
+"""Join each review with its item's metadata from the catalogue, by keyed exchange.
 
-Review files and item files are blocks of the same exchange: each sends its rows to the bucket of the item's hash, and
-the bucket sends what it knows back to the review files. No file is read whole by more than one task, however big the
-catalogue is.
+Review files and item files are blocks of one exchange: each sends its rows to the bucket of the item's hash, and the
+bucket answers the review files. Each file is read whole by one task only, however big the catalogue is.
 
-Prices and ranks are those of the day when the catalogue was collected, the same for all reviews of an item: they tell
-nothing of single reviews, but a price of that day was not known on the review's.
+Prices and ranks are from the day when the catalogue was collected, the same for all reviews of an item: they reveal
+nothing about single reviews, but were not known on a review's own day.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import pyarrow as pa
 from tasks.parallel.exchange import keyed_exchange
 from tasks.stages.features.past_aggregates import READ
 
-# Columns of the stage items, by the names that they have as features.
+# Columns of the stage `items`, by their names as features.
 METADATA = {
     "price": "price",
     "sales_rank": "sales_rank",
@@ -33,20 +32,20 @@ Block = tuple[str, Path]  # "reviews" or "items", and a file of them
 
 
 def with_items(reviews: Sequence[Path], items: Sequence[Path], buckets: int) -> list[Any]:
-    """For each file of reviews a reference to its rows' columns READ, KEYS and METADATA.
+    """Return, for each file of reviews, a reference to the columns READ, KEYS and METADATA of its rows.
 
-    The category is the review's own, the item's where it has none. What is not in the catalogue is null.
+    The category is the review's own, else the item's. Values missing from the catalogue are null.
     """
     import ray
 
     blocks = [*(("reviews", f) for f in reviews), *(("items", f) for f in items)]
     answers = keyed_exchange(blocks, split_by_item, partial(answer_items, reviews=len(reviews)), buckets)
     attach = ray.remote(attached)
-    return [attach.remote(file, *found) for file, found in zip(reviews, answers[: len(reviews)], strict=True)]
+    return [attach.remote(file, *tables) for file, tables in zip(reviews, answers[: len(reviews)], strict=True)]
 
 
 def split_by_item(block: Block, buckets: int) -> list[pa.Table]:
-    """The rows of reviews (`row`, `item_id`) or items (`item_id` and their columns), hash-partitioned by item."""
+    """Partition reviews (`row`, `item_id`) or items (`item_id` and their columns) by the item's hash."""
     kind, file = block
     if kind == "reviews":
         rows = pl.read_parquet(file, columns=["item_id"], hive_partitioning=False).with_row_index("row")
@@ -59,17 +58,17 @@ def split_by_item(block: Block, buckets: int) -> list[pa.Table]:
 
 
 def answer_items(slices: list[pa.Table], reviews: int) -> list[pa.Table]:
-    """For the review blocks, which come first, `row` and what is known of its item; for the others an empty table."""
+    """Answer the review blocks, which come first, with `row` and its item's columns; the others with empty tables."""
     frames = [pl.DataFrame(pl.from_arrow(s)) for s in slices]
     items = pl.concat(frames[reviews:])
-    found = [frame.join(items, on="item_id", how="inner").drop("item_id").to_arrow() for frame in frames[:reviews]]
-    return [*found, *(pa.table({}) for _ in frames[reviews:])]
+    joined = [frame.join(items, on="item_id", how="inner").drop("item_id").to_arrow() for frame in frames[:reviews]]
+    return [*joined, *(pa.table({}) for _ in frames[reviews:])]
 
 
 def attached(file: Path, *answers: pa.Table) -> pa.Table:
-    """The file's reviews, row by row, with what was found of their items."""
-    found = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).rename({"category": "item_category"})
+    """Return the file's reviews, in order, with the columns of their items."""
+    items = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).rename({"category": "item_category"})
     rows = pl.read_parquet(file, columns=[*READ, "category"], hive_partitioning=False).with_row_index("row")
-    rows = rows.join(found, on="row", how="left", maintain_order="left")
+    rows = rows.join(items, on="row", how="left", maintain_order="left")
     category = pl.coalesce("category", "item_category")
     return rows.with_columns(category).select(*READ, *KEYS, *METADATA).to_arrow()

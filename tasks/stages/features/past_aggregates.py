@@ -1,8 +1,8 @@
-"""What was known of a user, an item, a category or a brand before a review's own moment.
+"""Aggregates over the earlier reviews of a user, an item, a category or a brand, known before a review's own time.
 
-Reviews of one moment (often the same day) do not see each other. Each file sends one row per key and moment, not one
-per review, to the bucket of the key: of a category with a million reviews a few thousand days travel. The bucket adds
-the moments up in the order of time, shifted by one, and each file gets the answers of its own keys and moments back.
+Reviews of the same time (often the same day) do not see each other. Each file sends one row per key and time, not per
+review, to the bucket of the key: for a category with a million reviews only a few thousand days are sent. The bucket
+adds them up in order of time, shifted by one, and sends each file the answers for its own keys and times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.parallel.exchange import keyed_exchange
 DAY_MS = 86_400_000
 SUMS = ("n", "total", "squares", "ones", "fives", "helpful", "votes")
 READ = ("timestamp", "rating", "helpful_votes", "total_votes")
-# The columns of the answers, all of earlier reviews with the key, null where there is none.
+# The columns of the answers: aggregates of the key's earlier reviews, null without any.
 KNOWN = {
     "count": "earlier reviews",
     "mean": "mean of their stars",
@@ -39,15 +39,15 @@ Block: TypeAlias = Path | pa.Table  # reviews: a file of them, or their columns 
 
 
 def known_before(blocks: Sequence[Any], key: str, buckets: int) -> list[list[Any]]:
-    """For each block of reviews (or reference to one), references to what was known of its keys, in `buckets` tables.
+    """Return, for each block of reviews (or reference to one), references to `buckets` tables of past aggregates.
 
-    `in_row_order` makes columns of them.
+    `in_row_order` turns them into columns.
     """
     return keyed_exchange(blocks, partial(split_by_key, key=key), answer_past, buckets)
 
 
 def split_by_key(block: Block, buckets: int, key: str) -> list[pa.Table]:
-    """Sums over a block's reviews of one key and moment (`key`, `ms`, SUMS), hash-partitioned by key."""
+    """Sum a block's reviews by key and time (`key`, `ms`, SUMS), hash-partitioned by key."""
     known = pl.col("total_votes") > 0
     moments = (
         moment_keys(block, key)
@@ -68,7 +68,7 @@ def split_by_key(block: Block, buckets: int, key: str) -> list[pa.Table]:
 
 
 def moment_keys(block: Block, key: str) -> pl.DataFrame:
-    """`key`, `ms` and what is added up, row by row."""
+    """Return `key`, `ms` and the columns to sum, for each review in order."""
     if isinstance(block, pa.Table):
         reviews = pl.DataFrame(pl.from_arrow(block.select([key, *READ])))
     else:
@@ -83,15 +83,15 @@ def moment_keys(block: Block, key: str) -> pl.DataFrame:
 
 
 def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
-    """For each block's keys and moments, the columns KNOWN."""
-    told = pl.concat(
+    """Return the columns KNOWN for each block's keys and times."""
+    sums = pl.concat(
         [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
     )
     before = (
-        told.group_by("key", "ms")
+        sums.group_by("key", "ms")
         .agg(pl.col(SUMS).sum())
         .sort("key", "ms")
-        # Cumulative over the key's moments, shifted by one: a moment sees those before it, never itself.
+        # Cumulative over the key's times, shifted by one: each sees the earlier ones, never itself.
         .with_columns(
             pl.col(SUMS).cum_sum().shift(1).over("key"),
             last=(pl.col("total") / pl.col("n")).shift(1).over("key"),
@@ -115,14 +115,14 @@ def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
         helpful=pl.col("helpful") / votes,
         votes=pl.col("votes") / n,
     ).with_columns(pl.col(list(KNOWN)).cast(pl.Float32))
-    found = told.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left")
-    by_block = found.partition_by("block", as_dict=True, include_key=False)
-    nothing = found.clear().drop("block")
-    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+    answered = sums.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left")
+    by_block = answered.partition_by("block", as_dict=True, include_key=False)
+    empty = answered.clear().drop("block")
+    return [by_block.get((i,), empty).to_arrow() for i in range(len(slices))]
 
 
 def in_row_order(block: Block, key: str, answers: Sequence[pa.Table], names: Sequence[str]) -> dict[str, pl.Series]:
-    """The columns `names` of KNOWN for each review of the block; all null where the key is."""
+    """Return the columns `names` of KNOWN for each review of the block; null where the key is null."""
     together = pl.concat([pl.DataFrame(pl.from_arrow(a)).select("key", "ms", *names) for a in answers])
     rows = moment_keys(block, key).select("key", "ms")
     return rows.join(together, on=["key", "ms"], how="left", maintain_order="left").select(names).to_dict()

@@ -1,4 +1,4 @@
-"""Settings of the stage `features`, with a switch for each declared group, and the features that they select."""
+"""Settings of the stage `features`, with a switch for each declared group; the features that they select."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class FeaturesConfig(Section):
 def wanted_groups(
     config: FeaturesConfig, *, with_items: bool, with_language: bool, embedded: Sequence[str] = ()
 ) -> Groups:
-    """The groups switched on and the names of their features; what there is no input for is left out.
+    """Return the groups that are on and the names of their features, without those that lack an input.
 
-    embedded: the columns of the stage `embeddings`, which are as many as conf says.
+    embedded: the columns of the stage `embeddings`.
 
-    Raises SettingsError where nothing is left to learn from.
+    Raises SettingsError if no group is left.
     """
     switched = config.groups.model_dump()
     target = target_of(config.target)
-    for group, wanted in switched.items():
-        if wanted is None:
+    for group, on in switched.items():
+        if on is None:
             switched[group] = group not in target.off
         switched[group] &= group not in target.leaks
     columns = {group.name: list(group.columns) for group in declared_groups().values()}

@@ -1,8 +1,7 @@
-"""The form of texts: lengths, marks, capitals, stretched words, and what makes two texts the same.
+"""Measure the form of texts: lengths, punctuation, capitals, stretched words; and digests that find equal texts.
 
-Counted over the bytes of all texts at once, as `tasks.algorithms.pretokens` cuts them: each character class is one
-look-up in
-a table of 256, each count the difference of two places in a sorted list of positions.
+Counts run over the bytes of all texts at once, in chunks of `tasks.algorithms.pretokens`: each character class is one
+look-up in a table of 256, each count the difference of two places in a sorted list of positions.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.algorithms import pretokens
 
-CHUNK_BYTES = 1 << 20  # looked at at once, so that the arrays stay in the cache
+CHUNK_BYTES = 1 << 20  # processed at once, so that the arrays stay in the cache
 UPPER, LOWER, DIGIT, BLANK, INSIDE = (1 << k for k in range(5))  # INSIDE: of a character, but not its first byte
 TEXT_SHAPE = {
     "n_chars": "characters of the text",
@@ -23,9 +22,9 @@ TEXT_SHAPE = {
     "questions": "question marks per 100 characters",
     "capitals": "share of capitals among the letters A-Z, a-z",
     "digits": "digits per 100 characters",
-    "word_chars": "characters of a word on average, null without words",
-    "shouted": "words of two capitals or more and nothing small, as a share of all words",
-    "stretched": "letters that come three times in a row or more (sooo), per 100 words",
+    "word_chars": "average characters of a word, null without words",
+    "shouted": "share of words with two capitals or more and no small letter",
+    "stretched": "letters repeated three times or more in a row (sooo), per 100 words",
 }
 
 
@@ -42,16 +41,16 @@ CLASSES = _table()
 
 
 def shape(texts: pl.Series) -> pl.DataFrame:
-    """(n,) float32 columns TEXT_SHAPE of n texts."""
-    found = [_shape(texts[rows]) for rows in pretokens.chunks(texts, CHUNK_BYTES)]
+    """Return the (n,) float32 columns TEXT_SHAPE of n texts."""
+    chunks = [_shape(texts[rows]) for rows in pretokens.chunks(texts, CHUNK_BYTES)]
     empty = pl.DataFrame(schema=dict.fromkeys(TEXT_SHAPE, pl.Float32))
-    return pl.concat([empty, *found])
+    return pl.concat([empty, *chunks])
 
 
 def _shape(texts: pl.Series) -> pl.DataFrame:
     data, ends = pretokens.text_bytes(texts)
     classes = CLASSES[data]
-    first_byte = np.zeros(len(data) + 1, bool)  # of a text; one more, where empty ones at the end begin
+    first_byte = np.zeros(len(data) + 1, bool)  # of a text; one extra place, where empty texts at the end begin
     first_byte[ends[:-1]] = True
     first_byte = first_byte[:-1]
 
@@ -64,10 +63,10 @@ def _shape(texts: pl.Series) -> pl.DataFrame:
     begins[1:] &= blank[:-1] | first_byte[1:]
     word = np.flatnonzero(begins)
     words = count(word, ends)
-    until = np.append(word, len(data))  # what follows a word up to the next one is blank
+    until = np.append(word, len(data))  # only blanks are between a word and the next one
     shouted = (np.diff(uppers[until]) >= 2) & (np.diff(lowers[until]) == 0)
 
-    same = (data[1:] == data[:-1]) & (upper | lower)[1:] & ~first_byte[1:]  # a letter and its neighbour to the left
+    same = (data[1:] == data[:-1]) & (upper | lower)[1:] & ~first_byte[1:]  # a letter equals the one to its left
     thrice = same[1:] & same[:-1]
     thrice[1:] &= ~thrice[:-1].copy()
 
@@ -88,25 +87,25 @@ def _shape(texts: pl.Series) -> pl.DataFrame:
 
 
 def up_to(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """How many of the bytes before each place are so: (n + 1,), 0 first."""
+    """Count the true values before each place: (n + 1,), 0 first."""
     sums = np.zeros(len(mask) + 1, np.int32)
     np.cumsum(mask, out=sums[1:])
     return sums
 
 
 def count(positions: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of the ascending positions lie in each text."""
+    """Count how many of the ascending positions lie in each text."""
     return np.diff(np.searchsorted(positions, ends))
 
 
 def text_digest(texts: pl.Series) -> pl.Series:
-    """(n,) uint64, the same for texts that differ in letter case and white space alone; null for an empty one.
+    """Return (n,) uint64 digests, equal for texts that differ only in letter case and white space; null for empty ones.
 
-    Two of 10 million different texts share a digest with a probability of 3e-6. BLAKE2 is the same everywhere, and for
-    texts of this length faster than arithmetic on whole columns.
+    Two of 10 million different texts share a digest with a probability of 3e-6. BLAKE2 gives the same on every machine,
+    and is faster for texts of this length than arithmetic on whole columns.
     """
-    said = texts.str.to_lowercase().str.strip_chars()
-    odd = said.str.contains(r"\s\s|[^\S ]").arg_true()  # few after clean, and to look is ten times as fast
-    said = said.scatter(odd, said.gather(odd).str.replace_all(r"\s+", " "))
-    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in said)
-    return pl.select(pl.when(said != "").then(pl.Series(np.frombuffer(digests, "<u8")))).to_series()
+    normal = texts.str.to_lowercase().str.strip_chars()
+    odd = normal.str.contains(r"\s\s|[^\S ]").arg_true()  # few after clean, and searching is ten times as fast
+    normal = normal.scatter(odd, normal.gather(odd).str.replace_all(r"\s+", " "))
+    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in normal)
+    return pl.select(pl.when(normal != "").then(pl.Series(np.frombuffer(digests, "<u8")))).to_series()

@@ -1,8 +1,8 @@
-"""Raw files into canonical tables on Modin over Ray: what ingest and ingest-items have in common.
+"""Read raw files into canonical tables on Modin over Ray, for `ingest` and `ingest-items`.
 
-Each part is read, mapped and written in one Ray task, a block at a time, so that no more than a block of it is ever in
-memory. What the task hands back, as a partition of a Modin frame, is the account of what it did.
-A part that an earlier snapshot has is taken over from it: of a folder that has grown, only the new files are read.
+Each part is read, mapped and written in one Ray task, block by block, so that only one block of it is in memory. The
+task returns an account of what it did, as a partition of a Modin frame. A part that an earlier snapshot has is linked
+from it: when a folder has grown, only the new files are read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tasks.core.stage import Stage
 from tasks.domain.schemas import FEW_VALUES, QUARANTINE, REJECTS
 from tasks.engines import cluster, frames
 
-# What the task that reads a part tells of it: a row for each file that it wrote, and for each unit that it read (`row`:
-# the unit's first byte, `rows`: how many it has, `reason`: what ended it early).
+# The account of a part: a row for each file written and for each unit read (`row`: the unit's first byte, `rows`: its
+# number of rows, `reason`: why it ended early).
 OUTCOME = pa.schema(
     {"kind": pa.string(), "source": pa.string(), "row": pa.int64(), "reason": pa.string()}
     | {"name": pa.string(), "size": pa.int64(), "rows": pa.int64(), "sha256": pa.string()}
@@ -36,7 +36,7 @@ Extras = Callable[[pa.Table], dict[str, pa.Table]]  # tables beside a block's ro
 def read(
     stage: Stage, source: sources.Source, recipe: sources.Recipe, out: SnapshotWriter, extras: Extras | None = None
 ) -> None:
-    """Read all of the source. Writes the canonical table, `rejects/` and `quarantine/`, and counts the rows."""
+    """Read the whole source; write the canonical table, `rejects/` and `quarantine/`, and count the rows."""
     out.side_table("quarantine")
     config = recipe.config.model_dump(mode="json")
     how = digest_of([stage.code, config, source.profile.model_dump(mode="json")])
@@ -53,7 +53,7 @@ def read(
 
 
 def first_reject(out: SnapshotWriter) -> str:
-    """The first rejected record, for a message."""
+    """Describe the first rejected record, for an error message."""
     files = out.files("rejects")
     if not files:
         return ""
@@ -73,19 +73,19 @@ def _read_parts(
     import ray
 
     numbered = [(i, parts[i]) for i in new]
-    # The frame is let go at once: parts of one that is held are read again, and written, where their node is lost.
+    # The frame is not kept: Ray would read and write parts of a kept frame again if their node is lost.
     outcomes = frames.to_driver(frames.from_map(load_part, numbered, recipe=recipe, extras=extras, sink=out.sink))
-    told = dict(zip(new, (outcome.to_pylist() for outcome in outcomes), strict=True))
-    units = {i: [r for r in told[i] if r["kind"] == "unit"] for i in new}
+    rows = dict(zip(new, (outcome.to_pylist() for outcome in outcomes), strict=True))
+    units = {i: [r for r in rows[i] if r["kind"] == "unit"] for i in new}
     files = {
-        i: [FileEntry(**{k: r[k] for k in FileEntry.model_fields}) for r in told[i] if r["kind"] == "file"] for i in new
+        i: [FileEntry(**{k: r[k] for k in FileEntry.model_fields}) for r in rows[i] if r["kind"] == "file"] for i in new
     }
     firsts = first_rows({**units, **{i: record.about for i, record in done.items()}})
     renumber = ray.remote(renumber_rejects)
     moved = [i for i in new if any(firsts[i]) and any(e.table == "rejects" for e in files[i])]
     renumbered = dict(zip(moved, cluster.gather(renumber.remote(out.sink, i, firsts[i]) for i in moved), strict=True))
     for i in moved:
-        (out.root / part_name(i, "renumber")).unlink()  # not by the task: it begins again where its node is lost
+        (out.root / part_name(i, "renumber")).unlink()  # not in the task, which Ray runs again if its node is lost
     for i in new:
         entries = [renumbered[i] if i in renumbered and e.table == "rejects" else e for e in files[i]]
         out.part(
@@ -97,7 +97,7 @@ def _read_parts(
 def load_part(
     numbered: tuple[int, sources.Part], recipe: sources.Recipe, extras: Extras | None, sink: FileSink
 ) -> pa.Table:
-    """Read one part and write its usable rows, a block at a time; returns the OUTCOME."""
+    """Read one part and write its usable rows, block by block; return its account (OUTCOME)."""
     index, part = numbered
     loaded = sources.Loaded(part, recipe)
     files: list[FileEntry] = []
@@ -105,40 +105,40 @@ def load_part(
         files.append(sink.write_table(part_name(index, block=block), rows, recipe.schema, dictionary=FEW_VALUES))
         for name, table in (extras(rows) if extras else {}).items():
             files.append(sink.write_table(part_name(index, name, block), table, packed=False))
-    told: list[dict[str, Any]] = []
+    outcome: list[dict[str, Any]] = []
     rejects = []
     for number, account in enumerate(loaded.accounts):
         unit = account.unit
         about = {"source": unit.file.name, "row": unit.start, "rows": account.rows, "reason": account.damage}
-        told.append({"kind": "unit", **about})
+        outcome.append({"kind": "unit", **about})
         rejects += [table.append_column("unit", pa.repeat(number, table.num_rows)) for table in account.rejects]
     if rejects:
         ordered = pa.concat_tables(rejects).sort_by([("unit", "ascending"), ("row", "ascending")])
         if any(account.unit.start for account in loaded.accounts):
-            # Rows are counted from the units' first bytes; `renumber_rejects` knows how many came before.
+            # Rows are counted from the units' first bytes; `renumber_rejects` adds the number of rows before them.
             sink.write_table(part_name(index, "renumber"), ordered)
         files.append(sink.write_table(part_name(index, "rejects", 0), ordered, REJECTS))
-    told += [{"kind": "file", **entry.model_dump()} for entry in files]
-    return pa.Table.from_pylist(told, schema=OUTCOME)
+    outcome += [{"kind": "file", **entry.model_dump()} for entry in files]
+    return pa.Table.from_pylist(outcome, schema=OUTCOME)
 
 
 def first_rows(units: dict[int, list[dict[str, Any]]]) -> dict[int, list[int]]:
-    """For each part, the number that the first row of each of its units has in its file."""
+    """Return, for each part, the row number in its file of each unit's first row."""
     before: dict[str, int] = defaultdict(int)
     firsts: dict[int, list[int]] = {}
     for i in sorted(units):
         firsts[i] = []
         for unit in units[i]:
-            # Only a unit that begins within a text file has rows before it; parquet's reader knows its own.
+            # Only a unit that begins within a text file needs an offset; parquet's reader knows the row numbers.
             firsts[i].append(before[unit["source"]] if unit["row"] else 0)
             before[unit["source"]] += unit["rows"]
     return firsts
 
 
 def renumber_rejects(sink: FileSink, index: int, firsts: list[int]) -> FileEntry:
-    """Write the rejects of one part again, with the row numbers that they have in their files."""
-    counted = Path(sink.root) / part_name(index, "renumber")
-    rejects = pl.read_parquet(counted, hive_partitioning=False)
+    """Write the rejects of one part again, with their row numbers in the files."""
+    path = Path(sink.root) / part_name(index, "renumber")
+    rejects = pl.read_parquet(path, hive_partitioning=False)
     first = pl.Series(firsts, dtype=pl.Int64).gather(rejects["unit"])
     table = rejects.with_columns(row=rejects["row"] + first).select(REJECTS.names).to_arrow()
     return sink.write_table(part_name(index, "rejects", 0), table, REJECTS)
@@ -147,7 +147,7 @@ def renumber_rejects(sink: FileSink, index: int, firsts: list[int]) -> FileEntry
 def _quarantine(
     units: Sequence[dict[str, Any]], source: sources.Source, recipe: sources.Recipe, out: SnapshotWriter
 ) -> None:
-    """List the files that were not read, or not to their end."""
+    """List the files that were not read, or not to their end. Raises InputError if the settings refuse damaged ones."""
     rows: dict[str, int] = defaultdict(int)
     for unit in units:
         rows[unit["source"]] += unit["rows"]
@@ -157,7 +157,7 @@ def _quarantine(
         raise InputError(
             str(damaged[0]["reason"]),
             where=str(damaged[0]["source"]),
-            fix="write or copy it again, or set damaged_files to quarantine to go on with the readable rows",
+            fix="write or copy it again, or set damaged_files to quarantine to use the readable rows",
         )
     if damaged or unread:
         table = pa.Table.from_pylist(sorted([*damaged, *unread], key=lambda q: str(q["source"])), schema=QUARANTINE)

@@ -1,8 +1,8 @@
-"""Hashes of a review by which repeats are found: 56 bytes a row, so that no text has to travel for it.
+"""Hash reviews to find repeats: 56 bytes per row, so that no text has to be exchanged.
 
-Polars' hashes are the same everywhere for one version of it, and the version is part of the stage's key. Two hashes of
-64 bits with different seeds make a key of 128: among 10 million reviews two different ones share it with a probability
-of about 1e-25.
+One version of Polars gives the same hashes on every machine, and the version is part of the stage's key. Two 64-bit
+hashes with different seeds make a key of 128 bits: among 10 million reviews two different ones share it with a
+probability of about 1e-25.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ PAIR = ("user_id", "item_id")
 
 
 def of(reviews: pa.Table) -> pa.Table:
-    """For each row of REVIEWS: `id_a`, `id_b` of its review_id, `pair_a`, `pair_b` of (user, item), `said` of the six
-    columns that make two reviews the same, `row_hash` of all columns (uint64 each), `timestamp` (int64, ms)."""
+    """Hash each row of REVIEWS: `id_a`, `id_b` of its review_id, `pair_a`, `pair_b` of (user, item), `said` of SAID,
+    the columns that make two reviews the same, `row_hash` of all columns (uint64 each), `timestamp` (int64, ms)."""
     frame = pl.DataFrame(pl.from_arrow(reviews))
     ids, pairs = frame.select("review_id"), frame.select(PAIR)
     return pl.DataFrame(

@@ -1,9 +1,9 @@
-"""Raw review files in, the canonical reviews table out, on Modin over Ray.
+"""Turn raw review files into the canonical reviews table, on Modin over Ray.
 
 In: files of any format that `tasks.sources` reads, and a dataset profile. Out: `part-*.parquet` with the columns of
-`schemas.REVIEWS`, text as it came, in the order of files and rows; `keys/` with the hashes of each row that clean
-finds repeats by; `rejects/` with every record that cannot be used, its reason, file and row number; `quarantine/` with
-the files that could not be read, or not to their end. rows in = rows out + rejects.
+`schemas.REVIEWS`, text unchanged, in the order of files and rows; `keys/` with hashes of each row, by which clean finds
+repeats; `rejects/` with every unusable record, its reason, file and row number; `quarantine/` with the files that could
+not be read, or not to their end. rows in = rows out + rejects.
 
     raymill run --input PATH --dataset amazon-us --until ingest
 """

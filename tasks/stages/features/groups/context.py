@@ -1,4 +1,4 @@
-"""Groups `context` and `stars`: what stands beside the text of a review."""
+"""Groups `context` and `stars`: the fields of a review besides its text."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ CONTEXT = Group(
 )
 STARS = Group(
     name="stars",
-    says="the review's own stars, for the target helpful alone",
+    says="the review's own stars, for the target helpful only",
     columns={"rating": "the review's own stars, for the target helpful"},
 )

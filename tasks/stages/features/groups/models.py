@@ -1,4 +1,4 @@
-"""Groups `text`, `language` and `embeddings`: what models of earlier reviews say of a review's words."""
+"""Groups `text`, `language` and `embeddings`: outputs of models of the text, learned from earlier reviews."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TEXT = Group(
     name="text",
     says="scores of linear models of the words",
     columns={
-        "text_score": "label expected from the words by models of earlier reviews; null in the first block",
+        "text_score": "expected label, by models of the words of earlier reviews; null in the first block",
         **ANSWERS,
     },
 )
@@ -18,11 +18,11 @@ LANGUAGE = Group(
     says="scores of the language model",
     columns={
         "lm_surprise": "bits per token by the n-grams of earlier periods; null in the first",
-        "lm_high": "by how many bits a token it is worded as earlier reviews of 4 and 5 stars; null in the first",
+        "lm_high": "bits per token by which its wording resembles earlier reviews of 4 and 5 stars; null in the first",
     },
 )
 EMBEDDINGS = Group(
     name="embeddings",
-    says="vectors and segments, where the stage embeddings is switched on",
-    columns={},  # as many as its settings say
+    says="vectors and segments, if the stage embeddings is switched on",
+    columns={},  # the stage's settings decide how many
 )

@@ -1,9 +1,8 @@
 """Groups `user`, `item` and `helpful`: earlier reviews of the same user or item (`past_aggregates`).
 
-Votes are cast after the review, and the data has their count on the day when it was collected. So a review's own votes
-are never a feature, and those of earlier reviews are known too well: some were cast after the later review. They are a
-group of their own, `helpful`, which is on by default for the target `helpful` alone, whose labels are counted on the
-same day.
+Votes are cast after the review, and the data has their count on the day of its collection. So a review's own votes are
+never a feature, and even votes on earlier reviews leak: some were cast after the later review. They form a group of
+their own, `helpful`, which is on by default only for the target `helpful`, whose labels are counted on the same day.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ITEM = Group(
 )
 HELPFUL = Group(
     name="helpful",
-    says="votes on earlier reviews, counted later; null: for the target helpful alone",
+    says="votes on earlier reviews, counted later; null: only for the target helpful",
     columns={
         f"{kind}_{name}": f"{KNOWN[name]}: earlier ones of this {kind}" for kind in ("user", "item") for name in VOTES
     },

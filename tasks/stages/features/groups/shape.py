@@ -1,4 +1,4 @@
-"""Group `shape`: how a review is written. Lengths, marks, capitals, and how new its words are."""
+"""Group `shape`: the form of a review: lengths, punctuation, capitals, and how new its words are."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def title_shape(reviews: pl.DataFrame) -> pl.DataFrame:
 
 
 def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> pl.DataFrame:
-    """Shares of each review's words that no review before its moment holds, and of those not said before in it.
+    """Return the shares of each review's words that no earlier review has, and of its distinct words.
 
-    Both are 0 where there are no words.
+    Both are 0 for a review without words.
     """
     files, splitting = counts
     vocabulary = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
@@ -36,15 +36,15 @@ def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> pl.DataFrame:
     for rows in pretokens.chunks(texts, CHUNK_BYTES):
         cut = split(texts[rows])
         words = cut.text.dictionary_encode()
-        met = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
-        # The vocabulary is looked up once for each different word.
-        first = met.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
+        distinct = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
+        # The vocabulary is looked up once for each distinct word.
+        first = distinct.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
         word = words.indices.to_numpy()
         row = np.repeat(np.arange(len(cut.counts)), cut.counts)
         size = cut.counts.clip(1)
         new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)
-        different = np.unique(row * len(met) + word) // max(len(met), 1)
-        unique.append(np.bincount(different, minlength=len(cut.counts)) / size)
+        rows_of_distinct = np.unique(row * len(distinct) + word) // max(len(distinct), 1)
+        unique.append(np.bincount(rows_of_distinct, minlength=len(cut.counts)) / size)
     shares = {"new_words": np.concatenate(new), "unique_words": np.concatenate(unique)}
     return pl.DataFrame(shares, schema=dict.fromkeys(shares, pl.Float32))
 
@@ -55,15 +55,15 @@ def token_counts(ids: pa.ListArray) -> pl.Series:
 
 SHAPE = Group(
     name="shape",
-    says="lengths, marks, capitals, words",
+    says="lengths, punctuation, capitals, words",
     columns={
         **TEXT_SHAPE,
         "title_chars": "characters of the title",
         "title_exclamations": "exclamation marks per 100 characters of the title",
         "title_capitals": "share of capitals among the title's letters",
         "n_tokens": "tokens of title and text",
-        "new_words": "share of words that no earlier review holds",
-        "unique_words": "share of words that come for the first time in their review",
+        "new_words": "share of words that no earlier review has",
+        "unique_words": "distinct words, as a share of all words",
     },
     of_part=_shape,
 )
