@@ -13,6 +13,7 @@ from tasks.core import settings as subject
 from tasks.core.digests import digest_of
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT
+from tasks.core.settings import CONF
 from tasks.settings import load_settings
 
 
@@ -159,3 +160,8 @@ def test_settings_cannot_be_changed_once_made() -> None:
 def test_storage_is_below_the_project_unless_it_is_absolute(tmp_path: Path) -> None:
     assert load_settings(overrides=["storage.root=here"]).storage.path == PROJECT / "here"
     assert load_settings(overrides=[f"storage.root={tmp_path}"]).storage.path == tmp_path
+
+
+@pytest.mark.parametrize("profile", [path.stem for path in sorted((CONF / "profiles").glob("*.yaml"))])
+def test_every_shipped_profile_fits_the_settings(profile: str) -> None:
+    assert load_settings(profile=profile) != load_settings()
