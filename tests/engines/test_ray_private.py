@@ -172,6 +172,24 @@ def use_trials(_: pytest.MonkeyPatch) -> None:
     assert before == (cache.DEFAULT_ENV_VARS, cache.ENV_VARS_TO_PROPAGATE)
 
 
+def use_reuse(_: pytest.MonkeyPatch) -> None:
+    controller = import_module("ray.tune.execution.tune_controller")
+    before = getattr(controller, "_ObjectCache", None)
+    ray_private.keep_trial_actors()
+    assert getattr(controller, "_ObjectCache", None) is before
+
+
+def test_of_two_trials_that_end_at_once_both_leave_their_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = import_module("ray.tune.execution.tune_controller")
+    monkeypatch.setattr(controller, "_ObjectCache", controller._ObjectCache)
+    ray_private.keep_trial_actors()
+    cache = controller._ObjectCache(may_keep_one=True)
+    assert [cache.cache_object("0.5 CPU", actor) for actor in ("first", "second")] == [True, True]
+    assert list(cache.flush_cached_objects()) == []
+    assert [cache.pop_cached_object("0.5 CPU"), cache.num_cached_objects] == ["first", 1]
+    assert list(cache.flush_cached_objects(force_all=True)) == ["second"]
+
+
 USES = {
     "messages": use_messages,
     "address": use_address,
@@ -181,6 +199,7 @@ USES = {
     "trainer": use_trainer,
     "controller": use_controller,
     "data": use_data,
+    "reuse": use_reuse,
     "trials": use_trials,
 }
 

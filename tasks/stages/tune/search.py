@@ -51,6 +51,7 @@ def run(
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
     ray_private.clear_trial_environments()
+    ray_private.keep_trial_actors()
     # No CPU claimed: trials that hold them all wait for this task.
     reading: Any = ray.remote(boosting.read_slices).options(num_cpus=0, num_returns=2)
     problem, data = reading.remote([list(train), list(valid)], list(features))
