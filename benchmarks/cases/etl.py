@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks.cases.pipeline import QUIET, synthetic
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from tasks.core.errors import RunError
+from tasks.core.part_files import scan_parts
 from tasks.core.sections import PROJECT
 from tasks.settings import Settings, load_settings
 
@@ -156,7 +157,7 @@ def read(output: Output) -> tuple[Any, Any]:
     import polars as pl
 
     def scan(files: list[Path]) -> Any:
-        return pl.scan_parquet(files, hive_partitioning=False)
+        return scan_parts(files)
 
     texts = pl.col("title", "text").cast(pl.String).hash(seed=1)
     plain = pl.col("review_id", "user_id", "item_id", "category").cast(pl.String)

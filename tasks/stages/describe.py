@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.core.part_files import read_part
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -102,7 +103,7 @@ def split_part(file: Path, buckets: int) -> list[Slice]:
     It reads only the columns it needs: the texts, nine tenths of the bytes, stay on disk. It sums nothing by user yet:
     a user has about two reviews, seldom in one file, and a pair of user and item has one.
     """
-    reviews = pl.read_parquet(file, columns=list(COLUMNS), hive_partitioning=False)
+    reviews = read_part(file, COLUMNS)
     users = hash_partition(reviews, "user_id", buckets)
     items = hash_partition(reviews.select(pl.col("item_id").unique()), "item_id", buckets)
     return [Slice(u.to_arrow(), i["item_id"].to_arrow()) for u, i in zip(users, items, strict=True)]

@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.core.part_files import read_part
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -83,12 +84,12 @@ def items(catalogue: Snapshot, config: ItemsConfig, out: SnapshotWriter) -> None
 
 def read_scalars(file: Path) -> pa.Table:
     """Read the columns that stay; the also-viewed lists, by far most of the bytes, are read by the split."""
-    return pl.read_parquet(file, columns=SCALARS, hive_partitioning=False).to_arrow()
+    return read_part(file, SCALARS).to_arrow()
 
 
 def split_file(file: Path, buckets: int) -> list[pa.Table]:
     wanted = ["item_id", "price", "also_viewed"]
-    return split_items(pl.read_parquet(file, columns=wanted, hive_partitioning=False), buckets)
+    return split_items(read_part(file, wanted), buckets)
 
 
 def split_items(catalogue: pl.DataFrame, buckets: int) -> list[pa.Table]:
@@ -125,7 +126,7 @@ def answer_prices(slices: list[pa.Table]) -> list[pa.Table]:
 
 
 def read_prices(file: Path, *answers: pa.Table) -> np.ndarray:
-    return own_prices(pl.read_parquet(file, columns=["price"], hive_partitioning=False)["price"], *answers)
+    return own_prices(read_part(file, ["price"])["price"], *answers)
 
 
 def own_prices(prices: pl.Series, *answers: pa.Table) -> np.ndarray:

@@ -29,6 +29,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.digests import digest_of
+from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -122,7 +123,7 @@ def _read(block: Block, key: str) -> pl.DataFrame:
     names = {f"{key}_a": "a", f"{key}_b": "b"}
     frames_of_parts = []
     for part, file in block:
-        keys = pl.read_parquet(file, columns=[*names, "said", "row_hash", "timestamp"], hive_partitioning=False)
+        keys = read_part(file, [*names, "said", "row_hash", "timestamp"])
         at = (part << 32) + pl.arange(len(keys), eager=True, dtype=pl.Int64)
         frames_of_parts.append(keys.rename(names).with_columns(at=at))
     return pl.concat(frames_of_parts)
@@ -183,7 +184,7 @@ def clean_part(part: tuple[int, Path, list[Any]], config: CleanConfig, sink: Fil
     import ray
 
     index, file, refs = part
-    reviews = pl.read_parquet(file, hive_partitioning=False)
+    reviews = read_part(file)
     kept = reviews.filter(kept_rows(index, len(reviews), ray.get(refs)))
     tidied = kept.with_columns(tidy_text(kept[column], config) for column in ("title", "text"))
     table = tidied.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(REVIEWS)

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from tasks.core.part_files import read_part
 from tasks.parallel.exchange import keyed_exchange
 from tasks.stages.features.past_aggregates import READ
 
@@ -49,10 +50,10 @@ def split_by_item(block: Block, buckets: int) -> list[pa.Table]:
     """The rows of reviews (`row`, `item_id`) or items (`item_id` and their columns), hash-partitioned by item."""
     kind, file = block
     if kind == "reviews":
-        rows = pl.read_parquet(file, columns=["item_id"], hive_partitioning=False).with_row_index("row")
+        rows = read_part(file, ["item_id"]).with_row_index("row")
     else:
         columns = ["item_id", *KEYS, *METADATA.values()]
-        rows = pl.read_parquet(file, columns=columns, hive_partitioning=False)
+        rows = read_part(file, columns)
         rows = rows.rename({column: name for name, column in METADATA.items()})
     rows = rows.with_columns(bucket=pl.col("item_id").hash(7) % buckets)
     return [rows.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
@@ -69,7 +70,7 @@ def answer_items(slices: list[pa.Table], reviews: int) -> list[pa.Table]:
 def attached(file: Path, *answers: pa.Table) -> pa.Table:
     """The file's reviews, row by row, with what was found of their items."""
     found = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).rename({"category": "item_category"})
-    rows = pl.read_parquet(file, columns=[*READ, "category"], hive_partitioning=False).with_row_index("row")
+    rows = read_part(file, [*READ, "category"]).with_row_index("row")
     rows = rows.join(found, on="row", how="left", maintain_order="left")
     category = pl.coalesce("category", "item_category")
     return rows.with_columns(category).select(*READ, *KEYS, *METADATA).to_arrow()

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import polars as pl
 import pyarrow as pa
 
+from tasks.core.part_files import read_part
 from tasks.parallel.exchange import keyed_exchange
 
 DAY_MS = 86_400_000
@@ -72,7 +73,7 @@ def moment_keys(block: Block, key: str) -> pl.DataFrame:
     if isinstance(block, pa.Table):
         reviews = pl.DataFrame(pl.from_arrow(block.select([key, *READ])))
     else:
-        reviews = pl.read_parquet(block, columns=[key, *READ], hive_partitioning=False)
+        reviews = read_part(block, [key, *READ])
     return reviews.select(
         pl.col(key).alias("key"),
         pl.col("timestamp").dt.epoch("ms").alias("ms"),
