@@ -41,7 +41,7 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel import time_borders as timeline
-from tasks.parallel.exchange import keyed_exchange
+from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, stacked
 from tasks.parallel.key_hash import key_hash
 
 SLICES = ("train", "valid", "test")
@@ -145,7 +145,7 @@ def split_by_key(file: Path, buckets: int, shared: Shared) -> list[pa.Table]:
         rows_by_kind[kind].select(pl.lit(i, dtype=pl.Int8).alias("kind"), keys[kind].alias("key"), "row", "home")
         for i, kind in enumerate(KINDS)
     )
-    return [keyed.filter(pl.col("key") % buckets == b).to_arrow() for b in range(buckets)]
+    return hash_partition(keyed, pl.col("key"), buckets)
 
 
 KEY_COLUMNS = ["review_id", "user_id", "timestamp", "label", "text_digest", "n_chars"]
@@ -159,10 +159,8 @@ def groups_of(alike: Sequence[Path]) -> pl.DataFrame:
 
 def find_earlier(slices: list[pa.Table]) -> list[pa.Table]:
     """Return, for each block, its rows that share a key with one of an earlier slice: `row`, `kind`."""
-    frames = [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i)) for i, s in enumerate(slices)]
-    earliest = pl.col("home").min().over("kind", "key")
-    repeats = pl.concat(frames).filter(pl.col("home") > earliest)
-    return [repeats.filter(pl.col("block") == i).select("row", "kind").to_arrow() for i in range(len(slices))]
+    repeats = stacked(slices).filter(pl.col("home") > pl.col("home").min().over("kind", "key"))
+    return by_block(repeats.select("block", "row", "kind"), len(slices))
 
 
 def write_parts(

@@ -35,7 +35,7 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import FEW_VALUES, REVIEWS
 from tasks.engines import cluster, frames
-from tasks.parallel.exchange import Answer, keyed_exchange
+from tasks.parallel.exchange import Answer, by_block, hash_partition, keyed_exchange, stacked
 from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.clean.text import tidy_text
 
@@ -106,7 +106,7 @@ def pair_rule(config: CleanConfig) -> Answer | None:
 
 def split_ids(block: Block, buckets: int) -> list[pa.Table]:
     """Hash-partition a block's rows by review_id, with the columns that decide which of equal ones stays."""
-    return _buckets(_read(block, "id"), buckets)
+    return hash_partition(_read(block, "id"), pl.col("a"), buckets)
 
 
 def without_rows(block: Block, *gone: pa.Table) -> pa.Table:
@@ -116,7 +116,7 @@ def without_rows(block: Block, *gone: pa.Table) -> pa.Table:
 
 
 def split_pairs(keys: pa.Table, buckets: int) -> list[pa.Table]:
-    return _buckets(pl.DataFrame(pl.from_arrow(keys)), buckets)
+    return hash_partition(pl.DataFrame(pl.from_arrow(keys)), pl.col("a"), buckets)
 
 
 def _read(block: Block, key: str) -> pl.DataFrame:
@@ -131,11 +131,6 @@ def _read(block: Block, key: str) -> pl.DataFrame:
 
 def _positions(gone: Iterable[pa.Table]) -> pl.Series:
     return pl.concat([pl.Series("at", [], dtype=pl.Int64), *(pl.DataFrame(pl.from_arrow(t))["at"] for t in gone)])
-
-
-def _buckets(keys: pl.DataFrame, buckets: int) -> list[pa.Table]:
-    home = keys["a"] % buckets
-    return [keys.filter(home == i).to_arrow() for i in range(buckets)]
 
 
 def repeated_ids(slices: list[pa.Table]) -> list[pa.Table]:
@@ -153,7 +148,7 @@ def repeated_pairs(slices: list[pa.Table]) -> list[pa.Table]:
 
 def _losers(slices: list[pa.Table], key: list[str], kind: int) -> list[pa.Table]:
     """Return, for each block, the rows that lose against another row with the same key."""
-    seen = pl.concat([pl.DataFrame(pl.from_arrow(s)).with_columns(block=i) for i, s in enumerate(slices)])
+    seen = stacked(slices)
     # Most keys are unique; only the others are sorted.
     shared = seen.filter(seen["a"].is_duplicated()).sort("timestamp", "row_hash", "at", descending=True)
     lost = shared.filter(~pl.struct(key).is_first_distinct()).with_columns(kind=pl.lit(kind, dtype=pl.UInt8))
@@ -161,9 +156,7 @@ def _losers(slices: list[pa.Table], key: list[str], kind: int) -> list[pa.Table]
         first_said = shared.select(pl.struct([*key, "said"]).is_first_distinct()).to_series()
         again = ~first_said.filter(shared.select(~pl.struct(key).is_first_distinct()).to_series())
         lost = lost.with_columns(kind=pl.when(again).then(1).otherwise(2).cast(pl.UInt8))
-    blocks = lost.sort("at").select("block", "at", "kind").partition_by("block", as_dict=True, include_key=False)
-    nothing = pl.DataFrame(schema={"at": pl.Int64, "kind": pl.UInt8})
-    return [blocks.get((i,), nothing).to_arrow() for i in range(len(slices))]
+    return by_block(lost.sort("at").select("block", "at", "kind"), len(slices))
 
 
 def describe(block: Block, *gone: pa.Table) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.part_files import read_part
-from tasks.parallel.exchange import keyed_exchange
+from tasks.parallel.exchange import hash_partition, keyed_exchange
 from tasks.stages.features.past_aggregates import READ
 
 # Columns of the stage items, by the names that they have as features.
@@ -55,8 +55,7 @@ def split_by_item(block: Block, buckets: int) -> list[pa.Table]:
         columns = ["item_id", *KEYS, *METADATA.values()]
         rows = read_part(file, columns)
         rows = rows.rename({column: name for name, column in METADATA.items()})
-    rows = rows.with_columns(bucket=pl.col("item_id").hash(7) % buckets)
-    return [rows.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+    return hash_partition(rows, pl.col("item_id").hash(7), buckets)
 
 
 def answer_items(slices: list[pa.Table], reviews: int) -> list[pa.Table]:

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.part_files import read_part
-from tasks.parallel.exchange import keyed_exchange
+from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, stacked
 
 DAY_MS = 86_400_000
 SUMS = ("n", "total", "squares", "ones", "fives", "helpful", "votes")
@@ -63,9 +63,8 @@ def split_by_key(block: Block, buckets: int, key: str) -> list[pa.Table]:
             helpful=pl.col("helpful_votes").filter(known).cast(pl.Int64).sum(),
             votes=pl.col("total_votes").filter(known & pl.col("helpful_votes").is_not_null()).cast(pl.Int64).sum(),
         )
-        .with_columns(bucket=pl.col("key").hash(7) % buckets)
     )
-    return [moments.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+    return hash_partition(moments, pl.col("key").hash(7), buckets)
 
 
 def moment_keys(block: Block, key: str) -> pl.DataFrame:
@@ -85,9 +84,7 @@ def moment_keys(block: Block, key: str) -> pl.DataFrame:
 
 def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
     """For each block's keys and moments, the columns KNOWN."""
-    told = pl.concat(
-        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
-    )
+    told = stacked(slices)
     before = (
         told.group_by("key", "ms")
         .agg(pl.col(SUMS).sum())
@@ -116,10 +113,7 @@ def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
         helpful=pl.col("helpful") / votes,
         votes=pl.col("votes") / n,
     ).with_columns(pl.col(list(KNOWN)).cast(pl.Float32))
-    found = told.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left")
-    by_block = found.partition_by("block", as_dict=True, include_key=False)
-    nothing = found.clear().drop("block")
-    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+    return by_block(told.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left"), len(slices))
 
 
 def in_row_order(block: Block, key: str, answers: Sequence[pa.Table], names: Sequence[str]) -> dict[str, pl.Series]:
