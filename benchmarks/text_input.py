@@ -20,9 +20,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import SelfTimed, Setup, Timed
+from benchmarks.harness import SelfTimed, Setup, Timed, median_run
 from benchmarks.inputs import SEED, kept
-from benchmarks.sides import StageJob, median_run, run_unvalidated, start_ray
+from benchmarks.sides import StageJob, run_unvalidated, start_ray
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
 from tasks.core.source_code import source_digest

@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from benchmarks.harness import Case, SelfTimed, Setup
 from benchmarks.inputs import SEED, kept
-from benchmarks.sides import in_own_process, start_ray
+from benchmarks.processes import in_own_process
+from benchmarks.sides import start_ray
 
 CHUNK = 262_144
 RANGE_BYTES, BUCKETS = 32 << 20, 4

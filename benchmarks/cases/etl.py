@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Case, SelfTimed, Setup, Timed
+from benchmarks.harness import Case, SelfTimed, Setup, Timed, median_run
 from benchmarks.inputs import synthetic
-from benchmarks.sides import StageJob, median_run, run_unvalidated, start_ray
+from benchmarks.sides import StageJob, run_unvalidated, start_ray
 from tasks.core.part_files import scan_parts
 
 MOST_ROWS_IN_PANDAS = 2_000_000

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import local_s3
-from benchmarks.harness import Case, Setup, Timed
+from benchmarks.harness import Case, Setup, Timed, median_run
 from benchmarks.inputs import synthetic
-from benchmarks.sides import median_run, run_command
+from benchmarks.processes import run_command
 from tasks.core.errors import RunError
 
 TRIALS, MAX_RMSE_RATIO = 12, 1.05

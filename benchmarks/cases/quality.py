@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.inputs import synthetic
 from benchmarks.peers import notebook, notebook_features
-from benchmarks.sides import run_command
+from benchmarks.processes import run_command
 from tasks.core.errors import InputError
 
 SEEDS = (1, 2, 3)

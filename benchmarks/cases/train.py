@@ -25,7 +25,8 @@ from typing import Any
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.inputs import SEED, kept
-from benchmarks.sides import in_own_process, start_ray
+from benchmarks.processes import in_own_process
+from benchmarks.sides import start_ray
 from tasks.settings import load_settings
 
 CHUNK = 250_000

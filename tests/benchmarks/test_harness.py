@@ -17,7 +17,7 @@ from benchmarks import harness
 from benchmarks.cases import pipeline
 from benchmarks.harness import Case, Setup, Timed, run_case
 from benchmarks.machine import PeakMemory
-from benchmarks.sides import run_command
+from benchmarks.processes import run_command
 from tasks.core.errors import RunError, UserError
 
 
