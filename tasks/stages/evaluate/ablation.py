@@ -90,12 +90,13 @@ def losses_of(
     import xgboost as xgb
 
     rows = [boosting.Rows(boosting.slabs(files), features) for files in (train, valid)]
-    learned = boosting.matrix(rows[0])
-    judged = boosting.matrix(rows[1], ref=learned)
+    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
+    bins = params.get("max_bin")
+    learned = boosting.matrix(rows[0], max_bin=bins)
+    judged = boosting.matrix(rows[1], ref=learned, max_bin=bins)
     for problem in (r.problem for r in rows):
         if problem is not None:
             raise problem
-    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
     patience = config.early_stopping_rounds
     model = xgb.train(
         params,
