@@ -1,10 +1,8 @@
 """The whole job as a user runs it, against the single-process notebook that they would write instead.
 
 Ours: `python -m flows.cli.main run` in a process of its own, into an empty storage folder with an empty tracking
-database
-each time, so nothing is reused. Peer: `python -m benchmarks.peers.notebook` on the same files. The wall time of both
-holds
-interpreter start and imports. After the timed runs ours runs once more, unchanged: that is `rerun_s`.
+database each time, so nothing is reused. Peer: `python -m benchmarks.peers.notebook` on the same files. The wall time
+of both holds interpreter start and imports. After the timed runs ours runs once more, unchanged: that is `rerun_s`.
 
 The peer `with_remote` is ours with `storage.remote` in an S3 server of this machine, a process of its own on the same
 cores: what a home in a bucket costs. After the timed runs another machine's run, in an empty folder, fetches all.
