@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import sys
 import time
@@ -18,16 +17,17 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases.pipeline import INPUTS, SEED
-from benchmarks.harness import SelfTimed, Setup, Timed
+from benchmarks.harness import SelfTimed, Setup, Timed, median_run
+from benchmarks.inputs import SEED, kept
+from benchmarks.sides import StageJob, run_unvalidated, start_ray
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
 from tasks.core.source_code import source_digest
-from tasks.settings import Settings, load_settings
+from tasks.core.storage.store import SnapshotStore
+from tasks.settings import Settings
 
 FILE_ROWS = 65_536
 MEGABYTE = 1_000_000
@@ -71,17 +71,12 @@ class TextInput:
         return text
 
 
-@dataclass
-class Job:
-    """The input, as files and as a snapshot, and the output folders. `storage` is the folder of our latest run."""
+@dataclass(kw_only=True)
+class Job(StageJob):
+    """The input, as files and as a snapshot."""
 
     text: TextInput
     reviews: Snapshot
-    workers: int
-    scratch: Path
-    settings: Settings
-    numbers: count[int] = field(default_factory=count)
-    storage: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,13 +90,10 @@ class Output:
 
 def start(setup: Setup) -> Job:
     """Start Ray and make the input; this is `prepare` of both cases."""
-    from tasks.engines import cluster
-
-    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
-    cluster.start(settings.ray)
-    setup.cleanup.callback(cluster.stop)
+    settings = start_ray(setup)
     text = prepared(setup, settings)
-    return Job(text, committed(text, setup.scratch / "reviews"), setup.workers, setup.scratch, settings)
+    reviews = committed(text, setup.scratch / "reviews")
+    return Job(text=text, reviews=reviews, workers=setup.workers, scratch=setup.scratch, settings=settings)
 
 
 def measure_input(job: Job) -> dict[str, int]:
@@ -110,15 +102,9 @@ def measure_input(job: Job) -> dict[str, int]:
 
 def run_stage_alone(job: Job, stage: Any, config: Any) -> SelfTimed:
     """Run a stage on the reviews once, from nothing and without validation."""
-    from tasks.core.stage import run_stage
-    from tasks.core.storage.store import SnapshotStore
-
-    if job.storage is not None:
-        shutil.rmtree(job.storage)
-    job.storage = job.scratch / f"ours-{next(job.numbers)}"
-    store = SnapshotStore(job.storage)
+    store = job.empty_store()
     began = time.perf_counter()  # not before: removing the last run's output does not count
-    ran = run_stage(stage, [job.reviews], config, store, validate=lambda _stage, _out: {})
+    ran = run_unvalidated(stage, [job.reviews], config, store)
     took = time.perf_counter() - began
     return SelfTimed(took, Output(ran.snapshot.files(), ran.snapshot.manifest.counts, ran.seconds))
 
@@ -127,13 +113,8 @@ def peer(module: str, name: str) -> Callable[[Job], SelfTimed]:
     """Return a peer of that module, which takes NAME INPUT OUT and runs in its own process."""
 
     def run(job: Job) -> SelfTimed:
-        from benchmarks.cases.etl import in_own_process
-
-        out = job.scratch / name
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        took = in_own_process(module, [name, str(job.text.folder), str(out)], out, threads=job.workers)
-        return SelfTimed(took["wall_s"], Output(sorted(out.glob("*.parquet"))))
+        out, took = job.run_peer(module, name, job.text.folder)
+        return SelfTimed(took, Output(sorted(out.glob("*.parquet"))))
 
     return run
 
@@ -147,8 +128,7 @@ def speeds(job: Job, runs: Mapping[str, Sequence[Timed]], tokens: int | None = N
         report[side] = {"mb_per_s": round(megabytes / wall_s, 3), "s_per_mb": round(wall_s / megabytes, 5)}
         if tokens is not None:
             report[side] |= {"tokens": tokens, "tokens_per_s_per_core": round(tokens / wall_s / job.workers)}
-    middle = sorted(runs["ours"], key=lambda run: run.wall_s)[(len(runs["ours"]) - 1) // 2]
-    report["ours"]["phases_s"] = dict(middle.output.seconds)
+    report["ours"]["phases_s"] = dict(median_run(runs["ours"]).output.seconds)
     return report
 
 
@@ -161,12 +141,8 @@ def prepared(setup: Setup, settings: Settings) -> TextInput:
         write_text(partial(cleaned, setup.input, settings, setup.scratch), setup.size, setup.scratch / "input")
         return load(setup.scratch / "input")
     made_by = source_digest("tasks.stages.clean.stage")[:8]  # other cleaning code gives other texts
-    folder = INPUTS / f"text-{setup.size}-{SEED}-{made_by}"
-    if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-        write_text(partial(synthetic, settings, setup), setup.size, unfinished)
-        unfinished.rename(folder)  # a folder of that name is always complete
-    return load(folder)
+    rows = partial(synthetic, settings, setup)
+    return load(kept(f"text-{setup.size}-{SEED}-{made_by}", partial(write_text, rows, setup.size)))
 
 
 def load(folder: Path) -> TextInput:
@@ -185,13 +161,11 @@ def cleaned(raw: Path, settings: Settings, scratch: Path) -> Any:
     """Clean all reviews of a folder with the columns of the US customer reviews, or of REVIEWS, to a Polars frame."""
     import polars as pl
 
-    from tasks.core.stage import run_stage
-    from tasks.core.storage.store import SnapshotStore
     from tasks.sources import discover
     from tasks.stages.clean.stage import clean
     from tasks.stages.ingest.stage import ingest
 
-    run = partial(run_stage, store=SnapshotStore(scratch / "clean"), validate=lambda _stage, _out: {})
+    run = partial(run_unvalidated, store=SnapshotStore(scratch / "clean"))
     taken = run(ingest, [discover(str(raw), dataset_of(raw), settings.ingest)], settings.ingest)
     return pl.DataFrame(pl.from_arrow(run(clean, [taken.snapshot], settings.clean).snapshot.read()))
 
@@ -286,7 +260,6 @@ def committed(text: TextInput, storage: Path) -> Snapshot:
 
     from tasks.core.digests import file_sha256
     from tasks.core.snapshot_files import FileEntry
-    from tasks.core.storage.store import SnapshotStore
 
     store = SnapshotStore(storage)
     out = store.open_attempt("clean", "bench")

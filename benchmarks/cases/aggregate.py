@@ -17,15 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.harness import Case, SelfTimed, Setup
-from tasks.core.sections import PROJECT
-from tasks.settings import load_settings
+from benchmarks.inputs import SEED, kept
+from benchmarks.processes import in_own_process
+from benchmarks.sides import start_ray
 
-INPUTS = PROJECT / "bench-results" / "inputs"
-SEED, CHUNK = 7, 262_144
+CHUNK = 262_144
 RANGE_BYTES, BUCKETS = 32 << 20, 4
 COLUMNS = ("reviewerID", "vote", "overall", "unixReviewTime", "reviewTime")
 FIRST_DAY, LAST_DAY = 10_957, 16_800  # 2000-01-01 and 2015-12-31, in days since 1970
@@ -44,23 +45,9 @@ class Job:
 
 
 def prepare(setup: Setup) -> Job:
-    from tasks.engines import cluster
-
-    input = made_up(setup.size)
-    cluster.start(load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"]).ray)
-    setup.cleanup.callback(cluster.stop)
+    input = kept(f"ratings-{setup.size}-{SEED}.csv", partial(write_ratings, setup.size))
+    start_ray(setup)
     return Job(input, setup.workers, setup.scratch)
-
-
-def made_up(rows: int) -> Path:
-    """Make a CSV file of that many rows, kept for the next bench."""
-    path = INPUTS / f"ratings-{rows}-{SEED}.csv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-        write_ratings(rows, unfinished)
-        unfinished.rename(path)  # a file of that name is always complete
-    return path
 
 
 def write_ratings(rows: int, path: Path) -> None:
@@ -129,9 +116,11 @@ def ranges(path: Path, size: int) -> Iterator[Range]:
 
 
 def split_by_user(part: Range, buckets: int) -> list[Any]:
-    from tasks.stages.describe import hash_partition
+    import polars as pl
 
-    return [bucket.to_arrow() for bucket in hash_partition(read_range(part), "user_id", buckets)]
+    from tasks.parallel.exchange import hash_partition
+
+    return hash_partition(read_range(part), pl.col("user_id").hash(1), buckets)
 
 
 def read_range(part: Range) -> Any:
@@ -193,8 +182,6 @@ def polars_query(input: Path, engine: Literal["streaming", "in-memory"]) -> Tabl
 
 def polars(engine: str) -> Callable[[Job], SelfTimed]:
     def run(job: Job) -> SelfTimed:
-        from benchmarks.cases.etl import in_own_process
-
         took = in_own_process("benchmarks.cases.aggregate", [str(job.input), engine], job.scratch, threads=job.workers)
         return SelfTimed(took["wall_s"], took["table"])
 

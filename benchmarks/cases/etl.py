@@ -10,24 +10,17 @@ workers, timed inside, after the imports. The peers keep only the result.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases.pipeline import QUIET, synthetic
-from benchmarks.harness import Case, SelfTimed, Setup, Timed
-from tasks.core.errors import RunError
-from tasks.core.sections import PROJECT
-from tasks.settings import Settings, load_settings
+from benchmarks.harness import Case, SelfTimed, Setup, Timed, median_run
+from benchmarks.inputs import synthetic
+from benchmarks.sides import StageJob, run_unvalidated, start_ray
+from tasks.core.part_files import scan_parts
 
 MOST_ROWS_IN_PANDAS = 2_000_000
 TIE = ("user_id", "item_id", "timestamp")
@@ -36,16 +29,11 @@ TIE = ("user_id", "item_id", "timestamp")
 TABLES = ("reviews", "reviewers")
 
 
-@dataclass
-class Job:
-    """The raw files and the sides' output folders. `storage` is the folder of our latest run."""
+@dataclass(kw_only=True)
+class Job(StageJob):
+    """The raw files."""
 
     input: Path
-    workers: int
-    scratch: Path
-    settings: Settings
-    numbers: count[int] = field(default_factory=count)
-    storage: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +46,8 @@ class Output:
 
 
 def prepare(setup: Setup) -> Job:
-    from tasks.engines import cluster
-
     input = synthetic(setup.size)
-    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
-    cluster.start(settings.ray)
-    setup.cleanup.callback(cluster.stop)
-    return Job(input, setup.workers, setup.scratch, settings)
+    return Job(input=input, workers=setup.workers, scratch=setup.scratch, settings=start_ray(setup))
 
 
 def measure_input(job: Job) -> dict[str, int]:
@@ -73,18 +56,12 @@ def measure_input(job: Job) -> dict[str, int]:
 
 def ours(job: Job) -> SelfTimed:
     """Run the stages once, from nothing."""
-    from tasks.core.stage import run_stage
-    from tasks.core.storage.store import SnapshotStore
     from tasks.sources import discover
     from tasks.stages.clean.stage import clean
     from tasks.stages.describe import describe
     from tasks.stages.ingest.stage import ingest
 
-    if job.storage is not None:
-        shutil.rmtree(job.storage)
-    job.storage = job.scratch / f"ours-{next(job.numbers)}"
-    store, config = SnapshotStore(job.storage), job.settings
-    run = partial(run_stage, store=store, validate=lambda _stage, _out: {})
+    run, config = partial(run_unvalidated, store=job.empty_store()), job.settings
     began = time.perf_counter()  # not before: removing the last run's output does not count
     raw = run(ingest, [discover(str(job.input), "amazon-us", config.ingest)], config.ingest)
     reviews = run(clean, [raw.snapshot], config.clean)
@@ -96,40 +73,13 @@ def ours(job: Job) -> SelfTimed:
 
 def peer(name: str) -> Callable[[Job], SelfTimed]:
     def run(job: Job) -> SelfTimed:
-        out = job.scratch / name
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        took = in_own_process("benchmarks.peers.etl", [name, str(job.input), str(out)], out, threads=job.workers)
+        out, took = job.run_peer("benchmarks.peers.etl", name, job.input)
         # Modin writes a folder of parts, the others one file.
         files = [sorted((out / f"{t}.parquet").glob("*.parquet")) for t in TABLES]
         reviews, reviewers = (parts or [out / f"{t}.parquet"] for t, parts in zip(TABLES, files, strict=True))
-        return SelfTimed(took["wall_s"], Output(reviews, reviewers))
+        return SelfTimed(took, Output(reviews, reviewers))
 
     return run
-
-
-def in_own_process(module: str, arguments: Sequence[str], folder: Path, *, threads: int) -> dict[str, Any]:
-    """Run a peer's module and return the JSON object that it wrote. Raises RunError with the end of its output."""
-    took = folder / "took.json"
-    command = [sys.executable, "-m", module, *arguments, "--threads", str(threads), "--json", str(took)]
-    # Output to a file: a pipe that Ray's daemons inherit would stay open after the command's end.
-    with (folder / "output.log").open("w+") as output:
-        environment = _environment()
-        done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=output, stderr=output, check=False)
-        output.seek(0)
-        text = output.read()
-    if done.returncode != 0 or not took.exists():
-        last = "\n".join(text.splitlines()[-15:])
-        raise RunError(f"exit status {done.returncode}:\n{last}", where=" ".join(command[1:4]), fix="run it alone")
-    loaded: dict[str, Any] = json.loads(took.read_text())
-    return loaded
-
-
-def _environment() -> dict[str, str]:
-    from tasks.engines.cluster import WORKER_ENV
-
-    # Peers must not inherit the variables that our Ray session has set.
-    return {**QUIET, **{name: value for name, value in os.environ.items() if name not in WORKER_ENV}}
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
@@ -156,7 +106,7 @@ def read(output: Output) -> tuple[Any, Any]:
     import polars as pl
 
     def scan(files: list[Path]) -> Any:
-        return pl.scan_parquet(files, hive_partitioning=False)
+        return scan_parts(files)
 
     texts = pl.col("title", "text").cast(pl.String).hash(seed=1)
     plain = pl.col("review_id", "user_id", "item_id", "category").cast(pl.String)
@@ -227,8 +177,7 @@ def skip(size: int) -> dict[str, str]:
 
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
     """Report the seconds of our median run by stage and phase."""
-    median = sorted(runs["ours"], key=lambda run: run.wall_s)[(len(runs["ours"]) - 1) // 2]
-    return {"ours": {"stages_s": median.output.seconds}}
+    return {"ours": {"stages_s": median_run(runs["ours"]).output.seconds}}
 
 
 CASE = Case(

@@ -1,10 +1,8 @@
 """The whole job as a user runs it, against the single-process notebook that they would write instead.
 
 Ours: `python -m flows.cli.main run` in a process of its own, into an empty storage folder with an empty tracking
-database
-each time, so nothing is reused. Peer: `python -m benchmarks.peers.notebook` on the same files. The wall time of both
-holds
-interpreter start and imports. After the timed runs ours runs once more, unchanged: that is `rerun_s`.
+database each time, so nothing is reused. Peer: `python -m benchmarks.peers.notebook` on the same files. The wall time
+of both holds interpreter start and imports. After the timed runs ours runs once more, unchanged: that is `rerun_s`.
 
 The peer `with_remote` is ours with `storage.remote` in an S3 server of this machine, a process of its own on the same
 cores: what a home in a bucket costs. After the timed runs another machine's run, in an empty folder, fetches all.
@@ -15,11 +13,7 @@ cores: what a home in a bucket costs. After the timed runs another machine's run
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -29,24 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import local_s3
-from benchmarks.harness import Case, Setup, Timed
+from benchmarks.harness import Case, Setup, Timed, median_run
+from benchmarks.inputs import synthetic
+from benchmarks.processes import run_command
 from tasks.core.errors import RunError
-from tasks.core.sections import PROJECT
 
-INPUTS = PROJECT / "bench-results" / "inputs"
-SEED, TRIALS, MAX_RMSE_RATIO = 7, 12, 1.05
+TRIALS, MAX_RMSE_RATIO = 12, 1.05
 MAX_REMOTE_RATIO = 1.5
 LEARNS = ("train", "tune")  # from here on a run may come out otherwise than another
 # Each cost of a stage, by the name of the phase it is measured under (tasks.core.stage).
 COSTS = {"prepare": "startup", "run": "compute", "validate": "validation", "commit": "commit", "record": "tracking"}
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GX_ANALYTICS_ENABLED": "False",
-    "HF_HUB_OFFLINE": "1",
-}
 
 
 @dataclass
@@ -65,18 +51,6 @@ class Job:
 
 def prepare(setup: Setup) -> Job:
     return Job(setup.input or synthetic(setup.size), setup.workers, setup.scratch, setup.cleanup)
-
-
-def synthetic(rows: int) -> Path:
-    """A folder of made-up reviews of that many rows, kept for the next bench."""
-    folder = INPUTS / f"synth-{rows}-{SEED}"
-    if not folder.exists():
-        from tasks.sources.synth import synthesize
-
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-        synthesize(rows, SEED, unfinished)
-        unfinished.rename(folder)  # a folder of that name is always a whole one
-    return folder
 
 
 def measure_input(job: Job) -> dict[str, int]:
@@ -131,23 +105,6 @@ def _run_flow(job: Job, storage: Path, remote: str = "") -> dict[str, Any]:
     return run_command(command, storage, local_s3.KEYS if remote else {})
 
 
-def run_command(arguments: list[str], folder: Path, more: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a Python command that writes a JSON summary. Raises RunError with the end of its output where it fails."""
-    summary = folder / "summary.json"
-    environment = {**QUIET, **os.environ, **(more or {})}
-    # To a file: a pipe that daemons inherit would stay open after the command is done.
-    with (folder / "output.log").open("w+") as output:
-        command = [sys.executable, *arguments, "--json", str(summary)]
-        done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=output, stderr=output, check=False)
-        output.seek(0)
-        said = output.read()
-    if done.returncode != 0 or not summary.exists():
-        last = "\n".join(said.splitlines()[-15:])
-        raise RunError(f"exit status {done.returncode}:\n{last}", where=" ".join(arguments[:3]), fix="run it alone")
-    loaded: dict[str, Any] = json.loads(summary.read_text())
-    return loaded
-
-
 def check(job: Job, ours: dict[str, Any], peers: Mapping[str, dict[str, Any]]) -> str:
     """The rows used must be the same; how the errors in stars compare is said, whichever way it goes."""
     return "; ".join(CHECKS[name](ours, output) for name, output in peers.items())
@@ -185,7 +142,7 @@ def _check_notebook(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
     """Where the time of the median run went, the scores, and the unchanged rerun."""
     assert job.storage is not None
-    mine = _median(runs["ours"])
+    mine = median_run(runs["ours"])
     rerun_s, reused = _again(job, job.storage)
     found = {
         "ours": {
@@ -196,13 +153,13 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
         }
     }
     if "notebook" in runs:
-        theirs = _median(runs["notebook"])
+        theirs = median_run(runs["notebook"])
         found["notebook"] = {
             "breakdown": {"stages_s": theirs.output["seconds"], "rows": theirs.output["rows"]["clean"]},
             "metrics": {k: theirs.output[k] for k in ("rmse", "mae")},
         }
     if "with_remote" in runs:
-        found["with_remote"] = _remote_details(job, mine, _median(runs["with_remote"]))
+        found["with_remote"] = _remote_details(job, mine, median_run(runs["with_remote"]))
     return found
 
 
@@ -271,11 +228,6 @@ def breakdown(summary: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
 def _stage(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
     found: dict[str, Any] = next(s for s in summary["stages"] if s["stage"] == name)
     return found
-
-
-def _median(runs: Sequence[Timed]) -> Timed:
-    """The run whose wall time is the (lower) median: its parts add up, as medians of parts would not."""
-    return sorted(runs, key=lambda run: run.wall_s)[(len(runs) - 1) // 2]
 
 
 CHECKS = {"notebook": _check_notebook, "with_remote": _check_remote}

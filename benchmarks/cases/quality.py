@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases.pipeline import TRIALS, run_command, synthetic
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
-from benchmarks.peers import notebook
+from benchmarks.inputs import synthetic
+from benchmarks.peers import notebook, notebook_features
+from benchmarks.processes import run_command
 from tasks.core.errors import InputError
 
 SEEDS = (1, 2, 3)
+TRIALS = 12
 SLICES = ("train", "valid", "test")
 ALPHAS = [0.1 * 10 ** (2.5 * i / (TRIALS - 1)) for i in range(TRIALS)]  # 0.1 to 32
 COSTS = [0.3 * 10 ** (2.5 * i / (TRIALS - 1)) for i in range(TRIALS)]  # 0.3 to 95
@@ -158,7 +160,7 @@ def _best(models: Sequence[Any], loss: Callable[..., float], rows: Any, y: Any, 
     """Refit the model that is best on the validation slice on both slices; returns its loss on the test slice."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = rows.select(notebook.title_and_text()).to_series().to_list()
+    texts = rows.select(notebook_features.title_and_text()).to_series().to_list()
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     x, later = vectorizer.fit_transform(texts[:train]), vectorizer.transform(texts[train:valid])
     best = min(models, key=lambda model: loss(model.fit(x, y[:train]), later, y[train:valid]))
@@ -180,7 +182,7 @@ def _notebook(job: Job) -> dict[str, Any]:
         verified=pl.when(pl.col("verified")).then(pl.lit("y")).otherwise(pl.lit("n")),
         category=pl.col("category").fill_null(""),
     )
-    table = notebook.features(reviews, notebook.tokenize(reviews)["input_ids"].list.len(), train)
+    table = notebook_features.features(reviews, notebook_features.tokenize(reviews)["input_ids"].list.len(), train)
     errors = []
     for seed in SEEDS:
         predicted, y, _ = notebook.learn(table, train, valid, TRIALS, lambda _name: nullcontext(), seed=seed)

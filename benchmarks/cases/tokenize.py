@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.harness import Case, SelfTimed, Timed
 from benchmarks.peers import text
 from benchmarks.text_input import Job, Output, measure_input, peer, run_stage_alone, speeds, start
+from tasks.core.part_files import read_part
 
 
 def ours(job: Job) -> SelfTimed:
@@ -44,9 +45,7 @@ def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
 
 
 def read(file: Path) -> Any:
-    import polars as pl
-
-    return pl.read_parquet(file, columns=["review_id", "input_ids", "n_tokens"], hive_partitioning=False)
+    return read_part(file, ["review_id", "input_ids", "n_tokens"])
 
 
 def compare(ours: Any, theirs: Any, who: str) -> None:

@@ -19,15 +19,17 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
-from tasks.core.sections import PROJECT
+from benchmarks.inputs import SEED, kept
+from benchmarks.processes import in_own_process
+from benchmarks.sides import start_ray
 from tasks.settings import load_settings
 
-INPUTS = PROJECT / "bench-results" / "inputs"
-SEED, CHUNK = 7, 250_000
+CHUNK = 250_000
 FEATURES = tuple(f"f{i:02}" for i in range(40))
 PARAMS = {"max_depth": 6, "eta": 0.1}
 ROUNDS = 100
@@ -57,36 +59,27 @@ class Output:
 
 
 def prepare(setup: Setup) -> Job:
-    from tasks.engines import cluster
-
-    files = made_up(setup.size)
+    folder = kept(f"train-{setup.size}-{SEED}", partial(write_rows, setup.size))
     started = time.perf_counter()
-    cluster.start(load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"]).ray)
-    setup.cleanup.callback(cluster.stop)
-    return Job(files, setup.workers, setup.scratch, round(time.perf_counter() - started, 3))
+    start_ray(setup)
+    session_s = round(time.perf_counter() - started, 3)
+    return Job(tuple(sorted(folder.glob("*.parquet"))), setup.workers, setup.scratch, session_s)
 
 
-def made_up(rows: int) -> tuple[Path, ...]:
-    """Make the files, CHUNK rows each, kept for the next bench."""
-    import os
-
+def write_rows(rows: int, folder: Path) -> None:
+    """Write the files, CHUNK rows each."""
     import numpy as np
     import pyarrow as pa
 
     from tasks.core.snapshot_files import FileSink
 
-    folder = INPUTS / f"train-{rows}-{SEED}"
-    if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-        for index in range(-(-rows // CHUNK)):
-            n = min(CHUNK, rows - index * CHUNK)
-            rng = np.random.default_rng([SEED, index])
-            x = rng.normal(size=(len(FEATURES), n)).astype(np.float32)
-            y = x[:10].sum(axis=0) + 2 * np.sin(3 * x[10]) + x[11] * x[12] + rng.normal(size=n)
-            table = pa.table({**dict(zip(FEATURES, x, strict=True)), "label": y.astype(np.float32)})
-            FileSink(str(unfinished)).write_table(f"part-{index:05d}.parquet", table)
-        unfinished.rename(folder)  # a folder of that name is always complete
-    return tuple(sorted(folder.glob("*.parquet")))
+    for index in range(-(-rows // CHUNK)):
+        n = min(CHUNK, rows - index * CHUNK)
+        rng = np.random.default_rng([SEED, index])
+        x = rng.normal(size=(len(FEATURES), n)).astype(np.float32)
+        y = x[:10].sum(axis=0) + 2 * np.sin(3 * x[10]) + x[11] * x[12] + rng.normal(size=n)
+        table = pa.table({**dict(zip(FEATURES, x, strict=True)), "label": y.astype(np.float32)})
+        FileSink(str(folder)).write_table(f"part-{index:05d}.parquet", table)
 
 
 def measure_input(job: Job) -> dict[str, int]:
@@ -123,8 +116,6 @@ def on_ray_train(job: Job, workers: int, threads: int) -> SelfTimed:
 
 
 def native(job: Job) -> SelfTimed:
-    from benchmarks.cases.etl import in_own_process
-
     with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
         model = Path(folder) / "model.ubj"
         started = time.perf_counter()

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
+from benchmarks.sides import run_unvalidated
 from tasks.settings import Settings
 
 FEATURES = 40
@@ -106,14 +107,13 @@ def put(root: Path, rows: Mapping[str, tuple[Any, Any]]) -> Any:
 
 
 def ours(job: Job) -> SelfTimed:
-    from tasks.core.stage import run_stage
     from tasks.core.storage.store import SnapshotStore
     from tasks.stages.tune.stage import tune
 
     config = job.settings.tune.model_copy(update={"seed": job.seed("ours")})
     store = SnapshotStore(job.scratch / "ours")
     began = time.perf_counter()
-    done = run_stage(tune, [job.splits], config, store, validate=lambda _stage, _out: {})
+    done = run_unvalidated(tune, [job.splits], config, store)
     took = time.perf_counter() - began
     trials = done.snapshot.read().to_pylist()
     notes = dict(done.notes)

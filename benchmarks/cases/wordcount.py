@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.harness import Case, SelfTimed
 from benchmarks.peers.text import ZSTD, run_alone
 from benchmarks.text_input import Job, Output, code_ranges, measure_input, peer, run_stage_alone, speeds, start
+from tasks.core.part_files import read_part, scan_parts
 
 STARS = range(1, 6)
 WORD = r"\w+(?:['’]\w+)*"
@@ -80,7 +81,7 @@ def polars_words(input: Path) -> Any:
 
     texts = (pl.col("title") + "\n" + pl.col("text")).str.to_lowercase()
     return (
-        pl.scan_parquet(sorted(input.glob("*.parquet")), hive_partitioning=False)
+        scan_parts(sorted(input.glob("*.parquet")))
         .with_row_index("row")
         .select(
             "row", "timestamp", stars=(pl.col("rating") + 0.5).floor().cast(pl.Int8), token=texts.str.extract_all(WORD)
@@ -155,7 +156,7 @@ def latest_first(file: Path) -> Iterable[tuple[int, int, str]]:
     """Read stars, time in milliseconds and text of each review, the latest first."""
     import polars as pl
 
-    rows = pl.read_parquet(file, columns=["title", "text", "rating", "timestamp"], hive_partitioning=False)
+    rows = read_part(file, ["title", "text", "rating", "timestamp"])
     reviews = rows.sort("timestamp", descending=True).select(
         stars=(pl.col("rating") + 0.5).floor().cast(pl.Int8),
         seen=pl.col("timestamp").to_physical(),

@@ -7,24 +7,12 @@ import warnings
 
 from flows.servers.heartbeat import HEARTBEATS
 from tasks.core.sections import PROJECT
-
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GX_ANALYTICS_ENABLED": "False",
-    "HF_HUB_OFFLINE": "1",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-    **HEARTBEATS,
-}
+from tasks.engines.quiet import QUIET
 
 
 def prepare() -> None:
     """Set the variables that are not set yet. Prefect's own files go into the project unless the user moved them."""
-    for name, value in QUIET.items():
+    for name, value in {**QUIET, **HEARTBEATS}.items():
         os.environ.setdefault(name, value)
     # requests filters this warning itself, but another thread's `catch_warnings` may undo its filter.
     warnings.filterwarnings("ignore", message="SOCKS support in urllib3")

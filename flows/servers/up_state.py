@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tasks.core import locks
 from tasks.core.errors import RunError
 from tasks.core.sections import PROJECT
 
@@ -22,27 +22,22 @@ def state_folder() -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the kernel frees it if this process dies. Raises RunError if another process has it."""
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with locks.locked(folder / "lock", wait=False) as ours:
+        if not ours:
             raise RunError(
                 f"raymill is up already (process {state(folder).get('pid', '?')})",
                 where=str(folder),
                 fix="raymill status shows it, raymill down stops it",
-            ) from None
+            )
         yield
 
 
 def is_up(folder: Path) -> bool:
     try:
         with (folder / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not locks.take(file, wait=False, shared=True)  # shared: two who ask at once do not see each other
     except OSError:
-        pass
-    return False
+        return False
 
 
 def state(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ This uses numpy only and reads no file, so tests can compare it with scikit-lear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -43,10 +43,9 @@ def name_of(target: Target, measure: str) -> str:
 def measure(target: Target, label: Array, prediction: Array, resamples: int = 400, seed: int = 7) -> Measures:
     """Compute the target's measures that this prediction allows: {measure: {"value", "low", "high"}}.
 
-    low and high are the 2.5% and 97.5% quantiles of the measure over `resamples` bootstrap samples. A sample takes each
-    row a Poisson(1) number of times, the limit of drawing n of n with replacement; beyond BLOCKS rows it draws random
-    blocks of rows, whose sums have the same spread. AUC is exact, ties by midranks; its interval is that of its linear
-    part (`_placements`). It is None if all labels are of one class. Raises ValueError for no rows or different lengths.
+    low and high are the 2.5% and 97.5% quantiles of the measure over `resamples` bootstrap samples (`bootstrap_sums`).
+    AUC is exact, ties by midranks; its interval is that of its linear part (`_placements`). It is None if all labels
+    are of one class. Raises ValueError for no rows or different lengths.
     """
     n = len(label)
     if not n or n != len(prediction):
@@ -56,12 +55,9 @@ def measure(target: Target, label: Array, prediction: Array, resamples: int = 40
     if "auc" in target.measures:
         terms["auc"] = _placements(label, prediction)
     columns = [column for pairs in terms.values() for pair in pairs for column in pair]
-    random = np.random.default_rng(seed)
-    block = random.permutation(n) % BLOCKS
-    sums = np.stack([np.bincount(block, column) for column in columns], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):  # samples that lack one class are left out below
-        drawn = np.concatenate([random.poisson(1, (DRAWS, len(sums))) @ sums for _ in range(0, resamples, DRAWS)])
-        shares = drawn[:resamples, 0::2] / drawn[:resamples, 1::2]
+        drawn = bootstrap_sums(columns, resamples, seed)
+        shares = drawn[:, 0::2] / drawn[:, 1::2]
         means = [column.sum() / weight.sum() for column, weight in zip(columns[0::2], columns[1::2], strict=True)]
     measures, at = {}, 0
     for name, pairs in terms.items():
@@ -71,6 +67,19 @@ def measure(target: Target, label: Array, prediction: Array, resamples: int = 40
         measures[name] = _interval(overall(name, value), np.sqrt(draws) if name == "rmse" else draws)
         at += len(pairs)
     return {name: measures[name] for name in target.measures if name in measures}
+
+
+def bootstrap_sums(columns: Sequence[Array], resamples: int, seed: int = 7) -> Array:
+    """Return (resamples, k) sums of k columns over bootstrap samples of their n rows, the same samples for all columns.
+
+    A sample takes each row a Poisson(1) number of times, the limit of drawing n of n with replacement; beyond BLOCKS
+    rows it draws random blocks of rows, whose sums have the same spread.
+    """
+    random = np.random.default_rng(seed)
+    block = random.permutation(len(columns[0])) % BLOCKS
+    sums = np.stack([np.bincount(block, column) for column in columns], axis=1)
+    drawn = [random.poisson(1, (DRAWS, len(sums))) @ sums for _ in range(0, resamples, DRAWS)]
+    return np.concatenate(drawn)[:resamples]
 
 
 def _means(target: Target, label: Array, prediction: Array) -> dict[str, Array]:

@@ -19,6 +19,7 @@ from typing import Any
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.sections import RayConfig
 from tasks.engines import cluster_connect, nodes, ray_private
+from tasks.engines.quiet import OFFLINE
 
 # One thread per worker process: the parallelism is Ray's, and two pools would fight over the cores.
 WORKER_ENV = {
@@ -27,10 +28,7 @@ WORKER_ENV = {
     # OpenMP's threads wait for each other asleep, not spinning: where others want the cores, as `tune` does beside
     # `train`, two spinning threads of XGBoost took 24 times as long as two sleeping ones, and 21 times the CPU.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_OFFLINE": "1",
-    "GX_ANALYTICS_ENABLED": "False",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+    **OFFLINE,
     # Ray Train's `report` blocks until the controller's next poll, 2 s apart by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     # A process for each training that asks whether its machine is about to be taken away. It is tried again anyway.

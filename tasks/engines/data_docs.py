@@ -9,7 +9,6 @@ night: only new pages are rendered, and runs beyond the newest KEEP_RUNS are rem
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tasks.core import locks
 from tasks.core.digests import digest_of
 from tasks.engines.validation import Validation, show_example
 
@@ -70,8 +70,7 @@ def write(folder: Path, validations: dict[str, Validation], run_name: str, run_t
     )
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at once; a dead process's lock is released
+    with locks.locked(folder / ".lock"):  # two runs may end at once
         context = _context(folder)
         run = RunIdentifier(run_name=run_name.replace("/", "-"), run_time=run_time)
         new: list[Any] = []

@@ -14,7 +14,6 @@ happened. Runs are added and never changed, and outlive the version and the regi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tasks.core import locks
 from tasks.core.errors import InputError, RegistryError
 from tasks.engines.tracking import all_versions, version_by_alias
 
@@ -85,15 +85,15 @@ def when(ms: float | None = None) -> str:
 
 @contextmanager
 def one_at_a_time(lock: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file while the block runs; call `waiting` if another process holds it. Two decisions at once would
-    both compare with the old champion. The kernel releases a dead process's lock; NFS keeps locks across machines."""
+    """Hold a lock file while the block runs; call `waiting` if another process holds it.
+
+    Two decisions at once would both compare with the old champion.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.take(file, wait=False):
             waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.take(file)
         yield
 
 

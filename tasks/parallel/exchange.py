@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 Split = Callable[[Any, int], list[pa.Table]]
@@ -57,6 +58,26 @@ def shuffle(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: in
     reduce_task = ray.remote(_reduce)
     sliced = [_listed(split_task.remote(split, block, buckets), buckets) for block in blocks]
     return [reduce_task.remote(reduce, b, *(slices[b] for slices in sliced)) for b in range(buckets)]
+
+
+def hash_partition(rows: pl.DataFrame, hashes: pl.Expr, buckets: int) -> list[pa.Table]:
+    """Split rows into B tables by the remainder of their unsigned hashes; rows stay in order."""
+    home = rows.select(hashes % buckets).to_series()
+    return [rows.filter(home == bucket).to_arrow() for bucket in range(buckets)]
+
+
+def stacked(slices: Sequence[pa.Table]) -> pl.DataFrame:
+    """Stack the slices of a bucket; the column `block` tells from which each row is."""
+    return pl.concat(
+        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
+    )
+
+
+def by_block(answers: pl.DataFrame, blocks: int) -> list[pa.Table]:
+    """Split answers by their column `block`, which is dropped; rows stay in order."""
+    found = answers.partition_by("block", as_dict=True, include_key=False)
+    nothing = answers.clear().drop("block")
+    return [found.get((i,), nothing).to_arrow() for i in range(blocks)]
 
 
 def shuffle_in_process(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: int) -> list[Any]:

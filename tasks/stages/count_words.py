@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from tasks.algorithms import pretokens
+from tasks.core.part_files import scan_parts
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -102,7 +103,7 @@ def title_and_text(reviews: pl.DataFrame) -> pl.Series:
 def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
     """What some rows of a file hold, as WORD_COUNTS, a chunk of texts after the other: each token once in each."""
     file, start, length = rows
-    columns = pl.scan_parquet(file, hive_partitioning=False).select("title", "text", "timestamp", "rating")
+    columns = scan_parts([file]).select("title", "text", "timestamp", "rating")
     reviews = columns.slice(start, length).collect()
     stars = (reviews["rating"].to_numpy() + 0.5).astype(np.int64).clip(1, 5)
     times, texts = reviews["timestamp"].dt.epoch("ms").to_numpy(), title_and_text(reviews)

@@ -23,12 +23,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.core.part_files import read_part
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
-from tasks.parallel.exchange import shuffle
+from tasks.parallel.exchange import hash_partition, shuffle
 
 REVIEWERS = pa.schema(
     [
@@ -84,7 +85,7 @@ class Slice(NamedTuple):
     """One part's share of one bucket: the reviews of the bucket's users, and the bucket's distinct item ids."""
 
     reviews: pa.Table
-    items: pa.Array
+    items: pa.Table
 
 
 class Profile(NamedTuple):
@@ -102,16 +103,10 @@ def split_part(file: Path, buckets: int) -> list[Slice]:
     It reads only the columns it needs: the texts, nine tenths of the bytes, stay on disk. It sums nothing by user yet:
     a user has about two reviews, seldom in one file, and a pair of user and item has one.
     """
-    reviews = pl.read_parquet(file, columns=list(COLUMNS), hive_partitioning=False)
-    users = hash_partition(reviews, "user_id", buckets)
-    items = hash_partition(reviews.select(pl.col("item_id").unique()), "item_id", buckets)
-    return [Slice(u.to_arrow(), i["item_id"].to_arrow()) for u, i in zip(users, items, strict=True)]
-
-
-def hash_partition(frame: pl.DataFrame, column: str, buckets: int) -> list[pl.DataFrame]:
-    """Partition rows by the hash of a column: equal values are in the same bucket, whatever frame they come from."""
-    home = frame[column].hash(seed=1) % buckets
-    return [frame.filter(home == bucket) for bucket in range(buckets)]
+    reviews = read_part(file, COLUMNS)
+    users = hash_partition(reviews, pl.col("user_id").hash(1), buckets)
+    items = hash_partition(reviews.select(pl.col("item_id").unique()), pl.col("item_id").hash(1), buckets)
+    return [Slice(*tables) for tables in zip(users, items, strict=True)]
 
 
 def profile(sink: FileSink, bucket: int, slices: list[Slice]) -> Profile:
@@ -120,7 +115,7 @@ def profile(sink: FileSink, bucket: int, slices: list[Slice]) -> Profile:
     users = by_user(reviews)
     name = part_name(bucket)
     entries = [sink.write_table(name, users.to_arrow(), REVIEWERS)] if len(users) else []
-    items = pl.Series(pl.from_arrow(pa.chunked_array([s.items for s in slices]))).n_unique()
+    items = pl.DataFrame(pl.from_arrow(pa.concat_tables([s.items for s in slices])))["item_id"].n_unique()
     years = users.select(pl.min("first_year"), pl.max("latest_year")).row(0) if len(users) else ()
     return Profile(entries, partial_ratings(reviews).to_arrow(), items, years)
 

@@ -27,13 +27,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.core.part_files import read_part
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import ITEMS
 from tasks.engines import cluster, frames
-from tasks.parallel.exchange import keyed_exchange
+from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, stacked
 
 SCALARS = [name for name in ITEMS.names if name != "also_viewed"]
 UNKNOWN_TITLE = "unknown"
@@ -83,12 +84,12 @@ def items(catalogue: Snapshot, config: ItemsConfig, out: SnapshotWriter) -> None
 
 def read_scalars(file: Path) -> pa.Table:
     """Read the columns that stay; the also-viewed lists, by far most of the bytes, are read by the split."""
-    return pl.read_parquet(file, columns=SCALARS, hive_partitioning=False).to_arrow()
+    return read_part(file, SCALARS).to_arrow()
 
 
 def split_file(file: Path, buckets: int) -> list[pa.Table]:
     wanted = ["item_id", "price", "also_viewed"]
-    return split_items(pl.read_parquet(file, columns=wanted, hive_partitioning=False), buckets)
+    return split_items(read_part(file, wanted), buckets)
 
 
 def split_items(catalogue: pl.DataFrame, buckets: int) -> list[pa.Table]:
@@ -101,8 +102,7 @@ def split_items(catalogue: pl.DataFrame, buckets: int) -> list[pa.Table]:
         .drop_nulls("key")
         .select("row", "key", price=pl.lit(None, pl.Float64), asks=pl.lit(True))
     )
-    rows = pl.concat([own, asked.select(own.columns)]).with_columns(bucket=pl.col("key").hash(7) % buckets)
-    return [rows.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+    return hash_partition(pl.concat([own, asked.select(own.columns)]), pl.col("key").hash(7), buckets)
 
 
 def answer_prices(slices: list[pa.Table]) -> list[pa.Table]:
@@ -110,22 +110,17 @@ def answer_prices(slices: list[pa.Table]) -> list[pa.Table]:
 
     The first item of an id is the one in the earliest block, there in the earliest row.
     """
-    rows = pl.concat(
-        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
-    )
+    rows = stacked(slices)
     own = rows.filter(~pl.col("asks"))  # in order: blocks one after another, each in row order
     first = pl.col("key").is_first_distinct()
     priced = own.filter(first).drop_nulls("price").select("key", found="price")
     found = rows.filter("asks").join(priced, on="key").select("block", "row", price="found")
     repeated = own.filter(~first).select("block", "row", price=pl.lit(None, pl.Float64))
-    answers = pl.concat([found, repeated])
-    by_block = answers.partition_by("block", as_dict=True, include_key=False)
-    nothing = answers.clear().drop("block")
-    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+    return by_block(pl.concat([found, repeated]), len(slices))
 
 
 def read_prices(file: Path, *answers: pa.Table) -> np.ndarray:
-    return own_prices(pl.read_parquet(file, columns=["price"], hive_partitioning=False)["price"], *answers)
+    return own_prices(read_part(file, ["price"])["price"], *answers)
 
 
 def own_prices(prices: pl.Series, *answers: pa.Table) -> np.ndarray:

@@ -32,7 +32,7 @@ from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
-from tasks.parallel.exchange import keyed_exchange, shuffle
+from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, shuffle, stacked
 
 NEAR_DUPLICATES = pa.schema(
     [
@@ -99,10 +99,8 @@ def split_by_band(file: Path, buckets: int, config: NearDuplicatesConfig) -> lis
             keys.append(minhash.band_keys(shingled, bands, rows).ravel())
             digests.append(np.repeat(shingled.digest, bands))
             numbers.append(np.repeat((shingled.text + first).astype(np.int32), bands))
-    key, digest, row = np.concatenate(keys), np.concatenate(digests), np.concatenate(numbers)
-    home = key % np.uint64(buckets)
-    pieces = (home == b for b in range(buckets))
-    return [pa.table({"key": key[p], "digest": digest[p], "row": row[p]}) for p in pieces]
+    found = {"key": np.concatenate(keys), "digest": np.concatenate(digests), "row": np.concatenate(numbers)}
+    return hash_partition(pl.DataFrame(found), pl.col("key"), buckets)
 
 
 def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, pa.ChunkedArray]]:
@@ -123,14 +121,11 @@ def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, 
 
 def find_shared(slices: list[pa.Table]) -> list[pa.Table]:
     """Return, for each block, its rows whose key another row shares: `row` and `key`, null if all texts are equal."""
-    seen = pl.concat([_frame(s).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)])
+    seen = stacked(slices)
     # First filter the shared keys: most are unique and should cost no more than this.
     shared = seen.filter(pl.col("key").is_duplicated())
     differ = (pl.col("digest").min() != pl.col("digest").max()).over("key")
-    answers = shared.select("block", "row", key=pl.when(differ).then("key")).unique()
-    by_block = answers.partition_by("block", as_dict=True, include_key=False)
-    nothing = answers.clear().drop("block")
-    return [by_block.get((i,), nothing).to_arrow() for i in range(len(slices))]
+    return by_block(shared.select("block", "row", key=pl.when(differ).then("key")).unique(), len(slices))
 
 
 def read_candidates(file: Path, config: NearDuplicatesConfig, *shared: pa.Table) -> pa.Table:

@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from tasks.core.errors import InputError
+from tasks.core.part_files import read_part
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel import time_borders as timeline
-from tasks.parallel.exchange import keyed_exchange
+from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, stacked
 from tasks.parallel.key_hash import key_hash
 
 SLICES = ("train", "valid", "test")
@@ -113,7 +114,7 @@ NO_LABELS = "choose another features.target, or lower features.min_votes"
 
 def labelled_ms(file: Path) -> NDArray[np.int64]:
     """Read the times of a file's rows with a label."""
-    rows = pl.read_parquet(file, columns=["timestamp", "label"], hive_partitioning=False)
+    rows = read_part(file, ["timestamp", "label"])
     return rows.filter(pl.col("label").is_not_null())["timestamp"].dt.epoch("ms").to_numpy()
 
 
@@ -130,7 +131,7 @@ def homes(rows: pl.DataFrame, config: SplitConfig, cuts: Sequence[int]) -> NDArr
 def split_by_key(file: Path, buckets: int, shared: Shared) -> list[pa.Table]:
     """Hash-partition the keys that a file's rows must not share with an earlier slice: `kind`, `key`, `row`, `home`."""
     config, cuts, alike = shared
-    rows = pl.read_parquet(file, hive_partitioning=False, columns=KEY_COLUMNS)
+    rows = read_part(file, KEY_COLUMNS)
     rows = rows.with_row_index("row").with_columns(home=pl.Series(homes(rows, config, cuts), dtype=pl.Int8))
     rows = rows.filter(pl.col("label").is_not_null())
     keys = {"known_user": pl.col("user_id").hash(7), "repeat": pl.col("text_digest"), "near_repeat": pl.col("group")}
@@ -144,7 +145,7 @@ def split_by_key(file: Path, buckets: int, shared: Shared) -> list[pa.Table]:
         rows_by_kind[kind].select(pl.lit(i, dtype=pl.Int8).alias("kind"), keys[kind].alias("key"), "row", "home")
         for i, kind in enumerate(KINDS)
     )
-    return [keyed.filter(pl.col("key") % buckets == b).to_arrow() for b in range(buckets)]
+    return hash_partition(keyed, pl.col("key"), buckets)
 
 
 KEY_COLUMNS = ["review_id", "user_id", "timestamp", "label", "text_digest", "n_chars"]
@@ -152,16 +153,14 @@ KEY_COLUMNS = ["review_id", "user_id", "timestamp", "label", "text_digest", "n_c
 
 def groups_of(alike: Sequence[Path]) -> pl.DataFrame:
     """Read `review_id`, the `name` of its group of near-duplicates, and a hash of that as `group`."""
-    members = pl.concat([pl.read_parquet(f, columns=["review_id", "group"], hive_partitioning=False) for f in alike])
+    members = pl.concat([read_part(f, ["review_id", "group"]) for f in alike])
     return members.select("review_id", name="group", group=pl.col("group").hash(7))
 
 
 def find_earlier(slices: list[pa.Table]) -> list[pa.Table]:
     """Return, for each block, its rows that share a key with one of an earlier slice: `row`, `kind`."""
-    frames = [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i)) for i, s in enumerate(slices)]
-    earliest = pl.col("home").min().over("kind", "key")
-    repeats = pl.concat(frames).filter(pl.col("home") > earliest)
-    return [repeats.filter(pl.col("block") == i).select("row", "kind").to_arrow() for i in range(len(slices))]
+    repeats = stacked(slices).filter(pl.col("home") > pl.col("home").min().over("kind", "key"))
+    return by_block(repeats.select("block", "row", "kind"), len(slices))
 
 
 def write_parts(
@@ -172,7 +171,7 @@ def write_parts(
     earlier: the results of `find_earlier`.
     """
     config, cuts, alike = shared
-    rows = pl.read_parquet(file, hive_partitioning=False)
+    rows = read_part(file)
     home = homes(rows, config, cuts)
     shares = pl.concat([pl.DataFrame(pl.from_arrow(e)) for e in earlier])
     reason = np.full(len(rows), "", dtype=object)

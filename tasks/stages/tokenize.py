@@ -28,6 +28,7 @@ from pydantic import Field
 from tasks.algorithms import pretokens
 from tasks.core import faults
 from tasks.core.errors import TransientError
+from tasks.core.part_files import read_part
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -133,7 +134,7 @@ def encode_file(
     file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
 ) -> tuple[pa.Table, int]:
     """One file of reviews as TOKENS, and how many of its reviews were cut to `max_tokens`."""
-    reviews = pl.read_parquet(file, columns=["review_id", "title", "text"], hive_partitioning=False)
+    reviews = read_part(file, ["review_id", "title", "text"])
     said = reviews.select(
         pl.when(pl.col("title") == "").then("text").otherwise(pl.col("title") + "\n" + pl.col("text"))
     ).to_series()

@@ -194,7 +194,7 @@ def changed_back(output: Output, folder: Path) -> Output:
 
 
 def compare(raw: Path, ours: Output, theirs: Output) -> str:
-    job = etl.Job(raw, 2, raw.parent, settings=None)  # type: ignore[arg-type]  # the check does not look at them
+    job = etl.Job(input=raw, workers=2, scratch=raw.parent, settings=None)  # type: ignore[arg-type]  # the check does not look at them
     return etl.check(job, ours, {"polars": theirs})
 
 

@@ -171,7 +171,8 @@ def test_peers_agree_on_ids_across_chunks_and_files(tmp_path: Path, monkeypatch:
 
 def job_of(folder: Path, scratch: Path) -> Job:
     text = load(folder)
-    return Job(text, committed(text, scratch / "reviews"), 2, scratch, settings=None)  # type: ignore[arg-type]
+    reviews = committed(text, scratch / "reviews")
+    return Job(text=text, reviews=reviews, workers=2, scratch=scratch, settings=None)  # type: ignore[arg-type]
 
 
 def written(path: Path, rows: Sequence[Row], megabytes: int = 1) -> TextInput:

@@ -17,6 +17,7 @@ from benchmarks import harness
 from benchmarks.cases import pipeline
 from benchmarks.harness import Case, Setup, Timed, run_case
 from benchmarks.machine import PeakMemory
+from benchmarks.processes import run_command
 from tasks.core.errors import RunError, UserError
 
 
@@ -236,7 +237,7 @@ def test_breakdown_adds_up_to_the_wall_time() -> None:
 
 def test_a_side_that_fails_shows_the_end_of_its_output(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="exit status 3:\nthe disk is full") as error:
-        pipeline.run_command(["-c", "import sys; print('the disk is full'); sys.exit(3)"], tmp_path)
+        run_command(["-c", "import sys; print('the disk is full'); sys.exit(3)"], tmp_path)
     assert "-c" in error.value.where
 
 

@@ -19,9 +19,9 @@ import typer
 import yaml
 
 from flows.cli.main import app
-from flows.run.environment import QUIET
 from tasks.core.settings import PROJECT
 from tasks.engines.cluster import WORKER_ENV
+from tasks.engines.quiet import QUIET
 from tasks.settings import load_settings
 
 DEPLOY = PROJECT / "deploy"

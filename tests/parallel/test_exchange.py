@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
 from tasks.engines.cluster import gather
-from tasks.parallel.exchange import exchange_in_process, keyed_exchange
+from tasks.parallel.exchange import by_block, exchange_in_process, hash_partition, keyed_exchange, stacked
 
 Blocks = list[list[int]]
 
@@ -100,3 +101,13 @@ def test_an_error_of_a_bucket_is_raised_as_it_is(ray_session: None) -> None:
     with pytest.raises(InputError) as caught:
         gather(answered[0])
     assert str(caught.value) == "row 3: odd"
+
+
+@given(keys=st.lists(st.integers(0, 6), max_size=9), buckets=st.integers(1, 4))
+def test_the_rows_of_a_key_meet_in_one_bucket_and_their_answers_return_in_order(keys: list[int], buckets: int) -> None:
+    rows = pl.DataFrame({"key": keys, "row": range(len(keys))}, schema={"key": pl.UInt64, "row": pl.Int64})
+    split_rows = hash_partition(rows, pl.col("key"), buckets)
+    assert [t["row"].to_pylist() for t in split_rows] == [
+        [row for row, key in enumerate(keys) if key % buckets == b] for b in range(buckets)
+    ]
+    assert [t.to_pylist() for t in by_block(stacked(split_rows), buckets)] == [t.to_pylist() for t in split_rows]

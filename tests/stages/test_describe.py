@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tasks.core.snapshot_files import FileSink, part_name
 from tasks.core.snapshots import read_tables
 from tasks.domain.schemas import REVIEWS
-from tasks.parallel.exchange import shuffle_in_process
+from tasks.parallel.exchange import hash_partition, shuffle_in_process
 from tasks.stages import describe
 from tasks.stages.describe import RATINGS, Profile
 
@@ -153,7 +153,8 @@ def test_a_new_year_starts_at_midnight_utc() -> None:
 def test_the_sums_by_rating_need_no_columns_but_four_and_take_any_units() -> None:
     source = pl.DataFrame({"user_id": ["a", "a", "b"], "rating": [5.0, 5.0, 4.0], "helpful_votes": [1234, None, 2]})
     source = source.with_columns(timestamp=pl.Series([0, 86_400 * 366, 0]).cast(pl.Datetime("us")))
-    parts = describe.hash_partition(source, "user_id", 3)
+    tables = hash_partition(source, pl.col("user_id").hash(1), 3)
+    parts = [pl.DataFrame(pl.from_arrow(t)) for t in tables]
     assert sum(map(len, parts)) == len(source)
     assert describe.ratings_table(map(describe.partial_ratings, parts)).to_pylist() == [
         dict(zip(RATINGS.names, (4, 1, 1, 2.0, 1970), strict=True)),

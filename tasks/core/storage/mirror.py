@@ -14,16 +14,15 @@ Find: fetch a snapshot that is only in the bucket; send one that is only in the 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tasks.core import locks
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.snapshot_files import fsync
 from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter
@@ -143,7 +142,7 @@ class MirroredStore(SnapshotStore):
         """Fetch a snapshot and publish it here; None if it is removed from the bucket meanwhile."""
         folder = self.root / manifest.stage / manifest.key
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f"{manifest.attempt}.lock"):
+        with locks.locked(folder / f"{manifest.attempt}.lock"):
             if fetched := super().find(manifest.stage, manifest.key):
                 return fetched  # by another process
             if not self.there.bring(manifest, folder / manifest.attempt):
@@ -159,12 +158,12 @@ class MirroredStore(SnapshotStore):
         """Publish an attempt that a process sealed and could not send."""
         folder = self.root / stage / key
         for sealed in sorted(folder.glob("attempt-*.manifest")):
-            with _lock(sealed.with_suffix(".lock"), wait=False) as locked:
+            with locks.locked(sealed.with_suffix(".lock"), wait=False) as ours:
                 try:
                     manifest = Manifest.model_validate_json(sealed.read_bytes())
                 except (ValueError, FileNotFoundError):  # killed while writing it, or published by now
                     continue
-                if locked and not damaged_files(folder, manifest, full=True):
+                if ours and not damaged_files(folder, manifest, full=True):
                     return self.publish(folder, manifest)
         return None
 
@@ -192,15 +191,3 @@ class _EarlierElsewhere:
             _LOG.warning("no parts of earlier snapshots are reused: %s", error.what)
             self._there = {}
         return self._fetched.get(identity)
-
-
-@contextmanager
-def _lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an attempt's lock; with wait=False, yield False if another process holds it."""
-    with path.open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -6,7 +6,6 @@ leaves either a whole snapshot or an invisible attempt, which the next process r
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tasks.core import faults
+from tasks.core import faults, locks
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
@@ -77,7 +76,7 @@ class SnapshotStore:
             remove_attempt(orphan)
         attempt = f"attempt-{uuid.uuid4().hex[:12]}"
         lock = (folder / f"{attempt}.lock").open("wb")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locks.take(lock)
         (folder / attempt).mkdir()
         return SnapshotWriter(
             stage=stage, key=key, folder=folder, attempt=attempt, lock=lock, earlier=_EarlierParts(self.root / stage)
@@ -229,15 +228,11 @@ def remove_attempt(path: Path) -> None:
 
 
 def _is_held(lock: Path) -> bool:
-    # The kernel releases a process's lock, however the process ends.
     try:
         with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not locks.take(file, wait=False)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _schema_of(root: Path, entries: Sequence[FileEntry], table: str) -> list[str]:

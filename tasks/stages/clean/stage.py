@@ -29,12 +29,13 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.digests import digest_of
+from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.schemas import FEW_VALUES, REVIEWS
 from tasks.engines import cluster, frames
-from tasks.parallel.exchange import Answer, keyed_exchange
+from tasks.parallel.exchange import Answer, by_block, hash_partition, keyed_exchange, stacked
 from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.clean.text import tidy_text
 
@@ -105,7 +106,7 @@ def pair_rule(config: CleanConfig) -> Answer | None:
 
 def split_ids(block: Block, buckets: int) -> list[pa.Table]:
     """Hash-partition a block's rows by review_id, with the columns that decide which of equal ones stays."""
-    return _buckets(_read(block, "id"), buckets)
+    return hash_partition(_read(block, "id"), pl.col("a"), buckets)
 
 
 def without_rows(block: Block, *gone: pa.Table) -> pa.Table:
@@ -115,14 +116,14 @@ def without_rows(block: Block, *gone: pa.Table) -> pa.Table:
 
 
 def split_pairs(keys: pa.Table, buckets: int) -> list[pa.Table]:
-    return _buckets(pl.DataFrame(pl.from_arrow(keys)), buckets)
+    return hash_partition(pl.DataFrame(pl.from_arrow(keys)), pl.col("a"), buckets)
 
 
 def _read(block: Block, key: str) -> pl.DataFrame:
     names = {f"{key}_a": "a", f"{key}_b": "b"}
     frames_of_parts = []
     for part, file in block:
-        keys = pl.read_parquet(file, columns=[*names, "said", "row_hash", "timestamp"], hive_partitioning=False)
+        keys = read_part(file, [*names, "said", "row_hash", "timestamp"])
         at = (part << 32) + pl.arange(len(keys), eager=True, dtype=pl.Int64)
         frames_of_parts.append(keys.rename(names).with_columns(at=at))
     return pl.concat(frames_of_parts)
@@ -130,11 +131,6 @@ def _read(block: Block, key: str) -> pl.DataFrame:
 
 def _positions(gone: Iterable[pa.Table]) -> pl.Series:
     return pl.concat([pl.Series("at", [], dtype=pl.Int64), *(pl.DataFrame(pl.from_arrow(t))["at"] for t in gone)])
-
-
-def _buckets(keys: pl.DataFrame, buckets: int) -> list[pa.Table]:
-    home = keys["a"] % buckets
-    return [keys.filter(home == i).to_arrow() for i in range(buckets)]
 
 
 def repeated_ids(slices: list[pa.Table]) -> list[pa.Table]:
@@ -152,7 +148,7 @@ def repeated_pairs(slices: list[pa.Table]) -> list[pa.Table]:
 
 def _losers(slices: list[pa.Table], key: list[str], kind: int) -> list[pa.Table]:
     """Return, for each block, the rows that lose against another row with the same key."""
-    seen = pl.concat([pl.DataFrame(pl.from_arrow(s)).with_columns(block=i) for i, s in enumerate(slices)])
+    seen = stacked(slices)
     # Most keys are unique; only the others are sorted.
     shared = seen.filter(seen["a"].is_duplicated()).sort("timestamp", "row_hash", "at", descending=True)
     lost = shared.filter(~pl.struct(key).is_first_distinct()).with_columns(kind=pl.lit(kind, dtype=pl.UInt8))
@@ -160,9 +156,7 @@ def _losers(slices: list[pa.Table], key: list[str], kind: int) -> list[pa.Table]
         first_said = shared.select(pl.struct([*key, "said"]).is_first_distinct()).to_series()
         again = ~first_said.filter(shared.select(~pl.struct(key).is_first_distinct()).to_series())
         lost = lost.with_columns(kind=pl.when(again).then(1).otherwise(2).cast(pl.UInt8))
-    blocks = lost.sort("at").select("block", "at", "kind").partition_by("block", as_dict=True, include_key=False)
-    nothing = pl.DataFrame(schema={"at": pl.Int64, "kind": pl.UInt8})
-    return [blocks.get((i,), nothing).to_arrow() for i in range(len(slices))]
+    return by_block(lost.sort("at").select("block", "at", "kind"), len(slices))
 
 
 def describe(block: Block, *gone: pa.Table) -> list[dict[str, Any]]:
@@ -183,7 +177,7 @@ def clean_part(part: tuple[int, Path, list[Any]], config: CleanConfig, sink: Fil
     import ray
 
     index, file, refs = part
-    reviews = pl.read_parquet(file, hive_partitioning=False)
+    reviews = read_part(file)
     kept = reviews.filter(kept_rows(index, len(reviews), ray.get(refs)))
     tidied = kept.with_columns(tidy_text(kept[column], config) for column in ("title", "text"))
     table = tidied.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(REVIEWS)

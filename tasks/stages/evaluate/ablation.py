@@ -23,12 +23,11 @@ import numpy as np
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
 from tasks.domain.losses import losses, overall
+from tasks.domain.metrics import bootstrap_sums
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, cluster
 from tasks.stages.train.stage import TrainConfig
 
-BLOCKS = 20_000  # with more rows than this, the bootstrap draws this many random blocks of rows
-DRAWS = 50  # at a time: 8 MB of weights
 RESAMPLES = 1000
 Array = np.ndarray[Any, Any]
 
@@ -91,12 +90,13 @@ def losses_of(
     import xgboost as xgb
 
     rows = [boosting.Rows(boosting.slabs(files), features) for files in (train, valid)]
-    learned = boosting.matrix(rows[0])
-    judged = boosting.matrix(rows[1], ref=learned)
+    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
+    bins = params.get("max_bin")
+    learned = boosting.matrix(rows[0], max_bin=bins)
+    judged = boosting.matrix(rows[1], ref=learned, max_bin=bins)
     for problem in (r.problem for r in rows):
         if problem is not None:
             raise problem
-    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
     patience = config.early_stopping_rounds
     model = xgb.train(
         params,
@@ -113,15 +113,9 @@ def losses_of(
 def compare(metric: str, *losses: Array) -> tuple[list[float], list[tuple[float, float]]]:
     """Return each model's metric, and for all but the first a 95% interval of the difference from the first.
 
-    losses: (n,) of each model on the same rows. A sample takes each row, or each of BLOCKS random blocks of rows,
-    a Poisson(1) number of times, the same for all models.
+    losses: (n,) of each model on the same rows.
     """
-    random = np.random.default_rng(7)
-    n = len(losses[0])
-    block = random.permutation(n) % BLOCKS
-    sums = np.stack([np.bincount(block, column) for column in (np.ones(n), *losses)], axis=1)
-    drawn = [random.poisson(1, (DRAWS, len(sums))) @ sums for _ in range(0, RESAMPLES, DRAWS)]
-    samples = np.concatenate(drawn)
+    samples = bootstrap_sums([np.ones(len(losses[0])), *losses], RESAMPLES)
     samples = samples[samples[:, 0] > 0]
     means = samples[:, 1:] / samples[:, :1]
     values = np.sqrt(means) if metric == "rmse" else means

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.errors import RunError
+from tasks.core.part_files import read_part, scan_parts
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.domain.losses import losses
 from tasks.domain.metrics import Measures, calibration, expected, measure
@@ -80,7 +81,7 @@ def score_files(parts: Sequence[Part], job: Job) -> tuple[list[Scored], list[Col
 
 
 def score_file(part: Part, boosters: Mapping[str, Any], job: Job) -> tuple[Scored, Columns]:
-    rows = pl.read_parquet(part.file, hive_partitioning=False)
+    rows = read_part(part.file)
     label = rows["label"].to_numpy()
     predicted = {name: predict(booster, rows, job.target) for name, booster in boosters.items()}
     rivals: Columns = {}
@@ -187,7 +188,7 @@ def worst(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 def texts_of(file: Path, ids: Sequence[str]) -> pl.DataFrame:
     """Read `review_id`, `title` and the beginning of `text` of these reviews from one file of reviews."""
-    reviews = pl.scan_parquet(file, hive_partitioning=False).filter(pl.col("review_id").is_in(list(ids)))
+    reviews = scan_parts([file]).filter(pl.col("review_id").is_in(list(ids)))
     long = pl.col("text").str.len_chars() > EXCERPT_CHARS
     cut = pl.when(long).then(pl.col("text").str.head(EXCERPT_CHARS - 1) + "…").otherwise("text")
     return reviews.select("review_id", "title", text=cut).collect()

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.errors import InputError
+from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -159,7 +160,7 @@ def mean_label(files: Sequence[Path], target: Target) -> float | list[float]:
 
 def _label_sums(file: Path, classes: int) -> list[float]:
     """Return the number of rows, then the sum of the labels or the rows of each class."""
-    label = pl.read_parquet(file, columns=["label"], hive_partitioning=False)["label"].to_numpy()
+    label = read_part(file, ["label"])["label"].to_numpy()
     sums = np.bincount(label.astype(np.intp), minlength=classes) if classes > 1 else [label.sum(dtype=np.float64)]
     return [float(len(label)), *map(float, sums)]
 

@@ -17,7 +17,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from tasks.parallel.exchange import keyed_exchange
+from tasks.core.part_files import read_part
+from tasks.parallel.exchange import hash_partition, keyed_exchange
 from tasks.stages.features.past_aggregates import READ
 
 # Columns of the stage `items`, by their names as features.
@@ -48,13 +49,12 @@ def split_by_item(block: Block, buckets: int) -> list[pa.Table]:
     """Partition reviews (`row`, `item_id`) or items (`item_id` and their columns) by the item's hash."""
     kind, file = block
     if kind == "reviews":
-        rows = pl.read_parquet(file, columns=["item_id"], hive_partitioning=False).with_row_index("row")
+        rows = read_part(file, ["item_id"]).with_row_index("row")
     else:
         columns = ["item_id", *KEYS, *METADATA.values()]
-        rows = pl.read_parquet(file, columns=columns, hive_partitioning=False)
+        rows = read_part(file, columns)
         rows = rows.rename({column: name for name, column in METADATA.items()})
-    rows = rows.with_columns(bucket=pl.col("item_id").hash(7) % buckets)
-    return [rows.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+    return hash_partition(rows, pl.col("item_id").hash(7), buckets)
 
 
 def answer_items(slices: list[pa.Table], reviews: int) -> list[pa.Table]:
@@ -68,7 +68,7 @@ def answer_items(slices: list[pa.Table], reviews: int) -> list[pa.Table]:
 def attached(file: Path, *answers: pa.Table) -> pa.Table:
     """Return the file's reviews, in order, with the columns of their items."""
     items = pl.concat([pl.DataFrame(pl.from_arrow(a)) for a in answers]).rename({"category": "item_category"})
-    rows = pl.read_parquet(file, columns=[*READ, "category"], hive_partitioning=False).with_row_index("row")
+    rows = read_part(file, [*READ, "category"]).with_row_index("row")
     rows = rows.join(items, on="row", how="left", maintain_order="left")
     category = pl.coalesce("category", "item_category")
     return rows.with_columns(category).select(*READ, *KEYS, *METADATA).to_arrow()

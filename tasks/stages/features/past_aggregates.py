@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import polars as pl
 import pyarrow as pa
 
-from tasks.parallel.exchange import keyed_exchange
+from tasks.core.part_files import read_part
+from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, stacked
 
 DAY_MS = 86_400_000
 SUMS = ("n", "total", "squares", "ones", "fives", "helpful", "votes")
@@ -62,9 +63,8 @@ def split_by_key(block: Block, buckets: int, key: str) -> list[pa.Table]:
             helpful=pl.col("helpful_votes").filter(known).cast(pl.Int64).sum(),
             votes=pl.col("total_votes").filter(known & pl.col("helpful_votes").is_not_null()).cast(pl.Int64).sum(),
         )
-        .with_columns(bucket=pl.col("key").hash(7) % buckets)
     )
-    return [moments.filter(pl.col("bucket") == b).drop("bucket").to_arrow() for b in range(buckets)]
+    return hash_partition(moments, pl.col("key").hash(7), buckets)
 
 
 def moment_keys(block: Block, key: str) -> pl.DataFrame:
@@ -72,7 +72,7 @@ def moment_keys(block: Block, key: str) -> pl.DataFrame:
     if isinstance(block, pa.Table):
         reviews = pl.DataFrame(pl.from_arrow(block.select([key, *READ])))
     else:
-        reviews = pl.read_parquet(block, columns=[key, *READ], hive_partitioning=False)
+        reviews = read_part(block, [key, *READ])
     return reviews.select(
         pl.col(key).alias("key"),
         pl.col("timestamp").dt.epoch("ms").alias("ms"),
@@ -84,9 +84,7 @@ def moment_keys(block: Block, key: str) -> pl.DataFrame:
 
 def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
     """Return the columns KNOWN for each block's keys and times."""
-    sums = pl.concat(
-        [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
-    )
+    sums = stacked(slices)
     before = (
         sums.group_by("key", "ms")
         .agg(pl.col(SUMS).sum())
@@ -115,10 +113,7 @@ def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
         helpful=pl.col("helpful") / votes,
         votes=pl.col("votes") / n,
     ).with_columns(pl.col(list(KNOWN)).cast(pl.Float32))
-    answered = sums.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left")
-    by_block = answered.partition_by("block", as_dict=True, include_key=False)
-    empty = answered.clear().drop("block")
-    return [by_block.get((i,), empty).to_arrow() for i in range(len(slices))]
+    return by_block(sums.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left"), len(slices))
 
 
 def in_row_order(block: Block, key: str, answers: Sequence[pa.Table], names: Sequence[str]) -> dict[str, pl.Series]:

@@ -28,6 +28,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -138,7 +139,7 @@ def write_part(
     """All features of one file of reviews. known: finished columns. by_row: its files of language-model scores and of
     embeddings, where there are any."""
     counts, config, groups = shared
-    reviews = pl.read_parquet(files[0], hive_partitioning=False)
+    reviews = read_part(files[0])
     label = labels(reviews.to_arrow(), TARGETS[config.target], config.min_votes)
     columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
     for table in known:
@@ -154,7 +155,7 @@ def write_part(
         columns |= {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
         if file is not None:
-            columns |= pl.read_parquet(file, columns=groups[group], hive_partitioning=False).to_dict()
+            columns |= read_part(file, groups[group]).to_dict()
     names = dict.fromkeys(["label", *SLICED_BY, *(n for names in groups.values() for n in names if n not in KEPT)])
     table = reviews.select(KEPT).with_columns(**columns)
     return sink.write_table(

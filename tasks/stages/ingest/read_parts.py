@@ -18,6 +18,7 @@ import pyarrow as pa
 from tasks import sources
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
+from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import PartRecord, SnapshotWriter, read_tables
 from tasks.core.stage import Stage
@@ -137,8 +138,7 @@ def first_rows(units: dict[int, list[dict[str, Any]]]) -> dict[int, list[int]]:
 
 def renumber_rejects(sink: FileSink, index: int, firsts: list[int]) -> FileEntry:
     """Write the rejects of one part again, with their row numbers in the files."""
-    path = Path(sink.root) / part_name(index, "renumber")
-    rejects = pl.read_parquet(path, hive_partitioning=False)
+    rejects = read_part(Path(sink.root) / part_name(index, "renumber"))
     first = pl.Series(firsts, dtype=pl.Int64).gather(rejects["unit"])
     table = rejects.with_columns(row=rejects["row"] + first).select(REJECTS.names).to_arrow()
     return sink.write_table(part_name(index, "rejects", 0), table, REJECTS)

@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.algorithms import pretokens
+from tasks.core.part_files import scan_parts
 from tasks.stages.count_words import CHUNK_BYTES, splitter, title_and_text
 from tasks.stages.features.group import Group, Part, Vocabulary
 from tasks.stages.features.text_shape import TEXT_SHAPE, shape
@@ -29,7 +30,7 @@ def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> pl.DataFrame:
     Both are 0 for a review without words.
     """
     files, splitting = counts
-    vocabulary = pl.concat([pl.scan_parquet(f, hive_partitioning=False) for f in files])
+    vocabulary = scan_parts(files)
     known = vocabulary.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
     texts, times, split = title_and_text(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
     new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]

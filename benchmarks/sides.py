@@ -1,0 +1,56 @@
+"""What cases that run our stages share: a Ray session, an empty store for each run, no validation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Setup
+from benchmarks.processes import in_own_process
+from tasks.core.stage import StageRun, run_stage
+from tasks.core.storage.store import SnapshotStore
+from tasks.engines import cluster
+from tasks.settings import Settings, load_settings
+
+
+@dataclass(kw_only=True)
+class StageJob:
+    """Where the sides of a case write. `storage` is the folder of our latest run."""
+
+    workers: int
+    scratch: Path
+    settings: Settings
+    numbers: count[int] = field(default_factory=count)
+    storage: Path | None = None
+
+    def empty_store(self) -> SnapshotStore:
+        """Return a new store, and remove that of our latest run."""
+        if self.storage is not None:
+            shutil.rmtree(self.storage)
+        self.storage = self.scratch / f"ours-{next(self.numbers)}"
+        return SnapshotStore(self.storage)
+
+    def run_peer(self, module: str, name: str, input: Path) -> tuple[Path, float]:
+        """Run a peer that takes NAME INPUT OUT; returns its output folder and the seconds that it took."""
+        out = self.scratch / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        took = in_own_process(module, [name, str(input), str(out)], out, threads=self.workers)
+        return out, float(took["wall_s"])
+
+
+def start_ray(setup: Setup) -> Settings:
+    """Start Ray, until the case is done, with a logical CPU per worker."""
+    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
+    cluster.start(settings.ray)
+    setup.cleanup.callback(cluster.stop)
+    return settings
+
+
+def run_unvalidated(stage: Any, inputs: Sequence[Any], config: Any, store: SnapshotStore) -> StageRun:
+    """Run a stage without validation, which no peer does."""
+    return run_stage(stage, inputs, config, store, validate=lambda _stage, _out: {})
