@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tasks.core.errors import RunError, SettingsError
 from tasks.core.snapshot_files import FileSink
 from tasks.parallel.mapreduce import run_in_process
-from tasks.stages.language_model import ngrams
+from tasks.stages.language_model import chunks, ngrams
 from tasks.stages.language_model import stage as language_model
 from tasks.stages.language_model.stage import LanguageModelConfig
 from tests.support.ngram_oracle import Review, counts, scores
@@ -38,7 +38,7 @@ def unpacked(gram: int) -> tuple[int, ...]:
     return tuple(token for token in tokens if token >= 0)
 
 
-def write(folder: Path, reviews: Sequence[Review], files: int) -> list[language_model.FilePair]:
+def write(folder: Path, reviews: Sequence[Review], files: int) -> list[chunks.FilePair]:
     sink, pairs = FileSink(str(folder)), []
     for i, rows in enumerate(np.array_split(np.arange(len(reviews)), files)):
         some = [reviews[j] for j in rows]
@@ -109,8 +109,8 @@ def test_counts_and_scores_are_those_of_plain_dictionaries(
 ) -> None:
     config = CONFIG.model_copy(update={"order": order, "min_count": min_count, "partitions": partitions})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language_model, "CHUNK_TOKENS", chunk)
-        patch.setattr(language_model, "READ_ROWS", batch)
+        patch.setattr(chunks, "CHUNK_TOKENS", chunk)
+        patch.setattr(chunks, "READ_ROWS", batch)
         found, scored = learned(reviews, config, files)
     assert found == counts(reviews, config)
     assert_same(scored, scores(reviews, config))
@@ -165,8 +165,8 @@ def test_scores_by_hand() -> None:
 def test_a_review_of_the_very_border_belongs_to_the_later_period() -> None:
     with TemporaryDirectory() as folder:
         (pair,) = write(Path(folder), [Review(k, 5, (1,)) for k in range(PERIODS)], 1)
-        (chunk,) = language_model.read_chunks(pair, np.array(CUTS))
-        earlier = [language_model.read_chunks(pair, np.array(CUTS) + 1)]
+        (chunk,) = chunks.read_chunks(pair, np.array(CUTS))
+        earlier = [chunks.read_chunks(pair, np.array(CUTS) + 1)]
         assert chunk.period.tolist() == [0, 1, 2, 3]
         assert [c.period.tolist() for chunks in earlier for c in chunks] == [[0, 0, 1, 2]]
 
@@ -231,4 +231,4 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (two,) = write(tmp_path / "other", [Review(0, 5, (1,))] * 2, 1)
     with pytest.raises(RunError, match="2 rows of tokens for 1 reviews"):
-        list(language_model.read_chunks((one[0], two[1]), np.array(CUTS)))
+        list(chunks.read_chunks((one[0], two[1]), np.array(CUTS)))

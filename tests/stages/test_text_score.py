@@ -11,7 +11,7 @@ import pytest
 from tasks.core.snapshot_files import FileSink
 from tasks.parallel.comm import run_threads
 from tasks.parallel.token_matrix import hash_tokens
-from tasks.stages.features import text_score
+from tasks.stages.features import text_fields, text_score
 from tasks.stages.features.text_score import TextScoreConfig
 
 CUTS = np.array([100, 200, 300])
@@ -20,7 +20,7 @@ CONFIG = TextScoreConfig(
 )
 NEWLINE = 998
 VOCABULARY = [f"w{i}" for i in range(NEWLINE)] + ["\u010a", "w999"]
-READER = text_score.Reader.of(VOCABULARY, CONFIG.dimensions)
+READER = text_fields.Reader.of(VOCABULARY, CONFIG.dimensions)
 TASK = text_score.Task(CUTS, READER)
 Reviews = tuple[np.ndarray, np.ndarray, list[list[int]]]  # times (n,) ms, ratings (n,), token ids
 
@@ -84,7 +84,7 @@ def test_a_slice_of_a_list_column_is_hashed_like_a_column_of_its_own() -> None:
 
 
 def test_tokens_that_differ_in_case_or_in_the_space_before_them_count_as_the_same() -> None:
-    folds = text_score.folded(
+    folds = text_fields.folded(
         ["Great", "\u0120great", "\u0120gre", "GREAT", "\u0120", "\u00c3", "\u00e3", "", "\u2581great"]
     )
     assert folds.tolist() == [0, 0, 2, 0, 4, 5, 6, 7, 0]  # what is no ASCII is left as it is: bytes, not letters
@@ -96,7 +96,7 @@ def test_the_title_is_what_stands_before_the_first_newline() -> None:
     tokens = [[1, 2, NEWLINE, 3, NEWLINE, 4], [5, 6], [NEWLINE, 7], [], [8, NEWLINE]]
     assert READER.titles(ids_of(tokens)).to_pylist() == [[1, 2], [], [], [], [8]]
     assert READER.titles(ids_of(tokens).slice(1, 4)).to_pylist() == [[], [], [], [8]]
-    assert text_score.Reader.of(["a", "b"], 1024).titles(ids_of([[0, 1]])).to_pylist() == [[]]
+    assert text_fields.Reader.of(["a", "b"], 1024).titles(ids_of([[0, 1]])).to_pylist() == [[]]
 
 
 def test_each_block_is_scored_by_the_regression_on_the_blocks_before_it(tmp_path: Path) -> None:
