@@ -1,8 +1,8 @@
-"""CPU seconds of a command and of every process below it, by kind of process.
+"""Measure the CPU seconds of a command and of every process below it, by kind of process.
 
 A command of ours leaves daemons behind that belong to it (Ray's), so the watcher makes itself the one that orphans are
 given to (`PR_SET_CHILD_SUBREAPER`, prctl(2)): nothing that the command started gets away uncounted. Processes are seen
-twenty times a second; a shorter one counts in its parent's row.
+ten times a second; a shorter one counts in its parent's row.
 
     python -m benchmarks.cpu_seconds COMMAND ...
 """
@@ -10,7 +10,6 @@ twenty times a second; a shorter one counts in its parent's row.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
 import subprocess
@@ -18,15 +17,15 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
 TICKS = os.sysconf("SC_CLK_TCK")
-EVERY_S = 0.05
+EVERY_S = 0.1
 LEFT_S = 30.0  # what a command leaves behind is waited for this long, then told
 KINDS = (
-    (r"^ray::(?:_Inner|\w+)?\.?(.*)", r"ray \g<0>"),
+    (r"^ray::\w+", r"\g<0>"),
     (r"ray/core/src/ray/raylet/raylet", "raylet"),
     (r"gcs_server", "GCS"),
     (r"dashboard/agent\.py|runtime_env/agent", "dashboard's agents"),
@@ -120,9 +119,6 @@ def main() -> int:
     for name, kind in kinds.items():
         print(f"{kind.cpu_s:8.2f}  {kind.processes:4}  {name}", file=sys.stderr)
     print(f"{total:8.2f}  {processes:4}  all, in {wall_s:.1f} s", file=sys.stderr)
-    if path := os.environ.get("CPU_SECONDS_JSON"):
-        with open(path, "w") as file:
-            json.dump({"wall_s": wall_s, "kinds": {name: asdict(kind) for name, kind in kinds.items()}}, file)
     return status
 
 

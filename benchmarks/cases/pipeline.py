@@ -47,6 +47,7 @@ class Job:
     storage: Path | None = None
     mirrored: Path | None = None
     remote: str = ""
+    cpu: dict[str, Any] | None = None  # of the first run, which is not timed: CPU seconds and processes by kind
 
 
 def prepare(setup: Setup) -> Job:
@@ -67,7 +68,9 @@ def ours(job: Job) -> dict[str, Any]:
         shutil.rmtree(job.storage)
     job.storage = job.scratch / f"ours-{next(job.numbers)}"
     job.storage.mkdir()
-    return _run_flow(job, job.storage)
+    summary = _run_flow(job, job.storage, watched=job.cpu is None)
+    job.cpu = job.cpu or summary.pop("cpu")
+    return summary
 
 
 def with_remote(job: Job) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def notebook(job: Job) -> dict[str, Any]:
     return summary
 
 
-def _run_flow(job: Job, storage: Path, remote: str = "") -> dict[str, Any]:
+def _run_flow(job: Job, storage: Path, remote: str = "", *, watched: bool = False) -> dict[str, Any]:
     settings = {
         "storage.root": storage,
         "storage.remote": remote or "null",
@@ -102,7 +105,7 @@ def _run_flow(job: Job, storage: Path, remote: str = "") -> dict[str, Any]:
     }
     overrides = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = ["-m", "flows.cli.main", "run", "--input", str(job.input), "--dataset", "amazon-us", *overrides]
-    return run_command(command, storage, local_s3.KEYS if remote else {})
+    return run_command(command, storage, local_s3.KEYS if remote else {}, watched=watched)
 
 
 def check(job: Job, ours: dict[str, Any], peers: Mapping[str, dict[str, Any]]) -> str:
@@ -148,6 +151,7 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
         "ours": {
             "breakdown": breakdown(mine.output, mine.wall_s),
             "metrics": mine.output["metrics"],
+            "cpu": job.cpu,
             "rerun_s": rerun_s,
             "rerun_reused": reused,
         }
