@@ -1,4 +1,4 @@
-"""Shared fixtures: a quiet environment of its own, one Ray session, a snapshot store."""
+"""Shared fixtures: a quiet environment of its own, one Ray session, one Prefect server, one whole run, a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,9 @@ from flows.run import environment
 from tasks.core import secrets
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from tests.support.pipeline import Finished
 
 # What a developer may have set for work must not decide whether a test passes.
 OTHERS = ("RAYMILL_", "RAY_ADDRESS", "PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI")
@@ -88,3 +92,17 @@ def server() -> Iterator[str]:
 
     with running() as api_url:
         yield api_url
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The one whole run of the test run, as a user starts it. What goes on from it takes a copy."""
+    from tasks.sources.synth import synthesize
+    from tests.support.pipeline import ROWS, Finished, Place
+
+    root = tmp_path_factory.mktemp("finished")
+    synthesize(ROWS, 7, root / "reviews")
+    place = Place(root, root / "reviews")
+    status, said = place.start("run")
+    assert status == 0, said[-3000:]
+    return Finished(place, said, place.summary)
