@@ -21,8 +21,8 @@ sample: $(STAMP)  ## Make 20,000 synthetic reviews in data/sample
 test: $(STAMP)  ## Run the tests, all but the longest
 	@$(BIN)/python -m pytest -m "not nightly"
 
-test-all: $(STAMP)  ## Run every test
-	@$(BIN)/python -m pytest
+test-all: $(STAMP)  ## Run every test, properties on many examples
+	@$(BIN)/python -m pytest --hypothesis-profile=many
 
 test-fast: $(STAMP)  ## Run the tests that need no whole pipeline
 	@$(BIN)/python -m pytest -m "not slow and not nightly"

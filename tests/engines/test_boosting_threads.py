@@ -12,7 +12,7 @@ from tasks.domain.losses import losses, overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, rounds
 
-THREADS = (1, 2, 3, 4)
+THREADS = (1, 2, 3)
 FEATURES = ("a", "b", "c", "d")
 
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from contextlib import suppress
 
-from tasks.engines import cluster
-
-LOOK = """
 import psutil
-from tasks.settings import load_settings
+
 from tasks.engines import cluster
 
-cluster.start(load_settings(overrides=["ray.object_store_mb=100"]).ray)
-for process in psutil.Process().children(recursive=True):
-    for connection in process.net_connections(kind="inet"):
-        if connection.status == psutil.CONN_LISTEN:
-            print(process.name(), connection.laddr.ip)
-"""
 
-
-def test_a_local_session_listens_on_loopback_alone() -> None:
-    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    listening = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+def test_a_local_session_listens_on_loopback_alone(ray_session: None) -> None:
+    listening = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            connections = process.net_connections(kind="inet")
+            listening |= {(process.name(), c.laddr.ip) for c in connections if c.status == psutil.CONN_LISTEN}
     assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
     assert [(n, ip) for n, ip in listening if ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")] == []
 

@@ -252,6 +252,7 @@ class TestFoundOutOnlyByReading:
         refused(command.run("--input", str(path)), path.name, "0 usable rows")
         assert command.snapshots() == []
 
+    @pytest.mark.nightly  # the stage's own tests say the same of three such tables
     def test_all_reviews_of_one_day_cannot_be_split_by_time(self, command: Command, tmp_path: Path) -> None:
         path = text_file("a.csv", as_csv(rows(300, review_date="2015-01-01")))(tmp_path)
         done = command.run("--input", str(path), "--until", "split")
