@@ -24,7 +24,7 @@ test: $(STAMP)  ## Run the tests, all but the longest
 test-all: $(STAMP)  ## Run every test, properties on many examples
 	@$(BIN)/python -m pytest --hypothesis-profile=many
 
-test-fast: $(STAMP)  ## Run the tests without whole runs and servers
+test-fast: $(STAMP)  ## Run the tests that need neither Ray nor servers
 	@$(BIN)/python -m pytest -m "not slow and not nightly"
 
 lint: $(STAMP)  ## Check style, types and the direction of imports

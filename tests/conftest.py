@@ -54,6 +54,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         home.cleanup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests on Ray as slow."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
     """No telemetry, no hub, no log lines of the systems below."""

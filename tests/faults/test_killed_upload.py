@@ -22,7 +22,7 @@ from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.store import damaged_files
 from tests.support.s3_server import SECRET, S3Server, digests, s3_server, set_credentials
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 # Two stages; each says in a file of the machine's that it ran.
 STAGES = """
