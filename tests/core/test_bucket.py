@@ -112,6 +112,8 @@ def test_what_a_store_answers_becomes_an_error_of_ours(
 ) -> None:
 
     class Always(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # or the client waits a second for a word before it sends the body
+
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode() if code else b""
