@@ -21,10 +21,10 @@ sample: $(STAMP)  ## Make 20,000 synthetic reviews in data/sample
 test: $(STAMP)  ## Run the tests, all but the longest
 	@$(BIN)/python -m pytest -m "not nightly"
 
-test-all: $(STAMP)  ## Run every test
-	@$(BIN)/python -m pytest
+test-all: $(STAMP)  ## Run every test, properties on many examples
+	@$(BIN)/python -m pytest --hypothesis-profile=many
 
-test-fast: $(STAMP)  ## Run the tests that need no whole pipeline
+test-fast: $(STAMP)  ## Run the tests that need neither Ray nor servers
 	@$(BIN)/python -m pytest -m "not slow and not nightly"
 
 lint: $(STAMP)  ## Check style, types and the direction of imports

@@ -1,4 +1,4 @@
-"""Shared fixtures: a quiet environment of its own, one Ray session, a snapshot store."""
+"""Shared fixtures: a quiet environment of its own, one Ray session, one Prefect server, one whole run, a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,17 +17,26 @@ from tasks.core import secrets
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
 
+if TYPE_CHECKING:
+    from tasks.engines.expectations import Validators
+    from tests.support.pipeline import Finished
+
 # What a developer may have set for work must not decide whether a test passes.
 OTHERS = ("RAYMILL_", "RAY_ADDRESS", "PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI")
+
+# How many examples a property is tried on. How fast a busy machine makes them up must not decide whether a test passes.
+for profile, examples in (("few", 30), ("many", 400)):
+    settings.register_profile(
+        profile, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 _HELD = pytest.StashKey[tuple[pytest.MonkeyPatch, "TemporaryDirectory[str]"]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before the first test module is imported: Prefect and MLflow read theirs when imported."""
-    # How fast a busy machine makes up examples must not decide whether a test passes.
-    settings.register_profile("raymill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("raymill")
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("few")
     home = TemporaryDirectory(prefix="raymill-tests-", ignore_cleanup_errors=True)
     patch = pytest.MonkeyPatch()
     for name in [n for n in os.environ if n.startswith(OTHERS)]:
@@ -42,6 +52,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         patch, home = held
         patch.undo()
         home.cleanup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests on Ray as slow."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,6 +91,16 @@ def ray_session() -> Iterator[None]:
     cluster.stop()
 
 
+@pytest.fixture(scope="session")
+def validators(ray_session: None) -> Iterator[Validators]:
+    """The one pair of validating processes of the test run: each imports Great Expectations, for seconds."""
+    from tasks.engines.expectations import Validators
+
+    started = Validators(workers=2)
+    yield started
+    started.close()
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> SnapshotStore:
     """An empty snapshot store."""
@@ -88,3 +115,19 @@ def server() -> Iterator[str]:
 
     with running() as api_url:
         yield api_url
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The one whole run of the test run, as a user starts it. What goes on from it takes a copy."""
+    from tasks.sources.synth import synthesize
+    from tests.support.pipeline import ROWS, Finished, Place
+    from tests.support.prefect_server import make_database
+
+    make_database(Path(os.environ["PREFECT_HOME"]))
+    root = tmp_path_factory.mktemp("finished")
+    synthesize(ROWS, 7, root / "reviews")
+    place = Place(root, root / "reviews")
+    status, said = place.start("run")
+    assert status == 0, said[-3000:]
+    return Finished(place, said, place.summary)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.algorithms import pretokens
@@ -50,7 +50,6 @@ def strings(texts: list[str]) -> pl.Series:
     return pl.Series(texts, dtype=pl.String)
 
 
-@settings(max_examples=500)
 @given(texts=TEXTS)
 def test_gpt2_pieces_are_those_of_the_tokenizers_library(
     gpt2_own: Any, gpt2_classes: pretokens.Classes, texts: list[str]
@@ -70,7 +69,6 @@ def test_every_character_of_unicode_is_cut_as_the_tokenizers_library_cuts_it(
     assert wrong == []
 
 
-@settings(max_examples=500)
 @given(texts=TEXTS)
 def test_words_are_the_matches_of_the_regular_expression(texts: list[str]) -> None:
     expected = strings(texts).str.extract_all(WORD).to_list()

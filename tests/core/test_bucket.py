@@ -112,6 +112,8 @@ def test_what_a_store_answers_becomes_an_error_of_ours(
 ) -> None:
 
     class Always(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # or the client waits a second for a word before it sends the body
+
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode() if code else b""
@@ -124,7 +126,7 @@ def test_what_a_store_answers_becomes_an_error_of_ours(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Always) as answering:
-        threading.Thread(target=answering.serve_forever, daemon=True).start()
+        threading.Thread(target=answering.serve_forever, args=(0.01,), daemon=True).start()
         try:
             bucket = Bucket(f"s3://reviews/home?scheme=http&endpoint_override=127.0.0.1:{answering.server_port}")
             assert says in refused(kind, bucket)

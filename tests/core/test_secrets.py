@@ -14,6 +14,7 @@ from tasks.core.errors import InputError
 from tasks.core.secrets import address, mask_error, masked, masked_within, shown
 from tasks.settings import load_settings
 
+PRINTABLE = st.characters(categories=["L", "M", "N", "P", "S"]) | st.just(" ")
 WORDS = st.text("abcdefgxyz0123456789", min_size=8, max_size=14).map(lambda text: f"kanari{text}")
 PASSWORDS = st.tuples(WORDS, st.text("/@:%?#&=+$!~*'()", max_size=4), WORDS).map("".join)
 TOKENS = st.tuples(WORDS, st.text("@%+$!~*", max_size=3), WORDS).map("".join)
@@ -72,7 +73,7 @@ def test_the_value_of_a_query_key_named_like_a_secret_is_never_shown(
     assert "x=1" in text
 
 
-@given(st.text(min_size=8, max_size=30).filter(lambda v: len(v.strip()) > 7 and "\0" not in v and v.isprintable()))
+@given(st.text(PRINTABLE, min_size=8, max_size=30).filter(lambda v: len(v.strip()) > 7))
 @example('with "quotes" and \\')
 @example("a/b+c=d e@f:g%20")
 def test_what_a_variable_named_like_a_secret_holds_is_never_shown(value: str) -> None:

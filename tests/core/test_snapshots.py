@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import RowsLost, SnapshotCorrupt
@@ -146,7 +146,6 @@ SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
 ROWS = st.lists(st.fixed_dictionaries({name: st.none() | values for name, (_, values) in COLUMNS.items()}), max_size=9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(parts=st.lists(ROWS, min_size=1, max_size=4), backwards=st.booleans())
 def test_any_table_comes_back_as_it_went_in_and_with_the_same_digest(
     parts: list[list[dict[str, Any]]], backwards: bool

@@ -213,6 +213,7 @@ def test_a_group_of_features_takes_two_files_and_its_settings_come_with_it(proje
     assert key != before
 
 
+@pytest.mark.nightly  # a Ray session of its own, whose workers import the copy
 def test_the_group_of_the_page_is_in_the_snapshot(project: Path) -> None:
     build(project, "A group of features of your own")
     groups, counts = python(project, FEATURES_OF_VOICE, str(project / "snapshots"))

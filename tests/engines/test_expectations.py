@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,6 @@ tables:
     - {type: expect_column_pair_values_a_to_be_greater_than_b, column_A: n, column_B: m, or_equal: true}
     - {type: expect_column_mean_to_be_between, column: rating, min_value: 1, max_value: 5}
 """
-
-
-@pytest.fixture(scope="module")
-def validators(ray_session: None) -> Iterator[Validators]:
-    started = Validators(workers=2)
-    yield started
-    started.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import SettingsError
@@ -37,7 +37,6 @@ def strings(texts: list[str]) -> pl.Series:
     return pl.Series(texts, dtype=pl.String)
 
 
-@settings(max_examples=500)
 @given(texts=st.lists(TEXTS, max_size=5))
 def test_ids_are_transformers_own(gpt2: Any, encoder: Any, texts: list[str]) -> None:
     expected = [gpt2.encode(t) for t in texts]

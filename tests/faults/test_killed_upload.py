@@ -22,7 +22,7 @@ from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.store import damaged_files
 from tests.support.s3_server import SECRET, S3Server, digests, s3_server, set_credentials
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 # Two stages; each says in a file of the machine's that it ran.
 STAGES = """
@@ -151,7 +151,14 @@ def undisturbed(server: S3Server, script: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize(
     "point",
-    ["before-manifest", "sent:0", "sent:2", "before-remote-manifest", "after-remote-manifest", "after-manifest"],
+    [
+        "before-manifest",
+        "sent:0",
+        pytest.param("sent:2", marks=pytest.mark.nightly),
+        "before-remote-manifest",
+        pytest.param("after-remote-manifest", marks=pytest.mark.nightly),
+        pytest.param("after-manifest", marks=pytest.mark.nightly),
+    ],
 )
 def test_killed_on_the_way_to_the_bucket_then_rerun_sends_the_rest_and_leaves_nothing_behind(
     home: Home, undisturbed: dict[str, str], point: str
@@ -177,7 +184,14 @@ def test_killed_between_upload_and_manifest_another_machine_makes_it_and_the_fir
     assert on_a == {stage: [digest, True] for stage, digest in undisturbed.items()}
 
 
-@pytest.mark.parametrize("point", ["fetched:0", "fetched:1", "after-manifest"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "fetched:0",
+        pytest.param("fetched:1", marks=pytest.mark.nightly),
+        pytest.param("after-manifest", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_while_a_snapshot_comes_from_the_bucket_then_rerun_fetches_the_rest(
     home: Home, undisturbed: dict[str, str], point: str
 ) -> None:

@@ -31,6 +31,7 @@ from tasks.core.stage import run_stage, stage
 from tasks.engines import tracking
 from tasks.settings import Settings, load_settings
 from tasks.stages.tune.settings import TuneConfig
+from tests.support.mlflow_database import new_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 START_TIMEOUT_S = 300  # some five seconds where the machine is free
@@ -74,7 +75,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    tracking.connect(f"sqlite:///{tmp_path / 'm.db'}").search_experiments(max_results=1)  # makes the tables
+    new_database(tmp_path / "m.db")
     server = Server(tmp_path)
     try:
         server.start()
@@ -148,21 +149,25 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
     assert child.data.params["eta"] == "0.1"
     assert child.inputs.dataset_inputs
 
-    with open_run(settings) as third:  # a server that comes back while a run goes on is told the rest by the run
-        assert third.record.caught_up is None
+
+@pytest.mark.nightly
+def test_a_server_that_comes_back_while_a_run_goes_on_is_told_the_rest_by_the_run(server: Server) -> None:
+    settings = settings_of(server.uri, server.folder)
+    with open_run(settings) as run:
+        assert run.record.caught_up is None
         server.kill()
-        reviews = third.execute(clean, [], settings.tune)
-        assert third.outbox.waiting == ["clean"]
+        reviews = run.execute(clean, [], settings.tune)
+        assert run.outbox.waiting == ["clean"]
         server.start()
-        third.execute(train, [reviews], settings.tune)
-        assert third.outbox.waiting == []
-    run = client.get_run(third.tracker.run_id)
-    assert run.info.status == "FINISHED"
-    assert {"snapshot.clean", "snapshot.train"} <= set(run.data.tags)
+        run.execute(train, [reviews], settings.tune)
+        assert run.outbox.waiting == []
+    recorded = MlflowClient(server.uri, server.uri).get_run(run.tracker.run_id)
+    assert recorded.info.status == "FINISHED"
+    assert {"snapshot.clean", "snapshot.train"} <= set(recorded.data.tags)
 
 
 def test_what_a_run_killed_after_a_commit_could_not_tell_the_next_one_tells_once(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'm.db'}"
+    uri = new_database(tmp_path / "m.db")
     settings = settings_of(uri, tmp_path)
     with open_run(settings) as killed:
         reviews = killed.execute(clean, [], settings.tune)

@@ -93,6 +93,7 @@ def test_the_default_hour_is_itself_on_these_nights(when: Any, timezone: str, da
     assert when(DEPLOYMENTS[0]["schedules"][0]["cron"], timezone, day) == [f"{day[5:]} 04:30"]
 
 
+@pytest.mark.nightly
 def test_no_clock_of_the_world_skips_or_repeats_the_default_hour() -> None:
     """Of the time zones as they are known today, for years to come."""
     minute, hour, *_ = DEPLOYMENTS[0]["schedules"][0]["cron"].split()

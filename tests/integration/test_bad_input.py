@@ -1,4 +1,4 @@
-"""Bad input through the real command: one message that says what, where and what to do; exit status 2; nothing left."""
+"""Bad input through the command: one message that says what, where and what to do; exit status 2; nothing left."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.sections import PROJECT
+from tests.support.command import Done, raymill
+from tests.support.mlflow_database import new_database
 from tests.support.wrong_inputs import (
     COLUMNS,
     as_csv,
@@ -38,21 +40,23 @@ from tests.support.wrong_inputs import (
 
 
 class Command:
-    """`raymill run` in a process of its own, with storage and tracking in a temporary folder."""
+    """`raymill run` with storage and tracking in a temporary folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.storage = folder / "storage"
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAYMILL_")}
-        self.environment |= {"COLUMNS": "80", "NO_COLOR": "1"}
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.storage, self.variables = folder / "storage", {"COLUMNS": "80", "NO_COLOR": "1", **variables}
 
-    def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def words(self, *arguments: str) -> list[str]:
         there = (f"storage.root={self.storage}", f"tracking.uri=sqlite:///{self.storage}/mlflow.db")
-        command = [sys.executable, "-m", "flows.cli.main", "run", *arguments]
-        for override in there:
-            command += ["--set", override]
-        return subprocess.run(
-            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        return ["run", *arguments, *(word for override in there for word in ("--set", override))]
+
+    def run(self, *arguments: str) -> Done:
+        return raymill(*self.words(*arguments), **self.variables)
+
+    def run_in_a_process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """As from a shell: what libraries and their processes print comes through, too."""
+        command = [sys.executable, "-m", "flows.cli.main", *self.words(*arguments)]
+        environment = {**os.environ, **self.variables}
+        return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
 
     def snapshots(self) -> list[Path]:
         """Committed snapshots and whatever is left of attempts."""
@@ -64,7 +68,7 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-def refused(done: subprocess.CompletedProcess[str], *said: str, status: int = 2) -> None:
+def refused(done: Done | subprocess.CompletedProcess[str], *said: str, status: int = 2) -> None:
     """One message on standard error, with these words in it and what to do."""
     message = done.stderr.strip()
     assert done.returncode == status, f"{done.stdout}\n{message}"
@@ -180,8 +184,19 @@ def test_an_unknown_stage_is_refused_before_anything_is_done(command: Command, t
     assert command.snapshots() == []
 
 
+def test_a_mistake_is_told_without_a_traceback_by_the_command_itself(command: Command, tmp_path: Path) -> None:
+    refused(command.run_in_a_process("--input", str(tmp_path / "not-there")), "no such file or folder", "not-there")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 class TestFoundOutOnlyByReading:
+    @pytest.fixture
+    def command(self, server: str, tmp_path: Path) -> Command:
+        command = Command(tmp_path, PREFECT_API_URL=server)
+        new_database(command.storage / "mlflow.db")
+        return command
+
     @pytest.mark.parametrize(
         ("records", "said"),
         [
@@ -195,13 +210,13 @@ class TestFoundOutOnlyByReading:
         self, command: Command, tmp_path: Path, records: list[dict[str, str]], said: list[str]
     ) -> None:
         path = text_file("a.csv", as_csv(records))(tmp_path)
-        refused(command.run("--input", str(path), timeout=300), "a.csv", *said)
+        refused(command.run("--input", str(path)), "a.csv", *said)
         assert command.snapshots() == []
 
     def test_a_file_that_is_damaged_is_refused_if_so_set(self, command: Command, tmp_path: Path) -> None:
         packed = gzip.compress(as_csv(rows(300)).encode())
         (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
-        done = command.run("--input", str(tmp_path / "a.csv.gz"), "--set", "ingest.damaged_files=refuse", timeout=300)
+        done = command.run("--input", str(tmp_path / "a.csv.gz"), "--set", "ingest.damaged_files=refuse")
         refused(done, "gzip data cut off", "a.csv.gz")
         assert command.snapshots() == []
 
@@ -212,7 +227,7 @@ class TestFoundOutOnlyByReading:
         as_parquet(folder / "a.parquet", rows(200))
         packed = gzip.compress(as_csv(rows(300)).encode())
         (folder / "c.csv.gz").write_bytes(packed[: len(packed) // 2])
-        done = command.run("--input", str(folder), "--until", "ingest", timeout=300)
+        done = command.run("--input", str(folder), "--until", "ingest")
         assert done.returncode == 0, done.stderr
         (listed,) = (command.storage / "snapshots" / "ingest").rglob("quarantine/files.parquet")
         entries = {entry["source"]: entry for entry in pq.read_table(listed).to_pylist()}
@@ -224,7 +239,7 @@ class TestFoundOutOnlyByReading:
 
     def test_a_profile_without_items_reads_no_product_metadata(self, command: Command, tmp_path: Path) -> None:
         path = text_file("a.csv", as_csv(rows()))(tmp_path)
-        refused(command.run("--input", str(path), "--items", str(path), timeout=300), "product metadata", "items:")
+        refused(command.run("--input", str(path), "--items", str(path)), "product metadata", "items:")
         assert command.snapshots() == []
 
     @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -234,19 +249,20 @@ class TestFoundOutOnlyByReading:
             path.write_text(",".join(COLUMNS) + "\n")
         else:
             pq.write_table(pa.Table.from_pylist(rows()).slice(0, 0), path)
-        refused(command.run("--input", str(path), timeout=300), path.name, "0 usable rows")
+        refused(command.run("--input", str(path)), path.name, "0 usable rows")
         assert command.snapshots() == []
 
+    @pytest.mark.nightly  # the stage's own tests say the same of three such tables
     def test_all_reviews_of_one_day_cannot_be_split_by_time(self, command: Command, tmp_path: Path) -> None:
         path = text_file("a.csv", as_csv(rows(300, review_date="2015-01-01")))(tmp_path)
-        done = command.run("--input", str(path), "--until", "split", timeout=300)
+        done = command.run("--input", str(path), "--until", "split")
         refused(done, "too few reviews to split by time", "split.min_rows")
         assert not [p for p in command.snapshots() if p.parts[-3] == "split"]
 
     def test_too_many_rejects_are_a_failed_run(self, command: Command, tmp_path: Path) -> None:
         records = rows(200) + rows(50, star_rating="nine")
         path = text_file("a.csv", as_csv(records))(tmp_path)
-        done = command.run("--input", str(path), timeout=300)
+        done = command.run_in_a_process("--input", str(path))
         refused(done, "50 of 250 rows", "rating is not a number: 50", "ingest.max_reject_fraction", status=1)
         assert command.snapshots() == []
         records_kept = [json.loads(p.read_text()) for p in (command.storage / "runs").glob("*.json")]

@@ -85,21 +85,19 @@ def test_the_digest_does_not_depend_on_how_the_reviews_are_cut_into_files(tmp_pa
     assert len(digests) == 1
 
 
-def test_its_suite_holds_for_the_profile_and_not_for_a_wrong_one(store: SnapshotStore) -> None:
+def test_its_suite_holds_for_the_profile_and_not_for_a_wrong_one(
+    store: SnapshotStore, validators: expectations.Validators
+) -> None:
     done = profile_of(store, put_reviews(store, rows(80)))
     suite = expectations.load_suite("describe")
-    validators = expectations.Validators(workers=1)
-    try:
-        found = validators.validate(suite, {"": done.files(), "ratings": done.files("ratings")})
-        assert found.failures() == []
-        wrong = done.read().to_pandas()
-        wrong.loc[3, "items"] = wrong.loc[3, "reviews"] + 1
-        wrong.loc[5, "user_id"] = wrong.loc[4, "user_id"]
-        out = store.open_attempt("wrong", "wrong")
-        out.write_table("part-00000.parquet", pa.Table.from_pandas(wrong, REVIEWERS, preserve_index=False))
-        found = validators.validate(suite, {"": out.files(), "ratings": done.files("ratings")})
-    finally:
-        validators.close()
+    found = validators.validate(suite, {"": done.files(), "ratings": done.files("ratings")})
+    assert found.failures() == []
+    wrong = done.read().to_pandas()
+    wrong.loc[3, "items"] = wrong.loc[3, "reviews"] + 1
+    wrong.loc[5, "user_id"] = wrong.loc[4, "user_id"]
+    out = store.open_attempt("wrong", "wrong")
+    out.write_table("part-00000.parquet", pa.Table.from_pandas(wrong, REVIEWERS, preserve_index=False))
+    found = validators.validate(suite, {"": out.files(), "ratings": done.files("ratings")})
     assert {failure["type"] for failure in found.failures()} == {
         "expect_column_values_to_be_unique",
         "expect_column_pair_values_a_to_be_greater_than_b",

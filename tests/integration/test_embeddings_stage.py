@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from tasks.core.snapshots import Snapshot, SnapshotWriter
-from tasks.core.stage import Stage, run_stage
+from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import TOKENS
-from tasks.engines import expectations, suites
+from tasks.engines.expectations import Validators
 from tasks.parallel.comm import run_threads
 from tasks.stages.embeddings import review_vectors
-from tasks.stages.embeddings.settings import EmbeddingsConfig
 from tasks.stages.embeddings.stage import embeddings
-from tests.support.stage_runs import put, put_reviews, settings
+from tests.support.stage_runs import put, put_reviews, settings, validated
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 START = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
@@ -34,13 +30,6 @@ SMALL = (
     "embeddings.word2vec.min_count=1",
     "embeddings.segments.max_clusters=3",
 )
-
-
-@pytest.fixture
-def validators() -> Iterator[expectations.Validators]:
-    made = expectations.Validators(workers=1)
-    yield made
-    made.close()
 
 
 def inputs(store: SnapshotStore, *sizes: int) -> list[Snapshot]:
@@ -59,24 +48,10 @@ def inputs(store: SnapshotStore, *sizes: int) -> list[Snapshot]:
     return [put_reviews(store, *parts), put(store, "tokenize", {"": tables}, facts={"vocabulary": 40})]
 
 
-def validated(
-    store: SnapshotStore, given: list[Snapshot], config: EmbeddingsConfig, validators: expectations.Validators
-) -> Snapshot:
-    def validate(stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
-        suite = suites.load_suite(stage.name)
-        results = validators.validate(suite, {table: out.files(table) for table in suite.tables})
-        assert results.success, results.failures()
-        return {}
-
-    return run_stage(embeddings, given, config, store, validate=validate).snapshot
-
-
-def test_actors_come_to_what_ranks_of_one_process_come_to(
-    store: SnapshotStore, validators: expectations.Validators
-) -> None:
+def test_actors_come_to_what_ranks_of_one_process_come_to(store: SnapshotStore, validators: Validators) -> None:
     config = settings(*SMALL).embeddings
     given = inputs(store, 50, 0, 70)
-    done = validated(store, given, config, validators)
+    done = validated(store, embeddings, given, config, validators)
     table = pl.DataFrame(pl.from_arrow(done.read()))
     assert table["review_id"].to_list() == [f"R{i}" for i in range(120)]
     assert table["emb_0"].is_not_null().all()
@@ -95,14 +70,14 @@ def test_actors_come_to_what_ranks_of_one_process_come_to(
 
 @pytest.mark.slow
 def test_the_same_in_every_run_with_segments_or_without_with_reviews_or_without(
-    tmp_path: Path, validators: expectations.Validators
+    tmp_path: Path, validators: Validators
 ) -> None:
     stores = [SnapshotStore(tmp_path / name) for name in "abcd"]
     config = settings(*SMALL, "embeddings.method=cbow").embeddings
-    one, again = (validated(s, inputs(s, 60), config, validators) for s in stores[:2])
+    one, again = (validated(s, embeddings, inputs(s, 60), config, validators) for s in stores[:2])
     assert one.digest == again.digest
     alone = settings(*SMALL, "embeddings.method=cbow", "embeddings.segments.enabled=false").embeddings
-    table = validated(stores[2], inputs(stores[2], 60), alone, validators).read()
+    table = validated(stores[2], embeddings, inputs(stores[2], 60), alone, validators).read()
     assert table["segment"].null_count == 60
     assert table.drop_columns("segment").equals(one.read().drop_columns("segment"))
-    assert validated(stores[3], inputs(stores[3], 0), config, validators).rows() == 0
+    assert validated(stores[3], embeddings, inputs(stores[3], 0), config, validators).rows() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,10 @@ from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.groups.shape import word_shares
 from tasks.stages.features.past_aggregates import KNOWN
 from tasks.stages.features.stage import KEPT
-from tests.support.feature_runs import CATALOGUE, DAY, Rows, block_borders, feature_table, some_reviews
+from tests.support.feature_runs import CATALOGUE, DAY, Rows, block_borders, feature_table, features_alone, some_reviews
 from tests.support.stage_runs import made, put_reviews, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture(scope="module")
-def original(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, pl.DataFrame]:
-    return feature_table(SnapshotStore(tmp_path_factory.mktemp("original")), some_reviews())
 
 
 def past_of(rows: Rows, row: dict[str, Any], key: str) -> Rows:
@@ -159,12 +155,12 @@ def test_the_target_decides_labels_and_groups_decide_columns(store: SnapshotStor
 def test_with_all_groups_switched_off_there_is_nothing_to_learn_from(store: SnapshotStore) -> None:
     off = [f"features.groups.{group}=false" for group in declared_groups()]
     with pytest.raises(SettingsError, match="every group of features is switched off"):
-        feature_table(store, some_reviews(80), settings(*off))
+        features_alone(store, some_reviews(80), settings(*off).features)
 
 
-def test_each_review_has_the_language_models_scores_of_its_own(store: SnapshotStore) -> None:
-    _, table = feature_table(store, some_reviews())
-    (language,) = [s for s in store if s.stage == "language-model"]
+def test_each_review_has_the_language_models_scores_of_its_own(original: tuple[Snapshot, pl.DataFrame]) -> None:
+    reviews, table = original
+    (language,) = [s for s in SnapshotStore(Path(reviews.folder).parents[1]) if s.stage == "language-model"]
     scores = pl.DataFrame(pl.from_arrow(language.read()))
     assert table.select(scores.columns).equals(scores)
     assert scores["lm_high"].is_not_null().sum() > 50

@@ -85,19 +85,17 @@ def test_the_stage_gives_what_pandas_gives_and_the_same_bits_however_the_catalog
     assert (whole.facts, whole.manifest.counts) == (cut.facts, cut.manifest.counts)
 
 
-def test_its_suites_hold_for_the_stage_and_not_for_wrong_items(store: SnapshotStore) -> None:
+def test_its_suites_hold_for_the_stage_and_not_for_wrong_items(
+    store: SnapshotStore, validators: expectations.Validators
+) -> None:
     given = catalogue(store, some_items(80), 30)
     done = made(store, items, [given], settings().items).snapshot
     wrong = store.open_attempt("wrong", "wrong")
     once = pl.DataFrame(pl.from_arrow(done.read())).with_columns(count_also_viewed=pl.col("count_also_viewed") - 99)
     wrong.write_table("part-00000.parquet", pl.concat([once, once[3:4]]).to_arrow(), COLUMNS)
-    validators = expectations.Validators(workers=1)
-    try:
-        catalogued = validators.validate(expectations.load_suite("ingest-items"), {"": given.files()})
-        held = validators.validate(expectations.load_suite("items"), {"": done.files()})
-        broken = validators.validate(expectations.load_suite("items"), {"": wrong.files()})
-    finally:
-        validators.close()
+    catalogued = validators.validate(expectations.load_suite("ingest-items"), {"": given.files()})
+    held = validators.validate(expectations.load_suite("items"), {"": done.files()})
+    broken = validators.validate(expectations.load_suite("items"), {"": wrong.files()})
     assert catalogued.failures() == held.failures() == []
     assert sorted(failure["type"] for failure in broken.failures()) == [
         "expect_column_values_to_be_between",

@@ -15,19 +15,18 @@ import pytest
 from tasks.core.sections import PROJECT
 from tasks.core.snapshot_files import FileSink
 from tasks.core.snapshots import Snapshot
-from tasks.core.stage import run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import TOKENS
-from tasks.engines import expectations, suites
+from tasks.engines.expectations import Validators
 from tasks.parallel import mapreduce, time_borders
 from tasks.sources import discover
 from tasks.stages.clean.stage import clean
 from tasks.stages.ingest.stage import ingest
 from tasks.stages.language_model import stage as stages
-from tasks.stages.language_model.stage import LanguageModelConfig, language_model
+from tasks.stages.language_model.stage import language_model
 from tasks.stages.tokenize import tokenize
 from tests.support.ngram_oracle import Review, scores
-from tests.support.stage_runs import made, put, put_reviews, settings
+from tests.support.stage_runs import made, put, put_reviews, settings, validated
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 START = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
@@ -58,26 +57,13 @@ def put_both(store: SnapshotStore, *parts: Rows, vocabulary: int = 30) -> tuple[
     return reviews, put(store, "tokenize", {"": tables}, facts={"vocabulary": vocabulary})
 
 
-def validated(store: SnapshotStore, inputs: list[Snapshot], config: LanguageModelConfig) -> Snapshot:
-    validators = expectations.Validators(workers=1)
-
-    def validate(stage: Any, out: Any) -> dict[str, Any]:
-        suite = suites.load_suite(stage.name)
-        results = validators.validate(suite, {table: out.files(table) for table in suite.tables})
-        assert results.success, results.failures()
-        return {}
-
-    try:
-        return run_stage(language_model, inputs, config, store, validate=validate).snapshot
-    finally:
-        validators.close()
-
-
-def test_scores_and_totals_of_the_stage_are_those_of_plain_dictionaries(store: SnapshotStore) -> None:
+def test_scores_and_totals_of_the_stage_are_those_of_plain_dictionaries(
+    store: SnapshotStore, validators: Validators
+) -> None:
     rows = some_rows()
     config = settings("language_model.periods=4").language_model
     reviews, tokens = put_both(store, rows[:120], rows[120:121], rows[121:])
-    done = validated(store, [reviews, tokens], config)
+    done = validated(store, language_model, [reviews, tokens], config, validators)
     cuts = time_borders.borders(reviews.files(), [k / 4 for k in range(1, 4)])
     assert done.facts["borders"] == cuts
 
@@ -116,12 +102,12 @@ def test_neither_files_nor_partitions_change_a_score(store: SnapshotStore) -> No
     assert again.read("ngrams").sort_by(order).equals(whole.read("ngrams").sort_by(order))
 
 
-def test_files_without_reviews_are_nothing_special(store: SnapshotStore) -> None:
+def test_files_without_reviews_are_nothing_special(store: SnapshotStore, validators: Validators) -> None:
     config, rows = settings().language_model, some_rows(60)
-    done = validated(store, list(put_both(store, rows, [])), config)
+    done = validated(store, language_model, put_both(store, rows, []), config, validators)
     assert done.rows() == 60
     other = SnapshotStore(Path(store.root) / "other")
-    assert validated(other, list(put_both(other, [])), config).rows() == 0
+    assert validated(other, language_model, put_both(other, []), config, validators).rows() == 0
 
 
 def test_counts_that_outgrow_memory_are_the_same_files(store: SnapshotStore, tmp_path: Path) -> None:
@@ -140,9 +126,9 @@ def test_counts_that_outgrow_memory_are_the_same_files(store: SnapshotStore, tmp
     assert min(rows or 0 for _, rows, _ in in_memory) > 500
 
 
-def test_switched_off_it_is_a_valid_empty_answer(store: SnapshotStore) -> None:
+def test_switched_off_it_is_a_valid_empty_answer(store: SnapshotStore, validators: Validators) -> None:
     config = settings("language_model.enabled=false").language_model
-    done = validated(store, list(put_both(store, some_rows(20), vocabulary=1 << 30)), config)
+    done = validated(store, language_model, put_both(store, some_rows(20), vocabulary=1 << 30), config, validators)
     assert done.rows() == done.rows("ngrams") == 0
     assert done.read().schema.names == ["review_id", "lm_surprise", "lm_high"]
 

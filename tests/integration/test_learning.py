@@ -18,7 +18,7 @@ from tests.support.stage_runs import made, put, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["n_chars", "user_count", "item_count", "noise"]
-ROWS = {"train": 1601, "valid": 203, "test": 197}  # odd, so that two and three workers have a remainder
+ROWS = {"train": 1601, "valid": 203, "test": 197}  # so that three workers have a remainder
 
 
 def table(n: int, seed: int) -> pa.Table:
@@ -65,7 +65,7 @@ def root_cover(model: bytes) -> float:
 def models(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Snapshot]:
     """What was trained, by number of workers; of three, the rows wait on disk."""
     found = {}
-    for workers in ("1", "2", "3"):
+    for workers in ("1", "3"):
         store = SnapshotStore(tmp_path_factory.mktemp(f"train-{workers}"))
         external = "train.external_memory=" + str(workers == "3").lower()
         # With fewer bins than different values the workers' sketches, merged, cut in other places.
@@ -89,8 +89,7 @@ class TestTrain:
         assert rmse["1"] < 0.5 * y.std()
         # Measured: no difference at all on these 1,601 rows, with 256 bins. The tolerance leaves room for another order
         # of sums.
-        for workers in ("2", "3"):
-            np.testing.assert_allclose(predicted[workers], predicted["1"], atol=1e-3, err_msg=workers)
+        np.testing.assert_allclose(predicted["3"], predicted["1"], atol=1e-3)
 
     def test_no_row_is_lost_to_an_odd_number_of_rows(self, models: dict[str, Snapshot]) -> None:
         assert {k: root_cover(model_of(m)) for k, m in models.items()} == dict.fromkeys(models, float(ROWS["train"]))

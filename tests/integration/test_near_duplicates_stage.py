@@ -10,9 +10,10 @@ import pytest
 
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
+from tasks.engines.expectations import Validators
 from tasks.stages.near_duplicates import NEAR_DUPLICATES, near_duplicates
 from tasks.stages.split import SLICES, split
-from tests.support.stage_runs import made, put, put_features, put_reviews, settings
+from tests.support.stage_runs import made, put, put_features, put_reviews, settings, validated
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DAY = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
@@ -58,29 +59,17 @@ def test_groups_across_files_are_found_with_their_times(store: SnapshotStore) ->
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_no_near_duplicate_is_a_valid_and_committed_answer(store: SnapshotStore, enabled: str) -> None:
-    from tasks.core.stage import run_stage
-    from tasks.engines import expectations, suites
-
+def test_no_near_duplicate_is_a_valid_and_committed_answer(
+    store: SnapshotStore, validators: Validators, enabled: str
+) -> None:
     texts = [said(1), said(2 if enabled == "true" else 1)]
     reviews = put_reviews(store, [{"timestamp": DAY, "text": t} for t in texts])
-    validators = expectations.Validators(workers=1)
-
-    def validate(stage: Any, out: Any) -> dict[str, Any]:
-        suite = suites.load_suite(stage.name)
-        results = validators.validate(suite, {table: out.files(table) for table in suite.tables})
-        assert results.success, results.failures()
-        return {}
-
-    try:
-        config = settings(f"near_duplicates.enabled={enabled}").near_duplicates
-        done = run_stage(near_duplicates, [reviews], config, store, validate=validate).snapshot
-        assert done.rows() == 0
-        assert done.read().schema.names == NEAR_DUPLICATES.names
-        features = put_features(store, [{"timestamp": DAY + dt.timedelta(days=i)} for i in range(400)])
-        cut = run_stage(split, [features, done], settings().split, store, validate=validate).snapshot
-    finally:
-        validators.close()
+    config = settings(f"near_duplicates.enabled={enabled}").near_duplicates
+    done = validated(store, near_duplicates, [reviews], config, validators)
+    assert done.rows() == 0
+    assert done.read().schema.names == NEAR_DUPLICATES.names
+    features = put_features(store, [{"timestamp": DAY + dt.timedelta(days=i)} for i in range(400)])
+    cut = validated(store, split, [features, done], settings().split, validators)
     assert cut.rows("near_duplicates") == 0
     assert cut.facts["near_duplicates"] == {"groups": 0, "valid": 0, "test": 0}
 

@@ -31,6 +31,7 @@ from tasks.core.stage import stage
 from tasks.settings import Settings, load_settings
 from tasks.sources.synth import synthesize
 from tasks.stages.tokenize import TokenizeConfig
+from tests.support.mlflow_database import new_database
 from tests.support.prefect_server import LIMIT_S, connected, until
 from tests.support.webhook import Hook, listening
 
@@ -53,7 +54,7 @@ def hook() -> Iterator[Hook]:
 def overrides(tmp_path: Path) -> list[str]:
     return [
         f"storage.root={tmp_path / 'data'}",
-        f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
+        f"tracking.uri={new_database(tmp_path / 'mlflow.db')}",
         "ray.object_store_mb=256",
         "retries.first_delay_s=0",
     ]

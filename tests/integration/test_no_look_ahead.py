@@ -20,11 +20,6 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 NAMES = [name for group in declared_groups().values() if group.name != "stars" for name in group.columns]
 
 
-@pytest.fixture(scope="module")
-def original(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, pl.DataFrame]:
-    return feature_table(SnapshotStore(tmp_path_factory.mktemp("original")), some_reviews())
-
-
 def all_but_who_and_what(late: Rows) -> Rows:
     told = {"title": "changed", "category": "New", "verified": True, "total_votes": 99}
     return [
@@ -47,7 +42,7 @@ def shuffled_authors_and_items(late: Rows) -> Rows:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("shuffled", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_with_shuffled_ratings_a_model_scores_like_predict_the_mean(store: SnapshotStore, shuffled: bool) -> None:
     rows = some_reviews(2000)
     rows = shuffled_ratings(rows) if shuffled else rows
@@ -65,11 +60,15 @@ def test_with_shuffled_ratings_a_model_scores_like_predict_the_mean(store: Snaps
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((all_but_who_and_what, "border"), id="other-ratings-texts-votes-and-categories-from-a-border-on"),
+        pytest.param(
+            (all_but_who_and_what, "border"),
+            id="other-ratings-texts-votes-and-categories-from-a-border-on",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(
             (all_but_who_and_what, "inside"), id="other-ratings-texts-votes-and-categories-from-inside-a-block-on"
         ),
-        pytest.param((shuffled_ratings, "border"), id="shuffled-ratings-from-a-border-on"),
+        pytest.param((shuffled_ratings, "border"), id="shuffled-ratings-from-a-border-on", marks=pytest.mark.nightly),
         pytest.param((shuffled_authors_and_items, "inside"), id="shuffled-users-and-items-from-inside-a-block-on"),
     ],
 )

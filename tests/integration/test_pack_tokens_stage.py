@@ -70,7 +70,9 @@ class TestOnRay:
         whole = made(other, pack_tokens, [tokenized(other, reviews)], config("bin")).snapshot
         assert whole.digest == done.digest
 
-    def test_the_table_has_the_same_blocks_one_a_row(self, store: SnapshotStore) -> None:
+    def test_the_table_has_the_same_blocks_one_a_row(
+        self, store: SnapshotStore, validators: expectations.Validators
+    ) -> None:
         reviews = some_reviews(400)
         done = made(store, pack_tokens, [tokenized(store, reviews, *CUTS)], config("parquet")).snapshot
         table = done.read()
@@ -82,12 +84,7 @@ class TestOnRay:
         # The files between two borders that are one review apart begin no block of their own.
         assert [e.name for e in done.entries()] == [f"part-{i:05d}.parquet" for i in range(len(done.entries()))]
         assert 1 < len(done.entries()) < len(CUTS) + 1
-        validators = expectations.Validators(workers=1)
-        try:
-            held = validators.validate(expectations.load_suite("pack-tokens"), {"": done.files()})
-        finally:
-            validators.close()
-        assert held.success
+        assert validators.validate(expectations.load_suite("pack-tokens"), {"": done.files()}).success
 
     @pytest.mark.parametrize("format", ["bin", "parquet"])
     def test_no_reviews_make_a_snapshot_of_no_blocks(self, store: SnapshotStore, format: str) -> None:

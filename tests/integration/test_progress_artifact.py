@@ -20,6 +20,7 @@ from tasks.core.snapshots import SnapshotWriter
 from tasks.core.stage import stage
 from tasks.settings import Settings, load_settings
 from tasks.stages.tokenize import TokenizeConfig
+from tests.support.mlflow_database import new_database
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A run without Ray and validators, whose toy stages need neither."""
     monkeypatch.setattr(Run, "prepare", lambda self: None)
     monkeypatch.setattr(Run, "validate", lambda self, stage, out: {})
-    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    database = new_database(tmp_path / "mlflow.db")
     return load_settings(
         overrides=[f"storage.root={tmp_path / 'data'}", f"tracking.uri={database}", "retries.first_delay_s=0"]
     )

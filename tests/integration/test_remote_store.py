@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +14,6 @@ import pytest
 from flows.cli import snapshots as maintenance
 from tasks.core import faults
 from tasks.core.errors import TransientError
-from tasks.core.settings import PROJECT
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import run_stage, stage
 from tasks.core.storage import bucket as remote
@@ -27,6 +23,8 @@ from tasks.core.storage.opening import open_store
 from tasks.settings import Settings, load_settings
 from tasks.sources.synth import synthesize
 from tasks.stages.tune.settings import TuneConfig
+from tests.support.command import raymill
+from tests.support.mlflow_database import new_database
 from tests.support.s3_server import SECRET, S3Server, digests, forget_clients, s3_server, set_credentials
 
 RAN: list[str] = []
@@ -45,7 +43,7 @@ def squares(numbers: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
+def s3() -> Iterator[S3Server]:
     with s3_server() as server:
         yield server
 
@@ -98,8 +96,8 @@ class Machines:
 
 
 @pytest.fixture
-def machines(server: S3Server, tmp_path: Path) -> Machines:
-    return Machines(server, tmp_path)
+def machines(s3: S3Server, tmp_path: Path) -> Machines:
+    return Machines(s3, tmp_path)
 
 
 @pytest.fixture
@@ -109,11 +107,11 @@ def aged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_store_that_goes_down_in_the_middle_costs_no_work(
-    machines: Machines, server: S3Server, monkeypatch: pytest.MonkeyPatch
+    machines: Machines, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(stage: str, *point: Any) -> None:
         if (stage, *point) == ("features", "sent", 0):
-            server.stop()
+            s3.stop()
 
     with monkeypatch.context() as patch:
         patch.setattr(faults, "point", down)
@@ -123,7 +121,7 @@ def test_a_store_that_goes_down_in_the_middle_costs_no_work(
             assert "start again" in caught.value.fix
             assert SECRET not in str(caught.value)
         finally:
-            server.start()
+            s3.start()
     assert RAN == ["clean", "features"]
     assert [s.stage for s in machines.store("a")] == ["clean"]
     assert maintenance.plan_gc(machines.settings("a", "storage.keep_runs=1"))[:-1] == []  # what waits is left alone
@@ -168,29 +166,29 @@ def test_gc_removes_nothing_that_is_younger_than_a_day_from_the_bucket(machines:
     assert machines.gc("a", "storage.keep_runs=1") == {("here", s.key) for s in old}
 
 
-def test_gc_removes_nothing_at_all_while_the_bucket_does_not_answer(machines: Machines, server: S3Server) -> None:
+def test_gc_removes_nothing_at_all_while_the_bucket_does_not_answer(machines: Machines, s3: S3Server) -> None:
     machines.run("a", "20240101", trials=1)
     machines.run("a", "20240102", trials=2)
-    server.stop()
+    s3.stop()
     try:
         with pytest.raises(TransientError):
             machines.gc("a", "storage.keep_runs=1")
     finally:
-        server.start()
+        s3.start()
     assert len(digests(machines.store("a"))) == 4
 
 
 def test_a_sealed_attempt_that_nobody_asks_for_goes_after_a_day(
-    machines: Machines, server: S3Server, monkeypatch: pytest.MonkeyPatch
+    machines: Machines, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = machines.store("a")
-    monkeypatch.setattr(faults, "point", lambda _stage, *point: server.stop() if point == ("sent", 0) else None)
+    monkeypatch.setattr(faults, "point", lambda _stage, *point: s3.stop() if point == ("sent", 0) else None)
     try:
         with pytest.raises(TransientError):
             run_stage(numbers, [], machines.settings("a").tune, store, validate=lambda _stage, _out: {})
     finally:
         monkeypatch.undo()
-        server.start()
+        s3.start()
         set_credentials(monkeypatch)
     (attempt,) = store.root.glob("clean/*/attempt-*/")
     assert maintenance.plan_gc(machines.settings("a")) == []
@@ -205,36 +203,30 @@ class Place:
     def __init__(self, machines: Machines, reviews: Path, name: str) -> None:
         self.root, self.machines, self.reviews = machines.folder / name, machines, reviews
 
-    def run(self, remote: str) -> tuple[int, str, dict[str, Any]]:
-        self.root.mkdir(exist_ok=True)
+    def run(self, remote: str, **variables: str) -> tuple[int, str, dict[str, Any]]:
+        database = new_database(self.root / "mlflow.db")
         given = {"storage.root": self.root / "data", "storage.remote": remote}
-        given |= {"tracking.uri": f"sqlite:///{self.root}/mlflow.db", "ingest.min_rows": 10}
+        given |= {"tracking.uri": database, "ingest.min_rows": 10}
         words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
         summary = self.root / "summary.json"
-        command = [sys.executable, "-m", "flows.cli.main", "run", "--input", str(self.reviews), "--until", "clean"]
-        done = subprocess.run(
-            [*command, *words, "--json", str(summary)],
-            capture_output=True,
-            text=True,
-            timeout=500,
-            cwd=PROJECT,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+        place = ("--input", str(self.reviews), "--until", "clean", "--json", str(summary))
+        done = raymill("run", *place, *words, COLUMNS="200", **variables)
         said = done.stdout + done.stderr
         assert SECRET not in said
         return done.returncode, said, json.loads(summary.read_text()) if summary.exists() else {}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_a_run_on_another_machine_goes_on_from_the_bucket_and_no_secret_is_written(
-    machines: Machines, tmp_path: Path
+    machines: Machines, server: str, tmp_path: Path
 ) -> None:
     forget_clients()
     reviews = tmp_path / "reviews"
     synthesize(600, 7, reviews)
     summaries = []
     for name in ("a", "b"):
-        status, said, summary = Place(machines, reviews, name).run(machines.url)
+        status, said, summary = Place(machines, reviews, name).run(machines.url, PREFECT_API_URL=server)
         assert status == 0, said[-3000:]
         summaries.append(summary)
     (first, second) = ({s["stage"]: (s["digest"], s["reused"]) for s in summary["stages"]} for summary in summaries)
@@ -248,15 +240,14 @@ def test_a_run_on_another_machine_goes_on_from_the_bucket_and_no_secret_is_writt
     assert written == []
 
 
-@pytest.mark.slow
 def test_a_bucket_that_cannot_be_used_is_refused_before_any_work(
-    machines: Machines, server: S3Server, tmp_path: Path
+    machines: Machines, s3: S3Server, tmp_path: Path
 ) -> None:
     reviews = tmp_path / "reviews"
     synthesize(100, 7, reviews)
     place = Place(machines, reviews, "a")
     for remote_url, expected, says in (
-        (server.url("elsewhere"), 2, "there is no such bucket"),
+        (s3.url("elsewhere"), 2, "there is no such bucket"),
         ("s3://reviews/home?scheme=http&endpoint_override=127.0.0.1:9", 1, "the store does not answer"),
         (f"s3://AKIATEST:{SECRET}@reviews/home", 2, "must not hold keys"),
     ):

@@ -167,6 +167,7 @@ class TestEnd:
             states = database.execute("SELECT state_name FROM flow_run WHERE start_time IS NOT NULL").fetchall()
         assert states == [("Crashed",)]
 
+    @pytest.mark.nightly
     def test_what_a_killed_one_leaves_is_ended_by_the_next(self, tmp_path: Path) -> None:
         place = Place(tmp_path)
         first = place.up()

@@ -30,6 +30,7 @@ def place(tmp_path: Path, database: Postgres) -> Place:
     return Place(tmp_path, urls)
 
 
+@pytest.mark.nightly
 def test_both_on_postgresql_and_the_database_goes_away_and_comes_back(place: Place, database: Postgres) -> None:
     process = place.up()
     assert place.status()["well"]

@@ -18,7 +18,7 @@ from tasks.parallel import mapreduce_workers, pool
 from tasks.parallel.mapreduce import MAX_DEATHS, run, run_in_process
 from tasks.parallel.mapreduce_job import Job
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 Result = list[tuple[str, int]]
 
@@ -96,7 +96,14 @@ def counts_and_files(partition: int, records: Iterator[pa.Table]) -> tuple[Resul
 
 @pytest.mark.parametrize(
     ("at", "reducers"),
-    [("mapped:0", 1), ("mapped:4", 3), ("taken:0", 2), ("taken:5", 1), ("reduced:0", 1), ("reduced:4", 3)],
+    [
+        pytest.param("mapped:0", 1, marks=pytest.mark.nightly),
+        ("mapped:4", 3),
+        pytest.param("taken:0", 2, marks=pytest.mark.nightly),
+        ("taken:5", 1),
+        ("reduced:0", 1),
+        pytest.param("reduced:4", 3, marks=pytest.mark.nightly),
+    ],
 )
 def test_a_death_changes_nothing_and_leaves_nothing_behind(
     ray_session: None, tmp_path: Path, at: str, reducers: int

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
@@ -194,7 +194,6 @@ ODD = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     records=st.lists(
         st.dictionaries(st.sampled_from([*PLAIN, "vote", "verified", "summary", "helpful"]), ODD, max_size=6),
@@ -233,7 +232,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
 @given(data=st.lists(PIECES | st.binary(max_size=6), max_size=15).map(b"".join), ending=st.sampled_from(["csv", "tsv"]))
 @example(data=b'1,2,5,x,"2015', ending="csv")
 @example(data=b"1,2,5,x,2015-01-01", ending="csv")
@@ -250,7 +248,6 @@ JSON = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
 @given(data=st.lists(JSON | st.binary(max_size=6), max_size=15).map(b"".join), array=st.booleans())
 def test_any_bytes_in_a_json_file_are_rows_rejects_or_told(data: bytes, array: bool) -> None:
     with TemporaryDirectory() as folder:
@@ -258,7 +255,6 @@ def test_any_bytes_in_a_json_file_are_rows_rejects_or_told(data: bytes, array: b
         read_all(folder)
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     data=st.binary(max_size=60),
     ending=st.sampled_from(["csv", "tsv", "txt", "json", "jsonl", "parquet", "csv.gz", "zip"]),

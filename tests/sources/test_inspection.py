@@ -157,11 +157,7 @@ class TestFiles:
         assert found.chosen.rows == 10
         assert 0 < taken < path.stat().st_size / 4
 
-    @settings(
-        max_examples=60,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(st.binary(max_size=300) | st.text(alphabet='a1",\n\t;{}[]:"', max_size=80).map(str.encode), st.data())
     def test_any_bytes_are_looked_at_or_refused_in_words(self, tmp_path: Path, raw: bytes, data: st.DataObject) -> None:
         path = tmp_path / f"a.{data.draw(st.sampled_from(['csv', 'tsv', 'json', 'jsonl', 'txt', 'parquet', 'zip']))}"

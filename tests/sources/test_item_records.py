@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -65,13 +65,11 @@ WRITTEN = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(max_size=4), VALUES, max_size=4))
 def test_what_python_writes_is_read_back(record: dict[str, Any]) -> None:
     assert parse_literal(repr(record).encode("utf-8", "replace")) == record
 
 
-@settings(max_examples=500, deadline=None)
 @given(WRITTEN)
 def test_no_literal_means_anything_else_than_to_python(pieces: list[str]) -> None:
     line = "".join(pieces)
@@ -222,7 +220,6 @@ def test_records_without_an_id_are_rejected_with_the_reason_and_the_others_keep_
 ODD = VALUES | st.sampled_from([math.nan, math.inf, "\ud800", b"x", 2**200, {"Books": 2**200}, ["\udfff", None, 1]])
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(["asin", "title", "price", "salesRank", "related", "categories"]), ODD))
 )

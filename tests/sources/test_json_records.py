@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.sources.json_records import BadRecord, blocks
@@ -46,7 +46,6 @@ def reasons(data: bytes, **more: Any) -> list[tuple[int, str]]:
     return [(b.number, b.reason) for b in read(data, **more)[1]]
 
 
-@settings(deadline=None, max_examples=60)
 @given(records=RECORDS, size=SIZES, ascii_only=st.booleans(), newline=st.sampled_from(["\n", "\r\n", "\n\n \r\n"]))
 def test_lines_come_back_as_they_were_written(
     records: list[dict[str, Any]], size: int, ascii_only: bool, newline: str
@@ -56,7 +55,6 @@ def test_lines_come_back_as_they_were_written(
         assert repr(rows((text + end).encode(), block_bytes=size)) == repr(records)  # repr tells 1 from 1.0 from True
 
 
-@settings(deadline=None, max_examples=60)
 @given(records=RECORDS, size=SIZES, ascii_only=st.booleans(), indent=st.sampled_from([None, 0, 2]))
 def test_an_array_gives_the_same_rows_as_lines(
     records: list[dict[str, Any]], size: int, ascii_only: bool, indent: int | None
@@ -68,7 +66,6 @@ def test_an_array_gives_the_same_rows_as_lines(
 MIXED = [b'{"a": 1}', b"[1]", b"{", b"", b'"\xff"', b'{"b": "\xc3\xa9\xe2\x98\x85"}', b"x" * 70, b'{"c": NaN}', b"12"]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     lines=st.lists(st.sampled_from(MIXED) | st.binary(max_size=20), max_size=12), size=SIZES, limit=st.integers(1, 80)
 )
@@ -90,7 +87,6 @@ ELEMENTS = [
 ]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     elements=st.lists(st.sampled_from(ELEMENTS), max_size=12),
     glue=st.sampled_from([",", " , ", ",\n", "\n"]),
@@ -105,13 +101,11 @@ def test_block_sizes_never_change_arrays_good_or_bad(
     assert repr(read(data, array=True, block_bytes=size, limit=limit)) == repr(read(data, array=True, limit=limit))
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.binary(max_size=200), array=st.booleans(), size=SIZES)
 def test_no_bytes_raise(data: bytes, array: bool, size: int) -> None:
     read(data, array=array, block_bytes=size, limit=50)
 
 
-@settings(deadline=None, max_examples=60)
 @given(records=RECORDS, cut=st.floats(0, 1))
 def test_a_cut_array_gives_the_records_before_the_cut(records: list[dict[str, Any]], cut: float) -> None:
     data = json.dumps(records).encode()

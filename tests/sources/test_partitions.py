@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import sources
@@ -77,7 +77,6 @@ class TestQuotedCsv:
 FIELD = st.text(st.sampled_from('a",\r\n é'), max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
 @given(fields=st.lists(FIELD, min_size=4, max_size=20), target=st.integers(1, 60), scan=st.integers(1, 40))
 def test_any_quoted_fields_survive_any_cut(
     tmp_path_factory: pytest.TempPathFactory, fields: list[str], target: int, scan: int
@@ -194,7 +193,6 @@ def test_a_profile_may_name_another_encoding(tmp_path: Path, encoding: str, body
     assert found.reasons == [(1, "16 fields in the line")]
 
 
-@settings(deadline=None)
 @given(
     pieces=st.lists(st.binary(max_size=4) | st.sampled_from(["é".encode(), "★".encode(), "😀".encode()]), max_size=8),
     size=st.integers(1, 9),

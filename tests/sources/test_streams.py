@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.sources import streams
@@ -68,7 +68,6 @@ class Dribble(io.RawIOBase):
 
 
 @pytest.mark.parametrize("packing", SIMPLE)
-@settings(deadline=None, max_examples=50)
 @given(data=st.binary(max_size=3000), times=st.integers(1, 200))
 def test_any_bytes_come_back_whole(packing: str, data: bytes, times: int) -> None:
     packed = PACK[packing](data * times)
@@ -77,7 +76,6 @@ def test_any_bytes_come_back_whole(packing: str, data: bytes, times: int) -> Non
 
 
 @pytest.mark.parametrize("method", ZIP_METHODS)
-@settings(deadline=None, max_examples=50)
 @given(data=st.binary(max_size=3000), times=st.integers(1, 200))
 def test_any_member_of_a_zip_comes_back_whole(method: int, data: bytes, times: int) -> None:
     packed = zipped(method, **{"other.csv": b"x", "a/b.csv": data * times})
@@ -91,7 +89,6 @@ def test_any_member_of_a_zip_comes_back_whole(method: int, data: bytes, times: i
 
 
 @pytest.mark.parametrize("packing", SIMPLE)
-@settings(deadline=None, max_examples=50)
 @given(where=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_gives_its_beginning_and_says_so(packing: str, where: float) -> None:
     packed = PACK[packing](TEXT)
@@ -101,7 +98,6 @@ def test_a_file_cut_anywhere_gives_its_beginning_and_says_so(packing: str, where
 
 
 @pytest.mark.parametrize("packing", SIMPLE)
-@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_a_byte_changed_anywhere_never_raises(packing: str, data: st.DataObject) -> None:
     packed = bytearray(PACK[packing](TEXT[:30_000]))
@@ -204,7 +200,6 @@ def test_a_bomb_is_stopped_by_its_ratio_in_little_memory(packing: str) -> None:
     assert peak < 4 << 20
 
 
-@settings(deadline=None, max_examples=30)
 @given(most=st.integers(0, len(TEXT) - 1), step=st.integers(100, 70_000))
 def test_the_limit_of_bytes_strikes_at_the_same_byte_however_it_is_read(most: int, step: int) -> None:
     limits = streams.Limits(max_bytes=most, max_ratio=200)

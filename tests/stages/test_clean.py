@@ -101,14 +101,12 @@ TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=12).map("".join)
 SWITCHES = st.fixed_dictionaries({name: st.booleans() for name in STEPS})
 
 
-@settings(max_examples=800, deadline=None)
 @given(TEXTS, SWITCHES)
 def test_cleaning_clean_text_changes_nothing(text: str, switches: dict[str, bool]) -> None:
     once = tidy(text, **switches)
     assert tidy(once, **switches) == once
 
 
-@settings(max_examples=400, deadline=None)
 @given(TEXTS)
 def test_clean_text_is_composed_and_free_of_control_characters_runs_of_blanks_and_tags(text: str) -> None:
     cleaned = tidy(text)
@@ -118,7 +116,6 @@ def test_clean_text_is_composed_and_free_of_control_characters_runs_of_blanks_an
     assert pl.Series([cleaned]).str.count_matches(TAG)[0] == 0
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, max_size=6), SWITCHES)
 def test_a_text_is_cleaned_the_same_alone_and_among_others(texts: list[str], switches: dict[str, bool]) -> None:
     given_texts = pl.Series(texts, dtype=pl.String)
@@ -253,9 +250,7 @@ def content(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return sorted(tuple(map(str, r.values())) for r in rows)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS, seed=st.integers(0, 9), pairs=st.booleans())
 def test_what_is_kept_depends_neither_on_order_nor_on_partitioning(
     tmp_path: Path, rows: list[dict[str, Any]], seed: int, pairs: bool
@@ -269,9 +264,7 @@ def test_what_is_kept_depends_neither_on_order_nor_on_partitioning(
         assert content(unique(tmp_path, cut, buckets, drop_repeated_pairs=pairs)) == expected
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS)
 def test_the_latest_are_kept_as_a_plain_loop_keeps_them(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     # Two rows of one id at one time may differ in their pair: then the plain loop cannot know which one wins.

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.snapshot_files import FileSink, part_name
@@ -91,7 +91,6 @@ def ratings_by_hand(rows: list[Row]) -> list[Row]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
 @given(rows=st.lists(ROWS, min_size=1, max_size=25), data=st.data(), buckets=st.integers(1, 5))
 def test_any_cut_into_parts_and_any_order_give_what_a_loop_over_the_rows_gives(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], data: st.DataObject, buckets: int

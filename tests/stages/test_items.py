@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.domain.schemas import ITEMS
@@ -55,7 +55,6 @@ def by_hand(rows: list[dict[str, Any]]) -> pl.DataFrame:
     return once.join(viewed, on="item_id", how="left", maintain_order="left")
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(ITEM, min_size=1, max_size=14), st.lists(st.integers(0, 14), max_size=4), st.integers(1, 5), st.data())
 def test_the_also_viewed_columns_are_those_of_explode_and_join_however_the_items_are_cut(
     rows: list[dict[str, Any]], cuts: list[int], buckets: int, data: st.DataObject

@@ -14,7 +14,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tasks.core.errors import RunError, SettingsError
@@ -94,7 +93,6 @@ some_reviews = st.lists(
 )
 
 
-@examples(max_examples=60)
 @given(
     reviews=some_reviews,
     order=st.integers(1, 3),
@@ -116,7 +114,6 @@ def test_counts_and_scores_are_those_of_plain_dictionaries(
     assert_same(scored, scores(reviews, config))
 
 
-@examples(max_examples=30)
 @given(reviews=some_reviews, change=some_reviews, first=st.integers(0, PERIODS - 1))
 def test_no_score_changes_when_other_reviews_of_its_period_or_later_ones_do(
     reviews: list[Review], change: list[Review], first: int

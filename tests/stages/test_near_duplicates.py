@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.algorithms import minhash
@@ -87,7 +87,6 @@ def families(draw: st.DrawFn) -> list[str]:
     return texts
 
 
-@settings(max_examples=60, deadline=None)
 @given(texts=families())
 def test_groups_hang_together_by_pairs_of_at_least_the_similarity(texts: list[str]) -> None:
     for group in groups(texts):
@@ -99,7 +98,6 @@ def test_groups_hang_together_by_pairs_of_at_least_the_similarity(texts: list[st
         assert reached == group
 
 
-@settings(max_examples=60, deadline=None)
 @given(texts=families(), same=st.integers(0, 100))
 def test_every_text_said_twice_is_found(texts: list[str], same: int) -> None:
     again = texts[same % len(texts)]
@@ -110,7 +108,6 @@ def test_every_text_said_twice_is_found(texts: list[str], same: int) -> None:
     assert all(i in everyone for i, t in enumerate(texts) if texts.count(t) > 1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(texts=families(), seed=st.integers(0, 2**32), parts=st.integers(1, 5), buckets=st.integers(1, 5))
 def test_neither_files_nor_order_nor_buckets_change_the_result(
     texts: list[str], seed: int, parts: int, buckets: int
@@ -244,7 +241,6 @@ class TestScripts:
         assert groups([text, said, text, text, said]) == [{1, 4}]
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     texts=st.lists(st.text(alphabet="aB9 _-.éЖ", max_size=30), min_size=1, max_size=8),
     chunk=st.sampled_from([1, 7, 1 << 17]),

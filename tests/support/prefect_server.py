@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -20,6 +27,7 @@ LIMIT_S = 300.0  # for what takes a few seconds where the machine is free
 @contextmanager
 def running() -> Iterator[str]:
     """The address of its API, which flows and clients of this process use in the block."""
+    make_database(Path(os.environ["PREFECT_HOME"]))
     server = TemporaryServer()
     try:
         server.wait()
@@ -30,6 +38,24 @@ def running() -> Iterator[str]:
             EventsWorker.drain_all(timeout=DRAIN_S)
     finally:
         server.stop()
+
+
+def make_database(home: Path) -> None:
+    """Put Prefect's database into its folder, unless it is there: to make tables takes seconds, so they are copied."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "prefect.db").exists():
+        (home / "prefect.db").write_bytes(_empty_database())
+
+
+@cache
+def _empty_database() -> bytes:
+    with TemporaryDirectory(prefix="raymill-prefect-") as home:
+        command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+        subprocess.run(command, env={**os.environ, "PREFECT_HOME": home}, check=True, capture_output=True)
+        file = Path(home) / "prefect.db"
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return file.read_bytes()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Snapshots made by hand, and stages run on them without Prefect, tracking or validation."""
+"""Snapshots made by hand, and stages run on them without Prefect or tracking."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from tasks.core.snapshot_files import part_name
-from tasks.core.snapshots import Snapshot
+from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import Stage, StageRun, run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import REVIEWS
+from tasks.engines.expectations import Validators
+from tasks.engines.suites import load_suite
 from tasks.settings import Settings, load_settings
 from tasks.stages.features.stage import KEPT, SLICED_BY
 from tasks.stages.near_duplicates import NEAR_DUPLICATES
@@ -85,6 +87,20 @@ def nothing_alike(store: SnapshotStore) -> Snapshot:
 def made(store: SnapshotStore, stage: Stage, inputs: Sequence[Any], config: BaseModel) -> StageRun:
     """Run a stage without validating its output."""
     return run_stage(stage, inputs, config, store, validate=lambda _stage, _out: {})
+
+
+def validated(
+    store: SnapshotStore, stage: Stage, inputs: Sequence[Any], config: BaseModel, validators: Validators
+) -> Snapshot:
+    """Run a stage, its output validated as in a run."""
+
+    def validate(stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
+        suite = load_suite(stage.name)
+        results = validators.validate(suite, {table: out.files(table) for table in suite.tables})
+        assert results.success, results.failures()
+        return {}
+
+    return run_stage(stage, inputs, config, store, validate=validate).snapshot
 
 
 def settings(*overrides: str) -> Settings:

@@ -1,4 +1,4 @@
-"""A place where tests run `raymill up`: ports, databases and folders of its own."""
+"""A place where tests run `raymill up`: ports, databases, with their tables, and folders of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.sections import PROJECT
+from tests.support.mlflow_database import new_database
+from tests.support.prefect_server import make_database
 
 UP_TIMEOUT_S, RUN_TIMEOUT_S = 120.0, 300.0
 
@@ -43,6 +45,10 @@ class Place:
     more: dict[str, str] = field(default_factory=dict)
     prefect: int = field(default_factory=free_port)
     mlflow: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        make_database(self.root / "prefect")
+        new_database(self.root / "mlflow.db")
 
     @property
     def env(self) -> dict[str, str]:
