@@ -21,8 +21,8 @@ print(json.dumps({"status": status, "kinds": {name: asdict(kind) for name, kind 
 """
 BUSY = "import time\nwhile time.process_time() < 0.5: pass"
 # What a run on a laptop needs: the command, Prefect's server, Ray's own seven (raylet, GCS, dashboard, two agents, log
-# monitor, autoscaler), a validator, two workers for tasks, two actors of the pool, two trials, a controller, for each of
-# two trainings a worker and its synchronisation. Two more may start too early to be of use.
+# monitor, autoscaler), a validator, two workers for tasks, two actors of the pool, two trials, a controller, for each
+# of two trainings a worker and its synchronisation. Two more may start too early to be of use.
 MOST_PROCESSES = 23
 
 
