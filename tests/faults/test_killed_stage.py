@@ -16,7 +16,7 @@ from tasks.core import faults
 from tasks.core.sections import PROJECT
 from tasks.core.storage.store import SnapshotStore, damaged_files
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 # Two stages: `numbers`, and `squares` made from it, which keeps what it did in its scratch folder to resume from.
 STAGES = """
