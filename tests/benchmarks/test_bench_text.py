@@ -113,6 +113,7 @@ def test_a_peer_counts_words_by_review_and_by_stars_in_order(tmp_path: Path, nam
     wordcount.compare(expected_counts(), wordcount.read(output), f"this list and {name}")
 
 
+@pytest.mark.slow
 def test_peers_agree_on_every_character_that_is_not_left_out(tmp_path: Path) -> None:
     named = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
     kept = pl.Series(named).filter(~pl.Series(named).str.contains(disputed()))
@@ -222,6 +223,7 @@ def test_the_snapshot_has_the_rows_of_the_files(tmp_path: Path) -> None:
     assert snapshot.rows() == text.about.rows
 
 
+@pytest.mark.slow
 def test_a_peer_in_its_own_process_takes_its_own_time(tmp_path: Path) -> None:
     text = written(tmp_path / "in", LONG)
     took = text_input.peer("benchmarks.cases.wordcount", "counter")(job_of(text.folder, tmp_path))

@@ -158,6 +158,7 @@ def test_peak_memory_counts_children_and_those_whose_parent_is_gone() -> None:
     assert memory.peak_bytes >= with_both
 
 
+@pytest.mark.slow
 def test_shared_memory_is_counted_once_and_older_children_only_where_asked() -> None:
     from multiprocessing import shared_memory
 

@@ -195,6 +195,7 @@ print(declared_stages()["features"].code["source"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

@@ -32,6 +32,7 @@ def slices(target: str, rows: int) -> list[tuple[Any, Any]]:
     return [(x, labels[target].astype(np.float32))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> None:
     train, valid = slices(target, 10_000), slices(target, 2_500)

@@ -16,7 +16,7 @@ from tasks.core import faults
 from tasks.core.sections import PROJECT
 from tasks.core.storage.store import SnapshotStore, damaged_files
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 # Two stages: `numbers`, and `squares` made from it, which resumes from the progress in its scratch folder.
 STAGES = """

@@ -100,7 +100,8 @@ def train(reviews: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
 
 @pytest.fixture(autouse=True)
 def _light_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs whose stages need neither Ray nor validators."""
+    """Runs without Prefect, whose stages need neither Ray nor validators."""
+    VIEW.set(ConsoleView(Console(file=io.StringIO())))
     monkeypatch.setattr(Run, "prepare", lambda _self: None)
     monkeypatch.setattr(Run, "validate", lambda _self, _stage, _out: {})
 

@@ -27,6 +27,7 @@ from tests.support.command import raymill
 from tests.support.mlflow_database import new_database
 from tests.support.s3_server import SECRET, S3Server, digests, forget_clients, s3_server, set_credentials
 
+pytestmark = pytest.mark.slow
 RAN: list[str] = []
 
 
@@ -216,7 +217,6 @@ class Place:
         return done.returncode, said, json.loads(summary.read_text()) if summary.exists() else {}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_run_on_another_machine_goes_on_from_the_bucket_and_no_secret_is_written(
     machines: Machines, server: str, tmp_path: Path

@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def running(place: Place) -> Iterator[Place]:
     process = place.up()
     yield place
-    process.send_signal(signal.SIGINT)
+    assert place.raymill("down").returncode == 0
     process.wait(30)
     assert process.returncode == 0, place.output
     assert leftovers(place.services) == []
@@ -147,6 +147,7 @@ class TestPorts:
             assert word in done.stderr
 
 
+@pytest.mark.nightly
 class TestEnd:
     def test_down_stops_everything_and_a_run_tells_before_that_it_was_ended(self, tmp_path: Path) -> None:
         synthesize(1_500, 7, tmp_path / "reviews")
@@ -167,7 +168,6 @@ class TestEnd:
             states = database.execute("SELECT state_name FROM flow_run WHERE start_time IS NOT NULL").fetchall()
         assert states == [("Crashed",)]
 
-    @pytest.mark.nightly
     def test_what_a_killed_one_leaves_is_ended_by_the_next(self, tmp_path: Path) -> None:
         place = Place(tmp_path)
         first = place.up()
@@ -177,6 +177,6 @@ class TestEnd:
         second = place.up()
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
         assert place.status()["well"]
-        second.terminate()
+        second.send_signal(signal.SIGINT)
         second.wait(30)
         assert leftovers(place.services) == []

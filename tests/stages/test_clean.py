@@ -250,6 +250,7 @@ def content(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return sorted(tuple(map(str, r.values())) for r in rows)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=ROWS, seed=st.integers(0, 9), pairs=st.booleans())
 def test_what_is_kept_depends_neither_on_order_nor_on_partitioning(

@@ -50,6 +50,7 @@ def test_page_needs_no_network_and_no_script(made: Snapshot) -> None:
     assert not {"script", "link", "iframe", "object"} & set(outline.tags)
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_digest_and_other_inputs_another(made: Snapshot, tmp_path: Path) -> None:
     assert make(Inputs(), tmp_path / "again").digest == made.digest
     changed = Inputs()
@@ -57,6 +58,7 @@ def test_same_inputs_give_the_same_digest_and_other_inputs_another(made: Snapsho
     assert make(changed, tmp_path / "changed").digest != made.digest
 
 
+@pytest.mark.slow
 def test_a_users_matplotlib_settings_do_not_change_the_digest(made: Snapshot, tmp_path: Path) -> None:
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):
         assert make(Inputs(), tmp_path).digest == made.digest
@@ -144,6 +146,7 @@ def test_scanty_data_still_makes_a_whole_page(tmp_path: Path) -> None:
     ] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7])
 def test_trials_that_never_reported_and_parameters_not_shared_do_not_break_it(tmp_path: Path, count: int) -> None:
     inputs = Inputs(n_trials=count)

@@ -24,6 +24,7 @@ def test_slices_with_a_warning_are_marked_and_named_at_the_head(made: Snapshot) 
     assert "Much worse than on the whole: stars 1 (2.22 times, 70 reviews)." in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "says", "never"),
     [
