@@ -65,7 +65,9 @@ def masked_within(value: Any) -> Any:
             return _masked(part, remembered)
         if isinstance(part, Mapping):
             return {name: within(member) for name, member in part.items()}
-        return [within(member) for member in part] if isinstance(part, list | tuple) else part
+        if isinstance(part, tuple):
+            return tuple(within(member) for member in part)
+        return [within(member) for member in part] if isinstance(part, list) else part
 
     return within(value)
 
