@@ -57,7 +57,7 @@ def _masked(text: str, remembered: re.Pattern[str] | None) -> str:
 
 
 def masked_within(value: Any) -> Any:
-    """Return a JSON value with every text in it masked, except the names of members."""
+    """Return a value of mappings, lists and tuples with every text in it masked, except the names of members."""
     remembered = _remembered()
 
     def within(part: Any) -> Any:

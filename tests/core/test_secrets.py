@@ -159,7 +159,7 @@ def test_a_copy_for_others_holds_no_secret_and_the_settings_still_do() -> None:
 
 def test_a_record_is_masked_to_its_leaves() -> None:
     record = {"n": 1, "at": [{"uri": "http://kanari@h"}, ("x", None)], "password": True}
-    assert masked_within(record) == {"n": 1, "at": [{"uri": "http://***@h"}, ["x", None]], "password": True}
+    assert masked_within(record) == {"n": 1, "at": [{"uri": "http://***@h"}, ("x", None)], "password": True}
 
 
 def test_an_address_to_follow_has_no_user_info() -> None:

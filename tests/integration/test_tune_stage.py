@@ -125,14 +125,15 @@ def test_the_curve_of_a_trial_is_that_of_xgboost_alone_in_the_loss_of_the_target
 
     splits, facts = calm.splits, calm.search.facts
     train, valid = (boosting.arrays(splits.read(name), FEATURES) for name in ("train", "valid"))
-    dtrain = xgb.QuantileDMatrix(*train)
+    config = settings().tune
+    dtrain = xgb.QuantileDMatrix(*train, max_bin=config.max_bin)
     alone: dict[str, Any] = {}
-    fixed = {"tree_method": "hist", "seed": settings().tune.seed, "seed_per_iteration": True}
+    fixed = {"tree_method": "hist", "max_bin": config.max_bin, "seed": config.seed, "seed_per_iteration": True}
     xgb.train(
         {**TARGETS["stars"].params, **fixed, **facts["best_params"]},
         dtrain,
         20,
-        evals=[(xgb.QuantileDMatrix(*valid, ref=dtrain), "valid")],
+        evals=[(xgb.QuantileDMatrix(*valid, ref=dtrain, max_bin=config.max_bin), "valid")],
         evals_result=alone,
         early_stopping_rounds=4,
         verbose_eval=False,
