@@ -19,6 +19,7 @@ from benchmarks.harness import Case, Setup, Timed, run_case
 from benchmarks.machine import PeakMemory
 from benchmarks.processes import run_command
 from tasks.core.errors import RunError, UserError
+from tasks.core.sections import PROJECT
 
 
 def sums_equal(data: list[int], ours: int, peers: dict[str, int]) -> str:
@@ -250,7 +251,7 @@ def test_notebook_learns_from_the_past_and_accounts_for_every_row(tmp_path: Path
     raw.write_parquet(tmp_path / "part-0.parquet")
     out, summary_file = tmp_path / "out", tmp_path / "summary.json"
     command = [sys.executable, "-m", "benchmarks.peers.notebook", str(tmp_path), "--out", str(out), "--trials", "2"]
-    subprocess.run([*command, "--json", str(summary_file)], check=True, cwd=pipeline.PROJECT)
+    subprocess.run([*command, "--json", str(summary_file)], check=True, cwd=PROJECT)
     summary = json.loads(summary_file.read_text())
 
     assert {k: summary["rows"][k] for k in ("in", "bad", "repeated", "clean")} == {

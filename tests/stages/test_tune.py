@@ -90,7 +90,8 @@ def test_a_space_takes_ranges_scales_and_choices_and_null_takes_one_out() -> Non
 
 @pytest.mark.parametrize("algorithm", ["gp", "tpe", "random"])
 def test_a_search_begins_with_the_parameters_of_the_untuned_model(tmp_path: Path, algorithm: str) -> None:
-    params = load_settings().train.params
+    params = dict(load_settings().train.params)
+    assert params.pop("max_bin") == load_settings().tune.max_bin  # of the matrix that trials share
     study = Study(config("trials=3", f"algorithm={algorithm}"), "study", tmp_path / "study.db")
     run(study, 3)
     first, *others = tried(study)
