@@ -22,7 +22,7 @@ def read_and_clean(input: Path) -> tuple[Any, dict[str, int]]:
     """Read usable, unique reviews with tidy title and text, oldest first; count the rows in, bad, repeated and left.
 
     Bad and repeated mean the same as in `raymill`: a row is bad without user, item, day or a rating in 1..5, and
-    repeated if an earlier row has its review_id or the same content.
+    repeated if an earlier row has its review_id or the same content, or a later one is of the same user and item.
     """
     import polars as pl
 
@@ -47,8 +47,9 @@ def read_and_clean(input: Path) -> tuple[Any, dict[str, int]]:
     # On the whole frame at once: a row that repeats a repeated row is repeated too.
     new_id = (pl.col("review_id") == "") | pl.col("review_id").is_first_distinct()
     kept = usable.filter(new_id & pl.struct(SAID).is_first_distinct())
+    kept = kept.sort("day", "review_id").unique(["user_id", "item_id"], keep="last", maintain_order=True)
     rows = {"in": len(raw), "bad": len(raw) - len(usable), "repeated": len(usable) - len(kept), "clean": len(kept)}
-    return kept.sort("day", "review_id"), rows
+    return kept, rows
 
 
 def tidy(texts: Any) -> Any:

@@ -281,7 +281,7 @@ def made_up_reviews(rows: int) -> object:
     frame = pl.DataFrame(
         {
             "review_id": [f"R{i:05}" for i in range(rows)],
-            "customer_id": [f"u{i % 37}" for i in range(rows)],
+            "customer_id": [f"u{i % 61}" for i in range(rows)],
             "product_id": [f"p{i % 11}" for i in range(rows)],
             "star_rating": pl.Series(stars, dtype=pl.Int32),
             "review_headline": ["Hi"] * rows,
