@@ -49,8 +49,7 @@ def write(folder: Path, data: Reviews, files: int) -> list[text_score.FilePair]:
 
 
 def fit(pairs: list[text_score.FilePair], shards: int = 1, task: text_score.Task = TASK) -> text_score.TextScore:
-    dealt = [(pairs[i::shards],) for i in range(shards)]
-    results = run_threads(lambda comm, files: text_score.fit_rank(comm, files, config=CONFIG, task=task), dealt)
+    results = run_threads(lambda comm: text_score.fit_rank(comm, pairs, config=CONFIG, task=task), [()] * shards)
     return text_score.TextScore(task.cuts, task.reader, *results[0])
 
 
@@ -203,3 +202,17 @@ def test_a_block_without_reviews_before_it_is_scored_with_a_finite_number(tmp_pa
     late = 150 + times // 4  # nothing before the first border
     model = fit(write(tmp_path, (late, ratings, tokens), 2), 2)
     assert np.isfinite(model.score(ids_of(tokens), late)[0][late >= 100]).all()
+
+
+@pytest.mark.parametrize(("shards", "stride"), [(1, 1), (3, 1), (2, 2)])
+def test_ranks_score_each_row_once_as_the_models_do(tmp_path: Path, shards: int, stride: int) -> None:
+    times, ratings, tokens = reviews(50)
+    pairs = write(tmp_path, (times, ratings, tokens), 4)
+    task = text_score.Task(CUTS, READER, stride)
+    results = run_threads(lambda comm: text_score.fit_and_score(comm, pairs, config=CONFIG, task=task), [()] * shards)
+    model = fit(pairs, shards, task)
+    for i, rows in enumerate(np.array_split(np.arange(50), 4)):
+        whole, title = text_score.interleaved([result[1 + i] for result in results])
+        expected = model.score(ids_of([tokens[j] for j in rows]), times[rows])
+        np.testing.assert_allclose(whole, expected[0], atol=1e-5)
+        np.testing.assert_allclose(title, expected[1], atol=1e-5)

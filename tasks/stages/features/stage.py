@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
@@ -133,11 +132,14 @@ def write_part(
     files: FilePair,
     by_row: Sequence[Path | None],
     shared: tuple[Vocabulary, FeaturesConfig, Groups],
-    scores: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    scores: Sequence[Any] | None,
     *known: pa.Table,
 ) -> FileEntry:
-    """All features of one file of reviews. known: finished columns. by_row: its files of language-model scores and of
-    embeddings, where there are any."""
+    """Compute and write all features of one file of reviews.
+
+    known: finished columns. by_row: its files of language-model scores and of embeddings, where there are any. scores:
+    references to each rank's text scores.
+    """
     counts, config, groups = shared
     reviews = read_part(files[0])
     label = labels(reviews.to_arrow(), TARGETS[config.target], config.min_votes)
@@ -151,7 +153,7 @@ def write_part(
         if of_part := declared_groups()[name].of_part:
             columns |= of_part(part).to_dict()
     if scores is not None:
-        answers = text_score.columns(scores, config.target)
+        answers = text_score.columns(text_score.interleaved(cluster.gather(scores)), config.target)
         columns |= {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
         if file is not None:

@@ -9,7 +9,7 @@ earlier blocks. Tokens that differ in case or in the space before them count as 
 The questions are whether a review has more than 1, 2, 3 and 4 stars (ordinal regression by its cumulative
 probabilities; Frank and Hall, 2001), which gives the expected stars as 1 + their sum, and how helpful it is where that
 is the target; a ridge regression says the stars once more. Both are asked of title and text together and of the title
-alone, which weighs more than its few words do among all. Fitting is data-parallel: each rank hashes its files once,
+alone, which weighs more than its few words do among all. Fitting is data-parallel: each rank hashes its rows once,
 gradients are all-reduced (`tasks.parallel.logistic`, `.ridge`), and each block starts from the weights of the block
 before. Blocks grow, for a model of twice the rows is another one, and of a few rows more is not
 (docs/decisions/017-the-speed-of-the-main-job.md).
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -135,21 +136,31 @@ def fit(
     target: str = "rating",
     min_votes: int = 1,
 ) -> tuple[TextScore, list[Any]]:
-    """Fit all blocks on Ray actors, one per shard; files are dealt out in turn.
+    """Fit all blocks on Ray actors, one per shard, each with every so many rows of all files: files differ in size.
 
     Of more than `config.max_reviews` reviews, one in so many is learned from that about as many remain. Returns the
-    models of the last block, and for each file a reference to its scores, as `TextScore.score` gives them.
+    models of the last block, and for each file a reference to each rank's scores, which `interleaved` puts together.
     """
     cuts = np.array(borders([reviews for reviews, _ in files], config.borders))
     rows = sum(pq.read_metadata(reviews).num_rows for reviews, _ in files)
     stride = max(1, -(-rows // config.max_reviews))
     task = Task(cuts, Reader.of(vocabulary, config.dimensions), stride, target, min_votes)
-    shards = [list(files[i :: config.shards]) for i in range(config.shards)]
     work = partial(fit_and_score, config=config, task=task)
-    results = run_actors(work, [(shard,) for shard in shards], returns=[1 + len(shard) for shard in shards])
+    results = run_actors(work, [(files,)] * config.shards, returns=[1 + len(files)] * config.shards)
     last, *_ = gather([results[0][0]])
-    scored = [results[i % config.shards][1 + i // config.shards] for i in range(len(files))]
+    scored = [[of_rank[1 + i] for of_rank in results] for i in range(len(files))]
     return TextScore(task.cuts[-1:], task.reader, *last), scored
+
+
+def interleaved(pieces: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """(n, C) scores of both fields of a file, of which rank r of S gave rows r, r + S, r + 2 S, ..."""
+    fields = []
+    for of_field in zip(*pieces, strict=True):
+        whole = np.empty((sum(map(len, of_field)), of_field[0].shape[1]), dtype=np.float32)
+        for rank, piece in enumerate(of_field):
+            whole[rank :: len(of_field)] = piece
+        fields.append(whole)
+    return fields[0], fields[1]
 
 
 @dataclass(frozen=True)
@@ -165,7 +176,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Shard:
-    """A rank's rows, file by file. fields: rows of both; answers: (n, C - 1); stars: (n,) float64; times: (n,) ms."""
+    """A rank's rows, file by file, `rows` of each.
+
+    fields: rows of both; answers: (n, C - 1); stars: (n,) float64; times: (n,) ms.
+    """
 
     fields: list[csr_matrix]
     answers: Array
@@ -175,11 +189,11 @@ class Shard:
 
 
 def fit_and_score(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, task: Task) -> tuple[Any, ...]:
-    """One rank's part of `fit`: on the first rank the last block's models, then the scores of each of its files.
+    """One rank's part of `fit`: on the first rank the last block's models, then the scores of its rows of each file.
 
     What was hashed to learn from is scored as it is: hashing takes as long as fitting two blocks.
     """
-    shard = read_shard(files, task)
+    shard = read_shard(comm, files, task)
     models = fit_shard(comm, shard, config, task)
     score = TextScore(task.cuts, task.reader, *models)
     if task.stride == 1:
@@ -187,13 +201,14 @@ def fit_and_score(comm: Comm, files: Sequence[FilePair], *, config: TextScoreCon
         cuts = np.cumsum(shard.rows)[:-1]
         scored = list(zip(np.split(whole, cuts), np.split(title, cuts), strict=True)) if files else []
     else:
-        scored = [score.score(read_ids(tokens), timestamps_ms(reviews)) for reviews, tokens in files]
+        mine = slice(comm.rank, None, comm.world_size)
+        scored = [score.score(some_ids(tokens, mine), timestamps_ms(reviews)[mine]) for reviews, tokens in files]
     return [Model(m.idf[-1:], m.weights[-1:]) for m in models] if not comm.rank else None, *scored
 
 
 def fit_rank(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, task: Task) -> list[Model]:
     """All blocks' models of both fields, the same on every rank."""
-    return fit_shard(comm, read_shard(files, task), config, task)
+    return fit_shard(comm, read_shard(comm, files, task), config, task)
 
 
 def fit_shard(comm: Comm, shard: Shard, config: TextScoreConfig, task: Task) -> list[Model]:
@@ -232,18 +247,22 @@ def _fit_field(
     return Model(np.stack(idfs), np.stack(fitted))
 
 
-def read_shard(files: Sequence[FilePair], task: Task) -> Shard:
-    """Read and hash a rank's files, of each every `task.stride`th review."""
+def some_ids(tokens: Path, rows: slice) -> pa.ListArray:
+    ids = read_ids(tokens)
+    return ids.take(pa.array(range(len(ids))[rows], pa.int64()))
+
+
+def read_shard(comm: Comm, files: Sequence[FilePair], task: Task) -> Shard:
+    """Read and hash a rank's rows: of every `task.stride`th review in each file its share, in turn with the others."""
     from scipy.sparse import vstack
 
     empty = pa.table({c: pa.array([], pa.float32()) for c in LABEL_COLUMNS})
     fields = [task.reader.fields(pa.array([], pa.list_(pa.int32())))]
     answers, stars = [questions(empty, task.target, task.min_votes)], [np.zeros(0)]
     times = [np.zeros(0, dtype=np.int64)]
+    some = slice(comm.rank * task.stride, None, comm.world_size * task.stride)
     for reviews, tokens in files:
-        some = slice(None, None, task.stride)
-        ids = read_ids(tokens)
-        fields.append(task.reader.fields(ids.take(pa.array(range(len(ids))[some], pa.int64()))))
+        fields.append(task.reader.fields(some_ids(tokens, some)))
         known = pq.ParquetFile(reviews).read(columns=list(LABEL_COLUMNS))
         answers.append(questions(known, task.target, task.min_votes)[some])
         stars.append(known["rating"].to_numpy().astype(np.float64)[some])
