@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLong
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ LOCAL_ENV = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
+WARM = ("modin.pandas", "polars", "pyarrow.parquet")  # what the first stages' tasks import
 _STARTING = threading.Lock()
 _OWN = threading.Event()  # set while the session is one that this process has started
 _CHECKED: set[str] = set()  # nodes of the cluster, by id, that are known to be fit
@@ -138,7 +140,7 @@ def _start(config: RayConfig) -> None:
 
 
 def warm_workers() -> None:
-    """Let the workers of an own session import what all stages need, before the first one waits for it."""
+    """Let the workers of this process's own session import WARM, before the first stage waits for it."""
     import ray
 
     if is_own():
@@ -148,7 +150,8 @@ def warm_workers() -> None:
 
 
 def _import_libraries() -> None:
-    import pyarrow.parquet  # noqa: F401
+    for name in WARM:
+        import_module(name)
 
 
 def stop() -> None:

@@ -24,7 +24,7 @@ UNIQUE = "expect_column_values_to_be_unique"
 GREATER = "expect_column_pair_values_a_to_be_greater_than_b"
 MOST_DIFFERENT = 1_000  # values of which each needs a row
 EXACT = 1 << 62  # differences of smaller integers do not overflow
-# What each is understood with; another argument, and all rows are judged.
+# The arguments that are understood; with any other, all rows are judged.
 ARGUMENTS = {
     BETWEEN: {"column", "min_value", "max_value", "strict_min", "strict_max", "mostly"},
     LENGTHS: {"column", "min_value", "max_value", "strict_min", "strict_max", "mostly"},
@@ -45,7 +45,7 @@ def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int
     them); None where all rows have to be judged."""
     if not table.num_rows or not may_have(expectation):
         return None
-    columns = [_without_nan(table[name].combine_chunks()) for name in expectation.columns]
+    columns = [_without_nan(table[name]) for name in expectation.columns]
     missing = columns[0].null_count
     if expectation.type == NOT_NULL:
         return [int(pc.index(pc.is_null(columns[0]), True).as_py()) if missing else 0], None
@@ -66,7 +66,7 @@ def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int
 
 
 def _without_nan(column: Any) -> Any:
-    """Nulls for the numbers that pandas takes for missing ones."""
+    """Return the column with nulls for NaN, which pandas takes for missing values."""
     return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
 
 
@@ -79,7 +79,7 @@ def _extremes(column: Any) -> list[int] | None:
 
 
 def _one_of_each(column: Any) -> list[int] | None:
-    encoded = column.dictionary_encode()
+    encoded = column.dictionary_encode().combine_chunks()
     if len(encoded.dictionary) > MOST_DIFFERENT:
         return None
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -88,7 +88,7 @@ def _one_of_each(column: Any) -> list[int] | None:
 
 
 def _twins(column: Any) -> list[int] | None:
-    """The first row alone where all values differ: no two to be shown."""
+    """Return the first known row if all values differ; None if two rows are equal, so that both can be shown."""
     known = column.drop_null()
     if pc.count_distinct(known).as_py() < len(known):
         return None
@@ -96,7 +96,7 @@ def _twins(column: Any) -> list[int] | None:
 
 
 def _closest(a: Any, b: Any) -> tuple[list[int], int] | None:
-    """The row whose first value exceeds its second by the least."""
+    """Return the row whose first value exceeds its second by the least."""
     if not (pa.types.is_integer(a.type) and pa.types.is_integer(b.type)):
         return None
     first, second = (np.asarray(c.to_numpy(zero_copy_only=False)) for c in (a, b))

@@ -5,7 +5,8 @@ run on two cores would pay that for each stage's actors anew. A `Member` plays w
 whose methods are called by name. Members that have done their work wait here for the next to ask, and die with the
 session. Where anything went wrong they are killed instead: nobody inherits half a state.
 
-On several nodes nobody waits here. A member that waits holds no CPU, and one without CPU would be started anywhere.
+This is so in a session of this process's own. On a cluster a member holds half a CPU, so that Ray spreads members by the
+nodes' cores, and is killed after its work: one that waited would keep that half from others.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tasks.core.errors import RunError, TransientError
-from tasks.engines import cluster, nodes
+from tasks.engines import cluster
 
 ASIDE = "aside"  # the concurrency group of calls that run beside the others, in a thread of their own
-CPUS = 0.5  # of a member on a cluster, so that there is always room for the tasks and actors of a stage beside it
+CPUS = 0.5  # of a member on a cluster; the other half is for the tasks and actors of a stage beside it
 _LOCK = threading.Lock()
 _WAITING: dict[str, list[Any]] = {}  # by Ray's job: handles of an earlier session are nobody's
 
@@ -40,7 +41,7 @@ class Member:
 def hire(count: int, role: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, cpus: float = CPUS) -> list[Any]:
     """Return `count` members in their roles, `role(*arguments[i])`; those that wait are taken first.
 
-    cpus: of each one on a cluster of several nodes. Raises RunError where the role cannot be taken, TransientError
+    cpus: what each one holds on a cluster. Raises RunError where the role cannot be taken, TransientError
     where a new member dies of it.
     """
     import ray
@@ -74,7 +75,7 @@ def release(members: Sequence[Any], *, done: bool) -> None:
     """Let members wait for the next role if all is `done`, kill them otherwise."""
     import ray
 
-    if done and _is_local():
+    if done and cluster.is_own():
         for member in members:
             member.begin.remote(None)
         with _LOCK:
@@ -104,8 +105,8 @@ def _take(count: int | None) -> list[Any]:
 def _start(cpus: float) -> Any:
     import ray
 
-    held = 0 if _is_local() else cpus
-    # Ray's types lack the second.
+    held = 0 if cluster.is_own() else cpus
+    # Ray's types have no name for concurrency groups.
     options: dict[str, Any] = {"num_cpus": held, "concurrency_groups": {ASIDE: 1}}
     return ray.remote(**options)(Member).remote()
 
@@ -119,10 +120,6 @@ def _lives(call: Any) -> bool:
     except (RayError, TransientError):
         return False
     return True
-
-
-def _is_local() -> bool:
-    return len(nodes.alive()) == 1
 
 
 def _job() -> str:

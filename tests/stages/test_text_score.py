@@ -49,7 +49,9 @@ def write(folder: Path, data: Reviews, files: int) -> list[text_score.FilePair]:
 
 
 def fit(pairs: list[text_score.FilePair], shards: int = 1, task: text_score.Task = TASK) -> text_score.TextScore:
-    results = run_threads(lambda comm: text_score.fit_rank(comm, pairs, config=CONFIG, task=task), [()] * shards)
+    results = run_threads(
+        lambda comm: text_score.fit_shard(comm, text_score.read_shard(comm, pairs, task), CONFIG, task), [()] * shards
+    )
     return text_score.TextScore(task.cuts, task.reader, *results[0])
 
 

@@ -4,8 +4,7 @@ each review.
 No feature looks ahead. What is known of a user, an item, a category or a brand is taken from reviews strictly before
 the review's own timestamp: reviews of the same moment (often the same day) do not see each other. The text score comes
 from models of earlier time blocks (`tasks.stages.features.text_score`), and so do the scores of `language-model`; a
-word is new or not
-by when it was first seen.
+word is new or not by when it was first seen.
 
 Out: one file per file of reviews, in the same row order: KEPT, `text_digest` (uint64, `text_shape.text_digest`),
 `label` (float32, null where a review has none for this target), SLICED_BY and the features of the groups that are

@@ -206,12 +206,8 @@ def fit_and_score(comm: Comm, files: Sequence[FilePair], *, config: TextScoreCon
     return [Model(m.idf[-1:], m.weights[-1:]) for m in models] if not comm.rank else None, *scored
 
 
-def fit_rank(comm: Comm, files: Sequence[FilePair], *, config: TextScoreConfig, task: Task) -> list[Model]:
-    """All blocks' models of both fields, the same on every rank."""
-    return fit_shard(comm, read_shard(comm, files, task), config, task)
-
-
 def fit_shard(comm: Comm, shard: Shard, config: TextScoreConfig, task: Task) -> list[Model]:
+    """Fit all blocks' models of both fields, the same on every rank."""
     order = np.argsort(shard.times, kind="stable")  # earlier rows first: the past of any block is a prefix
     ends = np.concatenate([[0], np.searchsorted(shard.times[order], task.cuts, side="left")]).tolist()
     y, stars = shard.answers[order], shard.stars[order]
@@ -249,7 +245,7 @@ def _fit_field(
 
 def some_ids(tokens: Path, rows: slice) -> pa.ListArray:
     ids = read_ids(tokens)
-    return ids.take(pa.array(range(len(ids))[rows], pa.int64()))
+    return ids.take(pa.array(np.arange(len(ids))[rows]))
 
 
 def read_shard(comm: Comm, files: Sequence[FilePair], task: Task) -> Shard:

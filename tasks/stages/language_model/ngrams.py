@@ -96,19 +96,19 @@ def by_period(keys: Array, counts: Array, min_count: int) -> dict[str, Array]:
 
     Bigrams and trigrams with fewer than `min_count` occurrences in all are left out.
     """
-    first = _first(keys >> 1)
+    first = starts(keys >> 1)
     gram, period = keys[first] >> PERIOD_BITS + 1, keys[first] >> 1 & MAX_PERIODS - 1
     every = np.add.reduceat(counts, first) if len(first) else counts
     high = np.add.reduceat(counts * (keys & 1), first) if len(first) else counts
-    groups = _first(gram)
+    groups = starts(gram)
     in_all = np.add.reduceat(every, groups) if len(groups) else every
     often = np.repeat(in_all, np.diff(np.append(groups, len(gram)))) >= min_count
     kept = often | (gram < 1 << BITS)
     return {"gram": gram[kept], "period": period[kept].astype(np.int8), "all": every[kept], "high": high[kept]}
 
 
-def _first(values: Array) -> Array:
-    """Return where each run of equal values begins."""
+def starts(values: Array) -> Array:
+    """Return the places where a run of equal values begins."""
     return np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
 
 
@@ -119,8 +119,12 @@ class Counts:
     """
 
     def __init__(self, gram: Array, period: Array, every: Array, high: Array, min_count: int) -> None:
-        """Take the columns of NGRAMS, sorted. What was met too seldom before is left out: it counts as never met."""
-        groups = _first(gram)
+        """Take the columns of NGRAMS, sorted.
+
+        A bigram or trigram that was met less than `min_count` times before a period is left out for that period. So
+        one that is as rare in all periods need not be among the columns, and no score knows of later reviews.
+        """
+        groups = starts(gram)
         own = np.repeat(groups, np.diff(np.append(groups, len(gram))))  # of each row the first one of its gram
         sums = [np.cumsum(times) - times for times in (every, high)]
         before = np.stack([s - s[own] for s in sums], axis=1)
@@ -132,9 +136,8 @@ class Counts:
 def counts_before(grams: Array, period: Array, parts: Iterable[Counts], size: int) -> Array:
     """Return (order, T, 2): how often each packed gram (order, T) was met in periods before its review's (T,).
 
-    A bigram or trigram that was met less than `min_count` times before then counts as never met. What was met as
-    seldom in all periods is therefore in no part, and a score still knows nothing of later reviews. parts: all `size`
-    of them in their order, one looked at at a time.
+    parts: the counts of all `size` partitions in their order; one is looked at at a time. What `Counts` leaves out as
+    too rare counts as never met.
     """
     result = np.zeros((*grams.shape, 2), dtype=np.int64)
     flat = result.reshape(-1, 2)

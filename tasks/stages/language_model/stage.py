@@ -159,8 +159,7 @@ def write_part(sink: FileSink, config: LanguageModelConfig, partition: int, reco
         for keys, counts in whole_grams(records):
             columns = ngrams.by_period(keys, counts, config.min_count)
             gram, lengths = columns["gram"], ngrams.lengths(columns["gram"])
-            new = np.append(True, gram[1:] != gram[:-1])[: len(gram)]
-            np.add(kept, np.bincount(lengths[new], minlength=1 + len(GRAMS))[1:], out=kept)
+            np.add(kept, np.bincount(lengths[ngrams.starts(gram)], minlength=1 + len(GRAMS))[1:], out=kept)
             word = lengths == 1
             np.add.at(said, columns["period"][word], np.stack([columns["all"][word], columns["high"][word]], axis=1))
             yield pa.table(columns, schema=NGRAMS)
