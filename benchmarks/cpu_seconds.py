@@ -1,8 +1,8 @@
 """Measure the CPU seconds of a command and of every process below it, by kind of process.
 
 A command of ours leaves daemons behind that belong to it (Ray's), so the watcher makes itself the one that orphans are
-given to (`PR_SET_CHILD_SUBREAPER`, prctl(2)): nothing that the command started gets away uncounted. Processes are seen
-ten times a second; a shorter one counts in its parent's row.
+given to (`PR_SET_CHILD_SUBREAPER`, prctl(2)). Processes are sampled ten times a second, since the kernel keeps no sums of
+those that nobody waited for: what a process used after its last sample is missing, and one that lived shorter altogether.
 
     python -m benchmarks.cpu_seconds COMMAND ...
 """
@@ -10,20 +10,21 @@ ten times a second; a shorter one counts in its parent's row.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 PR_SET_CHILD_SUBREAPER = 36
-TICKS = os.sysconf("SC_CLK_TCK")
 EVERY_S = 0.1
-LEFT_S = 30.0  # what a command leaves behind is waited for this long, then told
+LEFT_S = 30.0  # what a command leaves behind is watched for so long
 KINDS = (
     (r"^ray::\w+", r"\g<0>"),
     (r"ray/core/src/ray/raylet/raylet", "raylet"),
@@ -49,7 +50,7 @@ class Kind:
 def watch(command: Sequence[str], **options: Any) -> tuple[int, float, dict[str, Kind]]:
     """Run a command; its exit status, wall seconds until it ended, and CPU seconds by kind. `options` are Popen's."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    seen: dict[tuple[int, int], tuple[str, float]] = {}
+    seen: dict[tuple[int, float], tuple[str, float]] = {}
     started = time.perf_counter()
     process = subprocess.Popen(command, **options)
     while process.poll() is None:
@@ -66,50 +67,26 @@ def watch(command: Sequence[str], **options: Any) -> tuple[int, float, dict[str,
     return process.returncode, wall_s, dict(sorted(kinds.items(), key=lambda item: -item[1].cpu_s))
 
 
-def _look(seen: dict[tuple[int, int], tuple[str, float]]) -> int:
-    """Note what the processes below this one have used. How many live."""
-    parents, found = {}, {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:  # gone
-            continue
-        parents[int(entry)] = int(fields[1])
-        found[int(entry)] = fields
+def _look(seen: dict[tuple[int, float], tuple[str, float]]) -> int:
+    """Note what the processes below this one have used so far. Returns how many live."""
     live = 0
-    for pid, fields in found.items():
-        if not _below(pid, parents):
-            continue
-        if fields[0] == "Z":  # an orphan, dead: its seconds were noted
-            continue
-        live += 1
-        name = _kind(pid)
-        key = (pid, int(fields[19]))  # a number is given again, with another start
-        if name is not None:
-            seen[key] = (name, (int(fields[11]) + int(fields[12])) / TICKS)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # gone
+            if process.status() == psutil.STATUS_ZOMBIE:  # an orphan, dead: its seconds were noted
+                continue
+            live += 1
+            used = process.cpu_times()
+            if name := _kind(" ".join(process.cmdline())):
+                seen[process.pid, process.create_time()] = name, used.user + used.system  # numbers are given again
     return live
 
 
-def _below(pid: int, parents: dict[int, int]) -> bool:
-    while pid := parents.get(pid, 0):
-        if pid == os.getpid():
-            return True
-    return False
-
-
-def _kind(pid: int) -> str | None:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            line = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return None
+def _kind(line: str) -> str:
+    """Return the kind of a command line, "" for a process that has none yet."""
     for pattern, name in KINDS:
         if found := re.search(pattern, line):
-            return found.expand(name)[:60]
-    return line.split(" ")[0].rpartition("/")[2][:40] or None
+            return found.expand(name)
+    return line.split(" ")[0].rpartition("/")[2]
 
 
 def main() -> int:

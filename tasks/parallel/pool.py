@@ -5,8 +5,8 @@ run on two cores would pay that for each stage's actors anew. A `Member` plays w
 whose methods are called by name. Members that have done their work wait here for the next to ask, and die with the
 session. Where anything went wrong they are killed instead: nobody inherits half a state.
 
-This is so in a session of this process's own. On a cluster a member holds half a CPU, so that Ray spreads members by the
-nodes' cores, and is killed after its work: one that waited would keep that half from others.
+This is so in a session of this process's own. On a cluster a member holds half a CPU, so that Ray spreads members by
+the nodes' cores, and is killed after its work: one that waited would keep that half from others.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,6 @@ MOST_PROCESSES = 23
 
 
 def watched(*command: str) -> dict[str, object]:
-    import json
-
     done = subprocess.run(
         [sys.executable, "-c", WATCH, *command], cwd=PROJECT, capture_output=True, text=True, timeout=500, check=True
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.snapshot_files import FileSink
-from tasks.parallel.comm import run_threads
+from tasks.parallel.comm import Comm, run_threads
 from tasks.parallel.token_matrix import hash_tokens
 from tasks.stages.features import text_fields, text_score
 from tasks.stages.features.text_score import TextScoreConfig
@@ -49,9 +49,10 @@ def write(folder: Path, data: Reviews, files: int) -> list[text_score.FilePair]:
 
 
 def fit(pairs: list[text_score.FilePair], shards: int = 1, task: text_score.Task = TASK) -> text_score.TextScore:
-    results = run_threads(
-        lambda comm: text_score.fit_shard(comm, text_score.read_shard(comm, pairs, task), CONFIG, task), [()] * shards
-    )
+    def work(comm: Comm) -> list[text_score.Model]:
+        return text_score.fit_shard(comm, text_score.read_shard(comm, pairs, task), CONFIG, task)
+
+    results = run_threads(work, [()] * shards)
     return text_score.TextScore(task.cuts, task.reader, *results[0])
 
 
