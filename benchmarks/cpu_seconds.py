@@ -1,8 +1,8 @@
 """Measure the CPU seconds of a command and of every process below it, by kind of process.
 
 A command of ours leaves daemons behind that belong to it (Ray's), so the watcher makes itself the one that orphans are
-given to (`PR_SET_CHILD_SUBREAPER`, prctl(2)). Processes are sampled ten times a second, since the kernel keeps no sums of
-those that nobody waited for: what a process used after its last sample is missing, and one that lived shorter altogether.
+given to (`PR_SET_CHILD_SUBREAPER`, prctl(2)). Processes are sampled ten times a second, since the kernel keeps no sums
+of those that nobody waited for. What a process used after its last sample is missing, and one that lived shorter.
 
     python -m benchmarks.cpu_seconds COMMAND ...
 """
