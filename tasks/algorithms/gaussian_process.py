@@ -1,6 +1,6 @@
-"""Gaussian process regression: the mean and the uncertainty of a smooth function, from noisy values at points.
+"""Gaussian process regression: estimate the mean and uncertainty of a smooth function from noisy values at points.
 
-Matern 5/2 kernel with a length for each dimension, and white noise; maximum a posteriori hyper-parameters.
+Matern 5/2 kernel with one length scale per dimension, plus white noise; maximum a posteriori hyper-parameters.
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006): algorithm 2.1, equations 4.17 and 5.9.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-JITTER = 1e-6  # added to the diagonal, so that equal points leave the matrix invertible
-# Standard deviations of the priors of the logarithms of variance, lengths and noise, around their expected values.
+JITTER = 1e-6  # added to the diagonal, so that the matrix is invertible in spite of equal points
+# Standard deviations of the priors on the logarithms of variance, lengths and noise, around their expected values.
 SPREAD_VARIANCE, SPREAD_LENGTH, SPREAD_NOISE = 1.0, 0.8, 1.5
 EXPECTED_NOISE = 1e-3  # for values of variance 1
 
@@ -43,7 +43,7 @@ class Surprise:
         self.spread = np.array([SPREAD_VARIANCE, *[SPREAD_LENGTH] * x.shape[1], SPREAD_NOISE])
 
     def __call__(self, logs: Any) -> tuple[float, Any]:
-        """Return its value and its gradient at (d + 2,) logarithms."""
+        """Return the value and its gradient (d + 2,) at the logarithms (d + 2,)."""
         variance, lengths, noise = np.exp(logs[0]), np.exp(logs[1:-1]), np.exp(logs[-1])
         r = np.sqrt(5 * (self.apart @ lengths**-2))
         decay = variance * np.exp(-r)
@@ -61,7 +61,7 @@ class Surprise:
 
 
 def fit(x: Any, y: Any, expected_lengths: Any, steps: int = 20) -> Kernel:
-    """Fit the kernel of highest posterior density by `steps` steps of L-BFGS. x: (n, d), y: (n,)."""
+    """Fit the kernel of highest posterior density by at most `steps` steps of L-BFGS. x: (n, d), y: (n,)."""
     surprise = Surprise(x, y, expected_lengths)
     limits = [(m - 4 * s, m + 4 * s) for m, s in zip(surprise.expected, surprise.spread, strict=True)]
     least = minimize(
@@ -72,7 +72,7 @@ def fit(x: Any, y: Any, expected_lengths: Any, steps: int = 20) -> Kernel:
 
 
 def scaled(y: Any) -> tuple[Any, float, float]:
-    """Scale to mean 0 and variance 1; returns the values, their mean, and their standard deviation (1 if all equal)."""
+    """Scale values to mean 0 and variance 1; return them, their mean and their standard deviation (1 if all equal)."""
     y = np.asarray(y, np.float64)
     mean, deviation = float(y.mean()), float(y.std()) if np.ptp(y) > 0 else 1.0
     return (y - mean) / deviation, mean, deviation

@@ -1,9 +1,9 @@
-"""Find integers among others by hashing, whole arrays at once.
+"""Look up integers among others by hashing, whole arrays at once.
 
 Open addressing with linear probing (Knuth, The Art of Computer Programming, volume 3, section 6.4, algorithm L) in a
-table at most half full. All keys that are still without a slot take one step together, so a look-up is a handful of
-passes over shrinking arrays: a tenth of the time of a binary search, which leaves the processor's cache at every step,
-and a third of a sort's.
+table at most half full. All keys still without a slot take one step together, so a look-up is a handful of passes over
+shrinking arrays. It takes a tenth of the time of a binary search, which leaves the processor's cache at every step, and
+a third of the time of a sort.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ EMPTY = -1
 
 
 def slot_bits(keys: int) -> int:
-    """Return the bits of a table of at least twice as many slots as keys."""
+    """Return the bits of a table with at least twice as many slots as keys."""
     return max(1, (2 * keys - 1).bit_length())
 
 
 def first_slots(keys: Ints, bits: int) -> Ints:
-    """(n,) slots in a table of 2^bits (Fibonacci hashing: Knuth, the same section)."""
+    """Return each key's first slot (n,) in a table of 2^bits (Fibonacci hashing: Knuth, the same section)."""
     return (keys.view(np.uint64) * np.uint64(GOLDEN) >> np.uint64(64 - bits)).view(np.int64)
 
 
 def factorize(keys: Ints) -> tuple[Array, Array]:
-    """Return the places of n different keys in `keys`, ascending, and for each key the number of its own: (n,) (m,)."""
+    """Return the places (n,) of the distinct keys in `keys` (m,), ascending, and each key's index among them (m,)."""
     bits = slot_bits(len(keys))
     table = np.full(1 << bits, EMPTY, np.int32)
-    holder = np.empty(len(keys), np.int32)  # of each key the place of the one that stands for all its equals
+    holder = np.empty(len(keys), np.int32)  # for each key the place of the one that represents its equals
     left, slot = np.arange(len(keys), dtype=np.int32), first_slots(keys, bits)
     while len(left):
         free = table[slot] == EMPTY
-        table[slot[free]] = left[free]  # of several the last stays
+        table[slot[free]] = left[free]  # of several keys the last stays
         there = table[slot]
         same = keys[there] == keys[left]
         holder[left[same]] = there[same]
@@ -50,7 +50,7 @@ def factorize(keys: Ints) -> tuple[Array, Array]:
 
 
 class HashIndex:
-    """The places of different keys, fewer than 2^31, to be looked up. Arrays alone: processes can share its memory."""
+    """Look up the places of distinct keys, fewer than 2^31. It holds only arrays, so processes can share its memory."""
 
     def __init__(self, keys: Ints) -> None:
         self.keys, self.bits = keys, slot_bits(len(keys))
@@ -63,14 +63,14 @@ class HashIndex:
             left, slot = left[lost], (slot[lost] + 1) & (len(self.table) - 1)
 
     def find(self, keys: Ints) -> Array:
-        """Return the place of each key (m,), -1 for one that is not there."""
+        """Return the place of each key (m,), -1 for a missing key."""
         slot = first_slots(keys, self.bits)
-        found = self.table[slot]
-        left = np.flatnonzero(found != EMPTY)
-        left = left[self.keys[found[left]] != keys[left]]
+        places = self.table[slot]
+        left = np.flatnonzero(places != EMPTY)
+        left = left[self.keys[places[left]] != keys[left]]
         while len(left):
             slot[left] = (slot[left] + 1) & (len(self.table) - 1)
-            found[left] = there = self.table[slot[left]]
-            met = there != EMPTY
-            left = left[met][self.keys[there[met]] != keys[left[met]]]
-        return found
+            places[left] = there = self.table[slot[left]]
+            taken = there != EMPTY
+            left = left[taken][self.keys[there[taken]] != keys[left[taken]]]
+        return places

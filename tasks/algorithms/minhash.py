@@ -1,16 +1,16 @@
-"""Near-duplicate texts by MinHash: shingles, signatures, band keys, exact similarity.
+"""Find near-duplicate texts by MinHash: shingles, signatures, band keys, exact similarity.
 
 The similarity of two texts is the Jaccard similarity of their shingle sets: common shingles over all shingles. A
 shingle is three consecutive words. A word is a run of letters, marks and digits in lower case. Scripts written without
 spaces (Chinese, Japanese, Thai, ...) have no such runs: there every three consecutive characters, overlapping, are a
-word, and a shingle is five characters. The rule looks at characters, not at languages, so texts may mix them.
+word, and a shingle is five characters. The rule applies to characters, not languages, so a text may mix scripts.
 
-The minimum hash of two shingle sets is equal with a probability of their similarity (Broder, 1997). A signature is 36
-such minima under 36 hash functions. Each band of `rows` minima makes a key, and texts that share a key are candidates.
-A pair of similarity s is found with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman and Ullman, Mining of
-Massive Datasets, section 3.4). One-permutation hashing (Li, Owen and Zhang, 2012) needs one hash instead of 36, but the
-texts here are mostly shorter than 36 shingles: its bins would stay empty and the formula would not hold. All of it is
-arithmetic on whole arrays, one pass over the text.
+Two shingle sets have the same minimum hash with a probability equal to their similarity (Broder, 1997). A signature is
+36 such minima under 36 hash functions. Each band of `rows` minima makes a key, and texts that share a key are
+candidates. A pair of similarity s becomes one with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman and Ullman,
+Mining of Massive Datasets, section 3.4). One-permutation hashing (Li, Owen and Zhang, 2012) needs one hash instead of
+36, but most texts here have fewer than 36 shingles: its bins would stay empty and the formula would not hold. The
+computation is arithmetic on whole arrays, in one pass over the text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLANES = 4 << 16  # code points beyond the fourth plane are not letters
 
 
 def banding(similarity: float) -> tuple[int, int]:
-    """Choose the bands and the rows of a band: the most rows that keep a recall of 0.99 at this similarity.
+    """Choose the number of bands and the rows per band: the most rows with a recall of 0.99 at this similarity.
 
     For 0.8: 9 bands of 4 rows, with recall 0.991 at 0.8 and 0.99993 at 0.9; 0.0001 of the pairs at 0.06 are compared.
     """
@@ -52,14 +52,14 @@ def banding(similarity: float) -> tuple[int, int]:
 
 
 def recall(similarity: float, bands: int, rows: int) -> float:
-    """The probability that two texts of this similarity share a key."""
+    """Return the probability that two texts of this similarity share a key."""
     return float(1 - (1 - similarity**rows) ** bands)
 
 
 @dataclass(frozen=True)
 class Shingled:
-    """Texts as shingles. `text` (n,) int64: the texts that were long enough; `starts` (n + 1,): where the shingles of
-    each begin in `shingles` (m,) uint64, in the order of the text; `digest` (n,) uint64: of the text's words in order.
+    """Texts as shingles. `text` (n,) int64: indices of the texts that are long enough. `shingles` (m,) uint64: their
+    shingles in text order. `starts` (n + 1,): where each text's begin. `digest` (n,) uint64: of its words in order.
 
     Two of 10 million different texts share a digest with a probability of 3e-6.
     """
@@ -71,7 +71,7 @@ class Shingled:
 
 
 def shingle(texts: pa.ChunkedArray, min_words: int) -> Iterator[Shingled]:
-    """Yield the shingles of texts with at least `min_words` words (and three, for a shingle), some texts at a time."""
+    """Yield the shingles of texts with at least `min_words` words (and at least three), some texts at a time."""
     first = 0
     for chunk in texts.chunks:
         lengths = pc.utf8_length(chunk).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -96,9 +96,9 @@ def _shingle(texts: pa.Array, lengths: I64, min_words: int) -> Shingled:
         return Shingled(text, np.zeros(1, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint64))
     mixed = mix(words)
     base = np.uint64(GOLDEN)
-    # By position, so that "a b c" is not "c b a".
+    # Positions count: "a b c" is not "c b a".
     every = mix((mixed[:-2] * base + mixed[1:-1]) * base + mixed[2:])
-    # The first word of a shingle is any but the last two of a text.
+    # Each word of a text but its last two begins a shingle.
     begins = (np.cumsum(counts) - counts)[text]
     sizes = counts[text] - (SHINGLE_WORDS - 1)
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -109,12 +109,12 @@ def _shingle(texts: pa.Array, lengths: I64, min_words: int) -> Shingled:
 
 
 def _words(folded: NDArray[np.int32], text_ends: I64) -> tuple[U64, I64]:
-    """Return hashes (w,) of all words in order, and the position after each one's last character.
+    """Return hashes (w,) of all words in order, and the position after each word's last character (w,).
 
     Hashes are polynomials in a fixed odd base, modulo 2^64, from running sums over all characters (Karp and Rabin,
     1987).
     """
-    # A character of another kind at every text's end, so that words end there. Kinds: 0 no word, 1 word, 2 unspaced.
+    # Words end at every text's end, and between a script with spaces and one without.
     inside = folded != 0
     broken = np.zeros(len(folded) + 1, dtype=bool)
     broken[0] = True
@@ -134,7 +134,7 @@ def _words(folded: NDArray[np.int32], text_ends: I64) -> tuple[U64, I64]:
 
 
 def _characters(begin: I64, end: I64, unspaced: NDArray[np.bool_]) -> tuple[I64, I64]:
-    """Replace runs in a script without spaces by every three characters of them (a shorter run stays whole)."""
+    """Replace each run in a script without spaces by all its three-character windows (a shorter run stays whole)."""
     count = np.where(unspaced[begin], np.maximum(end - begin - 2, 1), 1)
     step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     begins = np.repeat(begin, count) + step
@@ -151,12 +151,12 @@ def _fold(characters: NDArray[np.uint32]) -> NDArray[np.int32]:
 def _folds() -> NDArray[np.int32]:
     """Map each code point to 0 if no word holds it, else to its lower case, with UNSPACED_BIT for unspaced scripts.
 
-    From Polars' Unicode tables: Polars' version is in a stage's key, Python's is not.
+    It uses Polars' Unicode tables: a stage's key includes the version of Polars, but not of Python.
     """
     points = np.array([c for c in range(PLANES) if not 0xD800 <= c <= 0xDFFF], np.int32)
     series = pl.Series([chr(c) for c in points.tolist()])
     lower = series.str.to_lowercase()
-    # A few capitals become two characters: they stay unchanged.
+    # A few capitals whose lower case is two characters stay unchanged.
     single = (lower.str.len_chars() == 1).to_numpy()
     mapped = np.where(single, _first_points(lower), points)
     mapped = np.where(series.str.contains(WORDS).to_numpy(), mapped, 0)
@@ -205,7 +205,7 @@ def band_keys(texts: Shingled, bands: int, rows: int) -> U64:
     for band in range(bands):
         key = np.full(len(texts.text), band + 1, np.uint64)
         for k in range(band * rows, band * rows + rows):
-            # A multiplication by an odd number permutes the 32-bit numbers; the mask keeps 0 from always being least.
+            # Multiplying by an odd number permutes the 32-bit numbers; the mask keeps 0 from always being the minimum.
             np.bitwise_xor(hashes, masks[k], out=permuted)
             np.multiply(permuted, factors[k], out=permuted)
             key = mix(key * np.uint64(GOLDEN) + np.minimum.reduceat(permuted, texts.starts[:-1]))
@@ -227,12 +227,12 @@ def shingle_sets(texts: Shingled) -> tuple[I64, U64]:
 def jaccard(starts: I64, values: I64, left: I64, right: I64) -> NDArray[np.float64]:
     """Return the exact similarity (p,) of the pairs of sets `left` and `right` (p,).
 
-    Set i is values[starts[i]:starts[i + 1]], ascending and without repeats, numbered from 0 (`np.unique`'s inverse).
-    Time and memory are linear in the sizes of the sets compared; memory is bounded by working in slices of the pairs.
+    Set i is values[starts[i]:starts[i + 1]], ascending and distinct: shingles numbered from 0 (`np.unique`'s inverse).
+    Time and memory are linear in the sizes of the sets compared; working in slices of the pairs bounds the memory.
     """
     from scipy.sparse import csr_array
 
-    # One row a set, one column a shingle: scipy's product merges two sorted rows.
+    # One row per set, one column per shingle: scipy's product merges two sorted rows.
     shape = (len(starts) - 1, int(values.max(initial=0)) + 1)
     sets = csr_array((np.ones(len(values), np.int8), values, starts), shape=shape)
     sizes = np.diff(starts)

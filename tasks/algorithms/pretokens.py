@@ -1,4 +1,4 @@
-"""Cut texts into pieces by the classes of their characters: GPT-2's pre-tokens, and words.
+"""Cut texts into pieces by the classes of their characters: into GPT-2's pre-tokens or into words.
 
 A regular expression examines one character at a time; here each rule compares whole arrays of UTF-8 bytes. Pieces are
 offsets into the texts' own bytes: no text is copied.
@@ -27,10 +27,10 @@ UNKNOWN = 255
 
 
 class Classes:
-    """The class of every Unicode character: the index of the one of `patterns` that it matches.
+    """The class of every Unicode character: the index of the pattern in `patterns` that it matches.
 
-    Polars' regular expressions classify each character once, when it first occurs, so all classes are of one version of
-    Unicode.
+    Polars' regular expressions classify each character once, when it first occurs, so all classes come from one version
+    of Unicode.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ class Pieces:
 
 
 def chunks(texts: pl.Series, size: int) -> Iterator[slice]:
-    """Yield slices of the rows of about `size` bytes each; a longer text is a slice of its own."""
+    """Yield slices of consecutive rows with at most `size` bytes each; a longer text is a slice of its own."""
     ends = texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()
     start, done = 0, 0
     while start < len(ends):
@@ -95,10 +95,10 @@ def text_bytes(texts: pl.Series) -> tuple[Bytes, Positions]:
 def gpt2_pieces(texts: pl.Series, classes: Classes) -> Pieces:
     r"""Cut texts into GPT-2's pre-tokens: `'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
 
-    The function computes where the expression, read from left to right, begins a piece. A character that is not blank
-    begins a piece unless its left neighbour has its class or is a space, which then begins the piece. A run of blanks
-    begins a piece, and so does the run's last blank if more of the same text follows. An apostrophe that begins a piece
-    and is followed by s, t, m, d, re, ve or ll ends it after those letters.
+    It computes where the expression, matched from left to right, begins a piece. A character that is not blank begins a
+    piece unless its left neighbour has the same class or is a space, which then begins the piece. A run of blanks
+    begins a piece, and so does the run's last blank if more of the same text follows. If an apostrophe begins a piece
+    and s, t, m, d, re, ve or ll follows, the piece ends after those letters.
     Source: the pattern in OpenAI's gpt-2/src/encoder.py.
     """
     data, ends = text_bytes(texts)
@@ -111,8 +111,8 @@ def gpt2_pieces(texts: pl.Series, classes: Classes) -> Pieces:
 def words(texts: pl.Series, classes: Classes) -> Pieces:
     r"""Cut texts into words, `\w+(?:['’]\w+)*`, in their own case.
 
-    A run of letters, marks, digits and joining punctuation such as the underscore (Unicode Technical Standard 18,
-    annex C), with an apostrophe where both its neighbours are such characters.
+    A word is a run of letters, marks, digits and joining punctuation such as the underscore (Unicode Technical Standard
+    18, annex C), including apostrophes between two such characters.
     """
     data, ends = text_bytes(texts)
     class_of, lead, last = classes.of_bytes(data)
@@ -168,14 +168,14 @@ def _runs_and_spaces(data: Bytes, class_of: Bytes, ends: Positions, lead: Positi
     if not len(data):
         return begins
     changes = class_of[1:] != class_of[:-1]
-    # Not blank: another class than before, and no space there to begin the piece.
+    # Not blank: the class changes, and no space before it begins the piece.
     begins[1:] = changes & (data[:-1] != SPACE)
-    # Blank: the first of a run (changes, above, except after a space), or the last of one inside a text.
+    # Blank: the first of a run (marked above), or the last of a run with more of the text after it.
     leaves = np.zeros(len(data), dtype=bool)
     leaves[:-1] = changes
     leaves &= ~first[1:]
     begins |= leaves & blank
-    # A blank of several bytes begins at its first one.
+    # A multi-byte blank begins at its first byte.
     wide = class_of[lead] == BLANK
     begins[last[wide]] = False
     begins[lead[wide][leaves[last[wide]]]] = True
@@ -184,7 +184,7 @@ def _runs_and_spaces(data: Bytes, class_of: Bytes, ends: Positions, lead: Positi
 
 
 def _cut_contractions(data: Bytes, class_of: Bytes, ends: Positions, begins: Mask) -> None:
-    """Cut contractions, in place, in any order: those that follow each other do not overlap."""
+    """Cut after contractions, in place. Their order does not matter: consecutive contractions do not overlap."""
     at = np.flatnonzero(data == APOSTROPHE)
     at = at[begins[at]]
     room = ends[np.searchsorted(ends, at, side="right")] - at - 1  # bytes after the apostrophe in its text

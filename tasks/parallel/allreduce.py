@@ -1,8 +1,8 @@
 """Ring all-reduce: every rank ends with the sum of all ranks' arrays.
 
-Reduce-scatter then all-gather around the ring, 2 (W - 1) steps of 1/W of the array each, so each rank sends
-2 (W - 1) / W of its bytes however many ranks there are (Patarasuk and Yuan, 2009). Each chunk is added up in ring
-order, so the result is bit for bit the same on every rank and in every run.
+Reduce-scatter then all-gather around the ring of W ranks take 2 (W - 1) steps, each with 1/W of the array. So each rank
+sends 2 (W - 1) / W times the array's bytes, less than twice at any W (Patarasuk and Yuan, 2009). Each chunk is summed
+in ring order, so the result is bit for bit the same on every rank and in every run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tasks.parallel.comm import Array, Comm
 
 
 def allreduce(comm: Comm, array: Array) -> Array:
-    """Sum over ranks of equally shaped arrays. The input is not changed."""
+    """Return the sum of all ranks' arrays, which have the same shape. The input is not changed."""
     total: Array = np.array(array, copy=True, order="C")  # so that reshape below is a view
     if comm.world_size == 1:
         return total

@@ -1,7 +1,7 @@
-"""Point-to-point messages between the ranks of a group, and the two groups we run on.
+"""Point-to-point messages between the ranks of a group, and two kinds of group: threads and Ray actors.
 
-An algorithm takes a `Comm` and is the same code in both: `run_threads` runs it on threads of one process (the oracle
-of the tests), `run_actors` on Ray actors, whose arrays go through the object store from rank to rank.
+An algorithm takes a `Comm` and is the same code in both groups: `run_threads` runs it on threads of one process (the
+tests' oracle), `run_actors` on Ray actors, whose arrays travel from rank to rank through the object store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Comm(Protocol):
 
 
 class Mailbox:
-    """A queue per source rank."""
+    """A queue of received arrays per source rank."""
 
     def __init__(self) -> None:
         self._queues: defaultdict[int, SimpleQueue[Array]] = defaultdict(SimpleQueue)
@@ -42,12 +42,12 @@ class Mailbox:
         self._queues[source].put(array)
 
     def get(self, source: int) -> Array:
-        # A timeout, so that a dead peer becomes an error and not a hang.
+        # The timeout turns a dead peer into an error instead of a hang.
         return self._queues[source].get(timeout=RECV_TIMEOUT_S)
 
 
 class ThreadComm:
-    """A rank among threads of one process."""
+    """The `Comm` of one thread in a group of threads of one process."""
 
     def __init__(self, rank: int, mailboxes: Sequence[Mailbox]) -> None:
         self.rank, self.world_size, self._mailboxes = rank, len(mailboxes), mailboxes
@@ -60,7 +60,7 @@ class ThreadComm:
 
 
 def run_threads(work: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> list[Any]:
-    """Run `work(comm, *arguments[rank])` on one thread per rank; returns the ranks' results."""
+    """Run `work(comm, *arguments[rank])` on one thread per rank; return the ranks' results."""
     mailboxes = [Mailbox() for _ in arguments]
     results: list[Any] = [None] * len(arguments)
     errors: list[BaseException] = []
@@ -82,7 +82,7 @@ def run_threads(work: Callable[..., Any], arguments: Sequence[Sequence[Any]]) ->
 
 
 class Rank:
-    """The role of a pool's member that is one rank. `deliver` runs beside `work`, so ranks can wait for each other."""
+    """A pool member's role as one rank. `deliver` runs in a thread beside `work`, so ranks can wait for each other."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
@@ -103,7 +103,7 @@ class Rank:
         import ray
 
         if to in self._pending:
-            ray.get(self._pending[to])  # one message under way per peer: order, and errors where they happen
+            ray.get(self._pending[to])  # one message in flight per peer: keeps the order, raises errors at the sender
         call = self._peers[to].call.options(concurrency_group=pool.ASIDE)
         self._pending[to] = call.remote("deliver", self.rank, array)
 
@@ -117,10 +117,10 @@ def run_actors(
     *,
     returns: Sequence[int] | None = None,
 ) -> list[Any]:
-    """Run `work(comm, *arguments[rank])` on one Ray actor per rank; returns the ranks' results.
+    """Run `work(comm, *arguments[rank])` on one Ray actor per rank; return the ranks' results.
 
-    returns: how many values each rank's `work` returns. They then stay in Ray's store, and a list of references to
-    them is a rank's result: nothing of them comes through this process.
+    returns: the number of values that each rank's `work` returns. The values then stay in Ray's object store, and a
+    rank's result is a list of references to them: no value passes through this process.
     """
     size = len(arguments)
     ranks = pool.hire(size, Rank, [(rank, size) for rank in range(size)])
@@ -130,7 +130,7 @@ def run_actors(
         calls = [r.call.options(num_returns=n) for r, n in zip(ranks, returns or [1] * size, strict=True)]
         results = [call.remote("work", work, *given) for call, given in zip(calls, arguments, strict=True)]
         kept = [result if isinstance(result, list) else [result] for result in results]
-        values = gather(one for result in kept for one in result[:1])  # all of a call's values are there at once
+        values = gather(one for result in kept for one in result[:1])  # a call's values all become available at once
         done = True
         return values if returns is None else kept
     finally:

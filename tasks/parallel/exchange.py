@@ -1,11 +1,11 @@
-"""Keyed exchange: every block asks something of all rows that share its keys, and gets its own answers back.
+"""Keyed exchange: every block sends its rows by key and gets back answers computed from all rows that share its keys.
 
-The two-sided shuffle behind duplicates and past-only aggregates. Each of M blocks is split by key into B buckets;
-each bucket sees its slice of every block and answers each block apart; block i then holds the answers of B buckets.
-M x B pieces go from task to task through the object store, none through the driver. As in MapReduce (Dean and
-Ghemawat, 2004), but the reduced rows return to the block they came from.
+This is the two-sided shuffle behind duplicates and past-only aggregates. Each of M blocks is split by key into B
+buckets. Each bucket sees its slice of every block and computes one answer per block. Block i then holds the answers of
+B buckets. The M x B pieces go from task to task through the object store, none through the driver. Unlike MapReduce
+(Dean and Ghemawat, 2004), the exchange returns reduced rows to the block they came from.
 
-An answer depends on the rows alone: not on the number of workers, nor on the order in which tasks end.
+An answer depends on the rows alone, not on the number of workers or the order in which tasks end.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Reduce = Callable[[int, list[Any]], Any]
 def keyed_exchange(blocks: Sequence[Any], split: Split, answer: Answer, buckets: int) -> list[list[Any]]:
     """Run the exchange on Ray.
 
-    blocks: M references (or small values). split(block, B) gives B tables. answer(slices) gets the M slices of one
-    bucket in block order and gives M tables. Returns M lists of B references.
+    blocks: M references (or small values). split(block, B) returns B tables. answer(slices) takes the M slices of one
+    bucket in block order and returns M tables. Returns M lists of B references.
     """
     import ray
 
@@ -40,17 +40,17 @@ def keyed_exchange(blocks: Sequence[Any], split: Split, answer: Answer, buckets:
 
 
 def exchange_in_process(blocks: Sequence[Any], split: Split, answer: Answer, buckets: int) -> list[list[pa.Table]]:
-    """The same without Ray: the oracle of the tests."""
+    """Run the exchange without Ray, as the tests' oracle."""
     sliced = [split(block, buckets) for block in blocks]
     answered = [answer([slices[b] for slices in sliced]) for b in range(buckets)]
     return [[answers[i] for answers in answered] for i in range(len(blocks))]
 
 
 def shuffle(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: int) -> list[Any]:
-    """The one-sided half, on Ray: every bucket keeps what it makes of its slices.
+    """Run the one-sided half on Ray: every bucket reduces its slices and keeps the result.
 
-    blocks: M references (or small values). split(block, B) gives B values that pickle, Arrow tables at best.
-    reduce(bucket, slices) gets the M slices of one bucket in block order. Returns B references, in bucket order.
+    blocks: M references (or small values). split(block, B) returns B picklable values, preferably Arrow tables.
+    reduce(bucket, slices) takes the M slices of one bucket in block order. Returns B references, in bucket order.
     """
     import ray
 
@@ -61,27 +61,27 @@ def shuffle(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: in
 
 
 def hash_partition(rows: pl.DataFrame, hashes: pl.Expr, buckets: int) -> list[pa.Table]:
-    """Split rows into B tables by the remainder of their unsigned hashes; rows stay in order."""
+    """Split rows into B tables by their unsigned hashes modulo B; rows keep their order."""
     home = rows.select(hashes % buckets).to_series()
     return [rows.filter(home == bucket).to_arrow() for bucket in range(buckets)]
 
 
 def stacked(slices: Sequence[pa.Table]) -> pl.DataFrame:
-    """Stack the slices of a bucket; the column `block` tells from which each row is."""
+    """Stack the slices of a bucket; the new column `block` is the index of each row's slice."""
     return pl.concat(
         [pl.DataFrame(pl.from_arrow(s)).with_columns(block=pl.lit(i, dtype=pl.Int32)) for i, s in enumerate(slices)]
     )
 
 
 def by_block(answers: pl.DataFrame, blocks: int) -> list[pa.Table]:
-    """Split answers by their column `block`, which is dropped; rows stay in order."""
-    found = answers.partition_by("block", as_dict=True, include_key=False)
-    nothing = answers.clear().drop("block")
-    return [found.get((i,), nothing).to_arrow() for i in range(blocks)]
+    """Split answers by their column `block`, which is dropped; rows keep their order."""
+    parts = answers.partition_by("block", as_dict=True, include_key=False)
+    empty = answers.clear().drop("block")
+    return [parts.get((i,), empty).to_arrow() for i in range(blocks)]
 
 
 def shuffle_in_process(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: int) -> list[Any]:
-    """The same without Ray: the oracle of the tests."""
+    """Run the shuffle without Ray, as the tests' oracle."""
     sliced = [split(block, buckets) for block in blocks]
     return [reduce(b, [slices[b] for slices in sliced]) for b in range(buckets)]
 
@@ -101,5 +101,5 @@ def _reduce(reduce: Reduce, bucket: int, *slices: Any) -> Any:
 
 
 def _listed(returned: Any, count: int) -> list[Any]:
-    # Ray gives a bare reference, not a list, for one return value.
+    # For one return value Ray returns a bare reference, not a list.
     return [returned] if count == 1 else list(returned)

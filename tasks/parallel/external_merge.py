@@ -1,11 +1,11 @@
-"""External merge: keyed records that may outgrow memory, merged and read back in key order.
+"""External merge: merge keyed records that may outgrow memory, and read them back in key order.
 
-Records wait in memory and are merged now and then. What is too much goes to disk as a *run*, sorted by key. At the end
-the runs are merged into one sorted stream, a batch of each in memory at a time (Knuth, The Art of Computer
-Programming, volume 3, section 5.4.1): memory follows the number of runs, not the number of keys.
+Records wait in memory and are merged from time to time. On `spill` they go to disk as a *run*, sorted by key. At the
+end the runs are merged into one sorted stream, with one batch of each in memory at a time (Knuth, The Art of Computer
+Programming, volume 3, section 5.4.1): memory grows with the number of runs, not with the number of keys.
 
-Order is ascending by the key columns, strings by their UTF-8 bytes, which is by code point, as Python compares them.
-All rows of a key are in one batch, in every run and in what comes out, so that whoever reads a batch needs no other.
+Order is ascending by the key columns. Strings compare by their UTF-8 bytes, which is by code point, as in Python. All
+rows of a key are in one batch, in every run and in the output, so a reader needs only one batch at a time.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from tasks.core.errors import RunError
 
 Combine = Callable[[pa.Table], pa.Table]
 
-FRESH_BYTES = 16 << 20  # new records are merged when there are as many: they may pin Ray's shared memory until then
-FRESH_TABLES = 64  # or so many: a table costs some KiB beside its rows
-BATCH_BYTES = 1 << 20  # of records in a batch of a sorted stream
+FRESH_BYTES = 16 << 20  # new records are merged at this size: until then they may pin Ray's shared memory
+FRESH_TABLES = 64  # or at this number of tables: a table costs some KiB beside its rows
+BATCH_BYTES = 1 << 20  # size of a batch of a sorted stream
 FAN_IN = 64  # runs merged at once, so a merge holds about 64 MiB
 
 
 def merged(tables: list[pa.Table], combine: Combine) -> pa.Table:
-    """Records of all tables, those of equal keys merged, in the schema of the first."""
+    """Concatenate tables and merge rows of equal keys; the result has the first table's schema."""
     together = pa.concat_tables(tables)
     return combine(together).select(together.column_names).cast(together.schema).replace_schema_metadata(None)
 
 
 def by_key(records: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """Records in key order, each column in one chunk."""
+    """Sort records by key; the result has one chunk per column."""
     # Polars sorts in a third of Arrow's time.
     ordered = pl.DataFrame(pl.from_arrow(records)).sort(key)
     return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(records.schema).combine_chunks()
 
 
 def batches(records: pa.Table, key: tuple[str, ...]) -> Iterator[pa.Table]:
-    """Sorted records in batches of about BATCH_BYTES, cut between keys; one is longer where a single key is."""
+    """Yield sorted records in batches of about BATCH_BYTES, cut between keys; a key with many rows makes one longer."""
     rows = max(1, BATCH_BYTES * records.num_rows // max(1, records.nbytes))
     keys, start = _Keys(records, key), 0
     while start < records.num_rows:
@@ -53,7 +53,7 @@ def batches(records: pa.Table, key: tuple[str, ...]) -> Iterator[pa.Table]:
 
 
 class _Keys:
-    """The key tuples of sorted records, as a sequence that makes them as they are asked for."""
+    """The key tuples of sorted records, as a sequence that builds each tuple on demand."""
 
     def __init__(self, records: pa.Table, key: tuple[str, ...]) -> None:
         self._columns = [records[name].combine_chunks() for name in key]
@@ -66,14 +66,14 @@ class _Keys:
         return tuple(column[row].as_py() for column in self._columns)
 
     def end_of(self, key: tuple[Any, ...]) -> int:
-        """The number of rows that come before or have this key."""
+        """Return the number of rows whose key is at most this one."""
         return bisect_right(self, key)
 
 
 class SpillFile:
-    """A temporary file without a name, in TMPDIR: its space is free again when the process ends, however it ends.
+    """An unnamed temporary file in TMPDIR, whose space is freed when the process ends, even if it is killed.
 
-    Records are appended and read back, never overwritten. Nobody else can open it, so nobody has to remove it.
+    Records are appended and read back, never overwritten. No other process can open the file, so none must remove it.
     """
 
     def __init__(self) -> None:
@@ -81,10 +81,7 @@ class SpillFile:
         self.size = 0
 
     def write(self, tables: Iterable[pa.Table]) -> Run:
-        """Append sorted batches as one run.
-
-        Raises RunError where the disk is full.
-        """
+        """Append sorted batches as one run. Raises RunError if the disk is full."""
         run = Run(self)
         for table in tables:
             sink = pa.BufferOutputStream()
@@ -100,10 +97,10 @@ class SpillFile:
                 self._file.flush()
             except OSError as error:
                 raise RunError(
-                    f"cannot put aside {data.size >> 10:,} KiB of records that outgrew memory, "
+                    f"cannot spill {data.size >> 10:,} KiB of records that outgrew memory, "
                     f"after {self.size >> 20:,} MiB: {error.strerror}",
                     where=tempfile.gettempdir(),
-                    fix="free space there, or let TMPDIR name a folder on a larger disk",
+                    fix="free space there, or set TMPDIR to a folder on a larger disk",
                 ) from error
             run.places.append((self.size, data.size))
             self.size += data.size
@@ -117,7 +114,7 @@ class SpillFile:
 
 @dataclass
 class Run:
-    """Sorted batches in a spill file: where each begins and how many bytes it has."""
+    """Sorted batches in a spill file: the offset and size in bytes of each."""
 
     file: SpillFile
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -127,7 +124,7 @@ class Run:
 
 
 class _Head:
-    """The batch at the front of a sorted stream."""
+    """The current batch of a sorted stream."""
 
     def __init__(self, stream: Iterator[pa.Table], key: tuple[str, ...]) -> None:
         self._stream, self._key = stream, key
@@ -151,27 +148,27 @@ class _Head:
 
 
 def merge_sorted(streams: Iterable[Iterable[pa.Table]], key: tuple[str, ...], combine: Combine) -> Iterator[pa.Table]:
-    """One sorted stream from several, a batch of each in memory; rows of equal keys are merged.
+    """Merge sorted streams into one, with one batch of each in memory; rows of equal keys are merged.
 
     The streams' batches are sorted and not empty, and no key is in two batches of one stream.
     """
     heads = [_Head(iter(stream), key) for stream in streams]
     while heads := [head for head in heads if head.rows is not None]:
-        # Every stream's next batch has greater keys than the one we see, so up to here nothing is missing.
+        # Every stream's next batch has greater keys than its current one, so no row up to the bound is missing.
         bound = min(head.last for head in heads)
         ready = [rows for head in heads if (rows := head.up_to(bound)).num_rows]
         yield ready[0] if len(ready) == 1 else by_key(merged(ready, combine), key)
 
 
 class Merging:
-    """Keyed records in memory, merged as they come.
+    """Keyed records in memory, merged as they arrive.
 
     They are in tiers, each at least twice as large as the next, as in a log-structured merge tree (O'Neil et al.,
-    1996): so a record is merged a logarithmic number of times, and equal keys take no more than twice their room.
+    1996). So a record is merged a logarithmic number of times, and rows of equal keys at most double the memory.
     """
 
     def __init__(self, combine: Combine, *, unique: bool = False) -> None:
-        """unique: no table that comes has two rows of one key, so that a table alone needs no merging."""
+        """unique: no added table has two rows of one key, so a single table needs no merging."""
         self._combine, self._unique = combine, unique
         self._fresh: list[pa.Table] = []
         self._fresh_bytes = 0
@@ -190,13 +187,13 @@ class Merging:
                 self._tiers.append(self._merged([self._tiers.pop(), self._tiers.pop()]))
 
     def merge(self) -> None:
-        """Merge all there is into one table."""
+        """Merge all records into one table."""
         self._merge_fresh()
         if len(self._tiers) > 1:
             self._tiers = [self._merged(self._tiers)]
 
     def drain(self) -> list[pa.Table]:
-        """All there is, merged into one table, or none where there is nothing; it does not stay here."""
+        """Remove and return all records, as one merged table, or no table if there are no records."""
         self.merge()
         records, self._tiers, self.nbytes = self._tiers, [], 0
         return records
@@ -215,7 +212,7 @@ class Merging:
 
 
 class ExternalMerge(Merging):
-    """Keyed records that are merged as they come, in memory as long as their owner does not say `spill`."""
+    """Keyed records, merged as they arrive, in memory until their owner calls `spill`."""
 
     def __init__(self, key: tuple[str, ...], combine: Combine, file: SpillFile, *, unique: bool = False) -> None:
         super().__init__(combine, unique=unique)
@@ -223,17 +220,17 @@ class ExternalMerge(Merging):
         self.runs: list[Run] = []
 
     def absorb(self, other: ExternalMerge) -> None:
-        """Take over all that another one holds, which shares the file; the other is done with."""
+        """Take over all records of `other`, which shares the file and must not be used again."""
         self.runs += other.runs
         for records in (*other._tiers, *other._fresh):
             self.add(records)
 
     def spill(self) -> None:
-        """Move what is in memory to disk, as a sorted run."""
+        """Move the records in memory to disk, as a sorted run."""
         self.runs += [self._file.write(run) for run in self._drain_sorted()]
 
     def sorted(self) -> Iterator[pa.Table]:
-        """All records in key order, batch by batch; rows of equal keys are merged, and in one batch."""
+        """Return all records in key order, batch by batch; rows of equal keys are merged, and in one batch."""
         runs = self.runs
         while len(runs) > FAN_IN:
             runs = [*runs[FAN_IN:], self._file.write(merge_sorted(runs[:FAN_IN], self._key, self._combine))]

@@ -1,10 +1,10 @@
 """k-means of points that are spread over ranks, and the choice of k by silhouette.
 
-Centres are seeded by k-means++ (Arthur and Vassilvitskii, 2007): each next one is a point drawn with a chance in
-proportion to its squared distance from the nearest centre so far. Then Lloyd's iterations (1982): each point to its
-nearest centre, each centre to the mean of its points. Both are exact: a rank tells the others the sums over its points,
-and of points only those that became centres and, for the silhouette, a sample. So the answer depends on the points and
-their order, rank by rank, and on where one rank ends and the next begins by rounding alone.
+k-means++ seeds the centres (Arthur and Vassilvitskii, 2007): each next centre is a point drawn with probability
+proportional to its squared distance from the nearest centre so far. Lloyd's iterations (1982) follow: each point joins
+its nearest centre, each centre moves to the mean of its points. Both are exact. A rank sends the others only sums over
+its points, the points that became centres and, for the silhouette, a sample of points. So the result depends on the
+points and their order, rank by rank; how the points are divided among the ranks changes only the rounding.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from scipy.spatial.distance import cdist
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm
 
-CHUNK_ROWS = 8192  # whose distances to all centres are held at once
-LEAST_GAIN = 1e-6  # share of the inertia: an iteration that gains less is the last
+CHUNK_ROWS = 8192  # points whose distances to all centres are held at once
+LEAST_GAIN = 1e-6  # an iteration that lowers the inertia by a smaller share is the last
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """centres: (k, d) float64. inertia: sum of the squared distances from each point to its centre."""
+    """centres: (k, d) float64. inertia: sum of squared distances from each point to its centre."""
 
     centres: Array
     inertia: float
 
     def labels(self, x: Array) -> Array:
-        """(n,) the nearest centre of each point (n, d); of two as near, the first."""
+        """Return (n,) the index of each point's nearest centre, the first of equally near ones. x: (n, d)."""
         return nearest(x, self.centres)[0]
 
 
 def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
-    """(n,) the nearest centre of each point (n, d), and (n,) its squared distance."""
+    """Return (n,) the index of each point's nearest centre, and (n,) its squared distance. x: (n, d)."""
     labels, distances = np.zeros(len(x), dtype=np.int64), np.zeros(len(x))
     for start in range(0, len(x), CHUNK_ROWS):
         here = slice(start, start + CHUNK_ROWS)
@@ -46,10 +46,10 @@ def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
 
 
 def kmeans(comm: Comm, x: Array, k: int, *, seed: int, starts: int = 3, iterations: int = 100) -> Clusters:
-    """The best of several starts, by inertia; the same on every rank.
+    """Run k-means from several starts and return the run with the least inertia, the same on every rank.
 
-    x: this rank's points (n, d), finite; n may be 0. Fewer than k centres come back where fewer points differ, and none
-    where there are no points.
+    x: this rank's points (n, d), finite; n may be 0. The result has fewer than k centres if fewer points are distinct,
+    and none if there are no points.
     """
     return best(kmeans_runs(comm, x, [k] * starts, seed=seed, iterations=iterations))
 
@@ -59,7 +59,7 @@ def best(runs: Sequence[Clusters]) -> Clusters:
 
 
 def kmeans_runs(comm: Comm, x: Array, ks: Sequence[int], *, seed: int, iterations: int) -> list[Clusters]:
-    """One run for each k. They go in step, so that all of them together send no more messages than the longest."""
+    """Run k-means once for each k. The runs iterate together, so all send no more messages than the longest alone."""
     centres = _seeded(comm, x, ks, np.random.default_rng(seed))  # each rank draws the same numbers
     inertias = [np.inf] * len(ks)
     moving = list(range(len(ks)))
@@ -80,7 +80,7 @@ def kmeans_runs(comm: Comm, x: Array, ks: Sequence[int], *, seed: int, iteration
     return [Clusters(c, inertia) for c, (_, _, inertia) in zip(centres, last, strict=True)]
 
 
-Sums = tuple[Array, Array, float]  # of each centre (k, 1) points and (k, d) their sum; and the inertia
+Sums = tuple[Array, Array, float]  # the number of points per centre (k, 1), their sums (k, d), and the inertia
 
 
 def _sums(x: Array, centres: Array) -> Sums:
@@ -91,24 +91,24 @@ def _sums(x: Array, centres: Array) -> Sums:
 
 
 def _summed(comm: Comm, parts: Sequence[Sums]) -> list[Sums]:
-    """The sums over all ranks, in one message."""
+    """Add up the sums over all ranks, in one message."""
     shapes = [sums.shape for _, sums, _ in parts]
     total = allreduce(comm, np.concatenate([np.append(np.hstack([n, sums]), inertia) for n, sums, inertia in parts]))
-    found = []
+    results = []
     for k, d in shapes:
         size = k * (d + 1)
         table, total, inertia = total[:size].reshape(k, d + 1), total[size + 1 :], float(total[size])
-        found.append((table[:, :1], table[:, 1:], inertia))
-    return found
+        results.append((table[:, :1], table[:, 1:], inertia))
+    return results
 
 
 def _seeded(comm: Comm, x: Array, ks: Sequence[int], rng: np.random.Generator) -> list[Array]:
-    """For each k, up to k of all ranks' points (k, d), by k-means++."""
-    weights = np.ones((len(ks), len(x)))  # the first is drawn evenly
+    """Choose up to k of all ranks' points (k, d) for each k, by k-means++."""
+    weights = np.ones((len(ks), len(x)))  # the first centre is drawn uniformly
     centres: list[Array] = [np.zeros((0, x.shape[1])) for _ in ks]
     for step in range(max(ks)):
-        points, found = _drawn(comm, x, weights, rng.random(len(ks)))
-        for run in np.flatnonzero(found & (np.array(ks) > step)):
+        points, exist = _drawn(comm, x, weights, rng.random(len(ks)))
+        for run in np.flatnonzero(exist & (np.array(ks) > step)):
             away = cdist(x, points[run : run + 1], "sqeuclidean")[:, 0]
             weights[run] = np.minimum(weights[run], away) if step else away
             centres[run] = np.vstack([centres[run], points[run]])
@@ -116,9 +116,9 @@ def _seeded(comm: Comm, x: Array, ks: Sequence[int], rng: np.random.Generator) -
 
 
 def _drawn(comm: Comm, x: Array, weights: Array, chances: Array) -> tuple[Array, Array]:
-    """For each run the point (d,) at which its weights (n,), summed up over the ranks in order, pass its chance of all.
+    """Draw a point for each run: where its weights, summed over the ranks in order, pass its share of their total.
 
-    Returns (runs, d) points, and (runs,) whether there is one: not if all weights are 0.
+    weights: (runs, n); chances: the shares (runs,). Returns (runs, d) points, and (runs,) whether any weight is not 0.
     """
     totals = np.zeros((comm.world_size, len(chances)))
     totals[comm.rank] = weights.sum(axis=1)
@@ -132,7 +132,7 @@ def _drawn(comm: Comm, x: Array, weights: Array, chances: Array) -> tuple[Array,
         if comm.rank == rank:
             before = end[rank - 1] if rank else 0.0
             at = int(np.searchsorted(np.cumsum(weights[run]), target - before, side="right"))
-            # Rounding can put it behind the last point, or on one of weight 0: then the last that has any.
+            # Rounding can pick an index past the end, or a point of weight 0: then take the last point with a weight.
             points[run] = x[at if at < len(x) and weights[run, at] > 0 else np.flatnonzero(weights[run])[-1]]
     return allreduce(comm, points), ends[-1] > 0
 
@@ -140,10 +140,10 @@ def _drawn(comm: Comm, x: Array, weights: Array, chances: Array) -> tuple[Array,
 def choose_clusters(
     comm: Comm, x: Array, ks: range, *, sample: int, seed: int, starts: int = 3, iterations: int = 100
 ) -> tuple[Clusters, dict[int, float]]:
-    """The clusters of the k with the highest silhouette on a sample of all points, and each k's silhouette.
+    """Return the clusters of the k with the highest silhouette on a sample of all points, and each k's silhouette.
 
-    Of ks, those of 2 and more that differing points are enough for are tried. Where there are none such, all points
-    are in one cluster, or in no cluster if there are no points.
+    A k is skipped if it is below 2, above the number of distinct points, or has no silhouette on the sample. If no k
+    is left, all points are in one cluster, or in no cluster if there are no points.
     """
     runs = kmeans_runs(comm, x, [1, *(k for k in ks for _ in range(starts))], seed=seed, iterations=iterations)
     points = _sampled(comm, x, sample, seed)
@@ -160,7 +160,7 @@ def choose_clusters(
 
 
 def _sampled(comm: Comm, x: Array, sample: int, seed: int) -> Array:
-    """At most so many of all ranks' points, in their order, on every rank."""
+    """Return at most `sample` of all ranks' points, in their order, the same on every rank."""
     lengths = np.zeros(comm.world_size, dtype=np.int64)
     lengths[comm.rank] = len(x)
     ends = np.cumsum(allreduce(comm, lengths))
@@ -173,14 +173,14 @@ def _sampled(comm: Comm, x: Array, sample: int, seed: int) -> Array:
 
 
 def silhouette(x: Array, labels: Array) -> float:
-    """Mean over points of (b - a) / max(a, b), in -1..1 (Rousseeuw, 1987); 0 for the only point of a cluster.
+    """Return the mean over points of (b - a) / max(a, b), in -1..1 (Rousseeuw, 1987).
 
-    a: a point's mean distance to the others of its cluster. b: the least mean distance to another cluster's points.
-    x: (n, d); labels: (n,) of two clusters at least, else ValueError. Takes n^2 numbers of memory.
+    a: a point's mean distance to the others of its cluster. b: its least mean distance to another cluster's points.
+    The only point of a cluster counts as 0. x: (n, d); labels: (n,), at least two, else ValueError. Holds n^2 numbers.
     """
     names, labels = np.unique(labels, return_inverse=True)
     if len(names) < 2:
-        raise ValueError("the silhouette is of two clusters or more")
+        raise ValueError("the silhouette needs at least two clusters")
     member = np.eye(len(names))[labels]
     sizes = member.sum(axis=0)
     sums = cdist(x, x) @ member  # (n, clusters)

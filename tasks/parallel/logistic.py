@@ -4,11 +4,11 @@ For each question k it minimises, over weights w and an intercept b,
 
     sum over rows of log(1 + exp(z)) - y z  +  l2 / 2 |w|^2,   z = x w + b,
 
-where the rows are spread over ranks and the weights are on all of them. y may be a share between 0 and 1, too. An
-evaluation is one product with X and one with its transpose per rank, and one all-reduce of the gradient; the steps are
-those of L-BFGS (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4), taken in coordinates in which the
-Hessian's diagonal is about one. Word counts need that: a frequent word's curvature is thousands of times a rare one's,
-and without it some forty steps reach what ten reach with it.
+where the rows are spread over ranks and every rank holds the weights. y may also be a share between 0 and 1. An
+evaluation takes one product with X and one with its transpose per rank, and one all-reduce of the gradient. The steps
+are those of L-BFGS (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4), in coordinates in which the
+Hessian's diagonal is about one. Word counts need this scaling: a frequent word's curvature is thousands of times a rare
+word's, and about forty steps without the scaling reach what ten reach with it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy as np
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm
 
-MEMORY = 6  # pairs of steps and gradients that L-BFGS keeps
-ENOUGH = 1e-4  # of the promised decrease: Armijo's condition
+MEMORY = 6  # pairs of steps and gradient changes that L-BFGS keeps
+ENOUGH = 1e-4  # least share of the predicted decrease: Armijo's condition
 SMALLEST_STEP = 1e-4
 Evaluate = Callable[[Array], tuple[float, Array]]
 
 
 def fit_logistic(comm: Comm, x: Any, y: Array, *, l2: float, iterations: int, start: Array | None = None) -> Array:
-    """Weights after at most `iterations` steps, the intercepts last: (d + 1, k) float32, the same on every rank.
+    """Fit at most `iterations` steps. Returns weights (d + 1, k) float32, intercepts last, the same on every rank.
 
-    x: this rank's rows (n, d), anything with `@`, `.T` and `squares()` (d,), the sums of its columns' squares; y:
-    (n, k) in 0..1, NaN where an answer is not known; start: (d + 1, k), zeros if not given.
+    x: this rank's rows (n, d), any object with `@`, `.T` and `squares()`, which sums each column's squares (d,). y:
+    (n, k) in 0..1, NaN for an unknown answer. start: initial weights (d + 1, k), zeros by default.
     """
     known = ~np.isnan(y)
     answers = np.where(known, y, 0).astype(np.float32)
@@ -42,14 +42,14 @@ def fit_logistic(comm: Comm, x: Any, y: Array, *, l2: float, iterations: int, st
     rate = yes / np.maximum(rows, 1)
     spread = np.maximum(rate * (1 - rate), 1e-3)  # the curvature of log(1 + exp(z)) at the rate
     scale = np.empty((len(squares) + 1, y.shape[1]), dtype=np.float32)
-    # Half of the diagonal: a row's words share its error, so that full steps in each would overshoot.
+    # Half of the diagonal: a row's words share its error, so a full step in each word would overshoot.
     scale[:-1] = np.sqrt(0.5 * squares[:, None] * spread + l2)
     scale[-1] = np.sqrt(np.maximum(rows, 1) * spread)
 
     def evaluate(u: Array) -> tuple[float, Array]:
         w = u / scale
         z = x @ w[:-1] + w[-1]
-        # log(1 + exp(z)) and its slope, without an overflow on either side.
+        # log(1 + exp(z)) and its slope, without overflow for large |z|.
         small = np.exp(-np.abs(z))
         slope = np.where(z >= 0, 1, small) / (1 + small)
         loss = np.where(known, np.maximum(z, 0) + np.log1p(small) - answers * z, 0).sum(dtype=np.float64)
@@ -62,28 +62,28 @@ def fit_logistic(comm: Comm, x: Any, y: Array, *, l2: float, iterations: int, st
         return float(allreduce(comm, np.array([loss]))[0]) + penalty, gradient / scale
 
     first = np.zeros_like(scale) if start is None else start.astype(np.float32) * scale
-    found: Array = minimize(evaluate, first, iterations) / scale
-    return found
+    weights: Array = minimize(evaluate, first, iterations) / scale
+    return weights
 
 
 def minimize(evaluate: Evaluate, start: Array, iterations: int) -> Array:
-    """L-BFGS from `start`: the point with the least loss that was met. `evaluate` gives loss and gradient."""
+    """Run L-BFGS from `start`; return the last point that lowered the loss. `evaluate` returns loss and gradient."""
     at = start
     loss, gradient = evaluate(at)
     pairs: deque[tuple[Array, Array, float]] = deque(maxlen=MEMORY)
     for _ in range(iterations):
         direction = -_inverse_hessian(pairs, gradient)
         slope = _dot(gradient, direction)
-        if slope >= -1e-10 * max(1.0, abs(loss)):  # as flat as rounding can tell
+        if slope >= -1e-10 * max(1.0, abs(loss)):  # flat up to rounding
             break
-        # Nothing is known of the first step's length; later ones are about right as they are.
+        # The first direction has no scale; later ones have about the right length.
         step = 1.0 if pairs else 1.0 / max(1.0, np.sqrt(-slope))
         while True:
             there = at + np.float32(step) * direction
             new_loss, new_gradient = evaluate(there)
             if new_loss <= loss + ENOUGH * step * slope or step < SMALLEST_STEP:
                 break
-            # The least of the parabola through both losses and the slope here, but no wild guess.
+            # The minimum of the parabola through both losses and the slope here, clipped against wild guesses.
             parabola = -slope * step**2 / (2 * (new_loss - loss - step * slope))
             step = min(max(parabola, 0.1 * step), 0.5 * step)
         if not new_loss < loss:
@@ -97,7 +97,7 @@ def minimize(evaluate: Evaluate, start: Array, iterations: int) -> Array:
 
 
 def _inverse_hessian(pairs: deque[tuple[Array, Array, float]], gradient: Array) -> Array:
-    """The two-loop recursion: the estimate of the inverse Hessian, times the gradient."""
+    """Return the estimated inverse Hessian times the gradient, by the two-loop recursion."""
     q = gradient.copy()
     shares = []
     for moved, turned, curvature in reversed(pairs):

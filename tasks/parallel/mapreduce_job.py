@@ -11,14 +11,14 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Job:
-    """Plain functions over Arrow tables; they are pickled to the actors.
+    """Plain functions over Arrow tables, pickled to the actors.
 
     map: input -> tables of keyed records in one schema, one after the other, so that a mapper need not hold all of an
     input's records. key: key columns, strings or integers without nulls. combine: records -> records with rows of equal
-    keys merged, in any order. reduce: partition index, records in ascending key order, batch by batch, all rows of a
-    key in one batch -> a small result. partition: records, P -> P tables, the same key always in the same one; by
-    default by a hash of the key that is the same in every process, on every machine. unique: no table that `map` gives
-    has two rows of one key, so that one alone needs no combining.
+    keys merged, in any order. reduce: partition index, records in ascending key order (batch by batch, all rows of a
+    key in one batch) -> a small result. partition: records, P -> P tables, equal keys always in the same one; the
+    default is a hash of the key that is the same in every process, on every machine. unique: no table from `map` has
+    two rows of one key, so a single table needs no combining.
     """
 
     map: Callable[[Any], Iterable[pa.Table]]

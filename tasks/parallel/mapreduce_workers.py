@@ -1,8 +1,7 @@
-"""The actors of MapReduce: mappers push pieces, reducers take, merge and reduce them. See tasks/parallel/mapreduce.py
-for what they are to each other, and for what holds when one of them dies.
+"""The actors of MapReduce: mappers push pieces; reducers take, merge and reduce them.
 
-One process can be both, each in a thread of its own: a process costs a second of a core to start, and a reducer mostly
-waits.
+tasks/parallel/mapreduce.py describes how they work together and what holds when one of them dies. One process can be
+both, each in its own thread: a process costs a second of a core to start, and a reducer mostly waits.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from tasks.parallel.pool import ASIDE
 if TYPE_CHECKING:
     from tasks.parallel.mapreduce_job import Job
 
-PIECE_BYTES = 16 << 20  # a mapper merges its records when they are more, and pushes them if half of that stays
+PIECE_BYTES = 16 << 20  # a mapper merges its records above this size, and pushes them if more than half remains
 LOST = object()  # the outcome of a call whose actor died
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A reducer, as the mappers know it. A replacement has an id of its own."""
+    """A reducer, as the mappers address it. A replacement has a new id."""
 
     id: int
     actor: Any
@@ -38,20 +37,20 @@ class Owner:
 
 @dataclass(frozen=True)
 class Mapped:
-    """What became of an input: ids of the reducers that have all of it, and of those that died."""
+    """The outcome of mapping an input: ids of the reducers that have all of it, and of those that died."""
 
     taken: set[int]
     lost: set[int]
 
 
 def outcome(call: Any) -> Any:
-    """What a call to an actor gave, or LOST. What it raised is raised."""
+    """Return the result of a call to an actor, or LOST if the actor died. The call's own errors are raised."""
     try:
         return gather([call])[0]
     except TransientError as error:
         cause = error.__cause__
         if cause is None or not is_lost(cause):
-            raise  # the function's own
+            raise  # raised by the function itself
         return LOST
 
 
@@ -62,7 +61,7 @@ class Mapper:
         self.job, self.partitions = job, partitions
 
     def map(self, index: int, attempt: int, given: Any, owners: Sequence[Owner]) -> Mapped:
-        """Map one input; returns which of these reducers have it, and which have died."""
+        """Map one input; return which of these reducers have it and which died."""
         lost: set[int] = set()
         waiting: dict[int, Any] = {}
         number = 0
@@ -73,14 +72,14 @@ class Mapper:
         for number, piece in enumerate(pieces(self.job, given), start=1):
             parts = split(self.job, piece, self.partitions)
             sent = {
-                # One argument a partition, so that each can leave Ray's shared memory apart from the others.
+                # One argument per partition, so that Ray's shared memory can free each of them separately.
                 o.id: o.actor.call.options(concurrency_group=ASIDE).remote(
                     "take", index, attempt, o.partitions, *(parts[p] for p in o.partitions)
                 )
                 for o in owners
                 if o.id not in lost
             }
-            # The back-pressure: a mapper makes one more piece while the last is being taken.
+            # Back-pressure: a mapper prepares only one more piece while the reducers take the last.
             answered(waiting)
             waiting = sent
             if number > 1:
@@ -95,7 +94,7 @@ class Mapper:
 
 
 def pieces(job: Job, given: Any) -> Iterator[pa.Table]:
-    """The records of one input, merged as they come, in pieces of up to about PIECE_BYTES."""
+    """Yield the records of one input, merged as they arrive, in pieces of up to about PIECE_BYTES."""
     held = Merging(job.combine, unique=job.unique)
     for table in job.map(given):
         held.add(table.replace_schema_metadata(None))
@@ -107,34 +106,34 @@ def pieces(job: Job, given: Any) -> Iterator[pa.Table]:
 
 
 def split(job: Job, records: pa.Table, partitions: int) -> list[pa.Table]:
-    """The records of each partition. RunError for null keys and other such surprises."""
+    """Return the records of each partition. Raises RunError for missing or null keys and for a wrong partitioning."""
     for name in job.key:
         if name not in records.column_names:
-            raise RunError(f"no key column {name} among {', '.join(records.column_names)}", fix="map must make it")
+            raise RunError(f"no key column {name} among {', '.join(records.column_names)}", fix="map must return it")
         if nulls := records[name].null_count:
-            raise RunError(f"the key column {name} has {nulls:,} nulls", fix="map must leave out or name such records")
+            raise RunError(f"the key column {name} has {nulls:,} nulls", fix="map must drop null keys or replace them")
     parts = (job.partition or (lambda r, p: partition_by_hash(r, job.key, p)))(records, partitions)
     if len(parts) != partitions or sum(part.num_rows for part in parts) != records.num_rows:
         raise RunError(
-            f"partition made {len(parts)} tables with {sum(part.num_rows for part in parts):,} rows "
-            f"of {records.num_rows:,} rows for {partitions} partitions"
+            f"partition returned {len(parts)} tables with {sum(part.num_rows for part in parts):,} rows "
+            f"for {partitions} partitions and {records.num_rows:,} rows"
         )
     return parts
 
 
 class Reducer:
-    """Owns some partitions: takes pieces, merges them, reduces."""
+    """Owns some partitions: takes their pieces, merges them and reduces them."""
 
     def __init__(self, job: Job, spill_bytes: int) -> None:
         # Arrow's strings have 32-bit offsets: a column of more than 2 GiB cannot be sorted in one piece.
         self.job, self.spill_bytes = job, min(spill_bytes, 1 << 30)
         self.file = SpillFile()
         self.admitted: dict[int, ExternalMerge] = {}
-        self.inputs: set[int] = set()  # those admitted
-        self.attempts: dict[int, Attempt] = {}  # at the others, the latest of each
+        self.inputs: set[int] = set()  # inputs admitted
+        self.attempts: dict[int, Attempt] = {}  # the latest attempt at each other input
 
     def take(self, index: int, attempt: int, partitions: Sequence[int], *parts: pa.Table) -> None:
-        """Take the next piece of an attempt at input `index`: a table for each of these partitions."""
+        """Take the next piece of an attempt at input `index`: one table per partition in `partitions`."""
         if index in self.inputs:
             return
         kept = self.attempts.get(index)
@@ -149,15 +148,15 @@ class Reducer:
         faults.point("mapreduce", "taken", index)
 
     def admit(self, index: int, attempt: int, pieces: int) -> None:
-        """All pieces of the attempt have been sent: from now on they count."""
+        """Admit an attempt, all `pieces` of which have been sent: from now on its records count."""
         kept = self.attempts.get(index, Attempt(attempt))
         if index in self.inputs or kept.number > attempt:
             return
         if (kept.number, kept.pieces) != (attempt, pieces):
             raise RunError(
-                f"a reducer has {kept.pieces} pieces of attempt {kept.number} at input {index} "
-                f"where attempt {attempt} has {pieces}",
-                fix="map must give the same records each time",
+                f"a reducer has {kept.pieces} pieces of attempt {kept.number} at input {index}, "
+                f"but attempt {attempt} sent {pieces}",
+                fix="map must return the same records each time",
             )
         self.inputs.add(index)
         self.attempts.pop(index, None)
@@ -172,12 +171,12 @@ class Reducer:
 
     def _of(self, where: dict[int, ExternalMerge], partition: int) -> ExternalMerge:
         if partition not in where:
-            # What mappers send is merged.
+            # A mapper merges each piece before sending it.
             where[partition] = ExternalMerge(self.job.key, self.job.combine, self.file, unique=True)
         return where[partition]
 
     def _make_room(self) -> None:
-        """Where too much is in memory, merge the largest first, and put on disk what does not go away by that."""
+        """Above `spill_bytes` in memory, merge the largest records first, and spill those that hardly shrink by it."""
         held = [*self.admitted.values(), *(r for kept in self.attempts.values() for r in kept.records.values())]
         room = self.spill_bytes - sum(records.nbytes for records in held)
         if room >= 0:
@@ -185,7 +184,7 @@ class Reducer:
         for records in sorted(held, key=lambda records: records.nbytes, reverse=True):
             before = records.nbytes
             records.merge()
-            # Not before it is half empty: or the next piece would have all merged again.
+            # Free half of the room, or the next piece would cause everything to be merged again.
             if room + before - records.nbytes < self.spill_bytes // 2:
                 records.spill()
             room += before - records.nbytes
@@ -194,7 +193,7 @@ class Reducer:
 
 
 class Worker(Mapper, Reducer):
-    """The role of a pool's member that maps, reduces, or does both. Calls as a reducer go beside the others, ASIDE."""
+    """A pool member's role as mapper, reducer or both. Its reducer calls run beside the others, in the group ASIDE."""
 
     def __init__(self, job: Job, partitions: int, spill_bytes: int) -> None:
         Mapper.__init__(self, job, partitions)
@@ -203,7 +202,7 @@ class Worker(Mapper, Reducer):
 
 @dataclass
 class Attempt:
-    """What a reducer has of an input that is still being mapped."""
+    """A reducer's pieces of an input that is still being mapped."""
 
     number: int
     pieces: int = 0

@@ -1,12 +1,12 @@
-"""Processes that outlive a stage: one algorithm's mappers are the next one's ranks.
+"""Worker processes that outlive a stage: one algorithm's mappers become the next one's ranks.
 
 A Ray actor costs a second and a half of CPU before it does anything: a process, Ray's worker, numpy, Arrow, Polars. A
-run on two cores would pay that for each stage's actors anew. A `Member` plays whatever *role* it is given: an object
-whose methods are called by name. Members that have done their work wait here for the next to ask, and die with the
-session. Where anything went wrong they are killed instead: nobody inherits half a state.
+run on two cores would pay that again for each stage's actors. A `Member` plays any *role* it is given: an object whose
+methods are called by name. Members that finished their work wait here for the next role, and die with the session.
+After an error they are killed instead, so that no role inherits an inconsistent state.
 
-This is so in a session of this process's own. On a cluster a member holds half a CPU, so that Ray spreads members by
-the nodes' cores, and is killed after its work: one that waited would keep that half from others.
+Members wait only in a session that this process started. On a cluster a member holds half a CPU, so that Ray spreads
+members by the nodes' cores, and is killed after its work: a waiting member would keep that half from others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from tasks.core.errors import RunError, TransientError
 from tasks.engines import cluster
 
-ASIDE = "aside"  # the concurrency group of calls that run beside the others, in a thread of their own
-CPUS = 0.5  # of a member on a cluster; the other half is for the tasks and actors of a stage beside it
+ASIDE = "aside"  # the concurrency group of calls that run beside the others, in their own thread
+CPUS = 0.5  # of a member on a cluster; the other half is for the stage's other tasks and actors
 _LOCK = threading.Lock()
-_WAITING: dict[str, list[Any]] = {}  # by Ray's job: handles of an earlier session are nobody's
+_WAITING: dict[str, list[Any]] = {}  # by Ray's job: handles from an earlier session are dropped
 
 
 class Member:
@@ -31,7 +31,7 @@ class Member:
         self._role: Any = None
 
     def begin(self, role: Callable[..., Any] | None, *arguments: Any) -> None:
-        """Take the role `role(*arguments)`, or None: let go of the last one."""
+        """Take the role `role(*arguments)`, or drop the current role if `role` is None."""
         self._role = role(*arguments) if role else None
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -39,10 +39,10 @@ class Member:
 
 
 def hire(count: int, role: Callable[..., Any], arguments: Sequence[Sequence[Any]], *, cpus: float = CPUS) -> list[Any]:
-    """Return `count` members in their roles, `role(*arguments[i])`; those that wait are taken first.
+    """Return `count` members in their roles, `role(*arguments[i])`; waiting members are used first.
 
-    cpus: what each one holds on a cluster. Raises RunError where the role cannot be taken, TransientError
-    where a new member dies of it.
+    cpus: CPUs that each new member holds on a cluster. Raises RunError if a member cannot take its role, TransientError
+    if a new member dies while taking it.
     """
     import ray
     from ray.exceptions import RayError
@@ -65,14 +65,14 @@ def hire(count: int, role: Callable[..., Any], arguments: Sequence[Sequence[Any]
             raise RunError(
                 f"a worker process could not start: {str(error).splitlines()[-1]}",
                 where="Ray",
-                fix="all nodes need the same code",
+                fix="install the same code on all nodes",
             ) from error
         raise
     return members
 
 
 def release(members: Sequence[Any], *, done: bool) -> None:
-    """Let members wait for the next role if all is `done`, kill them otherwise."""
+    """Let members wait for the next role if their work is `done` and this process owns the session, else kill them."""
     import ray
 
     if done and cluster.is_own():
@@ -86,7 +86,7 @@ def release(members: Sequence[Any], *, done: bool) -> None:
 
 
 def clear() -> None:
-    """Kill those that wait."""
+    """Kill all waiting members."""
     import ray
 
     for member in _take(None):
@@ -106,13 +106,13 @@ def _start(cpus: float) -> Any:
     import ray
 
     held = 0 if cluster.is_own() else cpus
-    # Ray's types have no name for concurrency groups.
+    # Ray's type annotations lack `concurrency_groups`.
     options: dict[str, Any] = {"num_cpus": held, "concurrency_groups": {ASIDE: 1}}
     return ray.remote(**options)(Member).remote()
 
 
 def _lives(call: Any) -> bool:
-    """Whether the member that was called is there; what else it may raise, a new one raises again."""
+    """Return whether a member took its role. If the role failed, a new member will raise the same error again."""
     from ray.exceptions import RayError
 
     try:

@@ -1,7 +1,7 @@
-"""Data-parallel ridge regression by conjugate gradients, its sums all-reduced.
+"""Data-parallel ridge regression by conjugate gradients with all-reduced sums.
 
-Minimises |X w - y|^2 + l2 |w|^2 where the rows of X and y are spread over ranks and w is on all of them. Each
-iteration is one product with X and one with its transpose per rank and one all-reduce of len(w) numbers (CGLS:
+It minimises |X w - y|^2 + l2 |w|^2, where the rows of X and y are spread over ranks and every rank holds w. Each
+iteration takes one product with X and one with its transpose per rank, and one all-reduce of len(w) numbers (CGLS:
 Bjorck, Numerical Methods for Least Squares Problems, 1996, section 7.4).
 """
 
@@ -16,9 +16,9 @@ from tasks.parallel.comm import Array, Comm
 
 
 def fit_ridge(comm: Comm, x: Any, y: Array, *, l2: float, iterations: int, start: Array) -> Array:
-    """Weights after at most `iterations` steps from `start`.
+    """Return the weights (d,) after at most `iterations` steps from `start`, the same on every rank.
 
-    x: this rank's rows, a sparse matrix (n, d); y: (n,) float; start: (d,). Returns (d,), the same on every rank.
+    x: this rank's rows, a sparse matrix (n, d); y: (n,) float; start: (d,).
     """
     w: Array = start.copy()
     residual = y - x @ w

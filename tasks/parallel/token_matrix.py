@@ -1,4 +1,4 @@
-"""Token ids of reviews as a sparse matrix of hashed uni- and bigrams, and its TF-IDF weighting as an operator."""
+"""Turn token ids of reviews into a sparse matrix of hashed uni- and bigrams, and weight it by TF-IDF as an operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from tasks.parallel.comm import Array
 
-FilePair = tuple[Path, Path]  # a file of reviews and the file of its tokens, row by row
+FilePair = tuple[Path, Path]  # a file of reviews and the file of their tokens, in the same row order
 ODD_A, ODD_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
@@ -20,10 +20,10 @@ def read_ids(file: Path) -> pa.ListArray:
 
 
 def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) -> csr_matrix:
-    """Token uni- and bigrams of each row as a (n, dimensions) matrix of 1 + log(count), float32.
+    """Return the token uni- and bigrams of each row as a (n, dimensions) matrix of 1 + log(count), float32.
 
-    Multiply-shift hashing (Dietzfelbinger and others, 1997) into `dimensions` buckets, without signs. folds:
-    (vocabulary,) the id that each id counts as.
+    Multiply-shift hashing (Dietzfelbinger and others, 1997) maps them to `dimensions` buckets, without signs. folds:
+    (vocabulary,) the id that replaces each id.
     """
     offsets = ids.offsets.to_numpy().astype(np.int64)
     tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
@@ -42,7 +42,7 @@ def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) 
 
 
 class Weighted:
-    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never made."""
+    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never built."""
 
     def __init__(self, x: csr_matrix, idf: Array) -> None:
         self.x, self.idf = x, idf
@@ -50,12 +50,12 @@ class Weighted:
         self.scale = (1 / np.sqrt(np.maximum(self.squared @ idf**2, 1e-24))).astype(np.float32)
 
     def squares(self) -> Array:
-        """(d,) sums of the squares of each column."""
+        """Return the sum of squares of each column (d,)."""
         sums: Array = (self.squared.T @ self.scale**2) * self.idf**2
         return sums
 
     def __matmul__(self, v: Array) -> Array:
-        """(n,) of v (d,), or (n, k) of v (d, k)."""
+        """Return the product (n,) with v (d,), or (n, k) with v (d, k)."""
         return _times_rows(self.scale, self.x @ _times_rows(self.idf, v))
 
     @property
@@ -68,16 +68,16 @@ class Transposed:
         self.of = weighted
 
     def __matmul__(self, u: Array) -> Array:
-        """(d,) of u (n,), or (d, k) of u (n, k)."""
+        """Return the product (d,) with u (n,), or (d, k) with u (n, k)."""
         return _times_rows(self.of.idf, self.of.x.T @ _times_rows(self.of.scale, u))
 
 
 def _times_rows(factors: Array, a: Array) -> Array:
-    found: Array = factors * a if a.ndim == 1 else factors[:, None] * a
-    return found
+    product: Array = factors * a if a.ndim == 1 else factors[:, None] * a
+    return product
 
 
 def first_rows(x: csr_matrix, end: int) -> csr_matrix:
-    """The first rows of a matrix, sharing its memory (slicing would copy)."""
+    """Return the first `end` rows of a matrix, sharing its memory (slicing would copy)."""
     stop = x.indptr[end]
     return csr_matrix((x.data[:stop], x.indices[:stop], x.indptr[: end + 1]), shape=(end, x.shape[1]), copy=False)

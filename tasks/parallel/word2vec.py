@@ -1,22 +1,22 @@
-"""Word2Vec: a vector for each token, by which a token and those around it are told from random ones.
+"""Word2Vec: a vector for each token, trained to distinguish the token's neighbours from random tokens.
 
-An example is a target token, the tokens it is guessed from, and K tokens of noise, drawn with a chance in proportion to
-count^0.75. With h the mean of the sources' input vectors and u the output vectors, its loss is
+An example is a target token, the source tokens that predict it, and K noise tokens, drawn with probability proportional
+to count^0.75. With h the mean of the sources' input vectors and u the output vectors, its loss is
 
     -log sigmoid(u_target . h) - sum over noise of log sigmoid(-u_noise . h)
 
-skip-gram guesses each neighbour (target) from the token in the middle (its only source); cbow guesses the token in the
-middle from all its neighbours at once. Neighbours are at most b places away, b drawn from 1..window for each place; of
-a frequent token with share f of all, a place is kept with a chance of sqrt(subsample / f) (Mikolov and others,
+skip-gram predicts each neighbour (target) from the middle token (its only source); cbow predicts the middle token from
+all its neighbours at once. Neighbours are at most b places away, b drawn from 1..window for each place. An occurrence
+of a frequent token, with share f of all tokens, is kept with probability sqrt(subsample / f) (Mikolov and others,
 Distributed representations of words and phrases and their compositionality, 2013, section 2).
 
-All examples of a minibatch share M > K draws, each weighing K / M: the same loss on average, and matrix products
-instead of K rows gathered for each example (Ji and others, Parallelizing Word2Vec in shared and distributed memory,
-2016).
+All examples of a minibatch share M > K noise tokens, each weighted K / M. The expected loss is the same, and matrix
+products replace gathering K rows for each example (Ji and others, Parallelizing Word2Vec in shared and distributed
+memory, 2016).
 
-Documents are spread over ranks. Each rank goes over its own in minibatches of plain SGD, at a rate that falls in a
-straight line; after each round of about ROUND_TOKENS the ranks meet: each row moves by the mean of the changes of those
-ranks that have changed it, so that a token that one rank alone has seen learns as fast as it would alone.
+Documents are spread over ranks. Each rank trains on its own documents in minibatches of plain SGD, at a linearly
+decaying rate. After each round of about ROUND_TOKENS the ranks synchronize: each row moves by the mean of its changes
+on those ranks that changed it, so a token seen by one rank alone learns as fast as in training on that rank alone.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ import numpy as np
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Array, Comm
 
-ROUND_TOKENS = 50_000  # of a rank between two meetings, and whose examples are shuffled together
-NOISE = 64  # tokens drawn for a batch
+ROUND_TOKENS = 50_000  # per rank between two synchronizations; their examples are shuffled together
+NOISE = 64  # noise tokens drawn for a batch
 NOISE_POWER = 0.75
-LAST_RATE = 1e-4  # share of the learning rate that is left at the end
+LAST_RATE = 1e-4  # share of the learning rate that remains at the end
 
 
 @dataclass(frozen=True)
 class Word2VecParams:
-    """method: what is guessed from what. window: places to each side. epochs: passes over the documents.
+    """method: which tokens predict which. window: places to each side. epochs: passes over the documents.
 
-    subsample: the share of all tokens from which a token is frequent; 1 keeps all. min_count: tokens met less often
-    have no vector. batch: examples whose gradients are summed before a step.
+    subsample: the share of all tokens above which a token is frequent; 1 keeps all. min_count: tokens that occur less
+    often have no vector. batch: examples whose gradients are summed for one step.
     """
 
     method: Literal["skip-gram", "cbow"]
@@ -58,7 +58,7 @@ class Word2VecParams:
 
 @dataclass(frozen=True)
 class WordVectors:
-    """ids: (V,) the tokens that have a vector, rising. vectors: (V, k) float32. losses: mean of each round."""
+    """ids: (V,) the tokens that have a vector, ascending. vectors: (V, k) float32. losses: mean loss of each round."""
 
     ids: Array
     vectors: Array
@@ -66,7 +66,7 @@ class WordVectors:
 
 
 class Batch(NamedTuple):
-    """B examples. sources: (B, S) rows of the input; given: (B, S) 1, or 0 where there is no source; target: (B,)."""
+    """B examples. sources: (B, S) rows of the inputs; given: (B, S) 1 for a source, 0 for padding; target: (B,)."""
 
     sources: Array
     given: Array
@@ -76,15 +76,15 @@ class Batch(NamedTuple):
 def fit_word2vec(comm: Comm, tokens: Array, lengths: Array, *, vocabulary: int, params: Word2VecParams) -> WordVectors:
     """Train on all ranks' documents.
 
-    tokens: (T,) ids in 0..vocabulary-1 of this rank's documents, one after the other; lengths: (n,) tokens of each; a
-    rank may have none. The result is the same on every rank and in every run; which documents are on which rank changes
-    it. Where no token is frequent enough there are no vectors.
+    tokens: (T,) ids in 0..vocabulary-1 of this rank's documents, concatenated; lengths: (n,) tokens of each document; a
+    rank may have none. The result is the same on every rank and in every run, but depends on which documents are on
+    which rank. If no token reaches min_count, there are no vectors.
     """
     counts = allreduce(comm, np.bincount(tokens, minlength=vocabulary))
     ids = np.flatnonzero(counts >= params.min_count)
     counts = counts[ids]
     documents = _renumbered(tokens, lengths, ids, vocabulary)
-    # The vectors at the start are drawn alike on all ranks; what each draws later is its own.
+    # All ranks draw the same initial vectors; later each rank draws its own numbers.
     shape, common = (len(ids), params.dimensions), np.random.default_rng(params.seed)
     inputs: Array = ((common.random(shape) - 0.5) / params.dimensions).astype(np.float32)
     outputs: Array = np.zeros(shape, dtype=np.float32)
@@ -114,7 +114,7 @@ def fit_word2vec(comm: Comm, tokens: Array, lengths: Array, *, vocabulary: int, 
 
 
 def _met(comm: Comm, before: Array, after: Array) -> Array:
-    """Each row moved by the mean of the changes of those ranks that have changed it."""
+    """Return each row moved by the mean of its changes on those ranks that changed it."""
     change = after - before
     changed = allreduce(comm, np.any(change, axis=1).astype(np.float32))
     moved: Array = before + allreduce(comm, change) / np.maximum(changed, 1)[:, None]
@@ -125,7 +125,7 @@ def _met(comm: Comm, before: Array, after: Array) -> Array:
 
 
 def _renumbered(tokens: Array, lengths: Array, ids: Array, vocabulary: int) -> tuple[Array, Array]:
-    """Documents of the rows of `ids` alone: the other tokens are not there."""
+    """Replace each token by its row in `ids`; drop the tokens that are not in `ids`."""
     row = np.full(vocabulary, -1)
     row[ids] = np.arange(len(ids))
     return _filtered(row[tokens], lengths, row[tokens] >= 0)
@@ -137,7 +137,7 @@ def _filtered(tokens: Array, lengths: Array, kept: Array) -> tuple[Array, Array]
 
 
 def _chosen(documents: tuple[Array, Array], some: Array) -> tuple[Array, Array]:
-    """These documents, in this order."""
+    """Return the documents numbered `some`, in this order."""
     tokens, lengths = documents
     starts, chosen = (np.cumsum(lengths) - lengths)[some], lengths[some]
     places = np.repeat(starts - (np.cumsum(chosen) - chosen), chosen) + np.arange(chosen.sum())
@@ -149,7 +149,7 @@ def _thinned(tokens: Array, lengths: Array, keep: Array, rng: np.random.Generato
 
 
 def _examples(tokens: Array, lengths: Array, params: Word2VecParams, rng: np.random.Generator) -> Batch:
-    """All examples of some documents; a place without neighbours gives none."""
+    """Return all examples of some documents; a place without neighbours yields none."""
     n, window = len(tokens), params.window
     reach = rng.integers(1, window + 1, n)
     document = np.repeat(np.arange(len(lengths)), lengths)
@@ -177,7 +177,7 @@ def _batches(examples: Batch, size: int, rng: np.random.Generator) -> Iterator[B
 
 
 class Gradients(NamedTuple):
-    """Of the summed loss of a batch, by each source's vector (B, S, k), and by output rows (B,) (M,) as met."""
+    """The summed loss of a batch; its gradients by the vectors of sources (B, S, k), target (B, k) and noise (M, k)."""
 
     loss: float
     sources: Array
@@ -186,10 +186,10 @@ class Gradients(NamedTuple):
 
 
 def gradients(inputs: Array, outputs: Array, batch: Batch, noise: Array, negatives: float) -> Gradients:
-    """The summed loss of a batch and its gradients, by sources (B, S, k), target (B, k) and noise (M, k).
+    """Compute the summed loss of a batch and its gradients.
 
-    inputs, outputs: (V, k); noise: (M,) rows of outputs, for all examples of the batch, with a weight of negatives / M;
-    to an example whose target it is, it counts for nothing.
+    inputs, outputs: (V, k). noise: (M,) rows of outputs, shared by all examples of the batch, each weighted
+    negatives / M; for an example with the same target its weight is 0.
     """
     weight = batch.given / batch.given.sum(axis=1, keepdims=True)
     h = inputs[batch.sources[:, 0]] if batch.sources.shape[1] == 1 else _means(inputs, batch.sources, weight)
@@ -215,12 +215,12 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _step(inputs: Array, outputs: Array, batch: Batch, noise: Array, negatives: int, rate: float) -> float:
-    """One step of gradient descent, in place. Returns the loss before it."""
-    found = gradients(inputs, outputs, batch, noise, negatives)
-    _descend(inputs, batch.sources, found.sources, rate)
-    _descend(outputs, batch.target, found.target, rate)
-    _descend(outputs, noise, found.noise, rate)
-    return found.loss
+    """Take one step of gradient descent, in place. Returns the loss before the step."""
+    loss, by_source, by_target, by_noise = gradients(inputs, outputs, batch, noise, negatives)
+    _descend(inputs, batch.sources, by_source, rate)
+    _descend(outputs, batch.target, by_target, rate)
+    _descend(outputs, noise, by_noise, rate)
+    return loss
 
 
 def _descend(matrix: Array, rows: Array, gradient: Array, rate: float) -> None:

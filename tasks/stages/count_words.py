@@ -1,12 +1,12 @@
-"""Clean reviews in, counts of words out: an actor MapReduce.
+"""Count the words of the clean reviews, by a MapReduce of actors.
 
-What is counted is the title and the text: words, a run of letters, digits and underscores with inner apostrophes
-("don't"), lower-cased; or the pieces that GPT-2 splits a text into, as they are. With `ngrams` 2 or 3 also pairs and
-triples of neighbours, joined by a space ("\\x1f" between GPT-2 pieces, which hold spaces of their own).
+It counts title and text: words, which are runs of letters, digits and underscores with inner apostrophes ("don't"), in
+lower case; or GPT-2's pre-tokens, unchanged. With `ngrams` 2 or 3 it also counts pairs and triples of neighbours,
+joined by a space ("\\x1f" between GPT-2 pieces, which contain spaces).
 
-Out: one file per reducer partition, sorted by token, which alone decides its file: `token`, `n`, `count`, `documents`
-(reviews that hold it), `rating_1` to `rating_5` (`count` by the stars of the review) and `first_seen` (the time of the
-earliest review that holds it).
+Out: one file per reducer partition, sorted by token; the token alone decides its file. Columns: `token`, `n`, `count`,
+`documents` (reviews that contain it), `rating_1` to `rating_5` (`count` by the stars of the review) and `first_seen`
+(the time of the earliest review that contains it).
 
     raymill run --until count-words
 """
@@ -37,9 +37,9 @@ from tasks.parallel import mapreduce
 from tasks.parallel.mapreduce_job import Job
 
 Split = Callable[[pl.Series], pretokens.Pieces]
-Rows = tuple[Path, int, int]  # a file of reviews, the first row and how many
-INPUT_ROWS = 32_768  # of one input: files are few, and their number seldom a multiple of the mappers'
-CHUNK_BYTES = 8 << 20  # of text counted at once: bounds the arrays alive
+Rows = tuple[Path, int, int]  # a file of reviews, the first row and the number of rows
+INPUT_ROWS = 32_768  # of one input: files are few, and their number is seldom a multiple of the mappers'
+CHUNK_BYTES = 8 << 20  # of text counted at once: bounds the arrays in memory
 SUMS = ("count", "documents", *COUNTS_BY_RATING)
 
 
@@ -88,7 +88,7 @@ def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter
 
 
 def splitter(splitting: str) -> Split:
-    """The function that splits texts: "words" or "gpt2"."""
+    """Return the function that splits texts into "words" or "gpt2" pieces."""
     if splitting == "gpt2":
         return partial(pretokens.gpt2_pieces, classes=pretokens.Classes(pretokens.GPT2_CLASSES))
     classes = pretokens.Classes(pretokens.WORD_CLASSES)
@@ -96,12 +96,12 @@ def splitter(splitting: str) -> Split:
 
 
 def title_and_text(reviews: pl.DataFrame) -> pl.Series:
-    """Title, a newline and the text."""
+    """Return each review's title, a newline and its text."""
     return reviews.select(title_and_text=pl.col("title") + "\n" + pl.col("text")).to_series()
 
 
 def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
-    """What some rows of a file hold, as WORD_COUNTS, a chunk of texts after the other: each token once in each."""
+    """Count some rows of a file, one chunk of texts at a time; yield WORD_COUNTS tables without repeated tokens."""
     file, start, length = rows
     columns = scan_parts([file]).select("title", "text", "timestamp", "rating")
     reviews = columns.slice(start, length).collect()
@@ -115,41 +115,41 @@ def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:
 def count_texts(
     cut: pretokens.Pieces, stars: NDArray[Any], times: NDArray[Any], config: CountWordsConfig
 ) -> Iterator[pa.Table]:
-    """The pieces of n texts and their n-grams, counted: a table for each length. stars, times (ms): (n,)."""
+    """Count the pieces of n texts and their n-grams; yield one table per length. stars, times (ms): (n,)."""
     order = np.argsort(times, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     by_age = stars[order], times[order]
-    row = np.repeat(rank, cut.counts)  # texts by age: a token's first row is its earliest
+    row = np.repeat(rank, cut.counts)  # texts in order of time: a token's first row is its earliest
     encoded = cut.text.dictionary_encode()
     token, code = encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
     yield _counted(1, token, code, row, *by_age)
 
     between = pa.scalar(" " if config.splitting == "words" else "\x1f", pa.large_string())
-    gram = code  # of each place the n-gram that begins there, where one does
+    gram = code  # the number of the n-gram that begins at each place, if one does
     for n in range(2, config.ngrams + 1):
-        place = np.flatnonzero(row[: 1 - n] == row[n - 1 :])  # it does not span two texts
-        longer, found = np.unique(gram[place] * len(encoded.dictionary) + code[place + n - 1], return_inverse=True)
+        place = np.flatnonzero(row[: 1 - n] == row[n - 1 :])  # no n-gram spans two texts
+        longer, number = np.unique(gram[place] * len(encoded.dictionary) + code[place + n - 1], return_inverse=True)
         shorter, last = np.divmod(longer, len(encoded.dictionary))
         token = pc.binary_join_element_wise(
             token.take(pa.array(shorter)), encoded.dictionary.take(pa.array(last)), between
         )
         gram = np.zeros_like(code)
-        gram[place] = found
-        yield _counted(n, token, found, row[place], *by_age)
+        gram[place] = number
+        yield _counted(n, token, number, row[place], *by_age)
 
 
 def _counted(
     n: int, token: pa.Array, code: NDArray[Any], row: NDArray[Any], stars: NDArray[Any], times: NDArray[Any]
 ) -> pa.Table:
-    """WORD_COUNTS of the tokens `token[code]` found in texts `row`. stars, times: of each text."""
+    """Return WORD_COUNTS of the tokens `token[code]`, which occur in texts `row`. stars, times: of each text."""
     size, row_bits = len(token), max(len(stars) - 1, 1).bit_length()
-    small = size << row_bits <= 1 << 32  # half the memory to sort and to walk through
+    small = size << row_bits <= 1 << 32  # half the memory to sort and scan
     dtype: Any = np.uint32 if small else np.uint64
-    found = np.sort(code.astype(dtype) << dtype(row_bits) | row.astype(dtype))
-    new = np.ones(len(found), dtype=bool)
-    new[1:] = found[1:] != found[:-1]
-    code, row = (found >> dtype(row_bits)).astype(np.int64), found & dtype((1 << row_bits) - 1)
+    pairs = np.sort(code.astype(dtype) << dtype(row_bits) | row.astype(dtype))
+    new = np.ones(len(pairs), dtype=bool)
+    new[1:] = pairs[1:] != pairs[:-1]
+    code, row = (pairs >> dtype(row_bits)).astype(np.int64), pairs & dtype((1 << row_bits) - 1)
     by_rating = np.bincount(code * 5 + stars[row] - 1, minlength=5 * size).reshape(size, 5)
     begins = np.searchsorted(code, np.arange(size))
     columns = {
@@ -173,7 +173,7 @@ def add_counts(records: pa.Table) -> pa.Table:
 
 
 def write_part(sink: FileSink, partition: int, records: Iterator[pa.Table]) -> tuple[FileEntry, int]:
-    """Write one partition, sorted by token; returns its file and how many words of length 1 it counts."""
+    """Write one partition, sorted by token; return its file and its total count of single words (n = 1)."""
     words = 0
 
     def counting() -> Iterator[pa.Table]:

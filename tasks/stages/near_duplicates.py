@@ -7,9 +7,9 @@ per review of a group, with `review_id`, `group` (its smallest review_id) and `t
 review_id. Nothing is removed: `split` finds the groups on both sides of a border.
 
 Texts that share a band of their MinHash signatures are candidates; only they are read a second time, and only their
-shingles are exchanged. Every pair is verified by its exact similarity, so there are no false pairs; one of the least
-similarity is missed with a probability of 0.01 (`minhash.banding`). Neither the number of files nor the order of rows
-changes the result: a text is identified and ordered by a digest of its words.
+shingles are exchanged. Every pair is verified by its exact similarity, so there are no false pairs. A pair of exactly
+the least similarity is missed with a probability of 0.01 (`minhash.banding`). Neither the number of files nor the order
+of rows changes the result: a digest of its words identifies and orders a text.
 
     raymill run --until near-duplicates
 """
@@ -41,10 +41,10 @@ NEAR_DUPLICATES = pa.schema(
         pa.field("timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
     ]
 )
-# In a cluster of candidates all are compared to one leader, then to one of the unlike rest, at most this often. A text
-# repeated 10,000 times costs 10,000 comparisons, not 50 million.
+# Texts that share a key are compared to one leader, then to the next from those unlike all before, at most so many. A
+# text repeated 10,000 times costs 10,000 comparisons, not 50 million.
 LEADERS = 16
-# More reviews than this per configured bucket add buckets, so that no task holds more keys than these reviews'.
+# Reviews per bucket: more reviews add buckets beyond the configured number, which bounds the keys that a task holds.
 BUCKET_REVIEWS = 500_000
 
 
@@ -66,9 +66,9 @@ def near_duplicates(reviews: Snapshot, config: NearDuplicatesConfig, out: Snapsh
         out.write_table(part_name(0), NEAR_DUPLICATES.empty_table(), NEAR_DUPLICATES)
         return
     buckets = max(config.buckets, -(-reviews.rows() // BUCKET_REVIEWS))
-    config = config.model_copy(update={"buckets": buckets})  # they do not change the result
-    found = find_groups(reviews.files(), config, keyed_exchange, shuffle, call)
-    out.add(cluster.gather([call(write_groups, out.sink, found)]))
+    config = config.model_copy(update={"buckets": buckets})  # buckets do not change the result
+    groups = find_groups(reviews.files(), config, keyed_exchange, shuffle, call)
+    out.add(cluster.gather([call(write_groups, out.sink, groups)]))
 
 
 def find_groups(
@@ -78,7 +78,7 @@ def find_groups(
     shuffle: Callable[..., list[Any]],
     call: Callable[..., Any],
 ) -> Any:
-    """Find the groups (NEAR_DUPLICATES), as `call` returns them: a reference on Ray, a table in process.
+    """Find the groups (NEAR_DUPLICATES); return them as `call` does: a reference on Ray, a table in process.
 
     exchange, shuffle: those of `tasks.parallel.exchange`, or their oracles. call(function, *arguments) runs a function.
     """
@@ -99,8 +99,8 @@ def split_by_band(file: Path, buckets: int, config: NearDuplicatesConfig) -> lis
             keys.append(minhash.band_keys(shingled, bands, rows).ravel())
             digests.append(np.repeat(shingled.digest, bands))
             numbers.append(np.repeat((shingled.text + first).astype(np.int32), bands))
-    found = {"key": np.concatenate(keys), "digest": np.concatenate(digests), "row": np.concatenate(numbers)}
-    return hash_partition(pl.DataFrame(found), pl.col("key"), buckets)
+    columns = {"key": np.concatenate(keys), "digest": np.concatenate(digests), "row": np.concatenate(numbers)}
+    return hash_partition(pl.DataFrame(columns), pl.col("key"), buckets)
 
 
 def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, pa.ChunkedArray]]:
@@ -122,7 +122,7 @@ def _texts(file: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, 
 def find_shared(slices: list[pa.Table]) -> list[pa.Table]:
     """Return, for each block, its rows whose key another row shares: `row` and `key`, null if all texts are equal."""
     seen = stacked(slices)
-    # First filter the shared keys: most are unique and should cost no more than this.
+    # Filter first: most keys are unique and should cost no more than this.
     shared = seen.filter(pl.col("key").is_duplicated())
     differ = (pl.col("digest").min() != pl.col("digest").max()).over("key")
     return by_block(shared.select("block", "row", key=pl.when(differ).then("key")).unique(), len(slices))
@@ -141,9 +141,9 @@ def read_candidates(file: Path, config: NearDuplicatesConfig, *shared: pa.Table)
             digests.append(pl.Series(shingled.digest))
             sets.append(_lists(*minhash.shingle_sets(shingled)))
     about = pq.ParquetFile(file).read(columns=["review_id", "timestamp"]).take(pa.array(rows))
-    found = _frame(about).with_columns(digest=pl.concat(digests), keys=keys["key"], shingles=pl.concat(sets))
+    candidates = _frame(about).with_columns(digest=pl.concat(digests), keys=keys["key"], shingles=pl.concat(sets))
     needed = pl.col("digest").is_first_distinct() & (pl.col("keys").list.len() > 0)
-    return found.with_columns(pl.when(needed).then(pl.col("keys", "shingles"))).to_arrow()
+    return candidates.with_columns(pl.when(needed).then(pl.col("keys", "shingles"))).to_arrow()
 
 
 def _lists(starts: np.ndarray, values: np.ndarray) -> pl.Series:

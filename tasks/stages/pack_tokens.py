@@ -52,7 +52,7 @@ Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], list[Any]]
 
 @dataclass(frozen=True)
 class Packing:
-    """How blocks are made: their number of ids, the id between documents, the number of ids in the vocabulary."""
+    """The number of ids in a block, the id that ends each document, and the number of ids in the vocabulary."""
 
     block_size: int
     end_of_text: int
@@ -60,7 +60,7 @@ class Packing:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of an id in `tokens.bin`."""
+        """Return the type of an id in `tokens.bin`."""
         return np.dtype("<u2" if self.vocabulary <= 1 << 16 else "<u4")
 
 
@@ -75,7 +75,7 @@ class Part:
 
     @property
     def stop(self) -> int:
-        return self.start + self.tokens + self.documents  # an end-of-text each
+        return self.start + self.tokens + self.documents  # one end-of-text per document
 
 
 class PackTokensConfig(Section):
@@ -115,7 +115,7 @@ def packing_of(facts: dict[str, Any], block_size: int) -> Packing:
         raise SettingsError(
             "the tokenizer has no end-of-text token, which separates the reviews in the blocks",
             where="tokenize.tokenizer",
-            fix="give a tokenizer with one (eos_token), or set pack_tokens.enabled=false",
+            fix="choose a tokenizer that has one (eos_token), or set pack_tokens.enabled=false",
         )
     return Packing(block_size, int(end_of_text), int(facts["vocabulary"]))
 
@@ -153,7 +153,7 @@ def read_documents(file: Path, end_of_text: int) -> Iterator[Ids]:
         lengths = lists.value_lengths().to_numpy()
         if not np.array_equal(lengths, batch["n_tokens"].to_numpy()):
             # Offsets in the stream come from n_tokens: a wrong one would overwrite another file's ids.
-            raise SnapshotCorrupt("n_tokens is not the number of ids in input_ids", where=str(file))
+            raise SnapshotCorrupt("n_tokens differs from the number of ids in input_ids", where=str(file))
         yield np.insert(lists.flatten().to_numpy(), np.cumsum(lengths), end_of_text)
 
 
@@ -177,7 +177,7 @@ def write_range(part: Part, path: Path, packing: Packing) -> int:
         for ids in stream([part], part.start, part.stop, packing.end_of_text):
             file.write(narrow(ids, packing, part.file).data)
         written = file.tell() // size - part.start
-        fsync(file)  # here too: another machine may make the entry
+        fsync(file)  # here too: another machine may create the file's entry
     return written
 
 
@@ -205,7 +205,7 @@ def pack_parquet(parts: Sequence[Part], packing: Packing, sink: FileSink, each: 
 
 
 def blocks_of(parts: Sequence[Part], index: int, size: int) -> tuple[list[Part], int, int] | None:
-    """Find the blocks that begin in a part: the parts to read, the first block, the end block. None if none begins."""
+    """Return the parts to read for the blocks that begin in a part, the first block and the end; None if none begin."""
     first, stop = -(-parts[index].start // size), -(-parts[index].stop // size)
     if first == stop:
         return None

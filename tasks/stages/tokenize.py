@@ -1,12 +1,12 @@
-"""Clean reviews in, GPT-2 token ids out, through Ray Data.
+"""Encode the clean reviews as GPT-2 token ids, through Ray Data.
 
-What is tokenized is the title, a newline and the text, or the text alone where there is no title. Out: one file per
-file of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`. Beside them the table
-`vocabulary`: `token`, as the tokenizers library writes it; an id is a row's number.
+A review's title, a newline and its text are tokenized, or the text alone if there is no title. Out: one file per file
+of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`. Beside them the table `vocabulary`:
+`token`, as the tokenizers library writes it; the row number is the id.
 
-Ray Data carries the names of files, not their rows: each task of `map_batches` reads one file, encodes it and writes
-one, so nothing is copied from block to block and the output does not depend on block sizes or timing. Tasks run in the
-processes that the stages before have warmed; each loads the tokenizer once. A task that is lost is done again.
+Ray Data carries file names, not rows: each task of `map_batches` reads one file, encodes it and writes one, so nothing
+is copied from block to block and the output does not depend on block sizes or timing. Tasks run in the processes that
+earlier stages have warmed; each process loads the tokenizer once. A lost task runs again.
 
     raymill run --until tokenize
 """
@@ -36,12 +36,12 @@ from tasks.core.stage import stage
 from tasks.domain.schemas import TOKENS, VOCABULARY
 from tasks.engines import cluster, ray_private, tokenizer
 
-RETRIES = 3  # of a task whose process dies: what dies more often has its cause in the data or in its size
-CHUNK_BYTES = 8 << 20  # of text encoded at once: bounds the pre-tokens alive
+RETRIES = 3  # of a task whose process dies: more deaths have their cause in the data or in its size
+CHUNK_BYTES = 8 << 20  # of text encoded at once: bounds the pre-tokens in memory
 
 
 def tokenizer_files(config: TokenizeConfig) -> list[Path]:
-    """What decides the ids, and may change under the same name: see `tokenizer.files_of`."""
+    """Return the files that determine the ids and may change under the same name: see `tokenizer.files_of`."""
     return tokenizer.files_of(config.tokenizer)
 
 
@@ -75,7 +75,7 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
         raise TransientError(
             f"a task died {1 + RETRIES} times; not tokenized: {', '.join(sorted(left))}",
             where="tokenize",
-            fix="the stage is tried again; if that does not help, see Ray's logs for what it died of",
+            fix="the stage is tried again; if that fails too, see Ray's logs for the cause",
         ) from error
     out.add(
         FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
@@ -88,14 +88,14 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
 
 
 def encoded(files: Sequence[Path], sink: FileSink, made: str, max_tokens: int | None) -> Iterator[dict[str, Any]]:
-    """Encode these files in Ray Data tasks; yield what was written of each, as it is done."""
+    """Encode these files in Ray Data tasks; yield the facts of each file as soon as it is written."""
     import ray.data
 
     if cluster.is_own():
         ray_private.lean_data()
     # `max_retries` has no named parameter yet (Ray 2.60), only a warning that it will get one.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-    encode: Any = encode_batch  # Ray's types know no `fn_kwargs`
+    encode: Any = encode_batch  # Ray's type annotations lack `fn_kwargs`
     rows = [{"index": index, "file": str(file)} for index, file in enumerate(files)]
     parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         encode,
@@ -110,7 +110,7 @@ def encoded(files: Sequence[Path], sink: FileSink, made: str, max_tokens: int | 
 def encode_batch(
     batch: dict[str, np.ndarray], sink: FileSink, made: str, max_tokens: int | None
 ) -> dict[str, list[Any]]:
-    """Encode the file that is named in a batch of one row, and write its tokens."""
+    """Encode the file named in a batch of one row, and write its tokens."""
     index, file = int(batch["index"][0]), Path(str(batch["file"][0]))
     tokens, truncated = encode_file(file, encoder(made), max_tokens)
     faults.point("tokenize", "encoded", index)
@@ -126,21 +126,21 @@ def encode_batch(
 
 @lru_cache(maxsize=1)
 def encoder(made: str) -> Callable[[pl.Series], pa.ListArray]:
-    """The encoder of this process: it keeps the pieces that it has met for the next file."""
+    """Return this process's encoder, which keeps the pieces it has encoded for the next file."""
     return tokenizer.encoder(made)
 
 
 def encode_file(
     file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
 ) -> tuple[pa.Table, int]:
-    """One file of reviews as TOKENS, and how many of its reviews were cut to `max_tokens`."""
+    """Return a file of reviews as TOKENS, and the number of its reviews that were cut to `max_tokens`."""
     reviews = read_part(file, ["review_id", "title", "text"])
-    said = reviews.select(
+    texts = reviews.select(
         pl.when(pl.col("title") == "").then("text").otherwise(pl.col("title") + "\n" + pl.col("text"))
     ).to_series()
     encoded, truncated = [], 0
-    for rows in pretokens.chunks(said, CHUNK_BYTES):
-        ids = encode(said[rows])
+    for rows in pretokens.chunks(texts, CHUNK_BYTES):
+        ids = encode(texts[rows])
         lengths = pc.list_value_length(ids)
         if max_tokens is not None:
             truncated += pc.sum(pc.greater(lengths, max_tokens)).as_py() or 0

@@ -72,7 +72,7 @@ def test_silhouette_is_scikit_learns_and_a_lone_point_counts_for_nothing() -> No
     labels = np.random.default_rng(0).integers(0, 4, 80) * 10
     labels[5] = 99
     assert silhouette(x, labels) == pytest.approx(silhouette_score(x, labels))
-    with pytest.raises(ValueError, match="two clusters or more"):
+    with pytest.raises(ValueError, match="at least two clusters"):
         silhouette(x, np.zeros(80))
 
 

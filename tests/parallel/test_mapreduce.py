@@ -112,7 +112,7 @@ def test_a_reducer_counts_each_input_once_whatever_comes_of_dead_mappers_and_whe
 def test_an_attempt_that_lacks_a_piece_is_refused() -> None:
     reducer = Reducer(JOB, 1 << 20)
     reducer.take(4, 0, (0,), next(count("a")))
-    with pytest.raises(RunError, match="1 pieces of attempt 0 at input 4 where attempt 0 has 2"):
+    with pytest.raises(RunError, match="1 pieces of attempt 0 at input 4, but attempt 0 sent 2"):
         reducer.admit(4, 0, 2)
 
 
@@ -156,7 +156,7 @@ def test_records_that_cannot_be_keyed_are_refused(columns: dict[str, Any], said:
 
 def test_a_partition_function_that_loses_rows_is_refused() -> None:
     job = Job(map=count, key=("token",), combine=add_up, reduce=to_counts, partition=lambda r, p: [r.slice(1)] * p)
-    with pytest.raises(RunError, match="made 1 tables with 1 rows of 2 rows for 1 partitions"):
+    with pytest.raises(RunError, match="returned 1 tables with 1 rows for 1 partitions and 2 rows"):
         run_in_process(job, ["a b"], partitions=1)
 
 
