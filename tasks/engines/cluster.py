@@ -1,7 +1,6 @@
-"""The Ray session: attach to a cluster where an address is given, else start a local one on loopback.
+"""The process's Ray session: attach to a cluster if an address is given, else start a local one on loopback.
 
-This module owns the session of the process. Everything that runs on Ray goes through `gather`, so
-that errors come back as the worker raised them.
+`gather` returns the results of tasks, and raises errors as the worker raised them.
 """
 
 from __future__ import annotations
@@ -22,57 +21,56 @@ from tasks.core.sections import RayConfig
 from tasks.engines import cluster_connect, nodes, ray_private
 from tasks.engines.quiet import OFFLINE
 
-# One thread per worker process: the parallelism is Ray's, and two pools would fight over the cores.
+# One thread per worker process: Ray parallelises over processes, so thread pools would only compete for the cores.
 WORKER_ENV = {
     "POLARS_MAX_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # OpenMP's threads wait for each other asleep, not spinning: where others want the cores, as `tune` does beside
+    # OpenMP's threads sleep while they wait, instead of spinning. Where others want the cores, as `tune` does beside
     # `train`, two spinning threads of XGBoost took 24 times as long as two sleeping ones, and 21 times the CPU.
     "OMP_WAIT_POLICY": "PASSIVE",
     **OFFLINE,
     # Ray Train's `report` blocks until the controller's next poll, 2 s apart by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    # A process for each training that asks whether its machine is about to be taken away. It is tried again anyway.
+    # The watcher is one more process per training, which looks for notices of preemption. We retry lost workers anyway.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MODIN_ENGINE": "ray",
 }
 
-# On a cluster, whatever a node's own environment says. It is Ray's default for a worker of less than two CPUs, and the
-# last digits of BLAS's sums depend on it.
+# On a cluster these override a node's own environment. One thread is Ray's default for a worker of less than two CPUs,
+# and the last digits of BLAS's sums depend on it.
 CLUSTER_ENV = {"OMP_NUM_THREADS": "1"}
 
-# Of a session that this process starts.
+# For a session that this process starts.
 LOCAL_ENV = {
-    # The workers that Ray starts with a session have not the environment that our tasks ask for: none ever gets one.
+    # The workers that Ray starts in advance lack the environment that our tasks ask for, so they would stay unused.
     "RAY_prestart_worker_first_driver": "0",
-    # Idle workers kept for the next stage: starting one costs 0.4 s of CPU. Ray's own limit is a worker per CPU, beyond
-    # which it kills them, and starts as many again.
+    # Keep idle workers for the next stage: starting one costs 0.4 s of CPU. By default Ray keeps one worker per CPU,
+    # kills the others, and starts as many again.
     "RAY_num_workers_soft_limit": "8",
-    # Ray turns an explicit loopback address back into the outer one; without the permission to form a cluster, which
-    # it asks for on other systems, a session is on loopback alone.
+    # Stay on loopback. Ray replaces an explicit loopback address by the outer one, unless this variable, meant for
+    # other systems, forbids clusters.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
 WARM = ("modin.pandas", "polars", "pyarrow.parquet")  # what the first stages' tasks import
 _STARTING = threading.Lock()
-_OWN = threading.Event()  # set while the session is one that this process has started
-_CHECKED: set[str] = set()  # nodes of the cluster, by id, that are known to be fit
-# Held while Ray's libraries are imported for the first time: two threads at once meet half-made modules.
+_OWN = threading.Event()  # set while this process has a session that it started itself
+_CHECKED: set[str] = set()  # ids of the cluster's nodes that passed `nodes.check`
+# Held while Ray's libraries are first imported: two threads that import at once see half-initialised modules.
 IMPORTING = threading.Lock()
 
 
 def start(config: RayConfig, shared: Path | None = None) -> None:
-    """Connect to Ray unless this process already is connected. Threads that come second wait for the first.
+    """Connect to Ray unless this process is already connected. Other threads wait for the first.
 
-    shared: a folder that all nodes of a cluster have to see; those that joined since the last call are asked. Raises
-    UserError, in bounded time, where a cluster was asked for and is not there, does not fit, or has a node that does
-    not.
+    shared: a folder that all nodes of a cluster must see; nodes that joined since the last call are checked. Raises
+    UserError, in bounded time, if the cluster asked for is unreachable or incompatible, or one of its nodes is.
     """
     with _STARTING:
         attaching = cluster_connect.wanted(config) is not None
         _set_environment({} if attaching else LOCAL_ENV)
-        import ray  # not before the variables are set: Ray reads some of them when it is imported
+        import ray  # only after the variables are set: Ray reads some of them at import
 
         if not ray.is_initialized():
             _start_in_a_thread(config, cluster_connect.INIT_S if attaching else None)
@@ -92,7 +90,7 @@ def _start_in_a_thread(config: RayConfig, patience_s: float | None) -> None:
             outcome.set_result(None)
         except BaseException as error:
             outcome.set_exception(error)
-        # Ray's processes ask the kernel to die with their parent, and that means the thread that started them.
+        # Ray's processes ask the kernel to kill them with their parent, which means the thread that started them.
         threading.Event().wait()
 
     threading.Thread(target=keep, name="ray-parent", daemon=True).start()
@@ -109,25 +107,25 @@ def _set_environment(more: dict[str, str]) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
+def _log(data: dict[str, Any], *_: Any, **__: Any) -> None:
     for message in data["lines"]:
-        # What follows is advice, and the end of a log.
-        said = re.split(r"\n|(?<=\.) (?:This can happen|Possible reasons|To see)", message.strip())[0]
-        logging.getLogger("raymill.ray").warning("%s", said)
+        # Cut off the advice and the end of a log file that follow.
+        event = re.split(r"\n|(?<=\.) (?:This can happen|Possible reasons|To see)", message.strip())[0]
+        logging.getLogger("raymill.ray").warning("%s", event)
 
 
 def _start(config: RayConfig) -> None:
     import ray
 
-    ray_private.send_messages_to(_tell)
+    ray_private.send_messages_to(_log)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
-    if found := cluster_connect.examine(config):
-        cluster_connect.check_is_node(found)
+    if target := cluster_connect.examine(config):
+        cluster_connect.check_is_node(target)
         environment = cluster_connect.runtime_env(config, {**WORKER_ENV, **CLUSTER_ENV})
         try:
-            ray.init(address=found.address, runtime_env=environment, **common)
+            ray.init(address=target.address, runtime_env=environment, **common)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise cluster_connect.translated(error, found.where) from error
+            raise cluster_connect.translated(error, target.where) from error
     else:
         ray.init(
             address="local",
@@ -140,7 +138,7 @@ def _start(config: RayConfig) -> None:
 
 
 def warm_workers() -> None:
-    """Let the workers of this process's own session import WARM, before the first stage waits for it."""
+    """Import WARM in the workers of this process's own session, before the first stage needs it."""
     import ray
 
     if is_own():
@@ -155,7 +153,7 @@ def _import_libraries() -> None:
 
 
 def stop() -> None:
-    """Leave the session; a local one ends with it."""
+    """Disconnect from Ray, which ends a local session."""
     import ray
 
     if ray.is_initialized():
@@ -164,12 +162,12 @@ def stop() -> None:
 
 
 def is_own() -> bool:
-    """Whether the session was started by this process: on this machine alone, without a dashboard."""
+    """Return whether this process started the session: on this machine alone, without a dashboard."""
     return _OWN.is_set()
 
 
 def cpus() -> int:
-    """How many busy processes are worth having: Ray's logical CPUs on all nodes, on one node no more than its cores.
+    """Return how many busy processes to run: Ray's logical CPUs of all nodes, on one node no more than its cores.
 
     Twice the actors on the same two cores made a word count of 200 MB a quarter slower: each takes a second to start.
     """
@@ -180,13 +178,13 @@ def cpus() -> int:
 
 
 def node_cpus() -> int:
-    """The same of the smallest node that has any: what the threads of one process may be sized by."""
+    """Return the CPUs of the smallest node that has any, at most `cpus()`: a limit for the threads of one process."""
     own = [int(node["Resources"].get("CPU", 0)) for node in nodes.alive()]
     return min([cpus(), *(n for n in own if n)])
 
 
 def gather(refs: Iterable[Any]) -> list[Any]:
-    """`ray.get`, raising our own errors as the worker raised them and lost workers as TransientError."""
+    """Call `ray.get`. Raises our own errors as the worker raised them, and TransientError for a lost worker."""
     import ray
     from ray import exceptions as lost
 
@@ -203,7 +201,7 @@ def gather(refs: Iterable[Any]) -> list[Any]:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether this is Ray saying that a worker, an actor, a node or an object is gone, however deep it was wrapped."""
+    """Return whether Ray reports the loss of a worker, an actor, a node or an object, in the error or its cause."""
     from ray import exceptions as lost
 
     kinds: tuple[type[BaseException], ...] = (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError)

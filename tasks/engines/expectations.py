@@ -1,12 +1,12 @@
 """Great Expectations over whole tables: suites from YAML, validated in parallel by Ray actors.
 
 In: a stage's suite (conf/expectations/STAGE.yaml) and the parquet files of its tables. Out: a `Validation`, with
-exact counts over all rows and, for what is unexpected, examples with their file and row.
+exact counts over all rows, and examples of unexpected values with their file and row.
 
-Great Expectations validates pandas frames in one process. So a table is cut into batches of rows, each batch is
-validated by one of a few long-lived actors, and the counts are summed; success is decided from the sums, by
-Great Expectations' own rule. What cannot be summed (uniqueness, row counts, means) is validated once, over
-nothing but the columns it needs. This module imports nothing heavy: great_expectations costs 4 s of CPU to import.
+Great Expectations validates one pandas frame in one process. So each table is cut into batches of rows, a few
+long-lived actors validate the batches, and the counts are summed. The sums decide success, by Great Expectations' own
+rule. Expectations without counts to sum (uniqueness, row counts, means) are validated once, over only the columns that
+they need. This module imports nothing heavy: great_expectations costs 4 s of CPU to import.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from tasks.engines.witnesses import may_have
 __all__ = ["Suite", "Validation", "Validators", "load_suite", "raise_on_failure"]
 
 BATCH_ROWS = 250_000  # 1 to 1.5 s for a dozen expectations, against a fixed cost of 0.1 s per call
-TABLE_ROWS = 1_000_000  # the same where a few rows stand for all: no frame is made, but the columns are in memory
+TABLE_ROWS = 1_000_000  # the same for expectations with witnesses, which take columns in memory but no whole frame
 
 
 class Validators:
-    """A few Ray actors with Great Expectations imported. Needs a live Ray session; close it when the run ends."""
+    """A few Ray actors that run Great Expectations. Needs a live Ray session; close it when the run ends."""
 
     def __init__(self, workers: int = 2) -> None:
-        """Start one actor and return at once: it imports on its own, while the first stage runs.
+        """Start one actor and return at once: the actor imports Great Expectations while the first stage runs.
 
-        The others follow with the first table of more than one batch: an import is 4 s of CPU. They hold no logical
-        CPU: they work only while a stage's output waits for them, and half a CPU held for the whole run would keep a
-        training group that wants every CPU waiting for ever.
+        The others start with the first table of more than one batch, as each import costs 4 s of CPU. Actors hold no
+        logical CPU: they work only while a stage's output waits for them. Half a CPU held for the whole run would make
+        a training group that wants every CPU wait for ever.
         """
         import ray
 
         self._limit = workers
-        # The actor lives as long as the run, which may outlive several nodes. A call that kills it is made twice.
+        # The run may outlive several nodes, so the actor restarts. A call during which it dies is retried once.
         self._actor: Any = ray.remote(Validator).options(num_cpus=0, max_restarts=-1, max_task_retries=1)
         self._workers: list[Any] = [self._actor.remote()]
-        self._turn = itertools.count()  # its next() is one step, so threads may share it
+        self._turn = itertools.count()  # its next() is atomic, so threads may share it
 
     def validate(self, suite: Suite, tables: dict[str, list[Path]]) -> Validation:
-        """Validate whole tables, given as their parquet files in row order. A table with no file has no rows.
+        """Validate whole tables, each given as parquet files in row order. A table without files has no rows.
 
         Raises SettingsError for an argument's value that Great Expectations refuses.
         """
@@ -87,7 +87,7 @@ class Validators:
     def write_data_docs(
         self, folder: Path, validations: dict[str, Validation], run_name: str, run_time: datetime
     ) -> Path:
-        """Add a run to the Data Docs in `folder`, by one actor alone. Returns the path of index.html."""
+        """Add a run to the Data Docs in `folder`, in one actor. Returns the path of index.html."""
         worker = self._workers[next(self._turn) % len(self._workers)]
         return Path(_get(worker.write_data_docs.remote(str(folder), validations, run_name, run_time)))
 
@@ -115,7 +115,7 @@ def _get(job: Any) -> Any:
 
 
 def _survey(files: Sequence[Path]) -> tuple[list[Piece], list[str]]:
-    """One piece per row group, and the names of the columns, from the files' footers alone."""
+    """Return one piece per row group, and the names of the columns. Reads only the files' footers."""
     import pyarrow.parquet as pq
 
     pieces: list[Piece] = []
@@ -132,7 +132,7 @@ def _survey(files: Sequence[Path]) -> tuple[list[Piece], list[str]]:
 
 
 def plan(expectations: dict[int, Expectation], pieces: list[Piece]) -> Iterator[tuple[tuple[int, ...], list[Piece]]]:
-    """Which expectations to check together, over which pieces. A small table is one call."""
+    """Yield the expectations to validate in one call, by number, and the pieces. A small table takes one call."""
     rows = sum(piece.rows for piece in pieces)
     if pieces and rows <= BATCH_ROWS:
         if expectations:
@@ -146,15 +146,15 @@ def plan(expectations: dict[int, Expectation], pieces: list[Piece]) -> Iterator[
         for batch in _batches(pieces, rows, limit) if numbers else ():
             yield numbers, batch
     whole = [n for n in expectations if n not in row_wise]
-    # One column set at a time, to have no more in memory than one expectation needs.
-    for _, found in itertools.groupby(
+    # One set of columns at a time, so that no more is in memory than one expectation needs.
+    for _, group in itertools.groupby(
         sorted(whole, key=lambda n: expectations[n].columns), lambda n: expectations[n].columns
     ):
-        yield tuple(found), pieces
+        yield tuple(group), pieces
 
 
 def _batches(pieces: list[Piece], rows: int, limit: int) -> Iterator[list[Piece]]:
-    """Consecutive pieces, as few batches as `limit` rows in each allow, all of about the same number of rows."""
+    """Group consecutive pieces into as few batches as about `limit` rows in each allow, all of about equal size."""
     count = -(-rows // limit)
     starts = itertools.accumulate((piece.rows for piece in pieces), initial=0)
     placed = [
@@ -172,12 +172,12 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
     if len(counted) == len(parts):
         counts = {name: sum(result.get(name) or 0 for result in counted) for name in counts}
         elements, missing, unexpected = (count or 0 for count in counts.values())
-        # Great Expectations' rule, to the letter (_mostly_success): float division, and nothing to judge is success.
-        judged = elements - missing
-        success = judged == 0 or (float(judged) - float(unexpected)) / float(judged) >= expectation.kwargs.get(
+        # Exactly Great Expectations' rule (_mostly_success): float division, and success where no value is present.
+        present = elements - missing
+        success = present == 0 or (float(present) - float(unexpected)) / float(present) >= expectation.kwargs.get(
             "mostly", 1
         )
-        percent = 100 * unexpected / judged if judged else 0.0
+        percent = 100 * unexpected / present if present else 0.0
     else:
         success = all(part["success"] for part in parts)
         observed = plain(parts[0]["result"].get("observed_value"))
@@ -195,7 +195,7 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
 
 
 def raise_on_failure(stage: str, validation: Validation, docs_link: str) -> None:
-    """Raise ValidationFailed, with what broke, how often, three examples and where to read more."""
+    """Raise ValidationFailed if an expectation failed, with counts and examples of up to five, and a link to all."""
     failures = validation.failures()
     if failures:
         lines = [describe(failure) for failure in failures[:5]]
@@ -210,7 +210,7 @@ def raise_on_failure(stage: str, validation: Validation, docs_link: str) -> None
 
 
 def describe(result: dict[str, Any]) -> str:
-    """One line for people: table and column, expectation, how many rows, three examples."""
+    """Describe a result in one line: table and column, expectation, number of unexpected rows, three examples."""
     expectation = Expectation(result["type"], result["kwargs"])
     name = ", ".join(expectation.columns) or "rows"
     line = f"{result['table']}: {name}" if result["table"] else name

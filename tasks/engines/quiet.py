@@ -1,11 +1,11 @@
 """Environment variables that keep libraries quiet: no telemetry, no downloads, no idle messages.
 
-Libraries read them when they are imported or start a process, so they are set before.
+Libraries read them at import or when they start a process, so they must be set earlier.
 """
 
 from __future__ import annotations
 
-# What Ray's workers need of it.
+# The part that Ray's workers need, too.
 OFFLINE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",

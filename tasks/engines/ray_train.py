@@ -1,8 +1,8 @@
-"""XGBoost on Ray Train: workers that read their own rows, boost together and survive the death of any of them.
+"""Train XGBoost on Ray Train: workers read their own rows, boost together and survive the death of any of them.
 
-Rank 0 hands the model to the driver as what the training function returns. Checkpoints are files beside the attempt,
-written by rank 0 under their name when they are whole: Ray Train's own way, `report`, blocks every worker until the
-controller's next poll. A worker that dies, or the whole process, costs the rounds since the last one.
+The training function of rank 0 returns the model to the driver. Rank 0 also writes checkpoints, atomically, to a file
+beside the attempt: Ray Train's own `report` blocks every worker until the controller's next poll. If a worker or the
+whole process dies, only the rounds since the last checkpoint are lost.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tasks.engines.rounds import Checkpoint, Curves
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What each worker needs: file names and numbers, no data. `folder` is seen by all of them.
+    """The input of each worker: file names and numbers, no data. All workers see `folder`.
 
-    params: XGBoost's without those of the target. patience: rounds without a better validation loss to stop after.
-    threads: of each worker; None for an equal share of its machine's cores.
+    params: XGBoost's, without those of the target. patience: rounds without a better validation loss before stopping.
+    threads: per worker; None for an equal share of its machine's cores.
     """
 
     train: tuple[Path, ...]
@@ -50,15 +50,15 @@ class TrainJob:
 
     @property
     def identity(self) -> str:
-        """What a checkpoint has to be of, but for the rows, which belong to the folder's key."""
+        """Return a digest that a checkpoint must match. It omits the rows, which are part of the folder's key."""
         return digest_of([self.features, self.target, self.params, self.seed, self.checkpoint_every, self.device])
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model as UBJ bytes, cut to `rounds`; the losses by slice and round, of all rounds that ran.
+    """A model as UBJ bytes, cut to `rounds`, and the losses of all rounds that ran, by slice and round.
 
-    resumed_from: rounds taken from a checkpoint. seconds: "matrix" and "rounds" on rank 0, "start" all the rest.
+    resumed_from: rounds taken from a checkpoint. seconds: "matrix" and "rounds" on rank 0, "start" for the rest.
     """
 
     model: bytes
@@ -69,13 +69,13 @@ class Trained:
 
 
 def device(wanted: Literal["cpu", "cuda", "auto"]) -> Literal["cpu", "cuda"]:
-    """What to train on. Raises SettingsError for "cuda" where Ray sees no GPU."""
+    """Return the device to train on. Raises SettingsError if "cuda" is wanted and Ray sees no GPU."""
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)
     if wanted == "cuda" and not gpus:
         raise SettingsError(
-            "train.device is cuda, and Ray sees no GPU", where="settings", fix="set train.device to auto or cpu"
+            "train.device is cuda, but Ray sees no GPU", where="settings", fix="set train.device to auto or cpu"
         )
     return "cuda" if gpus and wanted != "cpu" else "cpu"
 
@@ -83,8 +83,8 @@ def device(wanted: Literal["cpu", "cuda", "auto"]) -> Literal["cpu", "cuda"]:
 def worth_having(job: TrainJob) -> int:
     """Return how many workers to train with: one for each GPU, or for each node that has CPUs.
 
-    Their quantile sketches are merged, so the number decides a model's cuts: what was begun with one goes on with it,
-    whatever the cluster has become.
+    XGBoost merges the workers' quantile sketches, so their number changes the model's cuts. A training is therefore
+    resumed with the number that it began with, even if the cluster has changed.
     """
     import ray
 
@@ -98,9 +98,9 @@ def worth_having(job: TrainJob) -> int:
 
 
 def fit(job: TrainJob, workers: int) -> Trained:
-    """Train on `workers` Ray Train workers, fewer where there are fewer GPUs than that: XGBoost shares none.
+    """Train on `workers` Ray Train workers; on GPUs, on at most one per GPU, as XGBoost cannot share a GPU.
 
-    `job.folder` keeps the checkpoints and is left to the caller.
+    The checkpoints stay in `job.folder`, which the caller removes.
     """
     with cluster.IMPORTING:
         import ray
@@ -113,7 +113,7 @@ def fit(job: TrainJob, workers: int) -> Trained:
     if job.device == "cuda":
         workers, resources = min(workers, int(ray.cluster_resources()["GPU"])), {"CPU": 0.5, "GPU": 1}
     own = job.folder / "ray"
-    shutil.rmtree(own, ignore_errors=True)  # Ray Train would take up what it finds under the name
+    shutil.rmtree(own, ignore_errors=True)  # Ray Train would resume a run of the same name
     trainer = ray_private.lean_trainer(own=cluster.is_own())(
         train_loop_per_worker,
         train_loop_config={"job": job},
@@ -121,7 +121,7 @@ def fit(job: TrainJob, workers: int) -> Trained:
             num_workers=workers,
             resources_per_worker=resources,
             use_gpu=job.device == "cuda",
-            # Ray would pack them onto one node, whose cores they would share.
+            # By default Ray packs the workers onto one node, whose cores they would share.
             placement_strategy="SPREAD",
         ),
         run_config=train.RunConfig(
@@ -133,22 +133,22 @@ def fit(job: TrainJob, workers: int) -> Trained:
     except TrainingFailedError as error:
         failures = list(getattr(error, "worker_failures", {}).values())
         reasons = "; ".join(sorted({str(e).strip().splitlines()[-1] for e in failures})) or str(error)
-        # What our own code or XGBoost raised will be raised again; a lost worker will not.
+        # A retry would meet the same error of our own code or of XGBoost, but not the loss of a worker.
         kind = TransientError if any(isinstance(e, RayError) for e in failures) else RunError
         raise kind(f"distributed training failed: {reasons}", where="Ray Train", fix="check train.params") from error
     if isinstance(outcome, RaymillError):
         raise outcome
     if outcome is None:
         raise RunError("training ended without a model", where="Ray Train")
-    found: Trained = outcome
-    found.seconds["start"] = round(time.perf_counter() - started - sum(found.seconds.values()), 3)
-    return found
+    trained: Trained = outcome
+    trained.seconds["start"] = round(time.perf_counter() - started - sum(trained.seconds.values()), 3)
+    return trained
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
-    """One rank: its rows, then the shared rounds.
+    """Train as one rank: read its rows, then boost with the other ranks.
 
-    What is the user's to mend is returned: Ray Train would start the workers twice more for what is raised.
+    Errors that the user has to fix are returned. If they were raised, Ray Train would start the workers twice more.
     """
     from ray import train
 
@@ -168,9 +168,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
 
 @contextmanager
 def communicator(rank: int, size: int) -> Iterator[None]:
-    """XGBoost's all-reduce among the workers, over a tracker in rank 0.
+    """Connect the workers for XGBoost's all-reduce, with the tracker in rank 0.
 
-    `ray.train.xgboost` has one in Ray Train's controller, which takes XGBoost's import and memory in a third process.
+    `ray.train.xgboost` runs the tracker in Ray Train's controller, which costs XGBoost's import and memory once more.
     """
     if size == 1:
         yield
@@ -185,7 +185,7 @@ def communicator(rank: int, size: int) -> Iterator[None]:
         tracker = RabitTracker(n_workers=size, host_ip=ray.util.get_node_ip_address(), sortby="task")
         tracker.start()
     arguments = broadcast_from_rank_zero(dict(tracker.worker_args()) if tracker else None)
-    # Ranks go by these names, so XGBoost's are Ray Train's.
+    # XGBoost numbers its ranks in the order of these ids, so they equal Ray Train's.
     with CommunicatorContext(**arguments, dmlc_task_id=f"{rank:08}"):
         yield
     if tracker:
@@ -193,7 +193,7 @@ def communicator(rank: int, size: int) -> Iterator[None]:
 
 
 def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillError:
-    """Matrices and rounds of one rank, inside the communicator; the same on every rank but for what rank 0 keeps."""
+    """Build one rank's matrices and boost, inside the communicator. Only rank 0 reads and writes checkpoints."""
     started = time.perf_counter()
     max_bin = job.params.get("max_bin")
     rows = {
@@ -209,14 +209,14 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
         ref = matrices.get("train")
         matrices[name] = boosting.matrix(mine, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
     problem = next((r.problem for r in rows.values() if r.problem), None)
-    if told := first_of(problem, rank, size):
-        return told
+    if first := first_of(problem, rank, size):
+        return first
     built = time.perf_counter()
 
     target = TARGETS[job.target]
     params = {**job.params, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
     plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every)
-    # Rank 0 alone looks, so that all begin at the same round.
+    # Only rank 0 reads the checkpoint, so that all ranks begin at the same round.
     start = broadcast(read_checkpoint(job.folder, job.identity) if rank == 0 else None, size)
 
     def save(checkpoint: Checkpoint) -> None:
@@ -231,29 +231,29 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
 def broadcast(value: Any, size: int, root: int = 0) -> Any:
     from xgboost import collective
 
-    return value if size == 1 else collective.broadcast([value], root)[0]  # it takes no None
+    return value if size == 1 else collective.broadcast([value], root)[0]  # in a list, as it accepts no None
 
 
 def first_of(problem: RaymillError | None, rank: int, size: int) -> RaymillError | None:
-    """The problem of the lowest rank that has one, on every rank."""
+    """Return, on every rank, the problem of the lowest rank that has one."""
     if size == 1:
         return problem
     import numpy as np
     from xgboost import collective
 
     root = int(collective.allreduce(np.array([rank if problem else size]), collective.Op.MIN)[0])
-    found: RaymillError | None = broadcast(problem, size, root) if root < size else None
-    return found
+    first: RaymillError | None = broadcast(problem, size, root) if root < size else None
+    return first
 
 
 def write_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None:
-    """A line of JSON, then the model, under their name when they are whole."""
+    """Write a line of JSON, then the model, atomically."""
     about = {"identity": identity, "sha256": sha256(checkpoint.model).hexdigest(), "curves": checkpoint.curves}
     write_whole(folder / "checkpoint", json.dumps(about).encode() + b"\n" + checkpoint.model)
 
 
 def read_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint of this job, if there is one that is whole."""
+    """Return the checkpoint of this job; None if there is none, or it is incomplete or of another job."""
     try:
         first, _, model = (folder / "checkpoint").read_bytes().partition(b"\n")
         about = json.loads(first)

@@ -24,7 +24,7 @@ RESERVED = (
     "booster", "updater", "process_type",
 )  # fmt: skip
 
-# Below 1, each makes a round draw rows or columns at random.
+# Each of these below 1 makes a round draw rows or columns at random.
 SAMPLED = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
 
 Curves = dict[str, list[float]]  # slice -> its loss after each round
@@ -32,7 +32,7 @@ Curves = dict[str, list[float]]  # slice -> its loss after each round
 
 @dataclass(frozen=True)
 class Rounds:
-    """What decides the rounds, except the data. `patience`: rounds without improvement before stopping."""
+    """The settings of a training, without its data. `patience`: rounds without improvement before stopping."""
 
     params: Mapping[str, Any]
     target: Target
@@ -56,10 +56,10 @@ class Checkpoint:
 def boost(
     job: Rounds, dtrain: Any, dvalid: Any, start: Checkpoint | None, save: Callable[[Checkpoint], None]
 ) -> tuple[bytes, Curves, int]:
-    """Train rounds from `start` on; returns the model as UBJ bytes, cut to its best round, the losses, the rounds kept.
+    """Train rounds from `start` on. Returns the model as UBJ bytes, cut to its best round, the losses, the rounds kept.
 
     With `patience` the best round is the one of least loss on `dvalid`; without it the model is not cut. `save` gets a
-    checkpoint every `checkpoint_every` rounds; a run that resumes from it returns the same bytes.
+    checkpoint every `checkpoint_every` rounds. A run that resumes from a checkpoint returns the same bytes.
     """
     import xgboost as xgb
 
@@ -121,7 +121,7 @@ def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:
             warnings.simplefilter("always")
             xgb.train(settled, xgb.QuantileDMatrix(x, y, nthread=1, max_bin=params.get("max_bin")), 1)
     except (xgb.core.XGBoostError, ValueError, TypeError) as error:
-        # XGBoost's message begins with a clock and a line of its source, and ends with addresses.
+        # XGBoost's message begins with the time and a source line, and ends with a stack trace.
         reason = " ".join(re.sub(r"^\[[\d:]+\] \S+: ", "", str(error)).partition("Stack trace")[0].split())
         raise SettingsError(f"XGBoost refuses {dict(params)}: {reason}", where=where, fix="change the value") from None
     for line in (str(w.message) for w in caught):

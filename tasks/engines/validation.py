@@ -1,4 +1,4 @@
-"""Hold what a validation found, added up over all pieces of a table."""
+"""The results of a validation, summed over all pieces of each table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Validation:
-    """What came out: one JSON-able dictionary per expectation, and the rows of each table.
+    """The results, one JSON-able dictionary per expectation, and the number of rows of each table.
 
-    Keys: table, type, kwargs, success, element_count, missing_count, unexpected_count, unexpected_percent (of what
-    is not missing), examples (value, file, row counted from 0), observed_value, error.
+    Keys: table, type, kwargs, success, element_count, missing_count, unexpected_count, unexpected_percent (of the
+    values that are not missing), examples (value, file, row counted from 0), observed_value, error.
     """
 
     stage: str

@@ -1,6 +1,6 @@
-"""The validating actor: Great Expectations, imported once per process, over one batch of rows at a time.
+"""The actor that validates batches of rows with Great Expectations, which it imports once per process.
 
-`expectations.Validators` owns a few of these. The module imports nothing heavy, for the driver imports it too.
+`expectations.Validators` owns a few of these actors. The driver imports this module too, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tasks.engines.suites import Expectation, plain
 from tasks.engines.validation import Validation
 
 EXAMPLES = 20
-FRAME_ROWS = 50_000  # up to so many all rows are judged: it costs less than to look for those that stand for all
+FRAME_ROWS = 50_000  # up to so many rows all are validated: that costs less than a search for witnesses
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some row groups of one parquet file; `first_row` is where they begin in it."""
+    """Row groups of one parquet file, which begin at the file's row `first_row`."""
 
     file: str
     row_groups: tuple[int, ...]
@@ -32,7 +32,7 @@ class Piece:
 
 
 class Validator:
-    """The actor. It imports Great Expectations once and lives as long as the run."""
+    """Validate batches of rows, as an actor that lives as long as the run."""
 
     def __init__(self) -> None:
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
@@ -43,7 +43,7 @@ class Validator:
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
 
     def check(self, expectations: list[Expectation], pieces: list[Piece], where: str) -> list[dict[str, Any]]:
-        """Validate the rows of these pieces. Returns one part per expectation, in the given order."""
+        """Validate the rows of these pieces. Returns one partial result per expectation, in the given order."""
         numbered, parts = dict(enumerate(expectations)), {}
         if sum(piece.rows for piece in pieces) > FRAME_ROWS:
             parts = self._check_witnesses(numbered, pieces, where)
@@ -56,18 +56,18 @@ class Validator:
     def _check_witnesses(
         self, expectations: dict[int, Expectation], pieces: list[Piece], where: str
     ) -> dict[int, dict[str, Any]]:
-        """The parts of those that hold for the rows that stand for all."""
+        """Return the partial results of the expectations that hold for all their witnesses."""
         known = {n: e for n, e in expectations.items() if witnesses.may_have(e)}
         if not known:
             return {}
         table = _read(pieces, _columns(known))
-        rows = {n: found for n, e in known.items() if (found := witnesses.witnesses(e, table))}
+        rows = {n: result for n, e in known.items() if (result := witnesses.witnesses(e, table))}
         if not rows:
             return {}
         chosen = sorted({row for some, _ in rows.values() for row in some})
         frame = table.take(chosen).to_pandas(ignore_metadata=True)
         parts = self._check_frame({n: known[n] for n in rows}, frame, [], where)
-        # Not `success`: with `mostly` that may hold for these rows and not for all.
+        # `success` is not enough: with `mostly` it may hold for the witnesses but not for all rows.
         held = {n: part for n, part in parts.items() if part["success"] and not part["result"]["unexpected_count"]}
         for n, part in held.items():
             part["result"] |= {"element_count": table.num_rows, "missing_count": rows[n][1]}
@@ -81,12 +81,12 @@ class Validator:
             batches = source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("batch")
             batch = batches.get_batch({"dataframe": frame})
             results = _validate(batch, expectations, "BASIC", where)
-            # Row numbers cost a third more, so only what has something to show is validated for them.
+            # Row numbers cost a third more, so only expectations with unexpected values are validated again for them.
             shown = {n: expectations[n] for n, r in results.items() if (r.result or {}).get("unexpected_count")}
             if shown:
                 results |= _validate(batch, shown, "SUMMARY", where)
         finally:
-            self._context.data_sources.delete("snapshot")  # it would hold on to the frame
+            self._context.data_sources.delete("snapshot")  # or it would keep the frame in memory
         return {number: _part(results[number], pieces) for number in expectations}
 
     def write_data_docs(
@@ -98,7 +98,7 @@ class Validator:
 
 
 def _validate(batch: Any, expectations: dict[int, Expectation], result_format: str, where: str) -> dict[int, Any]:
-    """Results by number: their order is not that of the suite, for those that raised come first."""
+    """Return the results by number: Great Expectations changes the suite's order, as those that raised come first."""
     import great_expectations as gx
 
     suite = gx.ExpectationSuite(name="suite", expectations=[_to_gx(e, n, where) for n, e in expectations.items()])
@@ -116,7 +116,7 @@ def _to_gx(expectation: Expectation, number: int, where: str) -> Any:
         return ExpectationConfiguration(
             type=expectation.type, kwargs=expectation.kwargs, meta={"number": number}
         ).to_domain_obj()
-    except (ValueError, TypeError, GreatExpectationsError) as error:  # pydantic's is a ValueError
+    except (ValueError, TypeError, GreatExpectationsError) as error:  # pydantic's ValidationError is a ValueError
         problems = " ".join(str(error).split())
         raise SettingsError(f"{expectation}: {problems}", where=where, fix="correct it in conf/expectations") from None
 
@@ -126,7 +126,7 @@ def _columns(expectations: dict[int, Expectation]) -> list[str]:
 
 
 def _read(pieces: list[Piece], columns: list[str]) -> Any:
-    """The pieces as one Arrow table; without columns one of as many rows."""
+    """Read the pieces as one Arrow table; without columns, return a column of nulls with as many rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -157,7 +157,7 @@ def _part(outcome: Any, pieces: list[Piece]) -> dict[str, Any]:
 
 
 def _locate(row: int | None, pieces: list[Piece]) -> dict[str, Any]:
-    """File, and row in it, of a row of the frame."""
+    """Return the file of a row of the frame and the row's number in that file; None for both where unknown."""
     for piece in pieces:
         if row is None:
             break

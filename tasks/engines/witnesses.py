@@ -1,8 +1,8 @@
-"""Rows that stand for all the others: where an expectation holds for these, it holds for every row.
+"""Select an expectation's witnesses: rows such that, if the expectation holds for them, it holds for every row.
 
-Great Expectations takes a pandas frame, which for a million rows costs a second a column to make and another to judge.
-Of a range only the least and the greatest value matter, of a set each different value once. So those rows are found
-with Arrow, and Great Expectations judges them; where it finds one wanting, it gets the whole column, and its counts
+Great Expectations takes a pandas frame. A million rows cost a second per column to convert, and another to validate.
+But a range depends only on the least and the greatest value, and a set on one row per distinct value. So Arrow selects
+these rows, and Great Expectations validates them. If one of them fails, it validates the whole column, so that counts
 and examples are those of all rows.
 """
 
@@ -22,9 +22,9 @@ NOT_NULL = "expect_column_values_to_not_be_null"
 IN_SET = "expect_column_values_to_be_in_set"
 UNIQUE = "expect_column_values_to_be_unique"
 GREATER = "expect_column_pair_values_a_to_be_greater_than_b"
-MOST_DIFFERENT = 1_000  # values of which each needs a row
+MOST_DIFFERENT = 1_000  # distinct values, each of which needs a row
 EXACT = 1 << 62  # differences of smaller integers do not overflow
-# The arguments that are understood; with any other, all rows are judged.
+# The arguments supported here; with any other, all rows are validated.
 ARGUMENTS = {
     BETWEEN: {"column", "min_value", "max_value", "strict_min", "strict_max", "mostly"},
     LENGTHS: {"column", "min_value", "max_value", "strict_min", "strict_max", "mostly"},
@@ -36,13 +36,13 @@ ARGUMENTS = {
 
 
 def may_have(expectation: Expectation) -> bool:
-    """Whether a few rows can stand for all; their values still have to allow it."""
+    """Return whether the expectation is of a kind that has witnesses, if the values allow it."""
     return set(expectation.kwargs) <= ARGUMENTS.get(expectation.type, set())
 
 
 def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int | None] | None:
-    """Return the numbers of these rows and how many rows have no value (None where Great Expectations does not count
-    them); None where all rows have to be judged."""
+    """Return the row numbers of the witnesses and the number of missing values (None where Great Expectations does not
+    count them). Returns None if all rows must be validated."""
     if not table.num_rows or not may_have(expectation):
         return None
     columns = [_without_nan(table[name]) for name in expectation.columns]
@@ -66,7 +66,7 @@ def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int
 
 
 def _without_nan(column: Any) -> Any:
-    """Return the column with nulls for NaN, which pandas takes for missing values."""
+    """Return the column with NaN replaced by null, as pandas treats NaN as missing."""
     return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
 
 
@@ -88,7 +88,7 @@ def _one_of_each(column: Any) -> list[int] | None:
 
 
 def _twins(column: Any) -> list[int] | None:
-    """Return the first known row if all values differ; None if two rows are equal, so that both can be shown."""
+    """Return the first row with a value if all values differ; None if two are equal, so that both become examples."""
     known = column.drop_null()
     if pc.count_distinct(known).as_py() < len(known):
         return None
@@ -96,7 +96,7 @@ def _twins(column: Any) -> list[int] | None:
 
 
 def _closest(a: Any, b: Any) -> tuple[list[int], int] | None:
-    """Return the row whose first value exceeds its second by the least."""
+    """Return the row of the least a - b, for integers whose difference cannot overflow; None for others."""
     if not (pa.types.is_integer(a.type) and pa.types.is_integer(b.type)):
         return None
     first, second = (np.asarray(c.to_numpy(zero_copy_only=False)) for c in (a, b))

@@ -58,7 +58,7 @@ def split_by_item(block: Block, buckets: int) -> list[pa.Table]:
 
 
 def answer_items(slices: list[pa.Table], reviews: int) -> list[pa.Table]:
-    """Answer the review blocks, which come first, with `row` and its item's columns; the others with empty tables."""
+    """Return `row` and its item's columns for each block of reviews, which come first; empty tables for the others."""
     frames = [pl.DataFrame(pl.from_arrow(s)) for s in slices]
     items = pl.concat(frames[reviews:])
     joined = [frame.join(items, on="item_id", how="inner").drop("item_id").to_arrow() for frame in frames[:reviews]]

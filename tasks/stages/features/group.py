@@ -28,9 +28,9 @@ class Group:
 
     name: the setting features.groups.NAME switches the group. says: its description, for docs/reference.md.
     columns: a description of each feature. All become float32, NaN or null where unknown.
-    of_part: computes the columns from one file of reviews, in the order of its rows. None: they come from other reviews
-    or from models, and `tasks.stages.features.stage` adds them.
-    on: whether the group is on by default; None: it is, unless the target switches it off (`Target.off`).
+    of_part: computes the columns from one file of reviews, in the order of its rows. If None,
+    `tasks.stages.features.stage` adds the columns, from other reviews or from models.
+    on: whether the group is on by default; None: it is on, unless the target switches it off (`Target.off`).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Settings of the stage `features`, with a switch for each declared group; the features that they select."""
+"""Settings of the stage `features`, with a switch for each declared group, and the features that they select."""
 
 from __future__ import annotations
 

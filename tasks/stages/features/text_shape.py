@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tasks.algorithms import pretokens
 
 CHUNK_BYTES = 1 << 20  # processed at once, so that the arrays stay in the cache
-UPPER, LOWER, DIGIT, BLANK, INSIDE = (1 << k for k in range(5))  # INSIDE: of a character, but not its first byte
+UPPER, LOWER, DIGIT, BLANK, INSIDE = (1 << k for k in range(5))  # INSIDE: a byte of a character, but not its first
 TEXT_SHAPE = {
     "n_chars": "characters of the text",
     "exclamations": "exclamation marks per 100 characters",
@@ -105,7 +105,7 @@ def text_digest(texts: pl.Series) -> pl.Series:
     and is faster for texts of this length than arithmetic on whole columns.
     """
     normal = texts.str.to_lowercase().str.strip_chars()
-    odd = normal.str.contains(r"\s\s|[^\S ]").arg_true()  # few after clean, and searching is ten times as fast
+    odd = normal.str.contains(r"\s\s|[^\S ]").arg_true()  # few after `clean`, and searching is ten times as fast
     normal = normal.scatter(odd, normal.gather(odd).str.replace_all(r"\s+", " "))
     digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in normal)
     return pl.select(pl.when(normal != "").then(pl.Series(np.frombuffer(digests, "<u8")))).to_series()

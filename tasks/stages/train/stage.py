@@ -1,10 +1,10 @@
-"""Slices in, an XGBoost model out, trained data-parallel on Ray Train.
+"""Train an XGBoost model on the slices, data-parallel on Ray Train.
 
-`train` makes the untuned baseline from the train slice and the parameters in conf, and stops where the validation slice
-says so; `refit` makes the final model from train and validation slices together, with the parameters and rounds that
-the search found. Out: `model.ubj` (XGBoost's own format, never pickle), cut to its best round, and the learning curve
-of all rounds (`round`, `split`, `loss`, in the metric of the target). Facts: `target`, `metric`, `params`, `rounds`,
-`features`, `loss` {slice: of the model as it is}.
+`train` fits the untuned baseline to the train slice with the parameters in conf, and stops early by the loss of the
+validation slice. `refit` fits the final model to train and validation slices together, with the search's best
+parameters and rounds. Out: `model.ubj` (XGBoost's own format, never pickle), cut to its best round, and the learning
+curve of all rounds (`round`, `split`, `loss`, in the metric of the target). Facts: `target`, `metric`, `params`,
+`rounds`, `features`, `loss` {slice: loss of the cut model}.
 
     raymill run --until refit
 """
@@ -48,7 +48,7 @@ def train(splits: Snapshot, config: TrainConfig, out: SnapshotWriter) -> None:
     watch = ("valid",) if splits.rows("valid") else ()
     if not watch and config.early_stopping_rounds is not None:
         raise InputError(
-            "the validation slice is empty, and early stopping is to watch it",
+            "the validation slice is empty, but early stopping needs it",
             where="train",
             fix="give more data, make split.valid larger, or set train.early_stopping_rounds=null",
         )
@@ -65,13 +65,13 @@ def fit(
     splits: Snapshot,
     learn: tuple[str, ...],
     watch: tuple[str, ...],
-    found: dict[str, Any],
+    tuned: dict[str, Any],
     rounds: int,
     patience: int | None,
     config: TrainConfig,
     out: SnapshotWriter,
 ) -> None:
-    """Train on the slices `learn`, with the parameters of conf under those that a search `found`."""
+    """Train on the slices `learn`, with the parameters in conf, overridden by those that a search `tuned`."""
     target = TARGETS[splits.facts["target"]]
     check_labels(splits, learn, target)
     job = ray_train.TrainJob(
@@ -79,7 +79,7 @@ def fit(
         valid=tuple(f for name in watch for f in splits.files(name)),
         features=tuple(splits.facts["features"]),
         target=target.name,
-        params={**config.params, **found},
+        params={**config.params, **tuned},
         seed=config.seed,
         rounds=rounds,
         folder=out.scratch,
@@ -107,7 +107,7 @@ def fit(
 
 
 def check_labels(splits: Snapshot, learn: tuple[str, ...], target: Target) -> None:
-    """Raise InputError where there is nothing to learn: no rows, or labels that are all the same."""
+    """Raise InputError if there is nothing to learn: no labels, or labels that are all the same."""
     where, slices = "train", " and ".join(learn)
     extremes = boosting.label_range([f for name in learn for f in splits.files(name)])
     if extremes is None:

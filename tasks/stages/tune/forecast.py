@@ -21,17 +21,17 @@ from scipy.special import ndtr
 from tasks.algorithms.gaussian_process import GaussianProcess, fit
 from tasks.domain.search_space import Axis, Value
 
-ANYWHERE, NEAR, CENTRES, RADIUS = 512, 48, 4, 0.12  # candidates, of which so many around each of the best trials
-WAY_LENGTH = 0.4  # expected length of the kernel along the way; along each parameter it is 1, all of its range
-# To learn from, at a cost of their third power; where there are more, the last one of each of the last trials.
+ANYWHERE, NEAR, CENTRES, RADIUS = 512, 48, 4, 0.12  # candidates: some anywhere, and NEAR around each of the best trials
+PROGRESS_LENGTH = 0.4  # prior length of the kernel along the progress; along each parameter it is 1, the whole range
+# The process learns from at most so many, at cubic cost. Of more it takes the last one of each of the latest trials.
 MOST_POINTS = 256
-FLOOR = 0.9  # of the best loss: losses are believed in by the logarithm of what they are above it
-ETA, DEPTH = 0.3, 6.0  # XGBoost's, where the space does not have them, or no limit of depth
+FLOOR = 0.9  # share of the best loss; the process models the logarithm of the difference between a loss and this floor
+ETA, DEPTH = 0.3, 6.0  # XGBoost's defaults, for a space without them; DEPTH also for a trial without a limit
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A trial so far: the least loss after some numbers of rounds, and whether it ended by itself."""
+    """A trial so far: the least loss after some numbers of rounds, and whether it is complete (`whole`)."""
 
     number: int
     params: Mapping[str, Value]
@@ -45,17 +45,17 @@ class Seen:
 
 
 class Coordinates:
-    """Parameters and rounds as points: ranges from 0 to 1, a coordinate for each of a choice, and last the way."""
+    """Map parameters and rounds to points: ranges scaled to 0 to 1, choices one-hot, and the progress last."""
 
     def __init__(self, space: Mapping[str, Axis], rungs: Sequence[int]) -> None:
         self.space = space
         etas = [float(eta) for eta in (space["eta"].ends() if "eta" in space else (ETA,))]
         self.start, self.end = math.log(min(etas) * rungs[0]), math.log(max(etas) * rungs[-1])
         dimensions = sum(len(axis.choice or (1,)) for axis in space.values())
-        self.lengths = [1.0] * dimensions + [WAY_LENGTH]
+        self.lengths = [1.0] * dimensions + [PROGRESS_LENGTH]
 
     def params(self, shares: Sequence[float]) -> dict[str, Value]:
-        """Of a share of each axis the parameters."""
+        """Return the parameters at these shares of the axes, from 0 to 1."""
         return {name: axis.at(share) for (name, axis), share in zip(self.space.items(), shares, strict=True)}
 
     def shares(self, params: Mapping[str, Value]) -> list[float]:
@@ -66,14 +66,14 @@ class Coordinates:
         for name, axis in self.space.items():
             value = params[name]
             at += [float(value == other) for other in axis.choice] if axis.choice else [axis.share(value)]
-        way = math.log(float(params.get("eta", ETA)) * rounds)
-        return [*at, (way - self.start) / ((self.end - self.start) or 1.0)]
+        progress = math.log(float(params.get("eta", ETA)) * rounds)
+        return [*at, (progress - self.start) / ((self.end - self.start) or 1.0)]
 
 
 class Forecast:
-    """What is believed after these trials. `rungs`: the rounds to look at, the last the most that a trial may have.
+    """A Gaussian process fitted to trials. `rungs`: the rounds at which it learns, the last one a trial's maximum.
 
-    Raises ValueError where no trial has a loss.
+    Raises ValueError if no trial has a loss.
     """
 
     def __init__(self, space: Mapping[str, Axis], rungs: Sequence[int], trials: Sequence[Seen]) -> None:
@@ -90,45 +90,45 @@ class Forecast:
         self.points, values = zip(*(point for points in seen for point in points), strict=True)
         self.values = np.array(values)
         self.kernel = fit(self.points, self.values, self.at.lengths)
-        self.believed = GaussianProcess(self.kernel, self.points, self.values)
+        self.process = GaussianProcess(self.kernel, self.points, self.values)
 
     def _points(self, trial: Seen) -> list[tuple[list[float], float]]:
-        """The least loss at each rung; a trial that has ended by itself would have stayed where it was."""
+        """Return a point and a value for the least loss at each rung; a complete trial keeps its loss to the last."""
         last = self.rungs[-1] if trial.whole else max(trial.losses)
         upto = [(r, [loss for rounds, loss in trial.losses.items() if rounds <= r]) for r in self.rungs if r <= last]
         return [(self.at(trial.params, rung), self._above(min(losses))) for rung, losses in upto if losses]
 
     def _above(self, loss: float) -> float:
-        """The logarithm of what a loss is above a floor: near the best one, differences count for more."""
+        """Return the logarithm of a loss above the floor, which magnifies differences near the best loss."""
         return math.log(max(loss - FLOOR * self.best, 1e-12))
 
     def end(self, params: Mapping[str, Value]) -> list[float]:
         return self.at(params, self.rungs[-1])
 
     def chance(self, number: int) -> float:
-        """How likely the trial of this number, which has a loss, comes to a lower one than all others have so far."""
+        """Return the probability that the trial of this number, which has a loss, ends below all others so far."""
         (this,) = (trial for trial in self.trials if trial.number == number)
         others = min((trial.loss for trial in self.trials if trial is not this), default=math.inf)
         if this.loss < others:
             return 1.0
-        mean, deviation = self.believed.predict([self.end(this.params)])
+        mean, deviation = self.process.predict([self.end(this.params)])
         return float(ndtr((self._above(others) - mean[0]) / deviation[0]))
 
     def suggestion(self, seed: int) -> dict[str, Value]:
-        """The parameters of most expected improvement on the best for their work, of candidates that the seed draws.
+        """Return the parameters of most expected improvement per work, among candidates that the seed draws.
 
-        Trials that run are believed to end as they should. The work of a tree is a pass over the rows for each level.
+        Running trials are assumed to end as predicted. The work of a tree is a pass over the rows for each level.
         """
-        believed = self.believed
+        process = self.process
         if ends := [self.end(params) for params in self.running]:
-            values = np.concatenate([self.values, believed.predict(ends)[0]])
-            believed = GaussianProcess(self.kernel, [*self.points, *ends], values)
+            values = np.concatenate([self.values, process.predict(ends)[0]])
+            process = GaussianProcess(self.kernel, [*self.points, *ends], values)
         rng = np.random.default_rng(seed)
         axes = len(self.at.space)
         near = [rng.normal(self.at.shares(t.params), RADIUS, (NEAR, axes)) for t in self.trials[:CENTRES]]
         drawn = np.clip(np.vstack([rng.random((ANYWHERE, axes)), *near]), 0.0, 1.0)
         candidates = [self.at.params(shares) for shares in drawn.tolist()]
-        mean, deviation = believed.predict([self.end(params) for params in candidates])
+        mean, deviation = process.predict([self.end(params) for params in candidates])
         gain = (self._above(self.best) - mean) / deviation
         expected = deviation * (gain * ndtr(gain) + np.exp(-0.5 * gain * gain) / math.sqrt(2 * math.pi))
         work = [float(params.get("max_depth", 0)) or DEPTH for params in candidates]

@@ -1,4 +1,4 @@
-"""Pictures of a search: which parameters mattered, and what its trials tried."""
+"""Plot a search: the importance of each parameter, and the parameters and losses of its trials."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.engines import plots
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEW = 4  # trials, below which nothing can be said about importance
+FEW = 4  # the least number of trials for which importance is estimated
 
 
 def search_plots(search: Snapshot) -> dict[str, bytes]:
-    """PNG by file name, of a snapshot of the stage tune."""
+    """Return PNG images by file name, of a snapshot of the stage `tune`."""
     trials = search.read().to_pylist()
     params = [json.loads(trial["params"]) for trial in trials]
     losses = [trial["valid_loss"] for trial in trials]
@@ -27,19 +27,19 @@ def search_plots(search: Snapshot) -> dict[str, bytes]:
     space = {name: Axis.model_validate(axis) for name, axis in search.manifest.config["space"].items()}
     tried = {name: [p[name] for p in params] for name in space}
     lines = plots.parallel_coordinates(tried, np.array(losses), best, search.facts["metric"])
-    found = {"parallel_coordinates.png": lines}
+    images = {"parallel_coordinates.png": lines}
     if shares := importances(params, losses, space):
-        found["parameter_importance.png"] = parameter_importance(shares, len(trials))
-    return found
+        images["parameter_importance.png"] = parameter_importance(shares, len(trials))
+    return images
 
 
 def importances(
     params: Sequence[Mapping[str, Any]], losses: Sequence[float], space: Mapping[str, Axis]
 ) -> dict[str, float]:
-    """Shares, in all 1, of the loss's variance that each parameter explains by fANOVA, the largest first.
+    """Return the share of the loss's variance that each parameter explains by fANOVA, largest first; the sum is 1.
 
-    Stopped trials count, with the loss they had come to: of a few trials too few are complete. Empty where there are
-    fewer than four, or where all have the same loss.
+    Stopped trials count with their loss so far, because among a few trials too few are complete. Empty if there are
+    fewer than four trials, or if all have the same loss.
 
     Source: Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, 2014.
     """
@@ -60,7 +60,7 @@ def importances(
 
 
 def parameter_importance(shares: Mapping[str, float], trials: int) -> bytes:
-    """A bar per parameter, on top the first."""
+    """Draw a bar per parameter, with the first on top, as a PNG."""
 
     def draw(ax: Axes) -> None:
         y = np.arange(len(shares))[::-1]

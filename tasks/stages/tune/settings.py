@@ -21,13 +21,13 @@ class TuneConfig(Section):
     min_rounds: Positive
     patience: Positive
     seed: Annotated[int, Field(ge=0)]
-    # Where the trials are kept decides nothing about what they find, and a password must not get into a manifest: it
-    # is left out of all that is written down.
+    # Excluded from manifests and all other files: the place of the trials does not affect their results, and the URL
+    # may hold a password.
     storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
     space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
     first: Annotated[dict[str, search_space.Value | None], AfterValidator(search_space.check_names)]
 
     @property
     def axes(self) -> dict[str, search_space.Axis]:
-        """The ranges that are searched: a range set to null is left out."""
+        """Return the ranges to search, without those set to null."""
         return {name: axis for name, axis in self.space.items() if axis is not None}

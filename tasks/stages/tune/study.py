@@ -1,9 +1,8 @@
-"""The study: Optuna's record of a search's trials, in a file of its own or in a database that machines share.
+"""Record a search's trials in an Optuna study, in a file of its own or in a database that machines share.
 
-Everything known of a trial is in the study as soon as it ends, so a search that was killed, or one that another
-machine began, goes on from there. A suggestion depends on the seed, on how many trials came before and on what they
-found, and on nothing else: a search of one trial at a time that is taken up makes the trials of one that was never
-interrupted.
+The study holds each trial as soon as it ends. So a search that was killed, or one that another machine began, continues
+from there. A suggestion depends only on the seed, and on the number and the results of the earlier trials. So a search
+of one trial at a time makes the same trials whether or not it was interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from tasks.core.secrets import masked
 from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.suggestions import Suggestions, combinations, distribution, forecast, in_order, one_thread
 
-DOUBTFUL = 0.05  # a trial that becomes the best one with no more than this probability is stopped
-HEARTBEAT_S, GRACE_S = 20, 120  # a trial whose machine was not heard of for so long is taken to be lost
+DOUBTFUL = 0.05  # a trial is stopped if its probability of becoming the best one is at most this
+HEARTBEAT_S, GRACE_S = 20, 120  # a trial without a heartbeat for GRACE_S is considered lost
 STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
 
 
@@ -47,10 +46,9 @@ class Ended:
 
 
 class Study:
-    """One search's trials. `wanted`: how many are to end, at most those of the grid.
+    """The trials of one search. `wanted`: how many trials have to end, at most the size of the grid.
 
-    `name` must differ between searches of another space, other data or other code: studies in one database are told
-    apart by it alone.
+    `name` alone identifies a study in a shared database, so it must differ if the space, the data or the code differ.
     """
 
     def __init__(self, config: TuneConfig, name: str, file: Path) -> None:
@@ -62,59 +60,59 @@ class Study:
         grid = combinations(config) if config.algorithm == "grid" else None
         self.wanted = min(config.trials, len(grid)) if grid else config.trials
         self.storage = open_storage(self.url, self.shared)
-        # Heard of before anything else is known of it: a trial that is lost while it is thought of is given up, too.
+        # The first heartbeat precedes the suggestion, so that a trial lost while it is being suggested is failed, too.
         began = self.storage.record_heartbeat if self.shared else lambda _trial: None
         sampler = Suggestions(config, grid, began)
         self.record = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, sampler=sampler)
         if self.shared:
             self.study = self.record
         else:
-            # Some twenty writes per trial take 70 ms of CPU from the trials; of a trial that has ended it is one.
+            # Trials stay in memory, and are written once they end: some twenty writes per trial take 70 ms of CPU.
             self.study = optuna.create_study(sampler=sampler)
             self.study.add_trials(self.record.trials)
         self.live: dict[str, optuna.Trial] = {}
         self.fail_lost()
 
     def fail_lost(self) -> None:
-        """Give up the trials of machines that were not heard of for long; others take their place."""
+        """Fail the trials of machines whose heartbeats have stopped. Other trials take their place."""
         if self.shared:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # heartbeats count as experimental
+                warnings.simplefilter("ignore")  # Optuna calls heartbeats experimental
                 optuna.storages.fail_stale_trials(self.study)
 
     def taken(self) -> list[FrozenTrial]:
-        """The first `wanted` trials that ended or are being worked on here or elsewhere, in their order."""
+        """Return the first `wanted` trials that have ended or are running, here or elsewhere, in their order."""
         return in_order(self.study)[: self.wanted]
 
     def missing(self) -> int:
         return self.wanted - len(self.taken())
 
     def ended(self) -> list[Ended]:
-        """Those of the `wanted` trials that have ended, in the order in which they began."""
+        """Return those of the first `wanted` trials that have ended, in the order in which they began."""
         return [Ended(t.params, STATUS[t.state], t.user_attrs["curve"]) for t in self.taken() if t.state in STATUS]
 
     def ask(self, label: str) -> dict[str, Any]:
-        """The parameters of a new trial, which is known here by its label until it has ended."""
+        """Begin a trial and return its parameters. The label identifies it here until it has ended."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # heartbeats are said to be for Study.optimize: `beating` sends them
+            warnings.simplefilter("ignore")  # Optuna sends heartbeats in Study.optimize only: `beating` sends them
             trial = self.study.ask(self.distributions)
         self.live[label] = trial
         return trial.params
 
     def report(self, label: str, loss: float, rounds: int) -> None:
-        """The least loss of a trial that goes on, after so many rounds: suggestions go by it, and what is stopped."""
+        """Record a running trial's least loss after so many rounds, for suggestions and for stopping."""
         self.live[label].report(loss, rounds)
 
     def promising(self, label: str) -> bool:
-        """Whether a trial that has reported may still become the best one; before any has ended by itself all may."""
-        this, known = self.live[label].number, in_order(self.study)
-        if not any(t.state == TrialState.COMPLETE for t in known) or all(t.number != this for t in known):
+        """Return whether a trial that has reported may still become the best one. Before any is complete, all may."""
+        this, trials = self.live[label].number, in_order(self.study)
+        if not any(t.state == TrialState.COMPLETE for t in trials) or all(t.number != this for t in trials):
             return True
         with one_thread():
-            return forecast(self.config, known).chance(this) > DOUBTFUL
+            return forecast(self.config, trials).chance(this) > DOUBTFUL
 
     def tell(self, label: str, curve: Sequence[float], *, whole: bool) -> None:
-        """A trial has ended, by itself (`whole`) or because of others."""
+        """Record a trial that has ended: complete (`whole`), or stopped because of others."""
         trial = self.live.pop(label)
         trial.set_user_attr("curve", list(curve))
         if whole:
@@ -123,7 +121,7 @@ class Study:
             self._tell(trial, state=TrialState.PRUNED)
 
     def fail(self, label: str) -> None:
-        """A trial has ended without a loss: another takes its place."""
+        """Record a trial that has ended without a loss. Another trial takes its place."""
         self._tell(self.live.pop(label), state=TrialState.FAIL)
 
     def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
@@ -136,7 +134,7 @@ class Study:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Raise TransientError where the database fails in the block: the trials that ended are kept in it."""
+        """Raise TransientError if the database fails in the block. The trials that have ended stay in it."""
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
@@ -145,19 +143,19 @@ class Study:
             raise TransientError(
                 f"the database of the study failed: {_hidden(error.__cause__ or error, self.url)}",
                 where=self.url,
-                fix="see that it is up, and start again: the search goes on from the trials that ended",
+                fix="check that it is up, and run again: the search continues from the trials that have ended",
             ) from None
 
     def close(self) -> None:
-        """Give up the trials that are still running, and let go of the database."""
-        with suppress(Exception):  # whatever stopped the search is the error to tell
+        """Fail the trials that are still running, and close the connections to the database."""
+        with suppress(Exception):  # the error to report is the one that stopped the search
             for label in list(self.live):
                 self.fail(label)
         self.storage.engine.dispose()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Tell the other machines, while the block runs, that the trials here are being worked on."""
+        """Send heartbeats of the running trials while the block runs, so that other machines do not fail them."""
         done = threading.Event()
 
         def beat() -> None:
@@ -165,7 +163,7 @@ class Study:
                 for trial in list(self.live.values()):
                     try:
                         self.storage.record_heartbeat(trial._trial_id)
-                    except Exception:  # the database is away: the next request of the search itself says so
+                    except Exception:  # the database is unreachable: the search's own next request raises
                         break
 
         thread = threading.Thread(target=beat, name="study-heartbeat", daemon=True)
@@ -180,7 +178,7 @@ class Study:
 
 
 def open_storage(url: str, shared: bool) -> Any:
-    """Optuna's tables at this URL, made if they are not there. Raises SettingsError or RunError, password masked."""
+    """Open Optuna's tables at this URL, created if missing. Raises SettingsError or RunError, password masked."""
     from sqlalchemy import event
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -207,7 +205,7 @@ def open_storage(url: str, shared: bool) -> Any:
                 fix="check tune.storage, and that the database is up",
             ) from None
     if url.startswith("sqlite"):
-        # A log, synced now and then: a crash of the machine may lose the last trials, and the file stays whole.
+        # A write-ahead log, synced now and then: if the machine crashes, the last trials may be lost, but not the file.
         def quick(connection: Any, _record: Any) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")

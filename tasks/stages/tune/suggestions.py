@@ -1,4 +1,4 @@
-"""What a search tries next: what the forecast, Optuna's TPE, chance or a grid suggests after the trials of a study."""
+"""Suggest the next trial of a study: by the forecast, by Optuna's TPE, at random or from a grid."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from tasks.domain.search_space import Axis
 from tasks.stages.tune.forecast import Forecast, Seen
 from tasks.stages.tune.settings import TuneConfig
 
-ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # from rung to rung; by ASHA one trial in so many goes on
-STARTS = 4  # trials before the forecast suggests any: conf's first and some at random
+ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # ratio of a rung to the one before; ASHA continues one trial in ASHA_FACTOR
+STARTS = 4  # trials before the forecast suggests any: first conf's parameters, then random ones
 
 
 def milestones(config: TuneConfig) -> tuple[int, ...]:
-    """The rounds after which a trial may be stopped, and last the most that there can be."""
+    """Return the rounds after which a trial may be stopped, and last the maximum."""
     if config.stopping == "patience":
         return (config.max_rounds,)
     return rungs(config, ASHA_FACTOR if config.stopping == "asha" else FORECAST_FACTOR)
 
 
 def rungs(config: TuneConfig, factor: int) -> tuple[int, ...]:
-    rung, found = config.min_rounds, []
+    rung, lower = config.min_rounds, []
     while rung < config.max_rounds:
-        found.append(rung)
+        lower.append(rung)
         rung *= factor
-    return (*found, config.max_rounds)
+    return (*lower, config.max_rounds)
 
 
 def in_order(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials but those that were lost or failed."""
+    """Return all trials except lost and failed ones, by number."""
     return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
 
 
 def seen(trial: FrozenTrial) -> Seen:
-    """What is known of a trial: its losses at rungs while it runs, and all of them when it has ended."""
+    """Return a trial's losses so far: at rungs while it runs, after each round once it has ended."""
     ended = enumerate(itertools.accumulate(trial.user_attrs.get("curve", []), min), 1)
     losses = {**trial.intermediate_values, **dict(ended)}
     return Seen(
@@ -51,15 +51,16 @@ def seen(trial: FrozenTrial) -> Seen:
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """Keep BLAS to one thread: on matrices as small as a forecast's, others only spin, on cores that trials need."""
+    """Limit BLAS to one thread: on matrices as small as a forecast's, more only spin, on cores that trials need."""
     limits: AbstractContextManager[None] = threadpool_limits(1, "blas")
     return limits
 
 
 def forecast(config: TuneConfig, trials: Sequence[FrozenTrial]) -> Forecast:
-    """Raises ValueError where no trial has a loss. A trial that another machine begins just now may lack parameters."""
-    known = [seen(trial) for trial in trials if trial.params.keys() >= config.space.keys()]
-    return Forecast(config.axes, rungs(config, FORECAST_FACTOR), known)
+    """Fit a forecast to the trials with all parameters: one that another machine is just beginning may lack some.
+    Raises ValueError if no trial has a loss."""
+    usable = [seen(trial) for trial in trials if trial.params.keys() >= config.space.keys()]
+    return Forecast(config.axes, rungs(config, FORECAST_FACTOR), usable)
 
 
 def distribution(axis: Axis) -> BaseDistribution:
@@ -71,17 +72,17 @@ def distribution(axis: Axis) -> BaseDistribution:
 
 
 def combinations(config: TuneConfig) -> list[dict[str, Any]]:
-    """Every combination of the points of each axis, in an order drawn by the seed: the first few are a fair sample."""
+    """Return all combinations of the axes' points, shuffled by the seed so that the first few are a fair sample."""
     axes = [[(name, value) for value in axis.points(config.grid_points)] for name, axis in config.axes.items()]
-    found = [dict(point) for point in itertools.product(*axes)]
-    random.Random(config.seed).shuffle(found)
-    return found
+    grid = [dict(point) for point in itertools.product(*axes)]
+    random.Random(config.seed).shuffle(grid)
+    return grid
 
 
 class Suggestions(optuna.samplers.BaseSampler):
-    """First conf's parameters, then what the algorithm makes of the earlier trials with a seed for their number.
+    """Suggest conf's parameters first, then those that the algorithm derives from the earlier trials and a seed.
 
-    `began` is called with Optuna's id of a trial before any of its parameters are known.
+    The seed depends on the trials' number. `began` is called with a trial's Optuna id before its parameters are chosen.
     """
 
     def __init__(self, config: TuneConfig, grid: Sequence[dict[str, Any]] | None, began: Callable[[int], None]) -> None:
@@ -99,10 +100,10 @@ class Suggestions(optuna.samplers.BaseSampler):
         used = [t.params for t in before]
         seed = random.Random(f"{self.config.seed}:{len(before)}").getrandbits(32)
         self.inner = optuna.samplers.RandomSampler(seed=seed)
-        # Not simply of the trial with number 0: that one may have been lost while the second went on.
+        # Not simply for trial number 0: that one may have been lost while the second continued.
         tried = any(self.first.items() <= params.items() for params in used)
         if self.grid is not None:
-            # Two machines that ask at the same time may get the same one.
+            # Two machines that ask at the same time may get the same combination.
             self.given = next((p for p in self.grid if p not in used), self.grid[0])
         elif not tried:
             self.given = self.first
@@ -112,7 +113,7 @@ class Suggestions(optuna.samplers.BaseSampler):
         else:
             self.given = {}
         if self.config.algorithm == "tpe":
-            drawn = min(10, max(4, self.config.trials // 3))  # at random, before there is anything to go by
+            drawn = min(10, max(4, self.config.trials // 3))  # random trials, before TPE has enough to model
             self.inner = optuna.samplers.TPESampler(seed=seed, n_startup_trials=drawn)
         self.inner.before_trial(study, trial)
 

@@ -1,6 +1,6 @@
-"""One trial of a search, in a process of its own that imports little: a step goes on to the next rung.
+"""Train one trial of a search, in a process of its own that imports little. Each step trains up to the next rung.
 
-Between rungs nobody has a say, so nothing is reported there. Reused actors keep their matrices.
+A trial can be stopped at rungs only, so nothing is reported between them. Reused actors keep their matrices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.engines import boosting
 
 @dataclass(frozen=True)
 class Task:
-    """What all trials have in common. `rungs`: rounds after which to report, the last the most there can be."""
+    """The input that all trials share. `rungs`: the rounds after which to report, the last one the maximum."""
 
     features: tuple[str, ...]
     target: Target
@@ -30,7 +30,7 @@ class Task:
 
 
 class Trial(tune.Trainable):
-    """Results: the least validation loss so far, its curve, whether the trial ended by itself, and its own clock."""
+    """A trial that reports its least validation loss so far, its loss curve, whether it is complete, and its times."""
 
     def setup(self, config: dict[str, Any], data: list[Any], task: Task) -> None:  # type: ignore[override]  # by Tune
         began = time.perf_counter()
@@ -40,7 +40,7 @@ class Trial(tune.Trainable):
         try:
             slices = ray.get(data[0])
         except ray.exceptions.RayTaskError:
-            slices = []  # the search says why they could not be read; what was lost is another matter, and tried again
+            slices = []  # the search reports why reading failed; a lost worker raises another error, and is retried
         bins = task.fixed["max_bin"]
         self.dtrain: Any = boosting.quantile_matrix(slices[0], task.features, max_bin=bins) if slices else None
         self.dvalid: Any = boosting.quantile_matrix(slices[1], task.features, self.dtrain, bins) if slices else None
@@ -76,7 +76,7 @@ class Trial(tune.Trainable):
                 best = best if loss >= self.curve[best] else len(self.curve) - 1
                 stale = len(self.curve) - 1 - best >= self.task.patience
         except xgb.core.XGBoostError as error:
-            # Raised, it would cost the actor and be tried again.
+            # Raising it would kill the actor and retry the trial.
             failed = next((s for s in str(error).splitlines() if "Check failed" in s), str(error))
             failed = failed.rpartition("Check failed:")[2].strip()
         whole = stale or len(self.curve) >= self.task.rungs[-1]
@@ -95,4 +95,4 @@ class Trial(tune.Trainable):
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: a trial whose worker is lost begins again."""
+        """Save nothing: a trial whose worker is lost starts again."""

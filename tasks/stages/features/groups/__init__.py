@@ -1,7 +1,7 @@
 """The groups of features, one module for each group or for a few related ones.
 
-A feature uses only what was known strictly before the review's own time. Dates themselves are no features, since trees
-cannot extrapolate what only grows; months and weekdays repeat.
+A feature uses only what was known strictly before the review's own time. Dates are not features, since trees
+cannot extrapolate a value that only grows; months and weekdays repeat.
 """
 
 from __future__ import annotations
