@@ -88,7 +88,7 @@ def arrays(table: pa.Table, features: Sequence[str]) -> tuple[Any, Any]:
 
 @dataclass
 class Rows:
-    """The rows of one rank, a row group at a time. XGBoost iterates five times; each pass reads them anew.
+    """The rows of one rank, or one in `every`, a row group at a time. XGBoost iterates five times, reading anew.
 
     problem: the error of the first unusable row group. Iteration ends before it, so that this rank still takes part in
     building the matrix and can report to the others afterwards.
@@ -96,10 +96,12 @@ class Rows:
 
     slabs: Sequence[Slab]
     features: Sequence[str]
+    every: int = 1
     problem: InputError | None = None
     _checked: set[Slab] = field(default_factory=set)
 
     def walk(self) -> Iterator[tuple[Any, Any]]:
+        seen = 0
         for slab in self.slabs:
             batch = arrays(slab.read([*self.features, LABEL]), self.features)
             if slab not in self._checked:
@@ -107,6 +109,9 @@ class Rows:
                     self.problem = problem
                     return
                 self._checked.add(slab)
+            if self.every > 1:
+                batch = tuple(a[-seen % self.every :: self.every].copy() for a in batch)
+                seen += slab.stop - slab.start
             yield batch
 
 
@@ -183,12 +188,17 @@ def _matrix(
 
 
 def read_slices(
-    slices: Sequence[Sequence[Path]], features: Sequence[str]
+    slices: Sequence[Sequence[Path]], features: Sequence[str], max_rows: int
 ) -> tuple[InputError | None, list[list[tuple[Any, Any]]]]:
-    """Read each slice as batches of arrays; returns the first error, if any, and the batches of each slice."""
+    """Read each slice as batches of arrays; returns the first error, if any, and the batches of each slice.
+
+    Of a slice with more than `max_rows` rows, a sample of at most so many is read, evenly spread.
+    """
     batches_of_slices = []
     for files in slices:
-        rows = Rows(slabs(list(files)), list(features))
+        own = slabs(list(files))
+        total = sum(slab.stop - slab.start for slab in own)
+        rows = Rows(own, list(features), every=max(1, -(-total // max_rows)))
         batches_of_slices.append(list(rows.walk()))
         if rows.problem:
             return rows.problem, []

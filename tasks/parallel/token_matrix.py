@@ -42,21 +42,34 @@ def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) 
 
 
 class Weighted:
-    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never built."""
+    """Rows times idf, scaled to unit length, as an operator: the weighted matrix itself is never built.
 
-    def __init__(self, x: csr_matrix, idf: Array) -> None:
+    x: (n, at least d), of which the first d columns count; idf: (d,); squares: squares of x's values, and perhaps of
+    rows after x's, where the caller has them already.
+    """
+
+    def __init__(self, x: csr_matrix, idf: Array, squares: Array | None = None) -> None:
         self.x, self.idf = x, idf
-        self.squared = csr_matrix((x.data**2, x.indices, x.indptr), shape=x.shape, copy=False)
-        self.scale = (1 / np.sqrt(np.maximum(self.squared @ idf**2, 1e-24))).astype(np.float32)
+        squares = x.data**2 if squares is None else squares[: len(x.data)]
+        self.squared = csr_matrix((squares, x.indices, x.indptr), shape=x.shape, copy=False)
+        self.scale = (1 / np.sqrt(np.maximum(self.squared @ self._all_columns(idf**2), 1e-24))).astype(np.float32)
 
     def squares(self) -> Array:
         """Return the sum of squares of each column (d,)."""
-        sums: Array = (self.squared.T @ self.scale**2) * self.idf**2
+        sums: Array = (self.squared.T @ self.scale**2)[: len(self.idf)] * self.idf**2
         return sums
 
     def __matmul__(self, v: Array) -> Array:
         """Return the product (n,) with v (d,), or (n, k) with v (d, k)."""
-        return _times_rows(self.scale, self.x @ _times_rows(self.idf, v))
+        return _times_rows(self.scale, self.x @ self._all_columns(_times_rows(self.idf, v)))
+
+    def _all_columns(self, v: Array) -> Array:
+        """Extend v (d,) or (d, k) by zeros for the columns that do not count."""
+        if len(v) == self.x.shape[1]:
+            return v
+        extended = np.zeros((self.x.shape[1], *v.shape[1:]), v.dtype)
+        extended[: len(v)] = v
+        return extended
 
     @property
     def T(self) -> Transposed:  # numpy's name for it
@@ -69,7 +82,8 @@ class Transposed:
 
     def __matmul__(self, u: Array) -> Array:
         """Return the product (d,) with u (n,), or (d, k) with u (n, k)."""
-        return _times_rows(self.of.idf, self.of.x.T @ _times_rows(self.of.scale, u))
+        idf = self.of.idf
+        return _times_rows(idf, (self.of.x.T @ _times_rows(self.of.scale, u))[: len(idf)])
 
 
 def _times_rows(factors: Array, a: Array) -> Array:

@@ -56,6 +56,17 @@ def test_a_border_between_ranks_falls_inside_a_row_group(tmp_path: Path, monkeyp
     assert np.concatenate(rows).tolist() == list(range(19))
 
 
+@pytest.mark.parametrize(("most", "every"), [(1, 19), (4, 5), (9, 3), (10, 2), (19, 1), (100, 1)])
+def test_a_sample_is_evenly_spread_over_row_groups_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, every: int
+) -> None:
+    monkeypatch.setattr("tasks.core.snapshot_files.ROW_GROUP_ROWS", 4)
+    problem, (rows, _) = boosting.read_slices([write(tmp_path, [10, 0, 9]), []], FEATURES, most)
+    assert problem is None
+    assert np.concatenate([x[:, 0] for x, _ in rows]).tolist() == list(range(0, 19, every))
+    assert np.concatenate([y for _, y in rows]).tolist() == [row % 5 + 1 for row in range(0, 19, every)]
+
+
 def test_null_is_nan_and_labels_stay_with_their_rows(tmp_path: Path) -> None:
     ((x, y),) = boosting.batches(write(tmp_path, [6]), FEATURES)
     np.testing.assert_array_equal(x[:, 0] % 5 + 1, y)

@@ -22,7 +22,7 @@ from tasks.parallel import mapreduce, time_borders
 from tasks.sources import discover
 from tasks.stages.clean.stage import clean
 from tasks.stages.ingest.stage import ingest
-from tasks.stages.language_model import stage as stages
+from tasks.stages.language_model.counting import counting
 from tasks.stages.language_model.stage import language_model
 from tasks.stages.tokenize import tokenize
 from tests.support.ngram_oracle import Review, scores
@@ -117,7 +117,7 @@ def test_counts_that_outgrow_memory_are_the_same_files(store: SnapshotStore, tmp
     cuts = time_borders.borders(reviews.files(), [1 / 3, 2 / 3])
 
     def counted(name: str, spill_bytes: int) -> list[tuple[str, int | None, list[int]]]:
-        job = stages.counting(FileSink(str(tmp_path / name)), config, cuts)
+        job = counting(FileSink(str(tmp_path / name)), config, cuts)
         parts = mapreduce.run(job, pairs, partitions=2, mappers=2, reducers=2, spill_bytes=spill_bytes)
         return [(part.entry.sha256, part.entry.rows, part.kept.tolist()) for part in parts]
 

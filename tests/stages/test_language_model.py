@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from tasks.core.errors import RunError, SettingsError
 from tasks.core.snapshot_files import FileSink
 from tasks.parallel.mapreduce import run_in_process
-from tasks.stages.language_model import chunks, ngrams
-from tasks.stages.language_model import stage as language_model
-from tasks.stages.language_model.stage import LanguageModelConfig
+from tasks.stages.language_model import chunks, counting, ngrams, scoring
+from tasks.stages.language_model.settings import LanguageModelConfig
+from tasks.stages.language_model.stage import check_vocabulary
 from tests.support.ngram_oracle import Review, counts, scores
 
 PERIODS = 4
 CUTS = (100, 200, 300)
 CONFIG = LanguageModelConfig(
-    enabled=True, order=3, periods=PERIODS, min_count=2, backoff=0.4, partitions=2, spill_mb=1
+    enabled=True, order=3, periods=PERIODS, max_reviews=1000, min_count=2, backoff=0.4, partitions=2, spill_mb=1
 )  # fmt: skip
 Scores = list[tuple[float | None, float | None]]
 
@@ -56,12 +56,12 @@ def learned(reviews: Sequence[Review], config: LanguageModelConfig = CONFIG, fil
     with TemporaryDirectory() as name:
         folder = Path(name)
         sink, pairs = FileSink(name), write(folder, reviews, files)
-        job = language_model.counting(sink, config, CUTS)
+        job = counting.counting(sink, config, CUTS)
         parts = run_in_process(job, pairs, partitions=config.partitions)
-        model = language_model.Model.of(parts, CUTS, config)
+        model = scoring.Model.of(parts, CUTS, config)
         paths = [folder / part.entry.name for part in parts]
-        known = [language_model.read_counts(path, config.min_count) for path in paths]
-        written = [language_model.score_file(sink, i, pair, model, known) for i, pair in enumerate(pairs)]
+        known = [scoring.read_counts(path, config.min_count) for path in paths]
+        written = [scoring.score_file(sink, i, pair, model, known) for i, pair in enumerate(pairs)]
         table = pl.concat([pl.read_parquet(folder / entry.name) for entry in written])
         rows = [row for path in paths for row in pl.read_parquet(path).rows()]
         for path in paths:
@@ -168,6 +168,21 @@ def test_a_review_of_the_very_border_belongs_to_the_later_period() -> None:
         assert [c.period.tolist() for chunks in earlier for c in chunks] == [[0, 0, 1, 2]]
 
 
+@given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=20), every=st.integers(1, 7), batch=st.integers(1, 9))
+def test_a_sample_has_every_so_many_reviews_of_a_file_however_it_is_read(
+    lengths: list[int], every: int, batch: int
+) -> None:
+    reviews = [Review(i % PERIODS, 5 if i % 3 else 1, (i,) * length) for i, length in enumerate(lengths)]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "READ_ROWS", batch)
+        (pair,) = write(Path(folder), reviews, 1)
+        sample = list(chunks.read_chunks(pair, np.array(CUTS), every))
+    assert [n for c in sample for n in c.lengths.tolist()] == lengths[::every]
+    assert [t for c in sample for t in c.tokens.tolist()] == [t for r in reviews[::every] for t in r.tokens]
+    assert [p for c in sample for p in c.period.tolist()] == [r.period for r in reviews[::every]]
+    assert [h for c in sample for h in c.high.tolist()] == [int(r.stars >= 4) for r in reviews[::every]]
+
+
 @pytest.mark.parametrize(
     ("reviews", "known"),
     [
@@ -210,7 +225,7 @@ def test_shorter_grams_sort_first_and_the_longest_ids_fit() -> None:
 
 @pytest.mark.parametrize(("size", "fits"), [(50_257, True), (524_286, True), (524_287, False)])
 def test_a_vocabulary_that_does_not_fit_is_refused_with_a_way_out(size: int, fits: bool) -> None:
-    check: Callable[[int], None] = language_model.check_vocabulary
+    check: Callable[[int], None] = check_vocabulary
     if fits:
         check(size)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.stages.language_model.ngrams import PRIOR
-from tasks.stages.language_model.stage import LanguageModelConfig
+from tasks.stages.language_model.settings import LanguageModelConfig
 
 Gram = tuple[int, ...]
 

@@ -217,30 +217,40 @@ def fit_shard(comm: Comm, shard: Shard, config: TextScoreConfig, task: Task) -> 
 def _fit_field(
     comm: Comm, x: csr_matrix, y: Array, stars: Array, ends: Sequence[int], config: TextScoreConfig
 ) -> Model:
-    """All blocks' models of one field. ends: where each block's rows begin, and the last one's end."""
+    """Fit all blocks' models of one field. ends: (K,) where each block's rows begin, and the end of the last one's."""
     d = x.shape[1]
-    documents = np.zeros(d)
-    logistic = np.zeros((d + 1, y.shape[1]), dtype=np.float32)
-    ridge = np.zeros(d, dtype=np.float32)
-    idfs, fitted = [], []
-    for start, end in pairwise(ends):
-        documents += np.bincount(x.indices[x.indptr[start] : x.indptr[end]], minlength=d)
-        totals = allreduce(comm, np.concatenate([documents, [end, stars[:end].sum()]]))
-        n = max(totals[-2], 1.0)
-        mean = totals[-1] / n
-        idf = np.zeros(d, dtype=np.float32)
-        met = np.flatnonzero(totals[:-2] >= MIN_DOCUMENTS)  # most columns are not: vectors get short without them
-        idf[met] = np.log((1 + n) / (1 + totals[met])) + 1
-        past = Weighted(first_rows(x, end)[:, met], idf[met])
-        with_intercept = np.append(met, d)
-        logistic[with_intercept] = fit_logistic(
-            comm, past, y[:end], l2=config.l2, iterations=config.iterations, start=logistic[with_intercept]
-        )
+    own = [
+        np.concatenate([np.bincount(x.indices[x.indptr[a] : x.indptr[b]], minlength=d), [b - a, stars[a:b].sum()]])
+        for a, b in pairwise(ends)
+    ]
+    totals = allreduce(comm, np.cumsum(own, axis=0))
+    # Most columns occur in too few reviews. The others are cut out once, in the order in which the blocks meet them: a
+    # block's columns come first, whatever later blocks add.
+    met = totals[:, :d] >= MIN_DOCUMENTS
+    columns = np.flatnonzero(met[-1])
+    columns = columns[np.argsort(met[:, columns].argmax(0), kind="stable")]
+    x = x[:, columns]
+    squares = x.data**2
+    logistic = np.zeros((1, y.shape[1]), dtype=np.float32)
+    ridge = np.zeros(0, dtype=np.float32)
+    idfs = np.zeros((len(own), d), dtype=np.float32)
+    weights = np.zeros((len(own), d + 1, y.shape[1] + 1), dtype=np.float32)
+    for k, end in enumerate(ends[1:]):
+        here = columns[: met[k].sum()]
+        n = max(totals[k, d], 1.0)
+        mean = totals[k, d + 1] / n
+        idf = (np.log((1 + n) / (1 + totals[k, here])) + 1).astype(np.float32)
+        past = Weighted(first_rows(x, end), idf, squares)
+        new = len(here) - len(ridge)
+        start = np.insert(logistic, np.full(new, len(ridge)), 0, axis=0)
+        logistic = fit_logistic(comm, past, y[:end], l2=config.l2, iterations=config.iterations, start=start)
         off = (stars[:end] - mean).astype(np.float32)
-        ridge[met] = fit_ridge(comm, past, off, l2=config.ridge_l2, iterations=config.iterations, start=ridge[met])
-        idfs.append(idf)
-        fitted.append(np.column_stack([logistic, np.append(ridge, np.float32(mean))]))
-    return Model(np.stack(idfs), np.stack(fitted))
+        start = np.append(ridge, np.zeros(new, np.float32))
+        ridge = fit_ridge(comm, past, off, l2=config.ridge_l2, iterations=config.iterations, start=start)
+        idfs[k, here] = idf
+        weights[k, here, :-1], weights[k, d, :-1] = logistic[:-1], logistic[-1]
+        weights[k, here, -1], weights[k, d, -1] = ridge, mean
+    return Model(idfs, weights)
 
 
 def some_ids(tokens: Path, rows: slice) -> pa.ListArray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import RunError
@@ -14,8 +15,8 @@ from tasks.parallel.time_borders import timestamps_ms
 from tasks.stages.language_model.ngrams import Array
 
 HIGH_STARS = 4
-READ_ROWS = 16_384  # of token lists read at once
-CHUNK_TOKENS = 1 << 19  # counted or scored at once: some 200 bytes each
+READ_ROWS = 16_384  # token lists read at once
+CHUNK_TOKENS = 1 << 19  # tokens counted or scored at once; each takes some 200 bytes
 FilePair = tuple[Path, Path]  # a file of reviews and the file of its tokens, row by row
 
 
@@ -32,28 +33,36 @@ class Chunk:
         return np.repeat(column, self.lengths)
 
     def means(self, values: Array, known: Array) -> Array:
-        """(reviews,) means over each one's tokens (T,), NaN where it has none or is not `known` (reviews,)."""
+        """Average values (T,) over each review's tokens; NaN for a review without tokens or not `known` (reviews,)."""
         sums = np.bincount(self.by_token(np.arange(len(known))), values, minlength=len(known))
         means: Array = np.divide(sums, self.lengths, out=np.full(len(known), np.nan), where=known & (self.lengths > 0))
         return means
 
 
-def read_chunks(files: FilePair, cuts: Array) -> Iterator[Chunk]:
-    """The reviews of a file in row order, about CHUNK_TOKENS tokens at a time; a longer review is one of its own."""
+def read_chunks(files: FilePair, cuts: Array, every: int = 1) -> Iterator[Chunk]:
+    """Yield the reviews in rows 0, every, 2 every, ... of a file, in chunks of about CHUNK_TOKENS tokens.
+
+    A longer review is a chunk of its own. cuts: (periods - 1,) ms, where each period but the first begins.
+    """
     period = np.searchsorted(cuts, timestamps_ms(files[0]), side="right")
     stars = pq.ParquetFile(files[0]).read(columns=["rating"])["rating"].to_numpy()
     high = (stars >= HIGH_STARS).astype(np.int64)
     row = 0
     for batch in pq.ParquetFile(files[1]).iter_batches(batch_size=READ_ROWS, columns=["input_ids"]):
-        ids = batch.column(0)
+        ids, rows = batch.column(0), np.arange(row, row + len(batch))
+        row += len(batch)
+        if row > len(period):
+            break
+        if every > 1:
+            rows = rows[-rows[0] % every :: every]
+            ids = ids.take(pa.array(rows - row + len(batch)))
         ends, tokens = ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy()
         start = 0
         while start < len(ids):
             stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
             stop = min(max(stop, start + 1), len(ids))
-            here = slice(row + start, row + stop)
+            here = rows[start:stop]
             yield Chunk(tokens[ends[start] : ends[stop]], np.diff(ends[start : stop + 1]), period[here], high[here])
             start = stop
-        row += len(ids)
     if row != len(period):
         raise RunError(f"{row:,} rows of tokens for {len(period):,} reviews", where=str(files[1]))

@@ -54,7 +54,7 @@ def run(
     ray_private.keep_trial_actors()
     # No CPU claimed: trials that hold them all wait for this task.
     reading: Any = ray.remote(boosting.read_slices).options(num_cpus=0, num_returns=2)
-    problem, data = reading.remote([list(train), list(valid)], list(features))
+    problem, data = reading.remote([list(train), list(valid)], list(features), config.max_rows)
     concurrent = min(config.concurrent or cluster.cpus(), study.missing())
     rungs = milestones(config)
     # On a cluster a trial may have a node to itself; no more threads than that node has cores.

@@ -17,6 +17,7 @@ class TuneConfig(Section):
     concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
     max_rounds: Positive
     max_bin: Annotated[int, Field(ge=2)]
+    max_rows: Positive
     stopping: search_space.Stopping
     min_rounds: Positive
     patience: Positive

@@ -1,10 +1,11 @@
 """Slices in, the best hyper-parameters out: Ray Tune runs what a study suggests, several trials at once.
 
-Trials learn on the train slice and are judged by the target's loss on the validation slice; the test slice is not
-read. Concurrent trials end in an order of their own, so the search is not deterministic and its manifest says so.
-Trials are kept in Optuna's storage, beside the attempt or in a database (`tune.storage`): a search that was killed goes
-on from there, and several machines that run the same search in one database share its trials and come to the same
-output. The study is named after the stage's key, so another space, other data or other code is another study.
+Trials learn on the train slice and are compared by the target's loss on the validation slice, or on samples of both
+(`tune.max_rows`); the test slice is not read. Concurrent trials end in an order of their own, so the search is not
+deterministic and its manifest says so. Trials are kept in Optuna's storage, beside the attempt or in a database
+(`tune.storage`): a search that was killed goes on from there, and several machines that run the same search in one
+database share its trials and come to the same output. The study is named after the stage's key, so another space,
+other data or other code is another study.
 
 Out: the trials (`trial`, `status`, `rounds`, `best_round`, `valid_loss`, `params`), their curves (`curves/`: `trial`,
 `round`, `loss`), and as facts `target`, `metric`, `best_trial`, `best_params`, `best_rounds`, `best_loss`.
