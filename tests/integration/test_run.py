@@ -54,7 +54,7 @@ def test_every_stage_runs_and_no_row_is_lost(first: dict[str, Any]) -> None:
 
 
 def test_a_stage_comes_after_those_that_it_is_made_from(place: Place, first: dict[str, Any]) -> None:
-    order = ["raw-ingest", *(row["stage"] for row in first["stages"])]
+    order = ["source", *(row["stage"] for row in first["stages"])]
     for snapshot in place.store:
         assert {i.stage for i in snapshot.manifest.inputs} <= set(order[: order.index(snapshot.stage)]), snapshot.stage
 
