@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.core.errors import RaymillError
+from tasks.core.errors import RaymillError, RegistryError
 from tasks.core.secrets import masked
 from tasks.settings import Settings, load_settings
 
@@ -145,6 +145,11 @@ def _ports() -> Iterator[Finding]:
 
 
 def _tracking(settings: Settings) -> Finding:
-    from tasks.engines.tracking import tracking_uri
+    from tasks.engines.tracking import reach, tracking_uri
 
-    return Finding("ok", f"MLflow: {masked(tracking_uri(settings.tracking))}")
+    uri = tracking_uri(settings.tracking)
+    try:
+        reach(uri)
+    except RegistryError as error:
+        return Finding("bad", f"MLflow: {masked(uri)}: {error.what}", error.fix)
+    return Finding("ok", f"MLflow: {masked(uri)}{' answers' if uri.startswith('http') else ''}")

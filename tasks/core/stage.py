@@ -1,6 +1,6 @@
 """The stage contract: a stage is a plain function from snapshots to a snapshot.
 
-    @stage(version=1, retries=2)
+    @stage(version=1, config=CleanConfig)
     def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None: ...
 
 `run_stage` takes every stage through the same steps: key, reuse, run, validate, commit. It does not depend on Prefect,
@@ -62,7 +62,6 @@ class Stage:
     config: type[BaseModel]
     section: str
     unit: str
-    optional: bool
     size: Callable[[Snapshot], int]
     reads: Callable[[Any], Iterable[Path]] | None = None
 
@@ -85,7 +84,6 @@ def stage(
     section: str = "",
     unit: str = "rows",
     size: Callable[[Snapshot], int] = Snapshot.rows,
-    optional: bool = False,
     libraries: Sequence[str] = ("pyarrow",),
     files: Sequence[str] = (),
     retries: int = 1,
@@ -99,7 +97,6 @@ def stage(
     version: raise it when the output changes although nothing digested does.
     config: the class of its settings; `section`: their name in conf/base.yaml (default: the stage's own).
     unit: what its output is counted in; `size`: counts a snapshot's units.
-    optional: the stage runs only if `config.enabled` is true.
     libraries, files: distributions, and files in conf/, that decide the output; they are part of the key.
     reads: lists the files that the user's settings name; their contents are part of the key.
     """
@@ -122,7 +119,6 @@ def stage(
             config=config,
             section=section or called.replace("-", "_"),
             unit=unit,
-            optional=optional,
             size=size,
             reads=reads,
         )

@@ -88,7 +88,7 @@ def blocks(packed: Snapshot) -> int:
     return packed.manifest.counts["blocks"]  # a file of the format bin has no rows
 
 
-@stage(version=1, config=PackTokensConfig, unit="blocks", size=blocks, optional=True, libraries=("pyarrow", "numpy"))
+@stage(version=1, config=PackTokensConfig, unit="blocks", size=blocks, libraries=("pyarrow", "numpy"))
 def pack_tokens(tokens: Snapshot, config: PackTokensConfig, out: SnapshotWriter) -> None:
     import ray
 

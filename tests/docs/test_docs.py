@@ -16,6 +16,7 @@ from flows.run.names import stage_names
 from tasks.core.sections import PROJECT
 from tasks.stages import declared_stages
 from tests.support.documented import PAGES
+from tests.support.pipeline import not_asked_for
 
 README = PROJECT / "README.md"
 
@@ -76,8 +77,7 @@ def test_the_lineage_diagram_is_of_the_stages_and_inputs_of_today() -> None:
     edges = [(a.replace("_", "-"), b.replace("_", "-")) for a, b in re.findall(r"(\w+) --> (\w+)\n", graph)]
     drawn = {b for _, b in edges}
     assert {a for a, _ in edges} <= drawn | {"raw-ingest"}
-    off = {"ingest-items", "items", "pack-tokens", "embeddings"}  # unless they are asked for
-    assert drawn == stage_names() - off - {"register"}
+    assert drawn == stage_names() - not_asked_for() - {"register"}
     for stage in drawn:
         inputs = inputs_of(stage)
         needed = [name for name, optional in inputs.items() if not optional]

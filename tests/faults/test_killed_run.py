@@ -11,29 +11,24 @@ from tests.support.pipeline import Finished, Place, assert_clean
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-# Stage: those that are done before it begins.
-UPSTREAM = {
-    "ingest": set[str](),
-    "clean": {"ingest"},
-    "describe": {"ingest", "clean"},
-    "near-duplicates": {"ingest", "clean", "describe"},
-}
-UPSTREAM["count-words"] = UPSTREAM["tokenize"] = {*UPSTREAM["near-duplicates"], "near-duplicates"}
-UPSTREAM["language-model"] = {*UPSTREAM["tokenize"], "count-words", "tokenize"}
-UPSTREAM["features"] = {*UPSTREAM["language-model"], "language-model"}
-UPSTREAM["split"] = {*UPSTREAM["features"], "features"}
-UPSTREAM["train"] = UPSTREAM["tune"] = {*UPSTREAM["split"], "split"}
-UPSTREAM["refit"] = {*UPSTREAM["tune"], "tune"}
-UPSTREAM["evaluate"] = {*UPSTREAM["refit"], "refit", "train"}
-ALL = {*UPSTREAM, "report"}
+
+def stages(finished: Finished) -> list[str]:
+    """The stages that make snapshots, in the flow's order."""
+    return [row["stage"] for row in finished.summary["stages"] if row["digest"]]
 
 
-def kill(place: Place, at: str) -> set[str]:
+def upstream(finished: Finished, stage: str) -> set[str]:
+    """The stages that are done before this one begins. train runs beside tune, and may have ended or not."""
+    order = stages(finished)
+    return set(order[: order.index(stage)]) - {"train"}
+
+
+def kill(place: Place, at: str, finished: Finished) -> set[str]:
     """Start a run that is killed at this point; returns the stages that are committed then."""
     status, said = place.start("run", kill_at=at)
     assert status == -signal.SIGKILL, said
     committed = {s.stage for s in place.store}
-    assert committed - {"train"} == UPSTREAM[at.partition(":")[0]]  # train runs beside tune, and may have ended
+    assert committed - {"train"} == upstream(finished, at.partition(":")[0])
     return committed
 
 
@@ -41,18 +36,19 @@ def assert_gone_on_with(place: Place, committed: set[str], finished: Finished) -
     """The last run did nothing twice, and all is as it was without a kill."""
     rows = {row["stage"]: row for row in place.summary["stages"]}
     undisturbed = {row["stage"]: row for row in finished.summary["stages"]}
-    assert {name for name in UPSTREAM if rows[name]["reused"]} == committed
+    compared = set(stages(finished)) - {"report"}
+    assert {name for name in compared if rows[name]["reused"]} == committed
     assert rows["tune"]["notes"]["resumed_trials"] == 3
-    assert {n: rows[n]["digest"] for n in UPSTREAM} == {n: undisturbed[n]["digest"] for n in UPSTREAM}
-    assert_clean(place.store, ALL)
+    assert {n: rows[n]["digest"] for n in compared} == {n: undisturbed[n]["digest"] for n in compared}
+    assert_clean(place.store, stages(finished))
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_run_killed_in_the_search_is_gone_on_with_and_ends_as_an_undisturbed_one(
     finished: Finished, server: str, tmp_path: Path
 ) -> None:
-    place = finished.place.copy(tmp_path, without=ALL - UPSTREAM["tune"])
-    committed = kill(place, "tune:after-validate")
+    place = finished.place.copy(tmp_path, without=set(stages(finished)) - upstream(finished, "tune"))
+    committed = kill(place, "tune:after-validate", finished)
     done = place.call("run", PREFECT_API_URL=server)
     assert done.returncode == 0, done.stderr
     assert_gone_on_with(place, committed, finished)
@@ -64,7 +60,7 @@ def test_a_run_killed_three_times_ends_as_an_undisturbed_one_and_does_nothing_tw
 ) -> None:
     place = Place(tmp_path, finished.place.reviews)
     for at in ("clean:before-manifest", "features:after-run", "tune:after-validate"):
-        committed = kill(place, at)
+        committed = kill(place, at, finished)
     status, said = place.start("run")
     assert status == 0, said
     assert_gone_on_with(place, committed, finished)

@@ -1,4 +1,4 @@
-"""Actors of the text stages killed at a set batch: the stage replaces them and commits the digest of a quiet run."""
+"""A task of tokenize, and actors of count-words, killed at a set batch: each is replaced; the digest is the same."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run(folder: Path, stage: str, kill_at: str | None = None) -> dict[str, Any]:
         ("count-words", ["mapreduce:mapped:3", "mapreduce:taken:4", "mapreduce:reduced:1"]),
     ],
 )
-def test_a_killed_actor_changes_nothing(tmp_path: Path, stage: str, points: list[str]) -> None:
+def test_a_killed_worker_changes_nothing(tmp_path: Path, stage: str, points: list[str]) -> None:
     undisturbed = run(tmp_path / "quiet", stage)
     assert undisturbed["rows"] > 0
     for number, point in enumerate(points):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tasks.core.errors import RunError, SettingsError, TransientError
 from tasks.domain.search_space import Axis
 from tasks.settings import load_settings
 from tasks.stages.tune.settings import TuneConfig
-from tasks.stages.tune.study import Study
+from tasks.stages.tune.study import Study, with_driver
 
 
 def config(*overrides: str) -> TuneConfig:
@@ -149,6 +150,27 @@ def test_the_password_of_the_storage_is_nowhere_where_settings_are_written_down(
     assert given.model_dump() == config().model_dump()  # so the key of the snapshot does not depend on it, either
     with pytest.raises(SettingsError) as caught:
         Study(config("storage=mysql+nodriver://me:topsecret@nowhere/db"), "study", Path("unused"))
+    assert "topsecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "opened"),
+    [
+        ("postgresql://me:pw@h/db", "postgresql+psycopg://me:pw@h/db"),
+        ("postgres://me:pw@h/db", "postgresql+psycopg://me:pw@h/db"),
+        ("postgresql+psycopg2://me:pw@h/db", "postgresql+psycopg2://me:pw@h/db"),
+        ("sqlite:///study.db", "sqlite:///study.db"),
+    ],
+)
+def test_a_postgresql_address_without_a_driver_gets_the_one_we_install(url: str, opened: str) -> None:
+    assert with_driver(url) == opened
+
+
+def test_a_missing_driver_is_named_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SettingsError, match="no driver for this database") as caught:
+        Study(config("storage=postgresql://me:topsecret@nowhere/db"), "study", Path("unused"))
+    assert ".[postgres]" in caught.value.fix
     assert "topsecret" not in str(caught.value)
 
 

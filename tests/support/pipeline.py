@@ -16,6 +16,8 @@ from typing import Any
 
 from tasks.core.sections import PROJECT
 from tasks.core.storage.store import SnapshotStore, damaged_files
+from tasks.settings import load_settings
+from tasks.stages import declared_stages
 from tests.support.command import Done, raymill
 
 ROWS = 800
@@ -102,6 +104,13 @@ class Finished:
     place: Place
     said: str
     summary: dict[str, Any]
+
+
+def not_asked_for() -> set[str]:
+    """The stages that a run leaves out unless settings ask for them: product metadata, and what is not enabled."""
+    given = load_settings()
+    sections = {name: getattr(given, stage.section) for name, stage in declared_stages().items()}
+    return {"ingest-items", "items", *(name for name, of in sections.items() if not getattr(of, "enabled", True))}
 
 
 def assert_clean(store: SnapshotStore, stages: Collection[str]) -> None:

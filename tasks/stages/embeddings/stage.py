@@ -33,7 +33,7 @@ from tasks.stages.embeddings import review_vectors
 from tasks.stages.embeddings.settings import EmbeddingsConfig
 
 
-@stage(version=1, config=EmbeddingsConfig, optional=True, libraries=("pyarrow", "polars", "scipy", "numpy"))
+@stage(version=1, config=EmbeddingsConfig, libraries=("pyarrow", "polars", "scipy", "numpy"))
 def embeddings(reviews: Snapshot, tokens: Snapshot, config: EmbeddingsConfig, out: SnapshotWriter) -> None:
     import ray
 

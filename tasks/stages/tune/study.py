@@ -7,6 +7,7 @@ of one trial at a time makes the same trials whether or not it was interrupted a
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -186,13 +187,13 @@ def open_storage(url: str, shared: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            storage = optuna.storages.RDBStorage(url, skip_table_creation=False, **beats)
+            storage = optuna.storages.RDBStorage(with_driver(url), skip_table_creation=False, **beats)
         except ImportError as error:
             reason = f"{error} (no driver for this database)"
             raise SettingsError(
                 _hidden(reason, url),
                 where=f"tune.storage={url}",
-                fix="for PostgreSQL: pip install 'psycopg[binary]'",
+                fix="for PostgreSQL: pip install -e '.[postgres]'",
             ) from None
         except (ValueError, ArgumentError) as error:
             raise SettingsError(
@@ -213,6 +214,14 @@ def open_storage(url: str, shared: bool) -> Any:
         storage.engine.dispose()
         event.listen(storage.engine, "connect", quick)
     return storage
+
+
+def with_driver(url: str) -> str:
+    """Return a PostgreSQL URL that names no driver with psycopg 3, which we install; other URLs unchanged.
+
+    SQLAlchemy's own default is psycopg2. It does not know `postgres://`, which other tools write.
+    """
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
 def _hidden(error: object, url: str) -> str:
