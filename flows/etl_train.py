@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from flows.run import environment, links, logs, notify
 from flows.run.context import SETTINGS, Run, open_run
 from flows.run.mlflow_record import git_commit
+from flows.run.nights import nights
 from flows.run.record import RunRecord, StageRow
 from flows.run.stage_task import StageTasks, together
 from tasks.core.errors import InputError, RaymillError, SettingsError
@@ -166,7 +167,7 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
     record = run.record
     record.report, record.data_docs, record.mlflow = str(target), str(docs or ""), run.tracker.uri
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(_report.render(page, [_report_row(r) for r in record.stages], _report_facts(run, docs)))
+    target.write_text(_report.render(page, [_report_row(r) for r in record.stages], _report_facts(run, docs, scores)))
     run.store.keep(target)
     run.track_results(_pngs(page))
     create_table_artifact(
@@ -186,14 +187,16 @@ def _report_row(row: StageRow) -> dict[str, Any]:
         "rejected": row.rejected or None,
         "repeated": row.repeated or None,
         "seconds": row.wall_s,
+        "cpu_s": row.cpu_s,
+        "peak_mb": row.peak_mb,
         "reused": row.reused,
         "digest": row.digest,
     }
 
 
-def _report_facts(run: Run, docs: Path | None) -> dict[str, Any]:
+def _report_facts(run: Run, docs: Path | None, scores: Snapshot) -> dict[str, Any]:
     """Return what the report shows about the run as a whole, without secrets."""
-    record = run.record.masked()
+    record, metric = run.summary("running"), str(scores.facts["metric"])
     return {
         "run_id": record.run_id,
         "when": f"{run.began:%Y-%m-%d %H:%M} UTC",
@@ -202,6 +205,12 @@ def _report_facts(run: Run, docs: Path | None) -> dict[str, Any]:
         "mlflow": record.mlflow,
         "gates": record.gates,
         "card": record.card,
+        "seconds": record.wall_s,
+        "cpu_s": record.cpu_s,
+        "peak_mb": record.peak_mb,
+        "cost": record.cost,
+        "metric": name_of(TARGETS[scores.facts["target"]], metric),
+        "nights": nights(run.root, record, metric),
     }
 
 

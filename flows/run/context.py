@@ -22,6 +22,7 @@ from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_resul
 from flows.run.names import check_stage_name
 from flows.run.progress import Artifacts, LogView, View
 from flows.run.record import RunRecord, StageRow
+from flows.run.usage import Meter
 from flows.servers import engine
 from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
@@ -53,6 +54,7 @@ class Run:
     view: View
     began: datetime
     clock: float
+    meter: Meter
     last: str | None = None
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     validations: dict[str, Any] = field(default_factory=dict)
@@ -86,12 +88,15 @@ class Run:
             mask_error(error)  # Prefect stores its text
             self._failed(stage.name, error)
             raise
+        usage = self.meter.end(stage.name)
         recording = time.perf_counter()
         self.snapshots[stage.name] = done.snapshot
         # The work is done and committed: an MLflow failure must not undo it.
-        recorded = self.outbox.send(stage.name, lambda: record_stage(self.tracker, stage, done, inputs), self.recorded)
+        recorded = self.outbox.send(
+            stage.name, lambda: record_stage(self.tracker, stage, done, inputs, usage), self.recorded
+        )
         now = time.perf_counter()
-        self._ended(StageRow.of(stage, done, recorded=recorded, record_s=now - recording, wall_s=now - start))
+        self._ended(StageRow.of(stage, done, usage, recorded=recorded, record_s=now - recording, wall_s=now - start))
         return done.snapshot
 
     def timed(self, name: str, decide: Callable[[], Any]) -> Any:
@@ -106,7 +111,9 @@ class Run:
             raise
         seconds = round(time.perf_counter() - start, 3)
         phases = {"reuse" if decision.reused else "record": seconds}
-        self._ended(StageRow(name, reused=decision.reused, seconds=phases, wall_s=seconds))
+        usage = self.meter.end(name)
+        row = StageRow(name, reused=decision.reused, seconds=phases, wall_s=seconds)
+        self._ended(replace(row, cpu_s=usage.cpu_s, peak_mb=usage.peak_mb))
         return decision
 
     @property
@@ -120,6 +127,7 @@ class Run:
             self.record.at_work.append(name)
             self._write("running")  # so the record of a killed run names the stages at work
             self.view.started(name)
+        self.meter.begin(name)
         return time.perf_counter()
 
     def expect(self, name: str) -> None:
@@ -128,6 +136,7 @@ class Run:
             self.order.append(name)
 
     def _failed(self, name: str, error: BaseException) -> None:
+        self.meter.end(name)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         with self.lock:
             self.record.at_work.remove(name)
@@ -183,10 +192,14 @@ class Run:
     def summary(self, state: str) -> RunRecord:
         """Return a copy of the run's record in its present state, without secrets."""
         record, ingested = self.record, self.record.row("ingest")
+        usage, price = self.meter.total(), self.settings.tracking.price_per_core_hour
         return replace(
             record.masked(),
             state=state,
             wall_s=round(time.perf_counter() - self.clock, 2),
+            cpu_s=usage.cpu_s,
+            peak_mb=usage.peak_mb,
+            cost=None if price is None else round(usage.cpu_s / 3600 * price, 6),
             rows_in=ingested.rows_in if ingested else 0,
             stages=list(record.stages),
             at_work=list(record.at_work),
@@ -220,6 +233,7 @@ class Run:
 
         self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
         self.save(state)
+        self.meter.close()
 
 
 def current() -> Run:
@@ -263,6 +277,7 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
         view=LogView() if settings.logging.as_json else VIEW.get(LogView()),
         began=began,
         clock=clock,
+        meter=Meter(),
         last=until,
     )
     record.caught_up = catch_up(run.root, tracker, store) or None

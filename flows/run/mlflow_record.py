@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from flows.run.usage import Usage
 from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import HasDigest, Stage, StageRun
@@ -17,7 +18,9 @@ from tasks.stages.tune.plots import search_plots
 KEY = "raymill.key"  # tag of a child run: the key of its snapshot
 
 
-def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest]) -> None:
+def record_stage(
+    tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs: Sequence[HasDigest], usage: Usage
+) -> None:
     """Log a stage's facts: metrics and tags in the parent run, and a child run for a stage that trains.
 
     A snapshot has one child run, under the first run that could record it: the run that made it may have been killed
@@ -26,6 +29,7 @@ def record_stage(tracker: tracking.Tracker, stage: Stage, done: StageRun, inputs
     snapshot = done.snapshot
     metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
     metrics[f"{stage.name}/rows"] = stage.size(snapshot)
+    metrics |= {f"{stage.name}/cpu_seconds": usage.cpu_s, f"{stage.name}/peak_memory_mb": usage.peak_mb}
     metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
     tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
     tracker.log(tracker.run_id, metrics=metrics, tags=tags)

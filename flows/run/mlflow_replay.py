@@ -81,6 +81,9 @@ def replay(name: str, record: RunRecord, tracker: tracking.Tracker, store: Snaps
     """Record one part of a run in MLflow, from the run's record and its snapshots alone. Repeating it is safe."""
     if name == END:
         if record.state != "running":
+            used = {"seconds": record.wall_s, "cpu_seconds": record.cpu_s, "peak_memory_mb": record.peak_mb}
+            used |= {} if record.cost is None else {"cost": record.cost}
+            tracker.log(tracker.run_id, metrics={f"run/{name}": value for name, value in used.items()})
             tracker.end(tracker.run_id, ENDS.get(record.state, "FAILED"))
     elif name == RESULTS:
         page = _snapshot(store, record.row("report"))
@@ -90,7 +93,7 @@ def replay(name: str, record: RunRecord, tracker: tracking.Tracker, store: Snaps
         _remove_children(tracker, snapshot.key)  # of an interrupted attempt
         inputs = [store.find(i.stage, i.key) for i in snapshot.manifest.inputs if i.key]
         done = StageRun(snapshot, row.reused, row.seconds, row.validation, row.notes)
-        record_stage(tracker, stage, done, [i for i in inputs if i is not None])
+        record_stage(tracker, stage, done, [i for i in inputs if i is not None], row.usage)
 
 
 def record_results(tracker: tracking.Tracker, record: RunRecord, pictures: list[Path]) -> None:

@@ -11,13 +11,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from flows.run.usage import Usage
 from tasks.core.secrets import masked_within
 
 if TYPE_CHECKING:
     from tasks.core.stage import Stage, StageRun
 
 # Fields of some runs only, or set only at the end: left out of the JSON while None.
-LATER = ("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s")
+LATER = (
+    *("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s"),
+    "cost",
+)
 # Fields whose texts may hold secrets. `report` and `data_docs` are local paths, which must stay usable.
 MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
 
@@ -42,9 +46,13 @@ class StageRow:
     notes: Mapping[str, Any] = field(default_factory=dict)
     recorded: bool = True  # in MLflow, without delay
     wall_s: float = 0.0
+    cpu_s: float = 0.0  # see flows/run/usage.py, as for peak_mb
+    peak_mb: int = 0
 
     @classmethod
-    def of(cls, stage: Stage, done: StageRun, *, recorded: bool, record_s: float, wall_s: float) -> StageRow:
+    def of(
+        cls, stage: Stage, done: StageRun, usage: Usage, *, recorded: bool, record_s: float, wall_s: float
+    ) -> StageRow:
         """Return the row of a stage that has made a snapshot. record_s: how long recording in MLflow took."""
         snapshot, counts = done.snapshot, done.snapshot.manifest.counts
         return cls(
@@ -64,7 +72,13 @@ class StageRow:
             notes=dict(done.notes),
             recorded=recorded,
             wall_s=round(wall_s, 3),
+            cpu_s=usage.cpu_s,
+            peak_mb=usage.peak_mb,
         )
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.cpu_s, self.peak_mb)
 
 
 class Failure(TypedDict):
@@ -82,6 +96,9 @@ class RunRecord:
     state: str = "running"  # then completed, failed or interrupted
     started: str = ""
     wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_mb: int = 0
+    cost: float | None = None  # of the CPU seconds, at tracking.price_per_core_hour
     rows_in: int = 0
     stages: list[StageRow] = field(default_factory=list)
     at_work: list[str] = field(default_factory=list)  # stages that have begun and not ended

@@ -54,6 +54,7 @@ class TrackingConfig(Section):
     uri: str | None
     experiment: str
     system_metrics: bool
+    price_per_core_hour: Annotated[float, Field(ge=0)] | None
 
 
 class RetriesConfig(Section):

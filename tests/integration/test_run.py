@@ -95,6 +95,10 @@ def test_mlflow_has_a_parent_run_children_and_a_grandchild_per_trial(place: Plac
     assert parent.data.tags["snapshot.clean"] == first["stages"][1]["digest"]
     assert parent.data.tags["raymill.config_digest"]
     assert parent.inputs.dataset_inputs
+    metrics = parent.data.metrics
+    used = [metrics[f"{row['stage']}/cpu_seconds"] for row in first["stages"] if row["key"]]
+    assert 0 < sum(used) <= metrics["run/cpu_seconds"]
+    assert max(row["peak_mb"] for row in first["stages"]) <= metrics["run/peak_memory_mb"]
     assert {f.path for f in client.list_artifacts(parent.info.run_id, "plots")} >= {"plots/ratings.png"}
 
     def below(run_id: str) -> dict[str, Any]:

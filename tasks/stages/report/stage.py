@@ -123,9 +123,10 @@ def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapp
     """Return a report snapshot's page with one run's own facts at the marked place.
 
     `run_table` has a row per stage: stage, rows_in, rows_out, rejected, repeated (None: does not apply), seconds,
-    reused (bool), digest. `run` has run_id and when, and, if known, seconds, decision, data_docs, mlflow, note, gates
-    (each with name, value, limit, passed and note) and card (the model card, in markdown). Raises SnapshotCorrupt
-    unless the page has the marked place exactly once.
+    cpu_s, peak_mb, reused (bool), digest. `run` has run_id and when, and, if known, seconds, cpu_s, peak_mb, cost,
+    nights (rows of `flows.run.nights`) and the name of their metric, decision, data_docs, mlflow, note, gates (each
+    with name, value, limit, passed and note) and card (the model card, in markdown). Raises SnapshotCorrupt unless the
+    page has the marked place exactly once.
     """
     path = snapshot.path("report.html")
     before, *after = path.read_text(encoding="utf-8").split(RUN_MARK)
