@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -42,8 +43,13 @@ def check_json_lines(start: bytes, profile: Profile, kind: Kind, *, whole: bool)
         raise Unreadable(
             "the lines are Python literals, as in product metadata, not JSON", "give product metadata as --items"
         )
-    elif profile.columns and (first := _over_lines(start)):
+    elif profile.columns and (first := _over_lines(start)) is not None:
         check_columns(sorted(first), profile, kind)
+    elif not whole and profile.mandatory and not any(json.dumps(c).encode() in start for c in profile.mandatory):
+        raise Unreadable(
+            f"not JSON lines, and its first {len(start) >> 10} KB name none of {', '.join(profile.mandatory)}",
+            "give JSON lines, or one array of objects",
+        )
 
 
 def _over_lines(start: bytes) -> dict[str, Any] | None:

@@ -170,6 +170,10 @@ def _checked(path: Path, root: Path) -> RawFile:
     name = path.relative_to(root).as_posix()
     if not path.is_file():
         return RawFile(str(path.absolute()), name, 0, "a broken link, or not a regular file")
+    if not os.access(path, os.R_OK):
+        return RawFile(
+            str(path.absolute()), name, 0, "it may not be read: permission denied", fix="allow it to be read"
+        )
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
         return RawFile(str(path.absolute()), name, 0, "a symbolic link out of the folder; not followed")
     return RawFile(str(path.resolve()), name, path.stat().st_size)
@@ -192,7 +196,7 @@ def _remote(given: str) -> list[RawFile]:
         base = path[: min(path.index(c) for c in "*[" if c in path)].rpartition("/")[0] if wild else path
         info = system.get_file_info(base)
         if not wild and info.type == fs.FileType.File:
-            if table := _table_above(system, path):
+            if table := table_formats.above_in_store(system, path):
                 return [_table(url(path), PurePosixPath(path).name, table)]
             return [RawFile(url(path), PurePosixPath(path).name, info.size)]
         listing = system.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
@@ -200,7 +204,7 @@ def _remote(given: str) -> list[RawFile]:
         raise InputError(f"cannot be listed: {_short(error)}", where=given, fix=CREDENTIALS) from None
     files = {PurePosixPath(i.path).relative_to(base).as_posix(): i for i in listing if i.type == fs.FileType.File}
     tables = table_formats.roots(files)
-    if table := tables.get("") or _table_above(system, base):
+    if table := tables.get("") or table_formats.above_in_store(system, base):
         return [_table(given, f"{PurePosixPath(base).name}/", table)]
     if wild:
         listed = [_matched(n, tables) for n in sorted(files) if fnmatch(files[n].path, path)]
@@ -220,19 +224,6 @@ def _remote(given: str) -> list[RawFile]:
 def _matched(name: str, tables: dict[str, str]) -> Entry:
     table = table_formats.root_of(name, tables)
     return Entry(name) if table is None else Entry(name, table_formats.reason(tables[table]), fix=table_formats.FIX)
-
-
-def _table_above(system: Any, folder: str) -> str | None:
-    """Return the kind of the table that a folder in a store lies in; None, too, where its parents may not be listed."""
-    from pyarrow import fs
-
-    parents = [f"{p}/" for p in map(str, PurePosixPath(folder).parents) if p not in (".", "/")]
-    signs = {f"{p}{sign}": kind for p in parents for sign, kind in table_formats.FOLDERS.items()}
-    try:
-        found = system.get_file_info(list(signs))
-    except OSError:
-        return None
-    return next((signs[i.path] for i in found if i.type == fs.FileType.Directory), None)
 
 
 CREDENTIALS = "check the address, and that credentials are set (for s3: AWS_ACCESS_KEY_ID and the like)"

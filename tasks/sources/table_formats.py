@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 FIX = "write the table's rows as plain parquet in another folder, and give that folder"
 FOLDERS = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table"}
+ICEBERG = "an Iceberg table"
+ICEBERG_DEPTH = 4  # parents of a path in a store that may be an Iceberg table: each costs a request
 _ICEBERG = re.compile(r"(?:(.*)/)?metadata/[^/]+\.metadata\.json(?:\.gz)?")
 
 
@@ -27,7 +30,7 @@ def roots(names: Iterable[str]) -> dict[str, str]:
             if sign in parts:
                 found["/".join(parts[: parts.index(sign)])] = kind
         if match := _ICEBERG.fullmatch(name):
-            found[match[1] or ""] = "an Iceberg table"
+            found[match[1] or ""] = ICEBERG
     return {root: kind for root, kind in found.items() if not any(_below(root, other) for other in found)}
 
 
@@ -50,6 +53,23 @@ def _kind(folder: Path) -> str | None:
         if (folder / sign).is_dir():
             return kind
     try:
-        return "an Iceberg table" if any((folder / "metadata").glob("*.metadata.json*")) else None
+        return ICEBERG if any((folder / "metadata").glob("*.metadata.json*")) else None
     except OSError:
         return None
+
+
+def above_in_store(system: Any, folder: str) -> str | None:
+    """Return the kind of the table that a path in a store lies in; None, too, where its parents may not be listed."""
+    from pyarrow import fs
+
+    parents = [f"{p}/" for p in map(str, PurePosixPath(folder).parents) if p not in (".", "/")]
+    signs = {f"{p}{sign}": kind for p in parents for sign, kind in FOLDERS.items()}
+    metadata = [fs.FileSelector(f"{p}metadata", allow_not_found=True) for p in parents[:ICEBERG_DEPTH]]
+    try:
+        found = [i for i in system.get_file_info(list(signs)) if i.type == fs.FileType.Directory]
+        if found:
+            return signs[found[0].path]
+        listed = [info.path for where in metadata for info in system.get_file_info(where)]
+    except OSError:
+        return None
+    return ICEBERG if any(_ICEBERG.fullmatch(path) for path in listed) else None

@@ -134,6 +134,12 @@ class TestUnknownNames:
         assert [f.name for f in locations.find([str(tmp_path / "in" / "*")]) if f.left_out] == ["2019/"]
         assert [f.name for f in locations.find([str(tmp_path / "in" / "**" / "*")]) if f.left_out] == []
 
+    def test_a_file_that_may_not_be_read_stands_aside(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (write(tmp_path / "in") / "secret.csv").write_bytes(CSV)
+        monkeypatch.setattr("tasks.sources.locations.os.access", lambda path, _: Path(path).name != "secret.csv")
+        found = read_all(tmp_path / "in")
+        assert (len(found.kept), found.damage) == (1, {"secret.csv": "it may not be read: permission denied"})
+
     def test_a_folder_of_others_alone_is_refused_with_a_reason(self, tmp_path: Path) -> None:
         (tmp_path / "a.tgz").write_bytes(b"")
         with pytest.raises(InputError, match=r"no review files in this folder, only \.tgz \(a\.tgz: a tar archive"):
@@ -192,7 +198,8 @@ class TestTables:
     def test_no_dead_file_is_read_wherever_the_input_begins(self, tmp_path: Path, kind: str) -> None:
         root = table(tmp_path / "in" / "table", kind)
         file = next(root.rglob("dead.parquet"))
-        for given in (root, tmp_path / "in", file.parent, file, f"{file.parent}/*.parquet", f"file://{root}"):
+        local = (root, tmp_path / "in", file.parent, file, f"{file.parent}/*.parquet")
+        for given in (*local, *(f"file://{path}" for path in local)):
             for look in (lambda g: sources.discover(str(g), "amazon-us"), lambda g: inspect([str(g)])):
                 with pytest.raises(InputError, match=f"part of an? {kind} table") as refused:
                     look(given)
@@ -214,6 +221,7 @@ class TestSideFiles:
         "text",
         [
             json.dumps({"tool": "export", "files": ["a", "b"]}, indent=2),
+            json.dumps({"tool": "export", "files": [f"file {i}" for i in range(9000)]}, indent=2),
             json.dumps({"tool": "export", "version": 3}),
             json.dumps([{"tool": "export"}, {"tool": "other"}]),
             json.dumps(["a.csv", "b.csv"], indent=1),

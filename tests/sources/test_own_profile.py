@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks import sources
+from tasks.core.settings import CONF
 from tasks.sources.inspection import inspect
 from tasks.sources.own_profile import folder_values
-from tests.support.accounts import read_all
+from tests.support.accounts import read_all, zipped
 from tests.support.inspected_files import as_csv, json_lines
 from tests.support.raw_files import BASE, DAY, delimited, review, write_parquet
 
@@ -95,6 +96,16 @@ class TestFolders:
             path.write_text(lines[ending])
         (kept,) = read_all(tmp_path).kept
         assert (kept["category"], kept["timestamp"]) == ("Books", DAY)
+
+    def test_in_a_zip_and_for_a_year(self, tmp_path: Path) -> None:
+        row = {k: v for k, v in BASE.items() if k not in (HIVE, "review_date")}
+        text = as_csv([[*row], [*row.values()]]).encode()
+        (tmp_path / "a.zip").write_bytes(zipped({f"{HIVE}=Books/year=2015/a.csv": text}))
+        profile = tmp_path / "mine.yaml"
+        shipped = (CONF / "datasets" / "amazon-us.yaml").read_text(encoding="utf-8")
+        profile.write_text(shipped.replace("timestamp: review_date", "timestamp: year").replace('"%m/%d/%Y"', '"%Y"'))
+        (kept,) = read_all(tmp_path / "a.zip", str(profile)).kept
+        assert (kept["category"], kept["timestamp"]) == ("Books", DAY.replace(month=1, day=1))
 
     def test_a_value_in_the_file_comes_first(self, tmp_path: Path) -> None:
         folder = tmp_path / f"{HIVE}=Kitchen"
