@@ -104,8 +104,8 @@ def look(
     try:
         entries = _look(file, profile, config, kind)
     except Unreadable as problem:
-        wrong = Quarantined(file.name, problem.what, fix=problem.fix)
-        return [], [_no_review_file(file, problem) if file.doubtful else wrong]
+        damaged = Quarantined(file.name, problem.what, fix=problem.fix)
+        return [], [_no_review_file(file, problem) if file.doubtful else damaged]
     wrong = [e for e in entries if isinstance(e, Quarantined)]
     return [e for e in entries if isinstance(e, SourceFile)], wrong
 

@@ -161,18 +161,19 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
 
 
 def is_empty(path: str, column: str) -> bool:
-    """Tell whether a parquet column holds nulls only, from the statistics where they are there."""
+    """Tell whether a parquet column holds nulls (or NaN) only, from the statistics where they are there."""
     with locations.open_raw(path) as raw:
         file = pq.ParquetFile(raw)
         index = file.schema_arrow.names.index(column)
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-        if len(file.schema_arrow) == file.metadata.num_columns:  # no nested columns: a leaf for each
+        nan = pa.types.is_floating(file.schema_arrow.field(column).type)
+        if not nan and len(file.schema_arrow) == file.metadata.num_columns:  # no nested columns: a leaf for each
             chunks = [(group.num_rows, group.column(index).statistics) for group in groups]
             if all(stats is not None and stats.has_null_count for _, stats in chunks):
                 return all(stats.null_count == rows for rows, stats in chunks)
         try:
-            batches = file.iter_batches(1 << 16, columns=[column])
-            return all(batch.column(0).null_count == batch.num_rows for batch in batches)
+            values = (batch.column(0) for batch in file.iter_batches(1 << 16, columns=[column]))
+            return all(v.is_null(nan_is_null=nan).true_count == len(v) for v in values)
         except (pa.ArrowException, OSError):
             return False
 

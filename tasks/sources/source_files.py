@@ -69,7 +69,7 @@ class Source:
         files = [(f.name, f.sha256) for f in self.files]
         wrong = [(q.name, q.reason) for q in self.quarantined]
         profile = self.profile.model_dump(mode="json")
-        content = {"files": files, "quarantined": wrong, "profile": profile, "kind": self.kind}
+        content: dict[str, object] = {"files": files, "quarantined": wrong, "profile": profile, "kind": self.kind}
         if aside := [(q.name, q.reason) for q in self.left_out]:
             content["left_out"] = aside
         if own := [(f.name, f.adaptation) for f in self.files if f.adaptation]:

@@ -204,6 +204,12 @@ class TestColumnsWithoutValues:
         assert judged is not None
         assert (judged.usable, judged.quarantined) == (5, [])
 
+    def test_nan_is_no_value(self, tmp_path: Path) -> None:
+        nan = float("nan")
+        table = pa.Table.from_pylist([review(review_headline=value) for value in (nan, None, nan)])
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert [row["title"] for row in read_all(tmp_path).kept] == ["", "", ""]
+
     @pytest.mark.parametrize("statistics", [True, False])
     def test_a_single_value_of_the_wrong_type_is_refused(self, tmp_path: Path, statistics: bool) -> None:
         table = pa.Table.from_pylist([BASE] * 4)
