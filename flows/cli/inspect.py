@@ -58,7 +58,9 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     damage = {d.name: d for layout in found.layouts for d in layout.damage}
     damage |= {d.name: d for d in chosen.damage} if chosen else {}
     _print_files(console, "cannot be read to the end", list(damage.values()))
-    _print_files(console, "would be quarantined", chosen.quarantined if chosen else found.unreadable)
+    wrong = chosen.quarantined if chosen else found.unreadable
+    _print_files(console, "would be quarantined", [q for q in wrong if not q.left_out])
+    _print_files(console, "would be left out", [q for q in wrong if q.left_out])
     if found.items:
         metadata = [Quarantined(name, f"fits the profile {profile}") for name, profile in found.items.items()]
         _print_files(console, "product metadata: give it with --items, not as reviews", metadata)
@@ -138,6 +140,8 @@ def _print_judgement(console: Console, judged: Judgement) -> None:
     if not judged.rows:
         _print(console, "No row could be read with this profile.", "red")
         return
+    for line in judged.adaptations:
+        _print(console, line, "yellow")
     rejected = judged.rows - judged.usable
     share = f" ({_percent(judged.rejected_share)})" if rejected else ""
     _print(

@@ -60,14 +60,12 @@ def run(
     # A wrong input fails here, before anything starts.
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
+    from flows.cli.source_lines import print_source
+
+    print_source(view_console, source, settings.data.dataset)
     if settings.data.items:
-        discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
-    size = sum(f.size for f in source.files)
-    view_console.print(
-        f"{len(source.files)} file(s), {size / 1e6:,.1f} MB, dataset {settings.data.dataset}", highlight=False
-    )
-    for wrong in source.quarantined:
-        view_console.print(f"[yellow]not read:[/] {escaped(f'{wrong.name}: {wrong.reason}')}", highlight=False)
+        metadata = discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
+        print_source(view_console, metadata, settings.data.dataset)
 
     # A registry that is down fails here, before anything starts, too.
     record = launch(settings, source, view_console, until)

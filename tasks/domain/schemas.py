@@ -32,7 +32,9 @@ REJECTS = pa.schema(
     ]
 )
 
-# A file that was not read, or not to its end: why, and how many of its rows became reviews or rejects.
+# A file that was not read, or not to its end: why, and how many of its rows became reviews or rejects. The reason of
+# one that is no damaged review file begins with LEFT_OUT.
+LEFT_OUT = "left out: "
 QUARANTINE = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),  # file, relative to the input

@@ -141,7 +141,13 @@ def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
         ways.append(_moment(number.cast(pl.Float64, strict=False), rule.unit or "ms"))
         return pl.coalesce(ways)
     if kind.is_numeric():
-        return _moment(value.cast(pl.Float64, strict=False), rule.unit or "ms")
+        moment = _moment(value.cast(pl.Float64, strict=False), rule.unit or "ms")
+        if rule.unit or not rule.formats:
+            return moment
+        digits = value.cast(pl.Int64, strict=False).cast(pl.String)  # 20180105, as in CSV
+        digits = pl.when(value == value.floor()).then(digits) if kind.is_float() else digits
+        ways = [digits.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in rule.formats]
+        return pl.coalesce(*ways, moment)
     if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
         return value.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
     return value.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
@@ -197,8 +203,18 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
     return first_reason
 
 
+def in_years(moments: pl.Series) -> pl.Series:
+    """Tell which times are of the years 1 to 9999: Python has no others."""
+    if isinstance(moments.dtype, pl.Datetime) and moments.dtype.time_unit == "ns":
+        return moments.is_not_null()  # of 1677 to 2262
+    return moments.dt.replace_time_zone(None).is_between(datetime(1, 1, 1), datetime(9999, 12, 31))
+
+
 def _rejects(raw: pl.DataFrame, reasons: pl.Series, numbers: np.ndarray, source: str) -> pa.Table:
-    records = [json.dumps(r, ensure_ascii=False, default=str) for r in raw.to_dicts()]
+    shown = raw.with_columns(
+        column.to_physical() for column in raw if isinstance(column.dtype, pl.Datetime) and not in_years(column).all()
+    )
+    records = [json.dumps(r, ensure_ascii=False, default=str) for r in shown.to_dicts()]
     return pa.table(
         {
             "reason": reasons.to_list(),

@@ -124,6 +124,10 @@ class Column:
                 share = _share(seconds.is_between(_EARLIEST.timestamp(), now))
                 if share >= MOST:
                     return Times(share, unit=unit)
+        if self.values.dtype.is_numeric():
+            days = self.numbers.cast(pl.Int64, strict=False)
+            whole = _share(self.numbers == days) >= MOST and _share(days.is_between(19_900_000, 22_000_000)) >= MOST
+            return _times_of_text(days.cast(pl.String)) if whole else None
         return _times_of_text(self.texts) if self.values.dtype == pl.String else None
 
     @property

@@ -1,14 +1,16 @@
-"""Decompress gzip, bzip2 and zstd streams piece by piece, up to the first damaged byte."""
+"""Decompress gzip, bzip2, xz and zstd streams piece by piece, up to the first damaged byte."""
 
 from __future__ import annotations
 
 import bz2
+import lzma
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO
 
 _Stream = Generator[bytes, None, bytes]  # yields unpacked bytes and returns the packed bytes read beyond its end
 
+XZ_MEMORY = 256 << 20  # of its dictionary; the highest preset needs 65 MiB
 PACKED_PIECE, UNPACKED_PIECE = 64 << 10, 256 << 10
 
 
@@ -90,6 +92,27 @@ def bunzip2(feed: Feed, data: bytes | None) -> _Stream:
         elif data == b"" and not unpacker.eof:
             raise Damaged("cut off")
         data = None
+    return unpacker.unused_data
+
+
+def unxz(feed: Feed, data: bytes) -> _Stream:
+    """Unpack one xz stream that starts with `data`."""
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+    while not unpacker.eof:
+        if not data and unpacker.needs_input:
+            data = feed.take()
+            if not data:
+                raise Damaged("cut off")
+        try:
+            # Small steps: an error loses the output of its step.
+            piece = unpacker.decompress(data, 4096)
+        except lzma.LZMAError as error:
+            raise Damaged(
+                "needs too much memory" if "Memory" in str(error) else "damaged or with a bad checksum"
+            ) from None
+        data = b""
+        if piece:
+            yield piece
     return unpacker.unused_data
 
 

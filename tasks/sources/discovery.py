@@ -11,63 +11,32 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
+from urllib.parse import urlsplit
 
-from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
-from tasks.sources import locations, streams
-from tasks.sources.file_checks import Kind, Unreadable, check_columns, check_json_lines, check_parquet, item_id_path
+from tasks.sources import locations, signatures, streams
+from tasks.sources.file_checks import (
+    Kind,
+    Unreadable,
+    check_columns,
+    check_json_array,
+    check_json_lines,
+    check_parquet,
+    item_columns,
+    item_id_path,
+    json_names,
+)
+from tasks.sources.opening import HEAD_BYTES, limits, opened
+from tasks.sources.own_profile import folder_values, with_folders, with_names, without
 from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
+from tasks.sources.source_files import Format, Quarantined, Source, SourceFile
 
-Format = Literal["parquet", "json-lines", "json-array", "delimited"]
-HEAD_BYTES = 1 << 16
+__all__ = ["BOM", "HEAD_BYTES", "Quarantined", "Source", "SourceFile", "discover", "limits", "look", "sniff"]
+
 BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One raw file, or one member of a zip. `name` is relative to the input; `header` is the first row of a
-    delimited file, or None where the profile supplies the header."""
-
-    path: str
-    name: str
-    size: int
-    sha256: str
-    format: Format
-    packing: str | None = None
-    member: streams.Member | None = None
-    quoting: Quoting | None = None
-    header: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A file that is not read, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """The raw input of a run: files and the profile that reads them. A stage takes it in place of a snapshot."""
-
-    files: tuple[SourceFile, ...]
-    profile: Profile
-    quarantined: tuple[Quarantined, ...] = ()
-    kind: Kind = "reviews"
-    stage: str = "source"
-    key: str = ""
-
-    @property
-    def digest(self) -> str:
-        files = [(f.name, f.sha256) for f in self.files]
-        wrong = [(q.name, q.reason) for q in self.quarantined]
-        profile = self.profile.model_dump(mode="json")
-        return digest_of({"files": files, "quarantined": wrong, "profile": profile, "kind": self.kind})
 
 
 def discover(
@@ -85,26 +54,43 @@ def discover(
         )
     files: list[SourceFile] = []
     wrong: list[tuple[str, str, Unreadable]] = []
+    aside: list[Quarantined] = []
     for file in locations.find(addresses):
+        if file.problem and file.left_out:
+            aside.append(Quarantined(file.name, file.problem, left_out=True))
+            continue
         if file.problem:
-            wrong.append((file.name, file.path, Unreadable(file.problem, "to read it anyway, name the file itself")))
+            wrong.append((file.name, file.path, Unreadable(file.problem, file.fix)))
             continue
         try:
             for entry in _look(file, profile, config, kind):
                 if isinstance(entry, SourceFile):
                     files.append(entry)
+                elif entry.left_out:
+                    aside.append(entry)
                 else:
                     wrong.append((entry.name, file.path, Unreadable(entry.reason, "write the archive again")))
         except Unreadable as problem:
-            wrong.append((file.name, file.path, problem))
+            if file.doubtful:
+                aside.append(_no_review_file(file, problem))
+            else:
+                wrong.append((file.name, file.path, problem))
     if wrong and (not files or config.damaged_files == "refuse"):
         _, path, first = wrong[0]
         others = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
         raise InputError(f"{first.what}{others}", where=path, fix=first.fix)
+    if not files:
+        names = ", ".join(q.name for q in aside[:5])
+        raise InputError(
+            f"no review files here, only {names} ({aside[0].reason})",
+            where=", ".join(addresses),
+            fix=f"readable endings: {', '.join(locations.ENDINGS)}, each also packed",
+        )
     return Source(
         files=_hashed(files),
         profile=profile,
         quarantined=tuple(Quarantined(name, problem.what) for name, _, problem in wrong),
+        left_out=tuple(aside),
         kind=kind,
     )
 
@@ -114,13 +100,18 @@ def look(
 ) -> tuple[list[SourceFile], list[Quarantined]]:
     """Detect one file's format as `discover` does, without hashing; returns what is readable and what is not."""
     if file.problem:
-        return [], [Quarantined(file.name, file.problem)]
+        return [], [Quarantined(file.name, file.problem, file.left_out, file.fix)]
     try:
         entries = _look(file, profile, config, kind)
     except Unreadable as problem:
-        return [], [Quarantined(file.name, problem.what)]
+        damaged = Quarantined(file.name, problem.what, fix=problem.fix)
+        return [], [_no_review_file(file, problem) if file.doubtful else damaged]
     wrong = [e for e in entries if isinstance(e, Quarantined)]
     return [e for e in entries if isinstance(e, SourceFile)], wrong
+
+
+def _no_review_file(file: locations.RawFile, problem: Unreadable) -> Quarantined:
+    return Quarantined(file.name, f"neither its name nor its content is that of reviews: {problem.what}", left_out=True)
 
 
 def _hashed(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
@@ -151,31 +142,44 @@ def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: K
             members = streams.members(raw)
         except ValueError as error:
             raise Unreadable(str(error), "write or copy it again") from None
-        readable = [m for m in members if locations.ending(m.name) in locations.ENDINGS or m.problem]
-        if not readable:
-            inside = ", ".join(sorted({locations.ending(m.name) or m.name for m in members})[:5]) or "nothing"
-            raise Unreadable(
-                f"this zip file holds no review files, only {inside}",
-                f"readable endings: {', '.join(locations.ENDINGS)}",
-            )
-        entries: list[SourceFile | Quarantined] = []
-        for member in readable:
-            name = f"{file.name}/{member.name}"
-            try:
-                if member.problem:
-                    raise Unreadable(member.problem, "write the archive again")
-                if member.size == 0:
-                    raise Unreadable("the file is empty", "remove it or write it again")
-                entries.append(_look_inside(file, raw, packing, member, profile, config, kind))
-            except Unreadable as problem:
-                if len(readable) == 1:
-                    raise
-                entries.append(Quarantined(name, problem.what))
-        return entries
+        if words := signatures.workbook([m.name for m in members]):
+            raise Unreadable(f"this is {words[0]}", words[1])
+        return _look_at_members(file, raw, members, profile, config, kind)
 
 
-def limits(config: ReadConfig) -> streams.Limits:
-    return streams.Limits(max_bytes=config.max_unpacked_gb << 30, max_ratio=config.max_unpacked_ratio)
+def _look_at_members(
+    file: locations.RawFile,
+    raw: BinaryIO,
+    members: Sequence[streams.Member],
+    profile: Profile,
+    config: ReadConfig,
+    kind: Kind,
+) -> list[SourceFile | Quarantined]:
+    readable = [m for m in members if locations.ending(m.name) in (*locations.ENDINGS, ".zip", "") or m.problem]
+    if not readable:
+        inside = ", ".join(sorted({locations.ending(m.name) or m.name for m in members})[:5]) or "nothing"
+        raise Unreadable(
+            f"this zip file holds no review files, only {inside}",
+            f"readable endings: {', '.join(locations.ENDINGS)}",
+        )
+    entries: list[SourceFile | Quarantined] = []
+    for member in members:
+        name, kind_of_name = f"{file.name}/{member.name}", locations.ending(member.name)
+        if member not in readable:
+            reason = f"its ending, {kind_of_name}, is none of those that are read"
+            entries.append(Quarantined(name, reason, left_out=True))
+            continue
+        try:
+            if member.problem:
+                raise Unreadable(member.problem, "write the archive again")
+            if member.size == 0:
+                raise Unreadable("the file is empty", "remove it or write it again")
+            entries.append(_look_inside(file, raw, "zip", member, profile, config, kind))
+        except Unreadable as problem:
+            if len(readable) == 1:
+                raise
+            entries.append(Quarantined(name, problem.what, left_out=not kind_of_name and not member.problem))
+    return entries
 
 
 def _look_inside(
@@ -187,22 +191,39 @@ def _look_inside(
     config: ReadConfig,
     kind: Kind,
 ) -> SourceFile:
-    unpacked = streams.Unpacked(raw, packing, limits(config), member)
-    start = unpacked.read(HEAD_BYTES) or b""
-    if not start:
-        raise Unreadable(unpacked.damage or "the file unpacks to nothing", "write or copy it again")
+    unpacked, start, inner = opened(raw, packing, member, config)
     name = f"{file.name}/{member.name}" if member else file.name
-    fmt, quoting, header = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, profile, kind)
+    values = folder_values(urlsplit(file.path).path, file.name, member.name if member else "")
+    own = with_folders(profile, values)
+    fmt, quoting, header = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, own, kind)
+    names: Sequence[str] = header or ()
+    empty: Sequence[str] = ()
     if fmt == "parquet":
         if packing:
             raise Unreadable(f"a parquet file inside {packing}", "unpack it; parquet is packed already")
-        check_parquet(file.path, profile, config, kind)
+        names, empty = check_parquet(file.path, own, config, kind)
+    elif fmt != "delimited":
+        names = json_names(start, fmt == "json-array")
     if header is not None and len(header) > config.max_columns:
         raise Unreadable(
             f"{len(header):,} columns; the limit is {config.max_columns:,}",
             "raise ingest.max_columns if the file is right",
         )
-    return SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
+    own = without(with_names(own, names), empty)
+    return SourceFile(
+        file.path,
+        name,
+        file.size,
+        "",
+        fmt,
+        packing,
+        member,
+        quoting,
+        header,
+        inner,
+        None if own == profile else own,
+        tuple((k, v) for k, v in values.items() if k in item_columns(profile, kind) or not profile.columns),
+    )
 
 
 def sniff(
@@ -211,8 +232,6 @@ def sniff(
     """Detect format, quoting and header from a file's first (unpacked) bytes. Raises Unreadable."""
     ending = locations.ending(name)
     if start[:4] == b"PAR1":
-        if ending not in (".parquet", ""):
-            raise Unreadable(f"this is a parquet file, not {ending[1:].upper()} text", "give it the right ending")
         return "parquet", None, None
     if ending == ".parquet":
         raise Unreadable("this is not a parquet file", "write or copy it again")
@@ -225,9 +244,10 @@ def sniff(
             f"this is not UTF-8 or similar text{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
         )
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
-        check_json_lines(text, profile, kind)
+        check_json_lines(text, profile, kind, whole=len(start) < HEAD_BYTES)
         return "json-lines", None, None
     if text[:1] == b"[" and ending not in (".csv", ".tsv"):
+        check_json_array(text, profile, kind)
         return "json-array", None, None
     if ending in (".json", ".jsonl", ".ndjson"):
         raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
@@ -242,7 +262,8 @@ def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple
     failures: list[Sequence[str]] = []
     for quoting in choices:
         first = first_record(start, quoting, profile.encoding)
-        needed_columns = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}
+        own = with_names(profile, first)
+        needed_columns = set(own.mandatory) if kind == "reviews" else {item_id_path(profile)}
         if needed_columns <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
             check_columns(first, profile, kind)
             return quoting, tuple(first)

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from tasks.sources import locations, streams
+from tasks.sources import locations, sampled_columns, streams
 from tasks.sources.column_guesses import Column, series_of
 from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
 from tasks.sources.file_checks import Kind
@@ -105,7 +105,7 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
 
 def _head(file: SourceFile, config: ReadConfig) -> bytes:
     with locations.open_raw(file.path) as raw:
-        return streams.Unpacked(raw, file.packing, limits(config), file.member).read(4 * HEAD_BYTES) or b""
+        return streams.unpacked(raw, file.packing, limits(config), file.member, file.inner).read(4 * HEAD_BYTES) or b""
 
 
 def _encoding(start: bytes) -> str:
@@ -165,9 +165,10 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
     reader = Profile(description="", columns={}, encoding=layout.encoding, header=layout.header or layout.names)
     values: dict[str, list[Any]] = {}
     frames: list[pl.DataFrame] = []
-    for batch, _ in sample(layout.files, reader, config, rows, "items", layout.damage):
+    for batch, file in sample(layout.files, reader, config, rows, "items", layout.damage):
+        given = dict(file.folders)
         if batch.records is not None:
-            for record in batch.records:
+            for record in [given | record for record in batch.records] if given else batch.records:
                 for key in record:
                     values.setdefault(key, [None] * layout.rows)
                 for key, column in values.items():
@@ -175,12 +176,12 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
                 layout.rows += 1
             layout.records += batch.records[: KEPT_RECORDS - len(layout.records)]
         elif len(batch.numbers):
-            frames.append(batch.frame)
-            layout.records += batch.frame.head(KEPT_RECORDS - len(layout.records)).to_dicts()
+            lacking = [pl.lit(v or None, pl.String).alias(k) for k, v in given.items() if k not in batch.frame.columns]
+            frames.append(sampled_columns.plain(batch.frame.with_columns(lacking)))
+            layout.records += frames[-1].head(KEPT_RECORDS - len(layout.records)).to_dicts()
             layout.rows += len(batch.numbers)
     if frames:
-        frame = pl.concat(frames, how="diagonal_relaxed")
-        series = [series_of(c.name, c.to_list()) if c.dtype.is_nested() else c for c in frame]
+        series = [*sampled_columns.joined(frames)]
     else:
         series = [series_of(name, column) for name, column in values.items()]
     texts = [s for s in series if s.dtype == pl.String]
@@ -199,7 +200,7 @@ def sample(
     """Yield the first `rows` rows of the files, in batches."""
     for file in files:
         for unit in _units(file):
-            reading = Reading(unit, profile, config, kind)
+            reading = Reading(unit, file.own or profile, config, kind)
             for batch in reading:
                 if rows <= 0:
                     return

@@ -25,6 +25,7 @@ from tasks.sources.discovery import Quarantined, SourceFile, look
 from tasks.sources.file_groups import ANY, Layout, layouts_of, read_columns, sample
 from tasks.sources.item_records import to_items
 from tasks.sources.loading import Recipe
+from tasks.sources.own_profile import adaptations
 from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose
 from tasks.sources.settings import IngestConfig
@@ -47,6 +48,7 @@ class Judgement:
     examples: list[dict[str, Any]] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     damage: list[Quarantined] = field(default_factory=list)
+    adaptations: list[str] = field(default_factory=list)  # how files are read otherwise than the profile says
 
     @property
     def rejected_share(self) -> float:
@@ -83,12 +85,15 @@ def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_00
     listed = locations.find(inputs)
     readable, unreadable = _look_at_all(listed, ANY, config)
     if not readable:
+        unreadable.sort(key=lambda q: q.left_out)
         more = f" (and {len(unreadable) - 1} more files)" if len(unreadable) > 1 else ""
-        fix = f"readable endings: {', '.join(locations.ENDINGS)}, each also packed"
+        fix = unreadable[0].fix or f"readable endings: {', '.join(locations.ENDINGS)}, each also packed"
         raise InputError(f"{unreadable[0].reason}{more}", where=unreadable[0].name, fix=fix)
     layouts = layouts_of(readable, config)
     for layout in layouts:
         read_columns(layout, config, rows)
+    doubtful = {file.path for file in listed if file.doubtful}
+    layouts = [layout for layout in layouts if _may_hold_reviews(layout, doubtful)] or layouts
     items = _items(layouts)
     metadata = {f.path for f in readable} - {f.path for f in readable if f.name not in items}
     reviews = [f for f in listed if f.path not in metadata]
@@ -100,6 +105,11 @@ def inspect(inputs: Sequence[str], dataset: str | None = None, rows: int = 20_00
     else:
         _choose(inspection, reviews, config, rows)
     return inspection
+
+
+def _may_hold_reviews(layout: Layout, doubtful: set[str]) -> bool:
+    """Tell whether a layout has columns: three at least where nothing else tells that its files hold reviews."""
+    return len(layout.columns) >= (3 if all(file.path in doubtful for file in layout.files) else 1)
 
 
 def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: IngestConfig, rows: int) -> None:
@@ -131,13 +141,15 @@ def judge(
     judgement = Judgement(name, profile)
     files, judgement.quarantined = _look_at_all(files_listed, profile, config)
     judgement.files = len(files)
+    judgement.adaptations = adaptations(profile, [(f.name, f.own) for f in files if f.own])
     period = Period.of(config.earliest, config.latest)
     recipe = Recipe("reviews", profile, config, period)
     nulls: Counter[str] = Counter()
     for batch, file in sample(files, profile, config, rows, "reviews", judgement.damage):
         judgement.rows += len(batch.numbers) + len(batch.bad)
         try:
-            kept, rejected = recipe.rows(batch, file.name)
+            own = recipe.of(file)
+            kept, rejected = own.rows(batch, file.name)
         except pl.exceptions.PolarsError as error:
             judgement.reasons[f"cannot be mapped: {str(error).splitlines()[0][:100]}"] += len(batch.numbers)
             continue
@@ -148,7 +160,7 @@ def judge(
         table = pl.DataFrame(pl.from_arrow(kept))
         nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
         usable = batch.frame.filter(~np.isin(batch.numbers, rejected["row"].to_numpy()))
-        judgement.lost_values += _lost(usable, table, profile)
+        judgement.lost_values += _lost(usable, table, own.profile)
         judgement.examples += table.head(3 - len(judgement.examples)).to_dicts()
     if judgement.usable:
         judgement.nulls = {c: nulls[c] / judgement.usable for c in REVIEWS.names}

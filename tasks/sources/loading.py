@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,7 @@ from tasks.core.errors import RowsLost
 from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS
 from tasks.sources import locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
+from tasks.sources.discovery import SourceFile
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import to_items
 from tasks.sources.json_records import BadRecord
@@ -40,10 +41,15 @@ class Recipe:
     profile: Profile
     config: ReadConfig
     period: Period | None = None  # of reviews
+    folders: tuple[tuple[str, str], ...] = ()  # values of columns of the file's product metadata
 
     @property
     def schema(self) -> pa.Schema:
         return REVIEWS if self.kind == "reviews" else ITEMS
+
+    def of(self, file: SourceFile) -> Recipe:
+        """Return the recipe with the file's own profile and the values of its folders."""
+        return replace(self, profile=file.own or self.profile, folders=file.folders)
 
     def rows(self, batch: Batch, source: str) -> tuple[pa.Table, pa.Table]:
         """Map a batch to (canonical rows, REJECTS). Every row goes to one of them."""
@@ -52,6 +58,8 @@ class Recipe:
             return to_canonical(batch.frame, batch.numbers, self.profile, source, self.period)
         assert self.profile.items is not None
         records = batch.frame.to_dicts() if batch.records is None else batch.records
+        if self.folders:
+            records = [dict(self.folders) | record for record in records]
         kept, wrong = to_items(records, self.profile.items)
         # repr: a Python literal may hold values that JSON lacks, and half a surrogate pair is not text.
         bad = [BadRecord(int(batch.numbers[i]), reason, ascii(records[i])[:2000]) for i, reason in wrong]
@@ -80,10 +88,11 @@ class Loaded:
             yield pa.concat_tables(held)
 
     def _unit(self, unit: Unit, account: Account) -> Iterator[pa.Table]:
-        reading = Reading(unit, self.recipe.profile, self.recipe.config, self.recipe.kind)
+        recipe = self.recipe.of(unit.file)
+        reading = Reading(unit, recipe.profile, recipe.config, recipe.kind)
         kept_rows = 0
         for batch in reading:
-            kept, rejected = self.recipe.rows(batch, unit.file.name)
+            kept, rejected = recipe.rows(batch, unit.file.name)
             account.rows += len(batch.numbers) + len(batch.bad)
             account.rejects += [t for t in (rejected, unparsed(batch.bad, unit.file.name)) if t.num_rows]
             kept_rows += kept.num_rows

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from tasks.sources import delimited, locations, streams
+from tasks.sources import class_labels, delimited, locations, parquet_frames, streams
 from tasks.sources.discovery import limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
@@ -79,7 +79,7 @@ class Reading:
     def _stream(self, raw: BinaryIO) -> Any:
         file, start, end = self.unit.file, self.unit.start, self.unit.end
         if end is None:
-            return streams.Unpacked(raw, file.packing, limits(self.config), file.member)
+            return streams.unpacked(raw, file.packing, limits(self.config), file.member, file.inner)
         quoted = file.quoting is not None and file.quoting.quote is not None
         if quoted:
             return streams.Slice(raw, start, end)  # cut between records by the plan
@@ -102,13 +102,15 @@ class Reading:
             names = reader.schema_arrow.names
             columns = [c for c in self.profile.wanted if c in names] if self.kind == "reviews" else None
             first = unit.first_row
+            labels = class_labels.names_of(reader.schema_arrow.metadata)
             lost: dict[int, int] = {}  # rows by row group
             for group in unit.row_groups:
                 rows = reader.metadata.row_group(group).num_rows
                 read, reason = 0, "fewer rows than announced"
                 try:
                     for table in reader.iter_batches(ROWS_AT_ONCE, [group], columns, use_threads=False):
-                        yield _parquet_batch(pa.Table.from_batches([table]), first + read)
+                        numbers = np.arange(first + read, first + read + table.num_rows)
+                        yield Batch(parquet_frames.of(pa.Table.from_batches([table]), labels), numbers)
                         read += table.num_rows
                 except (pa.ArrowException, OSError) as error:
                     reason = " ".join(str(error).split())[:200]
@@ -122,6 +124,8 @@ class Reading:
         """Read all of the unit's rows; None if they are too many to hold."""
         unit = self.unit
         meta = pq.read_metadata(unit.file.path)
+        if parquet_frames.is_foreign(pq.read_schema(unit.file.path)):
+            return None
         groups = [meta.row_group(group) for group in unit.row_groups]
         if not groups or sum(g.total_byte_size for g in groups) > 2 * PART_MAX_BYTES:
             return None
@@ -131,7 +135,8 @@ class Reading:
         frame = scan.select(columns).slice(unit.first_row, rows).collect()
         if len(frame) != rows:
             return None
-        return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+        frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+        return class_labels.by_name(frame, class_labels.names_of(meta.metadata))
 
     def _delimited(self, stream: Any) -> Iterator[Batch]:
         file, source = self.unit.file, self.profile.wanted
@@ -266,18 +271,3 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
-
-
-def _parquet_batch(table: pa.Table, first_row: int) -> Batch:
-    """Return a table as a batch, its texts valid UTF-8. Raises ArrowInvalid where the data are damaged."""
-    for index, column in enumerate(table.schema):
-        if pa.types.is_dictionary(column.type):
-            table = table.set_column(index, column.name, table.column(index).cast(column.type.value_type))
-        try:
-            table.column(index).validate(full=True)
-        except pa.ArrowInvalid:
-            # pyarrow does not check texts. Polars assumes that they are UTF-8.
-            values = table.column(index).cast(pa.binary()).to_pylist()
-            texts = [None if v is None else v.decode(errors="replace") for v in values]
-            table = table.set_column(index, column.name, pa.array(texts, pa.large_string()))
-    return Batch(pl.DataFrame(pl.from_arrow(table)), np.arange(first_row, first_row + table.num_rows))

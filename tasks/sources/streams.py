@@ -1,8 +1,9 @@
 """Unpack raw files to plain bytes.
 
-`Unpacked` reads gzip, bzip2, zstd and members of a zip in a few MiB of memory (zstd adds its frames' window, at most
-128 MiB). Damage raises no error: every byte that can be unpacked is returned, then end of file, and `damage` holds the
-reason. Errors of the raw file itself (a lost connection) are raised unchanged.
+`Unpacked` reads gzip, bzip2, xz, zstd and members of a zip in a few MiB of memory (zstd adds its frames' window, at
+most 128 MiB, and xz its dictionary, at most 256 MiB). Damage raises no error: every byte that can be unpacked is
+returned, then end of file, and `damage` holds the reason. Errors of the raw file itself (a lost connection) are raised
+unchanged.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
-from tasks.sources.decompress import Damaged, Feed, bunzip2, inflate, one_after_another, unzstd
+from tasks.sources.decompress import Damaged, Feed, bunzip2, inflate, one_after_another, unxz, unzstd
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-Packing = Literal["gzip", "bzip2", "zstd", "zip"]
+Packing = Literal["gzip", "bzip2", "xz", "zstd", "zip"]
 
 RATIO_COUNTS_FROM = 64 << 20  # small files may have any ratio
+XZ_MAGIC = b"\xfd7zXZ\x00"
 _BZIP2_NEXT = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")  # the first block, or the end of an empty one
 
 
@@ -34,6 +36,8 @@ def packing(start: bytes) -> Packing | None:
         return "gzip"
     if re.match(rb"BZh[1-9]", start) and any(magic.startswith(start[4:10]) for magic in _BZIP2_NEXT):
         return "bzip2"
+    if start[:6] == XZ_MAGIC:
+        return "xz"
     if start[:4] == b"\x28\xb5\x2f\xfd" or re.match(rb"[\x50-\x5f]\x2a\x4d\x18", start):  # or a skippable frame first
         return "zstd"
     if start[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
@@ -90,6 +94,11 @@ class Unpacked(io.RawIOBase):
         else:
             self._pieces = self._limited(_unpack(self._feed, packing, member), packing, limits)
 
+    @property
+    def packed_bytes(self) -> int:
+        """The bytes of the raw file that were read so far."""
+        return self._feed.taken
+
     def readable(self) -> bool:
         return True
 
@@ -128,7 +137,7 @@ class Unpacked(io.RawIOBase):
                 if len(piece) > room:
                     self.damage = f"unpacks to more than {in_words(limits.max_bytes)} (limit max_unpacked_gb)"
                     return
-                if self.unpacked_bytes > max(RATIO_COUNTS_FROM, limits.max_ratio * self._feed.taken):
+                if self.unpacked_bytes > max(RATIO_COUNTS_FROM, limits.max_ratio * self.packed_bytes):
                     self.damage = f"grows more than {limits.max_ratio}-fold when unpacked (limit max_unpacked_ratio)"
                     return
             if not self._feed.taken and name != "zip":
@@ -137,11 +146,44 @@ class Unpacked(io.RawIOBase):
             self.damage = f"{name} data {damage} after {self.unpacked_bytes:,} unpacked bytes"
 
 
+class UnpackedTwice(Unpacked):
+    """The plain bytes of a file that was packed twice: first with `inner`, then with `packing`.
+
+    The limits hold for both steps, and that on growth for both together."""
+
+    def __init__(
+        self, raw: BinaryIO, packing: str, inner: str, limits: Limits, member: str | Member | None = None
+    ) -> None:
+        self._outer = Unpacked(raw, packing, limits, member)
+        super().__init__(cast(BinaryIO, self._outer), inner, limits)
+
+    @property
+    def packed_bytes(self) -> int:
+        return self._outer.packed_bytes
+
+    def _next_piece(self) -> bytes | None:
+        piece = super()._next_piece()
+        if piece is None:
+            self.damage = self._outer.damage or self.damage
+        return piece
+
+
+def unpacked(
+    raw: BinaryIO, packing: str | None, limits: Limits, member: str | Member | None = None, inner: str | None = None
+) -> Unpacked:
+    """Return the plain bytes of a file, packed once, twice or not at all."""
+    if packing and inner:
+        return UnpackedTwice(raw, packing, inner, limits, member)
+    return Unpacked(raw, packing, limits, member)
+
+
 def _unpack(feed: Feed, packing: str, member: str | Member | None) -> Iterator[bytes]:
     if packing == "gzip":
         return one_after_another(feed, b"\x1f\x8b", inflate)
     if packing == "bzip2":
         return one_after_another(feed, b"BZh", bunzip2)
+    if packing == "xz":
+        return one_after_another(feed, XZ_MAGIC, unxz)
     if packing == "zstd":
         return unzstd(feed)
     if packing == "zip" and member is not None:

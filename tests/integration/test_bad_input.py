@@ -25,7 +25,6 @@ from tests.support.wrong_inputs import (
     folder_of_other_files,
     lists_as_text,
     only_a_link_out,
-    parquet_called_csv,
     parquet_cut_off,
     parquet_cut_off_among_good_ones,
     parquet_in_gzip,
@@ -99,7 +98,6 @@ def refused(done: Done | subprocess.CompletedProcess[str], *said: str, status: i
         pytest.param(
             text_file("a.parquet", "customer_id\n1\n"), ["not a parquet file", "a.parquet"], id="text as parquet"
         ),
-        pytest.param(parquet_called_csv, ["this is a parquet file, not CSV", "a.csv"], id="parquet as CSV"),
         pytest.param(parquet_cut_off, ["cut off or damaged", "a.parquet"], id="parquet without its footer"),
         pytest.param(text_file("a.csv", ""), ["the file is empty", "a.csv"], id="no bytes"),
         pytest.param(

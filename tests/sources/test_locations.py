@@ -20,7 +20,7 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def names(*inputs: str | Path) -> list[str]:
-    found = locations.find([str(i) for i in inputs])
+    found = [f for f in locations.find([str(i) for i in inputs]) if not f.left_out]
     assert [f.problem for f in found] == [None] * len(found)
     assert all(Path(f.path).is_absolute() for f in found)
     return [f.name for f in found]
@@ -35,9 +35,12 @@ class TestHere:
 
     def test_of_a_folder_files_with_a_known_ending_are_taken_by_name_at_any_depth(self, tmp_path: Path) -> None:
         make(tmp_path, "b/1.json", "a.csv", "b/0.TSV", "B.parquet", "c.jsonl.gz", "notes.docx", "d.ndjson", "d.zip")
-        make(tmp_path, "e.txt.zst", "f.csv.bz2", "f.gz", "g.tar.gz", "reviews.2014.zip")
+        make(tmp_path, "e.txt.zst", "f.csv.bz2", "f.gz", "g.tar.gz", "reviews.2014.zip", "h.csv.xz", "i.csv.gzip")
         wanted = ["B.parquet", "a.csv", "b/0.TSV", "b/1.json", "c.jsonl.gz", "d.ndjson", "d.zip", "e.txt.zst"]
-        assert names(tmp_path) == [*wanted, "f.csv.bz2", "reviews.2014.zip"]
+        assert names(tmp_path) == [*wanted, "f.csv.bz2", "f.gz", "h.csv.xz", "i.csv.gzip", "reviews.2014.zip"]
+        found = locations.find([str(tmp_path)])
+        assert [f.name for f in found if f.doubtful] == ["f.gz"]
+        assert [f.name for f in found if f.left_out] == ["g.tar.gz", "notes.docx"]
 
     def test_hidden_files_and_those_of_other_systems_are_left_out(self, tmp_path: Path) -> None:
         make(tmp_path, ".a.csv", "_SUCCESS.csv", "_temporary/0/a.csv", ".git/a.csv", "a.csv", "x/.b.csv")
@@ -168,13 +171,14 @@ class TestBehindUrls:
 
     def test_a_folder_a_file_and_a_glob(self, memory: str) -> None:
         def listed(url: str) -> list[tuple[str, bytes]]:
-            return [(f.name, locations.open_raw(f.path).read()) for f in locations.find([url])]
+            return [(f.name, locations.open_raw(f.path).read()) for f in locations.find([url]) if not f.left_out]
 
         here = [("a/c.json.gz", b"a/c.json.gz"), ("b.csv", b"b.csv")]
         assert listed(memory) == listed(f"{memory}/") == here
         assert listed(f"{memory}/notes.docx") == [("notes.docx", b"notes.docx")]
         assert listed(f"{memory}/*/*.gz") == here[:1]
-        assert [f.size for f in locations.find([memory])] == [11, 5]
+        assert [f.size for f in locations.find([memory]) if not f.left_out] == [11, 5]
+        assert [f.name for f in locations.find([memory]) if f.left_out] == ["_x/", "a/.hidden.csv", "notes.docx"]
 
     def test_files_of_this_machine_have_urls_too(self, tmp_path: Path) -> None:
         make(tmp_path, "in/b.csv", "in/a.csv")
@@ -188,7 +192,7 @@ class TestBehindUrls:
     def test_here_and_there_at_once(self, memory: str, tmp_path: Path) -> None:
         make(tmp_path, "near/a.csv")
         found = locations.find([memory, str(tmp_path / "near")])
-        assert [f.name for f in found] == ["in/a/c.json.gz", "in/b.csv", "near/a.csv"]
+        assert [f.name for f in found if not f.left_out] == ["in/a/c.json.gz", "in/b.csv", "near/a.csv"]
 
     @pytest.mark.parametrize("url", ["memory://bucket/in/*.tsv", "memory://elsewhere", "memory://bucket/in/x.csv"])
     def test_nothing_there(self, memory: str, url: str) -> None:

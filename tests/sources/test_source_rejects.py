@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tasks import sources
@@ -90,10 +88,9 @@ class TestRefusals:
     """What cannot be read is refused before any work; the command line's view of it is in tests/integration."""
 
     @pytest.mark.parametrize("column", ["star_rating", "review_body", "review_date", "customer_id", "product_id"])
-    @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.struct([("a", pa.int8())]), pa.binary()])
-    def test_a_column_of_a_type_that_cannot_be_mapped(self, tmp_path: Path, column: str, kind: pa.DataType) -> None:
-        table = pa.Table.from_pylist([BASE]).drop_columns(column).append_column(column, pa.nulls(1, kind))
-        pq.write_table(table, tmp_path / "a.parquet")
+    @pytest.mark.parametrize("value", [["x"], {"a": 1}, b"x"])
+    def test_a_column_of_a_type_that_cannot_be_mapped(self, tmp_path: Path, column: str, value: object) -> None:
+        write_parquet(tmp_path / "a.parquet", [review(**{column: value})])
         with pytest.raises(InputError, match=column):
             read(tmp_path)
 

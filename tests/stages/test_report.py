@@ -206,6 +206,16 @@ def test_damaged_files_are_listed_with_their_reasons_and_a_page_without_any_does
     assert [text for text in ("60 files were set aside", "The first 50 of 60 files") if text not in page] == []
 
 
+def test_files_left_out_are_listed_apart_from_damaged_ones(tmp_path: Path) -> None:
+    inputs = Inputs()
+    inputs.quarantined = [{"source": "notes.md", "reason": "left out: its ending, .md", "rows": 0}]
+    page = page_of(make(inputs, tmp_path, drawn=False))
+    assert Outline(page).open == []
+    assert "<h3>Files left out</h3>" in page
+    assert '<th>notes.md</th><td class="words">its ending, .md</td>' in page
+    assert "set aside" not in page
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [

@@ -69,10 +69,6 @@ def word_document(folder: Path) -> Path:
     return folder / "reviews.docx"
 
 
-def parquet_called_csv(folder: Path) -> Path:
-    return as_parquet(folder / "a.parquet", rows()).rename(folder / "a.csv")
-
-
 def parquet_cut_off(folder: Path) -> Path:
     path = as_parquet(folder / "a.parquet", rows(500))
     path.write_bytes(path.read_bytes()[:-100])

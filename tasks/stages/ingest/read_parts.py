@@ -22,7 +22,7 @@ from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import PartRecord, SnapshotWriter, read_tables
 from tasks.core.stage import Stage
-from tasks.domain.schemas import FEW_VALUES, QUARANTINE, REJECTS
+from tasks.domain.schemas import FEW_VALUES, LEFT_OUT, QUARANTINE, REJECTS
 from tasks.engines import cluster, frames
 
 # The account of a part: a row for each file written and for each unit read (`row`: the unit's first byte, `rows`: its
@@ -153,13 +153,15 @@ def _quarantine(
         rows[unit["source"]] += unit["rows"]
     damaged = [{"source": u["source"], "reason": u["reason"], "rows": rows[u["source"]]} for u in units if u["reason"]]
     unread = [{"source": q.name, "reason": q.reason, "rows": 0} for q in source.quarantined]
+    aside = [{"source": q.name, "reason": f"{LEFT_OUT}{q.reason}", "rows": 0} for q in source.left_out]
     if damaged and recipe.config.damaged_files == "refuse":
         raise InputError(
             str(damaged[0]["reason"]),
             where=str(damaged[0]["source"]),
             fix="write or copy it again, or set damaged_files to quarantine to use the readable rows",
         )
-    if damaged or unread:
-        table = pa.Table.from_pylist(sorted([*damaged, *unread], key=lambda q: str(q["source"])), schema=QUARANTINE)
+    if listed := [*damaged, *unread, *aside]:
+        table = pa.Table.from_pylist(sorted(listed, key=lambda q: str(q["source"])), schema=QUARANTINE)
         out.write_table("quarantine/files.parquet", table, QUARANTINE)
+    if damaged or unread:
         out.fact(quarantined=len({q["source"] for q in [*damaged, *unread]}))

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.snapshots import Snapshot
-from tasks.domain.schemas import COUNTS_BY_RATING
+from tasks.domain.schemas import COUNTS_BY_RATING, LEFT_OUT
 
 MAX_LENGTH = 100_000  # characters; longer texts count as this long
 DAY_MS = 86_400_000
@@ -89,6 +89,16 @@ def repeats(reviews: Snapshot) -> tuple[int | None, list[tuple[str, int]]]:
 
 def quarantined(raw: Snapshot) -> list[dict[str, Any]]:
     """List the files that could not be read, or not to their end: source, reason and rows read, by name."""
+    return [file for file in _set_aside(raw) if not file["reason"].startswith(LEFT_OUT)]
+
+
+def left_out(raw: Snapshot) -> list[dict[str, Any]]:
+    """List the other files in the input's folders, which are no damaged review files: source and reason, by name."""
+    aside = [file for file in _set_aside(raw) if file["reason"].startswith(LEFT_OUT)]
+    return [file | {"reason": file["reason"].removeprefix(LEFT_OUT)} for file in aside]
+
+
+def _set_aside(raw: Snapshot) -> list[dict[str, Any]]:
     return sorted(read_rows(raw, "quarantine"), key=lambda file: (file["source"], file["reason"]))
 
 

@@ -98,6 +98,7 @@ def report(
         seen=seen,
         rejects=data.reject_reasons(raw),
         quarantined=data.quarantined(raw),
+        left_out=data.left_out(raw),
         repeated=repeated,
         repeats=repeats,
         ratings=data.read_rows(described, "ratings"),
