@@ -30,7 +30,7 @@ from tasks.settings import Settings, load_settings
 from tasks.sources import Source, discover
 from tasks.stages.evaluate import stage as _evaluate
 from tasks.stages.register import stage as _register
-from tasks.stages.register.champion_comparison import Candidate
+from tasks.stages.register.candidate import Candidate
 from tasks.stages.report import stage as _report
 
 stages = StageTasks()

@@ -96,9 +96,10 @@ def worker_per_core(job: Job) -> SelfTimed:
 
 def on_ray_train(job: Job, workers: int, threads: int) -> SelfTimed:
     from tasks.engines import ray_train
+    from tasks.engines.train_job import TrainJob
 
     with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
-        plan = ray_train.TrainJob(
+        plan = TrainJob(
             train=job.files,
             valid=(),
             features=FEATURES,
@@ -131,8 +132,9 @@ def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
     import numpy as np
 
     from tasks.engines import boosting
+    from tasks.engines.feature_files import batches
 
-    x, y = next(boosting.batches(job.files, FEATURES))
+    x, y = next(batches(job.files, FEATURES))
     x, spread = x[:COMPARED], float(y.std())
     mine, rounds = (lambda b: (boosting.predict(b, x, FEATURES), b.num_boosted_rounds()))(
         boosting.load_model(ours.model)

@@ -39,9 +39,9 @@ class Target:
     objective: str
     metric: str
     measures: tuple[str, ...]
-    low: float
-    high: float
     label_of: Callable[[pa.Table, int], pa.Array]
+    low: float = 0
+    high: float = 1
     classes: int = 1
     unit: str = ""
     from_stars: Callable[[Array], Array] | None = None
@@ -112,8 +112,6 @@ TARGETS = {
             objective="binary:logistic",
             metric="logloss",
             measures=("logloss", "auc", "accuracy"),
-            low=0,
-            high=1,
             label_of=_is_positive,
             from_stars=_chance_of_positive,
         ),
@@ -123,8 +121,6 @@ TARGETS = {
             objective="multi:softprob",
             metric="mlogloss",
             measures=("mlogloss", "accuracy", "rmse"),
-            low=0,
-            high=1,
             label_of=_star_class,
             classes=5,
             unit="stars",
@@ -136,8 +132,6 @@ TARGETS = {
             objective="reg:squarederror",
             metric="rmse",
             measures=("rmse", "mae"),
-            low=0,
-            high=1,
             label_of=_helpful_share,
             unit="share of votes",
             leaks=frozenset(),

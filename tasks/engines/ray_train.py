@@ -1,71 +1,20 @@
-"""Train XGBoost on Ray Train: workers read their own rows, boost together and survive the death of any of them.
+"""Train XGBoost on Ray Train, seen from the driver: on which device, with how many workers, and what comes of it.
 
-The training function of rank 0 returns the model to the driver. Rank 0 also writes checkpoints, atomically, to a file
-beside the attempt: Ray Train's own `report` blocks every worker until the controller's next poll. If a worker or the
-whole process dies, only the rounds since the last checkpoint are lost.
+The workers (`tasks.engines.ray_train_worker`) read their own rows, boost together and survive the death of any of them.
+The training function of rank 0 returns the model to the driver.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tasks.core.digests import digest_of
 from tasks.core.errors import RaymillError, RunError, SettingsError, TransientError
 from tasks.core.whole_files import write_whole
-from tasks.domain.targets import TARGETS
-from tasks.engines import boosting, cluster, nodes, ray_private, rounds
-from tasks.engines.rounds import Checkpoint, Curves
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """The input of each worker: file names and numbers, no data. All workers see `folder`.
-
-    params: XGBoost's, without those of the target. patience: rounds without a better validation loss before stopping.
-    threads: per worker; None for an equal share of its machine's cores.
-    """
-
-    train: tuple[Path, ...]
-    valid: tuple[Path, ...]
-    features: tuple[str, ...]
-    target: str
-    params: dict[str, Any]
-    seed: int
-    rounds: int
-    folder: Path
-    patience: int | None = None
-    checkpoint_every: int | None = None
-    threads: int | None = None
-    external_memory: bool = False
-    device: Literal["cpu", "cuda"] = "cpu"
-
-    @property
-    def identity(self) -> str:
-        """Return a digest that a checkpoint must match. It omits the rows, which are part of the folder's key."""
-        return digest_of([self.features, self.target, self.params, self.seed, self.checkpoint_every, self.device])
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model as UBJ bytes, cut to `rounds`, and the losses of all rounds that ran, by slice and round.
-
-    resumed_from: rounds taken from a checkpoint. seconds: "matrix" and "rounds" on rank 0, "start" for the rest.
-    """
-
-    model: bytes
-    curves: Curves
-    rounds: int
-    resumed_from: int
-    seconds: dict[str, float]
+from tasks.engines import cluster, nodes, ray_private
+from tasks.engines.ray_train_worker import train_loop_per_worker
+from tasks.engines.train_job import Trained, TrainJob
 
 
 def device(wanted: Literal["cpu", "cuda", "auto"]) -> Literal["cpu", "cuda"]:
@@ -143,121 +92,3 @@ def fit(job: TrainJob, workers: int) -> Trained:
     trained: Trained = outcome
     trained.seconds["start"] = round(time.perf_counter() - started - sum(trained.seconds.values()), 3)
     return trained
-
-
-def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
-    """Train as one rank: read its rows, then boost with the other ranks.
-
-    Errors that the user has to fix are returned. If they were raised, Ray Train would start the workers twice more.
-    """
-    from ray import train
-
-    boosting.import_xgboost()
-    job: TrainJob = config["job"]
-    context = train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    threads = job.threads or max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
-    boosting.use_threads(threads)
-    try:
-        rounds.check_params(job.params, TARGETS[job.target], "train.params")
-    except RaymillError as error:
-        return error
-    with communicator(rank, size):
-        return run(job, rank, size, threads)
-
-
-@contextmanager
-def communicator(rank: int, size: int) -> Iterator[None]:
-    """Connect the workers for XGBoost's all-reduce, with the tracker in rank 0.
-
-    `ray.train.xgboost` runs the tracker in Ray Train's controller, which costs XGBoost's import and memory once more.
-    """
-    if size == 1:
-        yield
-        return
-    import ray
-    from ray.train.collective import broadcast_from_rank_zero
-    from xgboost.collective import CommunicatorContext
-    from xgboost.tracker import RabitTracker
-
-    tracker = None
-    if rank == 0:
-        tracker = RabitTracker(n_workers=size, host_ip=ray.util.get_node_ip_address(), sortby="task")
-        tracker.start()
-    arguments = broadcast_from_rank_zero(dict(tracker.worker_args()) if tracker else None)
-    # XGBoost numbers its ranks in the order of these ids, so they equal Ray Train's.
-    with CommunicatorContext(**arguments, dmlc_task_id=f"{rank:08}"):
-        yield
-    if tracker:
-        tracker.wait_for()
-
-
-def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillError:
-    """Build one rank's matrices and boost, inside the communicator. Only rank 0 reads and writes checkpoints."""
-    started = time.perf_counter()
-    max_bin = job.params.get("max_bin")
-    rows = {
-        name: boosting.Rows(boosting.slabs(files, rank, size), job.features)
-        for name, files in (("train", job.train), ("valid", job.valid))
-        if files
-    }
-    matrices: dict[str, Any] = {}
-    for name, mine in rows.items():
-        cache = job.folder / "cache" / f"{name}-{rank}-{os.getpid()}" if job.external_memory else None
-        if cache:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-        ref = matrices.get("train")
-        matrices[name] = boosting.matrix(mine, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
-    problem = next((r.problem for r in rows.values() if r.problem), None)
-    if first := first_of(problem, rank, size):
-        return first
-    built = time.perf_counter()
-
-    target = TARGETS[job.target]
-    params = {**job.params, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
-    plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every)
-    # Only rank 0 reads the checkpoint, so that all ranks begin at the same round.
-    start = broadcast(read_checkpoint(job.folder, job.identity) if rank == 0 else None, size)
-
-    def save(checkpoint: Checkpoint) -> None:
-        if rank == 0:
-            write_checkpoint(job.folder, job.identity, checkpoint)
-
-    model, curves, kept = rounds.boost(plan, matrices["train"], matrices.get("valid"), start, save)
-    seconds = {"matrix": round(built - started, 3), "rounds": round(time.perf_counter() - built, 3)}
-    return Trained(model, curves, kept, start.rounds if start else 0, seconds)
-
-
-def broadcast(value: Any, size: int, root: int = 0) -> Any:
-    from xgboost import collective
-
-    return value if size == 1 else collective.broadcast([value], root)[0]  # in a list, as it accepts no None
-
-
-def first_of(problem: RaymillError | None, rank: int, size: int) -> RaymillError | None:
-    """Return, on every rank, the problem of the lowest rank that has one."""
-    if size == 1:
-        return problem
-    import numpy as np
-    from xgboost import collective
-
-    root = int(collective.allreduce(np.array([rank if problem else size]), collective.Op.MIN)[0])
-    first: RaymillError | None = broadcast(problem, size, root) if root < size else None
-    return first
-
-
-def write_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None:
-    """Write a line of JSON, then the model, atomically."""
-    about = {"identity": identity, "sha256": sha256(checkpoint.model).hexdigest(), "curves": checkpoint.curves}
-    write_whole(folder / "checkpoint", json.dumps(about).encode() + b"\n" + checkpoint.model)
-
-
-def read_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
-    """Return the checkpoint of this job; None if there is none, or it is incomplete or of another job."""
-    try:
-        first, _, model = (folder / "checkpoint").read_bytes().partition(b"\n")
-        about = json.loads(first)
-    except (FileNotFoundError, ValueError):
-        return None
-    whole = (about["identity"], about["sha256"]) == (identity, sha256(model).hexdigest())
-    return Checkpoint(model, about["curves"]) if whole else None

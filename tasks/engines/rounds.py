@@ -1,12 +1,10 @@
-"""Boosting rounds: early stopping, checkpoints that resume to the same bytes, and a check of parameters.
+"""Boosting rounds: early stopping, and checkpoints that resume to the same bytes.
 
 Many workers run `boost` at once, inside XGBoost's communicator; a single worker runs it alone.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +12,12 @@ from typing import Any
 import numpy as np
 
 from tasks.core import faults
-from tasks.core.errors import SettingsError
 from tasks.domain.targets import Target
 from tasks.engines import boosting
-
-# The target, the worker or another setting decides these.
-RESERVED = (
-    "objective", "eval_metric", "num_class", "nthread", "device", "seed", "seed_per_iteration", "tree_method",
-    "booster", "updater", "process_type",
-)  # fmt: skip
+from tasks.engines.checkpoints import Checkpoint, Curves
 
 # Each of these below 1 makes a round draw rows or columns at random.
 SAMPLED = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
-
-Curves = dict[str, list[float]]  # slice -> its loss after each round
 
 
 @dataclass(frozen=True)
@@ -39,18 +29,6 @@ class Rounds:
     rounds: int
     patience: int | None = None
     checkpoint_every: int | None = None
-
-
-@dataclass
-class Checkpoint:
-    """The state between two rounds: the model and the losses so far."""
-
-    model: bytes
-    curves: Curves
-
-    @property
-    def rounds(self) -> int:
-        return max(map(len, self.curves.values()), default=0)
 
 
 def boost(
@@ -102,30 +80,3 @@ def forget_draws(booster: Any) -> None:
 def best(curves: Curves) -> int:
     """Return the round, from 0, of least validation loss; the first of equals."""
     return int(np.argmin(curves["valid"]))
-
-
-def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:
-    """Raise SettingsError for a parameter that XGBoost does not use, or a value that it refuses.
-
-    XGBoost only warns about an unused parameter, so a misspelt one would go unnoticed.
-    """
-    import xgboost as xgb
-
-    if reserved := sorted(set(params) & set(RESERVED)):
-        fix = "see features.target and the other settings of train"
-        raise SettingsError(f"{reserved[0]} is not a parameter to set here", where=where, fix=fix)
-    x, y = np.arange(2, dtype=np.float32)[:, None], np.arange(2, dtype=np.float32)
-    settled = {"tree_method": "hist", "nthread": 1, **params, **target.params, "validate_parameters": True}
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            xgb.train(settled, xgb.QuantileDMatrix(x, y, nthread=1, max_bin=params.get("max_bin")), 1)
-    except (xgb.core.XGBoostError, ValueError, TypeError) as error:
-        # XGBoost's message begins with the time and a source line, and ends with a stack trace.
-        reason = " ".join(re.sub(r"^\[[\d:]+\] \S+: ", "", str(error)).partition("Stack trace")[0].split())
-        raise SettingsError(f"XGBoost refuses {dict(params)}: {reason}", where=where, fix="change the value") from None
-    for line in (str(w.message) for w in caught):
-        if match := re.search(r"Parameters: \{(.*?)\} are not used", line, re.DOTALL):
-            names = match.group(1).replace('"', "").strip()
-            what = f"XGBoost does not use {names} for the target {target.name}"
-            raise SettingsError(what, where=where, fix="check the spelling")

@@ -36,8 +36,10 @@ import pyarrow as pa
 from tasks.core.errors import TransientError
 from tasks.parallel import pool
 from tasks.parallel.external_merge import by_key, merged
+from tasks.parallel.mapreduce_calls import LOST, Owner, outcome
 from tasks.parallel.mapreduce_job import Job
-from tasks.parallel.mapreduce_workers import LOST, Owner, Worker, outcome, split
+from tasks.parallel.mapreduce_mapper import split
+from tasks.parallel.mapreduce_workers import Worker
 from tasks.parallel.pool import ASIDE
 
 # One or two deaths are bad luck: a node taken away, a neighbour that used up the memory. Repeated deaths have their

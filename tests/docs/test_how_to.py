@@ -34,6 +34,7 @@ from tasks.sources import inspection, profiles
 from tasks.stages import declared_stages
 from tasks.stages.features import text_score
 from tasks.stages.features.settings import wanted_groups
+from tasks.stages.features.text_score_rows import questions
 from tests.support.raw_files import read
 from tests.support.toy_snapshots import made
 
@@ -104,7 +105,7 @@ def test_one_entry_makes_the_target_of_the_page_known_to_settings_features_and_m
     assert labels(VOTES, noticed, config.min_votes).to_pylist() == [0, 1, None]
     groups = wanted_groups(config, with_items=False, with_language=True)
     assert ("stars" in groups, "helpful" in groups) == (config.groups.stars, False)
-    asked = text_score.questions(VOTES, "noticed", config.min_votes)
+    asked = questions(VOTES, "noticed", config.min_votes)
     np.testing.assert_equal(asked[:, -1], np.array([0, 1, np.nan], dtype=np.float32))
     scores = np.arange(12.0, dtype=np.float32).reshape(2, 6)
     assert text_score.columns((scores, scores), "noticed")["text_score"].tolist() == [4, 10]

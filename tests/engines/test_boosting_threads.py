@@ -11,6 +11,7 @@ import xgboost as xgb
 from tasks.domain.losses import losses, overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, rounds
+from tasks.engines.quantile_matrices import quantile_matrix
 
 THREADS = (1, 2, 3)
 FEATURES = ("a", "b", "c", "d")
@@ -40,8 +41,8 @@ def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> No
 
     def boosted(threads: int) -> tuple[tuple[bytes, rounds.Curves, int], float]:
         boosting.use_threads(threads)
-        dtrain = boosting.quantile_matrix(train, FEATURES)
-        dvalid = boosting.quantile_matrix(valid, FEATURES, dtrain)
+        dtrain = quantile_matrix(train, FEATURES)
+        dvalid = quantile_matrix(valid, FEATURES, dtrain)
         plan = rounds.Rounds({**params, "nthread": threads}, TARGETS[target], 8, 8)
         found = rounds.boost(plan, dtrain, dvalid, None, lambda _: None)
         booster = boosting.load_model(found[0])
@@ -55,7 +56,7 @@ def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> No
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_the_loss_is_that_of_the_predictions(target: str) -> None:
-    data = boosting.quantile_matrix(slices(target, 2_000), FEATURES)
+    data = quantile_matrix(slices(target, 2_000), FEATURES)
     booster = xgb.train({**TARGETS[target].params, "base_score": 0.4}, data, num_boost_round=3)
     lost = losses(TARGETS[target], data.get_label(), booster.predict(data))
     expected = overall(TARGETS[target].metric, lost.sum() / len(lost))

@@ -12,8 +12,9 @@ import pytest
 
 from tasks.core.errors import InputError
 from tasks.core.snapshot_files import FileSink
-from tasks.engines import ray_train
-from tasks.engines.ray_train import Trained, TrainJob
+from tasks.engines import ray_train_worker
+from tasks.engines.checkpoints import read_checkpoint
+from tasks.engines.train_job import Trained, TrainJob
 
 
 class Killed(BaseException):
@@ -35,7 +36,7 @@ def job(tmp_path: Path) -> TrainJob:
 
 
 def run(job: TrainJob) -> Trained:
-    done = ray_train.run(job, 0, 1, 1)
+    done = ray_train_worker.run(job, 0, 1, 1)
     assert isinstance(done, Trained)
     return done
 
@@ -43,7 +44,7 @@ def run(job: TrainJob) -> Trained:
 def kill_after_checkpoint(number: int, job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the number-th checkpoint is written, and no further."""
     written = []
-    write = ray_train.write_checkpoint
+    write = ray_train_worker.write_checkpoint
 
     def count(*given: Any) -> None:
         write(*given)
@@ -52,7 +53,7 @@ def kill_after_checkpoint(number: int, job: TrainJob, monkeypatch: pytest.Monkey
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ray_train, "write_checkpoint", count)
+        patch.setattr(ray_train_worker, "write_checkpoint", count)
         with pytest.raises(Killed):
             run(job)
 
@@ -73,7 +74,7 @@ def test_a_checkpoint_that_is_cut_off_is_not_used(job: TrainJob, monkeypatch: py
     path = job.folder / "checkpoint"
     for cut in (path.read_bytes()[:-1], path.read_bytes()[:20], b""):
         path.write_bytes(cut)
-        assert ray_train.read_checkpoint(job.folder, job.identity) is None
+        assert read_checkpoint(job.folder, job.identity) is None
     assert run(job).resumed_from == 0
 
 
@@ -82,13 +83,13 @@ def test_a_checkpoint_of_another_run_is_not_used(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     kill_after_checkpoint(1, job, monkeypatch)
-    assert ray_train.read_checkpoint(job.folder, job.identity) is not None
-    assert ray_train.read_checkpoint(job.folder, replace(job, **change).identity) is None
+    assert read_checkpoint(job.folder, job.identity) is not None
+    assert read_checkpoint(job.folder, replace(job, **change).identity) is None
 
 
 def test_rows_that_cannot_be_learned_from_come_back_as_an_error(job: TrainJob, tmp_path: Path) -> None:
     table = pa.table({"a": pa.array([1.0, float("inf")], pa.float32()), "label": pa.array([1.0, 2.0], pa.float32())})
     FileSink(str(tmp_path)).write_table("valid.parquet", table)
-    told = ray_train.run(job, 0, 1, 1)
+    told = ray_train_worker.run(job, 0, 1, 1)
     assert isinstance(told, InputError)
     assert "feature 'a'" in told.what

@@ -10,7 +10,10 @@ import pytest
 from tasks.core.errors import SettingsError
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, rounds
-from tasks.engines.rounds import Checkpoint, Rounds
+from tasks.engines.boosting_params import check_params
+from tasks.engines.checkpoints import Checkpoint, Curves
+from tasks.engines.quantile_matrices import quantile_matrix
+from tasks.engines.rounds import Rounds
 
 FEATURES = ["a", "b", "c", "d"]
 SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7}
@@ -23,8 +26,8 @@ def matrices(target: str, seed: int = 0) -> tuple[Any, Any]:
     x[rng.random(x.shape) < 0.1] = np.nan
     y = np.nan_to_num(2 * x[:, 0] + x[:, 1]) + rng.normal(size=900)
     y = {"positive": y > 0, "stars": np.clip(np.round(y + 2), 0, 4)}.get(target, y).astype(np.float32)
-    dtrain = boosting.quantile_matrix([(x[:300], y[:300]), (x[300:700], y[300:700])], FEATURES)
-    return dtrain, boosting.quantile_matrix([(x[700:], y[700:])], FEATURES, dtrain)
+    dtrain = quantile_matrix([(x[:300], y[:300]), (x[300:700], y[300:700])], FEATURES)
+    return dtrain, quantile_matrix([(x[700:], y[700:])], FEATURES, dtrain)
 
 
 def plan(target: str, **given: Any) -> Rounds:
@@ -32,7 +35,7 @@ def plan(target: str, **given: Any) -> Rounds:
     return Rounds(params, TARGETS[target], **{"rounds": 20, **given})
 
 
-def boosted(job: Rounds, start: Checkpoint | None = None) -> tuple[tuple[bytes, rounds.Curves, int], list[Checkpoint]]:
+def boosted(job: Rounds, start: Checkpoint | None = None) -> tuple[tuple[bytes, Curves, int], list[Checkpoint]]:
     saved: list[Checkpoint] = []
 
     def save(found: Checkpoint) -> None:
@@ -100,9 +103,9 @@ def test_the_curve_is_the_loss_of_the_model() -> None:
 )
 def test_a_parameter_that_xgboost_cannot_use_is_named(params: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
-        rounds.check_params(params, TARGETS["rating"], "train.params")
+        check_params(params, TARGETS["rating"], "train.params")
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_parameters_that_xgboost_knows_pass(target: str) -> None:
-    rounds.check_params({"max_depth": 3, "eta": 0.1, "lambda": 1.0, "max_bin": 64, **SAMPLING}, TARGETS[target], "")
+    check_params({"max_depth": 3, "eta": 0.1, "lambda": 1.0, "max_bin": 64, **SAMPLING}, TARGETS[target], "")

@@ -13,6 +13,7 @@ from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import boosting, ray_train
+from tasks.engines.feature_files import arrays
 from tasks.stages.train.stage import refit, train
 from tests.support.stage_runs import made, put, settings
 
@@ -51,7 +52,7 @@ def put_splits(store: SnapshotStore) -> Snapshot:
 
 
 def matrix(splits: Snapshot, *names: str) -> tuple[np.ndarray, np.ndarray]:
-    parts = [boosting.arrays(splits.read(name), FEATURES) for name in names]
+    parts = [arrays(splits.read(name), FEATURES) for name in names]
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 

@@ -121,10 +121,10 @@ def test_the_curve_of_a_trial_is_that_of_xgboost_alone_in_the_loss_of_the_target
     import xgboost as xgb
 
     from tasks.domain.targets import TARGETS
-    from tasks.engines import boosting
+    from tasks.engines.feature_files import arrays
 
     splits, facts = calm.splits, calm.search.facts
-    train, valid = (boosting.arrays(splits.read(name), FEATURES) for name in ("train", "valid"))
+    train, valid = (arrays(splits.read(name), FEATURES) for name in ("train", "valid"))
     config = settings().tune
     dtrain = xgb.QuantileDMatrix(*train, max_bin=config.max_bin)
     alone: dict[str, Any] = {}

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import InputError, RaymillError, RunError
-from tasks.parallel import external_merge, mapreduce_workers
+from tasks.parallel import external_merge, mapreduce_mapper
 from tasks.parallel.mapreduce import run, run_in_process
 from tasks.parallel.mapreduce_job import Job
-from tasks.parallel.mapreduce_workers import Reducer, pieces, split
+from tasks.parallel.mapreduce_mapper import pieces, split
+from tasks.parallel.mapreduce_reducer import Reducer
 
 SCHEMA = pa.schema([("token", pa.string()), ("count", pa.int64())])
 Counts = dict[str, int]
@@ -68,7 +69,7 @@ def shrink(patch: pytest.MonkeyPatch, fan_in: int = 3) -> None:
     patch.setattr(external_merge, "FRESH_TABLES", 3)
     patch.setattr(external_merge, "BATCH_BYTES", 40)
     patch.setattr(external_merge, "FAN_IN", fan_in)
-    patch.setattr(mapreduce_workers, "PIECE_BYTES", 60)
+    patch.setattr(mapreduce_mapper, "PIECE_BYTES", 60)
 
 
 @given(texts=texts, partitions=st.integers(1, 5))
@@ -95,7 +96,7 @@ def test_a_reducer_counts_each_input_once_whatever_comes_of_dead_mappers_and_whe
         queues = []
         lives = [(index % len(texts), sent) for index, sent in dead] + [(index, None) for index in range(len(texts))]
         for attempt, (index, sent) in enumerate(lives):
-            patch.setattr(mapreduce_workers, "PIECE_BYTES", random.randrange(20, 200))  # cut in other places each time
+            patch.setattr(mapreduce_mapper, "PIECE_BYTES", random.randrange(20, 200))  # cut in other places each time
             cut = list(pieces(JOB, texts[index]))
             size = len(cut)
             calls: list[Callable[[], None]] = [

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import TransientError
-from tasks.parallel import mapreduce_workers, pool
+from tasks.parallel import mapreduce_mapper, pool
 from tasks.parallel.mapreduce import MAX_DEATHS, run, run_in_process
 from tasks.parallel.mapreduce_job import Job
 
@@ -60,7 +60,7 @@ class Armed:
 def arm(function: Callable[..., Any], environment: dict[str, str]) -> Callable[..., Any]:
     os.environ.update(environment)
     tempfile.tempdir = None  # look at TMPDIR again
-    mapreduce_workers.PIECE_BYTES = 200
+    mapreduce_mapper.PIECE_BYTES = 200
     return function
 
 
@@ -84,8 +84,8 @@ def on_ray(job: Job, *, reducers: int = 2, on_mapped: Callable[[int], None] | No
 
 def test_each_input_makes_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     # Or nobody would die in the middle of one.
-    monkeypatch.setattr(mapreduce_workers, "PIECE_BYTES", 200)
-    assert all(len(list(mapreduce_workers.pieces(JOB, text))) >= 2 for text in TEXTS)
+    monkeypatch.setattr(mapreduce_mapper, "PIECE_BYTES", 200)
+    assert all(len(list(mapreduce_mapper.pieces(JOB, text))) >= 2 for text in TEXTS)
 
 
 def counts_and_files(partition: int, records: Iterator[pa.Table]) -> tuple[Result, int]:

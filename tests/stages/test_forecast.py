@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tasks.algorithms.gaussian_process import GaussianProcess, Kernel, Surprise, fit
 from tasks.domain.search_space import Axis
-from tasks.stages.tune.forecast import Coordinates, Forecast, Seen
+from tasks.stages.tune.forecast import Forecast
 from tasks.stages.tune.study import DOUBTFUL
+from tasks.stages.tune.trial_points import Coordinates, Seen
 
 RUNGS = (20, 40, 80, 160, 200)
 SPACE = {

@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tasks.core.storage.store import SnapshotStore
-from tasks.stages.register.champion_comparison import Candidate
+from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion, Gate, Measured
 from tasks.stages.register.model_card import escape, render, shortened
 from tasks.stages.register.stage import Decision

@@ -18,7 +18,8 @@ from tasks.core.storage.store import SnapshotStore
 from tasks.engines import tracking
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register import champion_comparison
-from tasks.stages.register.champion_comparison import Candidate, champion_score, first_rows, measure
+from tasks.stages.register.candidate import Candidate, first_rows, measure
+from tasks.stages.register.champion_comparison import champion_score
 from tasks.stages.register.gates import Gate
 from tasks.stages.register.stage import Decision
 

@@ -10,9 +10,12 @@ import pytest
 
 from tasks.core.snapshot_files import FileSink
 from tasks.parallel.comm import Comm, run_threads
-from tasks.parallel.token_matrix import hash_tokens
+from tasks.parallel.token_matrix import FilePair, hash_tokens
 from tasks.stages.features import text_fields, text_score
-from tasks.stages.features.text_score import TextScoreConfig
+from tasks.stages.features.text_score_blocks import MIN_DOCUMENTS, fit_shard
+from tasks.stages.features.text_score_fit import fit_and_score, interleaved
+from tasks.stages.features.text_score_rows import Task, read_shard
+from tasks.stages.features.text_score_settings import TextScoreConfig
 
 CUTS = np.array([100, 200, 300])
 CONFIG = TextScoreConfig(
@@ -21,7 +24,7 @@ CONFIG = TextScoreConfig(
 NEWLINE = 998
 VOCABULARY = [f"w{i}" for i in range(NEWLINE)] + ["\u010a", "w999"]
 READER = text_fields.Reader.of(VOCABULARY, CONFIG.dimensions)
-TASK = text_score.Task(CUTS, READER)
+TASK = Task(CUTS, READER)
 Reviews = tuple[np.ndarray, np.ndarray, list[list[int]]]  # times (n,) ms, ratings (n,), token ids
 
 
@@ -33,7 +36,7 @@ def reviews(n: int = 240, seed: int = 0) -> Reviews:
     return rng.integers(0, 400, n), ratings, tokens
 
 
-def write(folder: Path, data: Reviews, files: int) -> list[text_score.FilePair]:
+def write(folder: Path, data: Reviews, files: int) -> list[FilePair]:
     times, ratings, tokens = data
     sink = FileSink(str(folder))
     pairs = []
@@ -48,9 +51,9 @@ def write(folder: Path, data: Reviews, files: int) -> list[text_score.FilePair]:
     return pairs
 
 
-def fit(pairs: list[text_score.FilePair], shards: int = 1, task: text_score.Task = TASK) -> text_score.TextScore:
+def fit(pairs: list[FilePair], shards: int = 1, task: Task = TASK) -> text_score.TextScore:
     def work(comm: Comm) -> list[text_score.Model]:
-        return text_score.fit_shard(comm, text_score.read_shard(comm, pairs, task), CONFIG, task)
+        return fit_shard(comm, read_shard(comm, pairs, task), CONFIG, task)
 
     results = run_threads(work, [()] * shards)
     return text_score.TextScore(task.cuts, task.reader, *results[0])
@@ -113,7 +116,7 @@ def test_each_block_is_scored_by_the_regression_on_the_blocks_before_it(tmp_path
     for k in (1, 3):
         past, now = x[block < k], x[block == k]
         documents = np.asarray((past > 0).sum(axis=0)).ravel()
-        idf = np.where(documents < text_score.MIN_DOCUMENTS, 0, np.log((1 + past.shape[0]) / (1 + documents)) + 1)
+        idf = np.where(documents < MIN_DOCUMENTS, 0, np.log((1 + past.shape[0]) / (1 + documents)) + 1)
         a, b = tf_idf(past, idf), tf_idf(now, idf)
         used = np.flatnonzero(a.any(axis=0))
         y = ratings[block < k] > 3
@@ -142,7 +145,7 @@ def test_the_score_is_in_the_unit_of_the_target(tmp_path: Path) -> None:
 
 def test_helpfulness_is_learned_where_it_is_the_target_and_known(tmp_path: Path) -> None:
     times, _, tokens = data = reviews()
-    task = text_score.Task(CUTS, READER, target="helpful", min_votes=3)
+    task = Task(CUTS, READER, target="helpful", min_votes=3)
     found = fit(write(tmp_path, data, 2), 2, task).score(ids_of(tokens), times)
     scores = [field[times >= CUTS[-1]] for field in found]
     # All votes are helpful ones, and where there are none the share is not known: all that is learned is a one.
@@ -151,7 +154,7 @@ def test_helpfulness_is_learned_where_it_is_the_target_and_known(tmp_path: Path)
 
 def test_of_too_many_reviews_every_so_many_is_learned_from(tmp_path: Path) -> None:
     times, ratings, tokens = data = reviews()
-    half = text_score.Task(CUTS, READER, stride=2)
+    half = Task(CUTS, READER, stride=2)
     (tmp_path / "half").mkdir()
     same = fit(write(tmp_path / "half", (times[::2], ratings[::2], tokens[::2]), 1))
     np.testing.assert_array_equal(fit(write(tmp_path, data, 1), 1, half).whole.weights, same.whole.weights)
@@ -211,11 +214,11 @@ def test_a_block_without_reviews_before_it_is_scored_with_a_finite_number(tmp_pa
 def test_ranks_score_each_row_once_as_the_models_do(tmp_path: Path, shards: int, stride: int) -> None:
     times, ratings, tokens = reviews(50)
     pairs = write(tmp_path, (times, ratings, tokens), 4)
-    task = text_score.Task(CUTS, READER, stride)
-    results = run_threads(lambda comm: text_score.fit_and_score(comm, pairs, config=CONFIG, task=task), [()] * shards)
+    task = Task(CUTS, READER, stride)
+    results = run_threads(lambda comm: fit_and_score(comm, pairs, config=CONFIG, task=task), [()] * shards)
     model = fit(pairs, shards, task)
     for i, rows in enumerate(np.array_split(np.arange(50), 4)):
-        whole, title = text_score.interleaved([result[1 + i] for result in results])
+        whole, title = interleaved([result[1 + i] for result in results])
         expected = model.score(ids_of([tokens[j] for j in rows]), times[rows])
         np.testing.assert_allclose(whole, expected[0], atol=1e-5)
         np.testing.assert_allclose(title, expected[1], atol=1e-5)

@@ -15,7 +15,8 @@ from tasks.core.errors import RunError, SettingsError, TransientError
 from tasks.domain.search_space import Axis
 from tasks.settings import load_settings
 from tasks.stages.tune.settings import TuneConfig
-from tasks.stages.tune.study import Study, with_driver
+from tasks.stages.tune.study import Study
+from tasks.stages.tune.study_storage import with_driver
 
 
 def config(*overrides: str) -> TuneConfig:

@@ -25,7 +25,9 @@ from tasks.core.snapshots import Snapshot
 from tasks.domain.losses import losses, overall
 from tasks.domain.metrics import bootstrap_sums
 from tasks.domain.targets import TARGETS
-from tasks.engines import boosting, cluster
+from tasks.engines import cluster, quantile_matrices
+from tasks.engines.feature_files import slabs
+from tasks.engines.feature_rows import Rows
 from tasks.stages.train.stage import TrainConfig
 
 RESAMPLES = 1000
@@ -89,11 +91,11 @@ def losses_of(
     """Train a model on these features; returns the (n,) losses of the validation rows."""
     import xgboost as xgb
 
-    rows = [boosting.Rows(boosting.slabs(files), features) for files in (train, valid)]
+    rows = [Rows(slabs(files), features) for files in (train, valid)]
     params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
     bins = params.get("max_bin")
-    learned = boosting.matrix(rows[0], max_bin=bins)
-    judged = boosting.matrix(rows[1], ref=learned, max_bin=bins)
+    learned = quantile_matrices.matrix(rows[0], max_bin=bins)
+    judged = quantile_matrices.matrix(rows[1], ref=learned, max_bin=bins)
     for problem in (r.problem for r in rows):
         if problem is not None:
             raise problem

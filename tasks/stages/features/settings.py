@@ -11,7 +11,7 @@ from tasks.core.errors import SettingsError
 from tasks.core.sections import Positive, Section
 from tasks.domain.targets import TARGETS, target_of
 from tasks.stages.features.groups import declared_groups
-from tasks.stages.features.text_score import TextScoreConfig
+from tasks.stages.features.text_score_settings import TextScoreConfig
 
 Groups: TypeAlias = dict[str, list[str]]  # the names of the features of each group
 

@@ -33,7 +33,7 @@ from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster
 from tasks.parallel.token_matrix import FilePair, read_ids
-from tasks.stages.features import catalogue, past_aggregates, text_score
+from tasks.stages.features import catalogue, past_aggregates, text_score, text_score_fit
 from tasks.stages.features.group import Part, Vocabulary
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.past_aggregates import PAST, VOTES
@@ -69,7 +69,7 @@ def features(
     learned, scores = None, nothing
     if "text" in groups:
         vocabulary = tokens.read("vocabulary")["token"].to_pylist()
-        learned, scores = text_score.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
+        learned, scores = text_score_fit.fit(files, vocabulary, config.text_score, config.target, config.min_votes)
     shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups))
     models = language.files() if "language" in groups else nothing
     embedded = vectors.files() if vectors and "embeddings" in groups else nothing
@@ -152,7 +152,7 @@ def write_part(
         if of_part := declared_groups()[name].of_part:
             columns |= of_part(part).to_dict()
     if scores is not None:
-        answers = text_score.columns(text_score.interleaved(cluster.gather(scores)), config.target)
+        answers = text_score.columns(text_score_fit.interleaved(cluster.gather(scores)), config.target)
         columns |= {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
         if file is not None:

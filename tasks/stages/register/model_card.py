@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tasks.core.snapshots import Snapshot
 from tasks.domain.targets import TARGETS, Target
-from tasks.stages.register.champion_comparison import Candidate
+from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion, Gate, Measured
 
 LONGEST = 80  # characters of a value from the data

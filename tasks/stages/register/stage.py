@@ -27,15 +27,8 @@ from tasks.core.sections import RegistryConfig
 from tasks.engines import boosting, registry, tracking
 from tasks.stages.evaluate.stage import model_bytes
 from tasks.stages.register import model_card
-from tasks.stages.register.champion_comparison import (
-    TARGET_TAG,
-    UNTIL_TAG,
-    Candidate,
-    Judge,
-    champion_score,
-    first_rows,
-    measure,
-)
+from tasks.stages.register.candidate import Candidate, first_rows, measure
+from tasks.stages.register.champion_comparison import TARGET_TAG, UNTIL_TAG, Judge, champion_score
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 DIGEST_TAG = "raymill.model_digest"

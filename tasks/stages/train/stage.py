@@ -22,7 +22,9 @@ from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, Target
-from tasks.engines import boosting, ray_train
+from tasks.engines import ray_train
+from tasks.engines.feature_files import label_range
+from tasks.engines.train_job import TrainJob
 
 CURVE = pa.schema([("round", pa.int32()), ("split", pa.string()), ("loss", pa.float64())])
 
@@ -74,7 +76,7 @@ def fit(
     """Train on the slices `learn`, with the parameters in conf, overridden by those that a search `tuned`."""
     target = TARGETS[splits.facts["target"]]
     check_labels(splits, learn, target)
-    job = ray_train.TrainJob(
+    job = TrainJob(
         train=tuple(f for name in learn for f in splits.files(name)),
         valid=tuple(f for name in watch for f in splits.files(name)),
         features=tuple(splits.facts["features"]),
@@ -109,7 +111,7 @@ def fit(
 def check_labels(splits: Snapshot, learn: tuple[str, ...], target: Target) -> None:
     """Raise InputError if there is nothing to learn: no labels, or labels that are all the same."""
     where, slices = "train", " and ".join(learn)
-    extremes = boosting.label_range([f for name in learn for f in splits.files(name)])
+    extremes = label_range([f for name in learn for f in splits.files(name)])
     if extremes is None:
         raise InputError(
             f"no review of the slices {slices} has a label for the target {target.name}",

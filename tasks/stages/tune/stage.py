@@ -30,7 +30,8 @@ from tasks.engines import cluster
 from tasks.stages.tune.settings import TuneConfig
 
 if TYPE_CHECKING:
-    from tasks.stages.tune.study import Ended, Study
+    from tasks.stages.tune.ended_trial import Ended
+    from tasks.stages.tune.study import Study
 
 TRIALS = pa.schema(
     [
@@ -66,7 +67,7 @@ def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
 
 def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
     """Raise InputError or SettingsError for what would make every trial fail."""
-    from tasks.engines import rounds
+    from tasks.engines.boosting_params import check_params
 
     for name in ("train", "valid"):
         if not splits.rows(name):
@@ -74,7 +75,7 @@ def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
     ends = {name: axis.ends() for name, axis in config.axes.items()}
     for i in range(max(map(len, ends.values()))):
         params = {name: values[i % len(values)] for name, values in ends.items()}
-        rounds.check_params(params, target, where="tune.space")
+        check_params(params, target, where="tune.space")
 
 
 def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) -> None:

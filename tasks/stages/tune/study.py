@@ -7,43 +7,22 @@ of one trial at a time makes the same trials whether or not it was interrupted a
 
 from __future__ import annotations
 
-import re
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tasks.core.errors import RunError, SettingsError, TransientError
-from tasks.core.secrets import masked
+from tasks.stages.tune import study_storage
+from tasks.stages.tune.ended_trial import Ended
 from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.suggestions import Suggestions, combinations, distribution, forecast, in_order, one_thread
 
 DOUBTFUL = 0.05  # a trial is stopped if its probability of becoming the best one is at most this
-HEARTBEAT_S, GRACE_S = 20, 120  # a trial without a heartbeat for GRACE_S is considered lost
 STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A trial that ended with a loss. `curve`: validation loss after each round. `best_round` counts from 0."""
-
-    params: dict[str, Any]
-    status: str
-    curve: list[float]
-
-    @property
-    def best_round(self) -> int:
-        return min(range(len(self.curve)), key=self.curve.__getitem__)
-
-    @property
-    def loss(self) -> float:
-        return self.curve[self.best_round]
 
 
 class Study:
@@ -60,7 +39,7 @@ class Study:
         self.distributions = {name: distribution(axis) for name, axis in config.axes.items()}
         grid = combinations(config) if config.algorithm == "grid" else None
         self.wanted = min(config.trials, len(grid)) if grid else config.trials
-        self.storage = open_storage(self.url, self.shared)
+        self.storage = study_storage.open_storage(self.url, self.shared)
         # The first heartbeat precedes the suggestion, so that a trial lost while it is being suggested is failed, too.
         began = self.storage.record_heartbeat if self.shared else lambda _trial: None
         sampler = Suggestions(config, grid, began)
@@ -133,19 +112,9 @@ class Study:
     def failed(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
+    def answering(self) -> AbstractContextManager[None]:
         """Raise TransientError if the database fails in the block. The trials that have ended stay in it."""
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            yield
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-            raise TransientError(
-                f"the database of the study failed: {_hidden(error.__cause__ or error, self.url)}",
-                where=self.url,
-                fix="check that it is up, and run again: the search continues from the trials that have ended",
-            ) from None
+        return study_storage.answering(self.url)
 
     def close(self) -> None:
         """Fail the trials that are still running, and close the connections to the database."""
@@ -154,75 +123,6 @@ class Study:
                 self.fail(label)
         self.storage.engine.dispose()
 
-    @contextmanager
-    def beating(self) -> Iterator[None]:
+    def beating(self) -> AbstractContextManager[None]:
         """Send heartbeats of the running trials while the block runs, so that other machines do not fail them."""
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT_S):
-                for trial in list(self.live.values()):
-                    try:
-                        self.storage.record_heartbeat(trial._trial_id)
-                    except Exception:  # the database is unreachable: the search's own next request raises
-                        break
-
-        thread = threading.Thread(target=beat, name="study-heartbeat", daemon=True)
-        if self.shared:
-            thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            if self.shared:
-                thread.join()
-
-
-def open_storage(url: str, shared: bool) -> Any:
-    """Open Optuna's tables at this URL, created if missing. Raises SettingsError or RunError, password masked."""
-    from sqlalchemy import event
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_S, "grace_period": GRACE_S} if shared else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            storage = optuna.storages.RDBStorage(with_driver(url), skip_table_creation=False, **beats)
-        except ImportError as error:
-            reason = f"{error} (no driver for this database)"
-            raise SettingsError(
-                _hidden(reason, url),
-                where=f"tune.storage={url}",
-                fix="for PostgreSQL: pip install -e '.[postgres]'",
-            ) from None
-        except (ValueError, ArgumentError) as error:
-            raise SettingsError(
-                _hidden(error, url), where=f"tune.storage={url}", fix="for example postgresql://user@host/name"
-            ) from None
-        except (SQLAlchemyError, OSError, RuntimeError) as error:
-            raise RunError(
-                f"the study cannot be opened: {_hidden(error, url)}",
-                where=url,
-                fix="check tune.storage, and that the database is up",
-            ) from None
-    if url.startswith("sqlite"):
-        # A write-ahead log, synced now and then: if the machine crashes, the last trials may be lost, but not the file.
-        def quick(connection: Any, _record: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        storage.engine.dispose()
-        event.listen(storage.engine, "connect", quick)
-    return storage
-
-
-def with_driver(url: str) -> str:
-    """Return a PostgreSQL URL that names no driver with psycopg 3, which we install; other URLs unchanged.
-
-    SQLAlchemy's own default is psycopg2. It does not know `postgres://`, which other tools write.
-    """
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-
-
-def _hidden(error: object, url: str) -> str:
-    return masked(str(error).strip().splitlines()[0].replace(url, masked(url)))
+        return study_storage.beating(self.storage, self.live) if self.shared else nullcontext()

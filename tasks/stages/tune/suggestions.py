@@ -14,26 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
 from tasks.domain.search_space import Axis
-from tasks.stages.tune.forecast import Forecast, Seen
+from tasks.stages.tune.forecast import Forecast
+from tasks.stages.tune.rungs import FORECAST_FACTOR, rungs
 from tasks.stages.tune.settings import TuneConfig
+from tasks.stages.tune.trial_points import Seen
 
-ASHA_FACTOR, FORECAST_FACTOR = 3, 2  # ratio of a rung to the one before; ASHA continues one trial in ASHA_FACTOR
 STARTS = 4  # trials before the forecast suggests any: first conf's parameters, then random ones
-
-
-def milestones(config: TuneConfig) -> tuple[int, ...]:
-    """Return the rounds after which a trial may be stopped, and last the maximum."""
-    if config.stopping == "patience":
-        return (config.max_rounds,)
-    return rungs(config, ASHA_FACTOR if config.stopping == "asha" else FORECAST_FACTOR)
-
-
-def rungs(config: TuneConfig, factor: int) -> tuple[int, ...]:
-    rung, lower = config.min_rounds, []
-    while rung < config.max_rounds:
-        lower.append(rung)
-        rung *= factor
-    return (*lower, config.max_rounds)
 
 
 def in_order(study: optuna.Study) -> list[FrozenTrial]:

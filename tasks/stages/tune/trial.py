@@ -16,6 +16,7 @@ from ray import tune
 
 from tasks.domain.targets import Target
 from tasks.engines import boosting
+from tasks.engines.quantile_matrices import quantile_matrix
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Trial(tune.Trainable):
         except ray.exceptions.RayTaskError:
             slices = []  # the search reports why reading failed; a lost worker raises another error, and is retried
         bins = task.fixed["max_bin"]
-        self.dtrain: Any = boosting.quantile_matrix(slices[0], task.features, max_bin=bins) if slices else None
-        self.dvalid: Any = boosting.quantile_matrix(slices[1], task.features, self.dtrain, bins) if slices else None
+        self.dtrain: Any = quantile_matrix(slices[0], task.features, max_bin=bins) if slices else None
+        self.dvalid: Any = quantile_matrix(slices[1], task.features, self.dtrain, bins) if slices else None
         self.label = self.dvalid.get_label() if self.dvalid else None
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
