@@ -7,6 +7,7 @@ ends early (a file cut off, damaged data) raises nothing: `Reading.damage` has t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -29,6 +30,7 @@ from tasks.sources.settings import ReadConfig
 
 BLOCK_BYTES = 16 << 20
 ROWS_AT_ONCE = 131_072
+NUMERIC = ("rating", "timestamp", "helpful_votes", "total_votes")
 CUT_OFF = "cut off: the file ends within this record"
 UNCLOSED = "a quote that opens here is never closed"
 
@@ -224,7 +226,10 @@ class Reading:
         if self.kind == "items":
             return Batch(pl.DataFrame(), numbers, block.bad, block.rows)
         pair = self.profile.votes.pair if self.profile.votes else None
-        columns = {c: _json_series([row.get(c) for row in block.rows], c == pair) for c in self.profile.wanted}
+        numeric = [self.profile.columns.get(c) for c in NUMERIC]
+        columns = {
+            c: _json_series([row.get(c) for row in block.rows], c == pair, c in numeric) for c in self.profile.wanted
+        }
         return Batch(pl.DataFrame(columns), numbers, block.bad)
 
 
@@ -246,11 +251,14 @@ def _next_line(raw: BinaryIO, offset: int) -> int:
     return position
 
 
-def _json_series(values: list[Any], pairs: bool) -> pl.Series:
+def _json_series(values: list[Any], pairs: bool, numeric: bool) -> pl.Series:
     """Make a Series: values of one type unchanged; of several types, or of one that no column holds, as JSON text.
 
-    What is finally parsed from a value does not depend on its neighbours."""
+    What is finally parsed from a value does not depend on its neighbours. An infinity is null outside numbers."""
     kinds = set(map(type, values)) - {type(None)}
+    if float in kinds and not numeric:
+        values = [(str(v) if math.isfinite(v) else None) if type(v) is float else v for v in values]
+        kinds = (kinds - {float}) | {str}
     if len(kinds) <= 1 and kinds <= {str, int, float, bool, *([list] if pairs else [])}:
         try:
             series = pl.Series(values=values, strict=True)
