@@ -93,6 +93,8 @@ def _print_layout(console: Console, layout: Layout) -> None:
     if layout.wrong_bytes:
         trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, which replaces bytes that are not"
         _print(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
+    if layout.first.beside:
+        _print(console, f"not read, as their columns are others: {_paths_in_words(layout.first.beside)}", "yellow")
     _print(console, f"Of the first {layout.rows:,} rows:", "dim")
     rows = [[_shown(c.name), c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns]
     _print_table(console, ("column", "holds", "empty", "example"), rows)
@@ -107,6 +109,8 @@ def _files_in_words(layout: Layout) -> str:
 def _format_in_words(layout: Layout) -> str:
     file = layout.first
     words = {"parquet": "parquet", "json-lines": "JSON lines", "json-array": "a JSON array"}
+    words |= {"json-joined": "JSON objects one after the other", "json-columns": "a JSON object by column"}
+    words["json-wrapped"] = f"a JSON object with its rows in {_paths_in_words(file.rows_at)}"
     parts = [words.get(file.format, "")]
     if file.quoting is not None:
         parts = [f"text with {_DELIMITERS.get(file.quoting.delimiter, file.quoting.delimiter)} between fields"]
@@ -121,6 +125,10 @@ def _format_in_words(layout: Layout) -> str:
     parts.append(f"packed with {', '.join(packings)}" if packings else "not packed")
     size = sum({f.path: f.size for f in layout.files}.values())
     return f"{', '.join(parts)}, {size / 1e6:,.1f} MB"
+
+
+def _paths_in_words(paths: Sequence[tuple[str, ...]]) -> str:
+    return ", ".join(_shown(".".join(path)) for path in paths)
 
 
 def _print_files(console: Console, what: str, files: Sequence[Quarantined]) -> None:

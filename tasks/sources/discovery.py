@@ -18,19 +18,43 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
 from tasks.sources import locations, streams
-from tasks.sources.file_checks import Kind, Unreadable, check_columns, check_json_lines, check_parquet, item_id_path
+from tasks.sources.file_checks import (
+    Kind,
+    Unreadable,
+    check_columns,
+    check_json_lines,
+    check_parquet,
+    check_records,
+    fit,
+    item_id_path,
+)
+from tasks.sources.json_forms import form_of
 from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
 
-Format = Literal["parquet", "json-lines", "json-array", "delimited"]
+Format = Literal["parquet", "json-lines", "json-array", "json-joined", "json-wrapped", "json-columns", "delimited"]
 HEAD_BYTES = 1 << 16
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What a file's first bytes tell: the fields of SourceFile of the same names."""
+
+    format: Format
+    quoting: Quoting | None = None
+    header: tuple[str, ...] | None = None
+    rows_at: tuple[tuple[str, ...], ...] = ()
+    beside: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class SourceFile:
-    """One raw file, or one member of a zip. `name` is relative to the input; `header` is the first row of a
-    delimited file, or None where the profile supplies the header."""
+    """One raw file, or one member of a zip. `name` is relative to the input.
+
+    `header` is the first row of a delimited file, or None where the profile supplies the header. `rows_at` are the
+    paths of the arrays with the rows in a JSON object that wraps them, `beside` those of its arrays of other columns,
+    which are not read."""
 
     path: str
     name: str
@@ -41,6 +65,8 @@ class SourceFile:
     member: streams.Member | None = None
     quoting: Quoting | None = None
     header: tuple[str, ...] | None = None
+    rows_at: tuple[tuple[str, ...], ...] = ()
+    beside: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,8 +218,9 @@ def _look_inside(
     if not start:
         raise Unreadable(unpacked.damage or "the file unpacks to nothing", "write or copy it again")
     name = f"{file.name}/{member.name}" if member else file.name
-    fmt, quoting, header = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, profile, kind)
-    if fmt == "parquet":
+    shape = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, profile, kind)
+    header = shape.header
+    if shape.format == "parquet":
         if packing:
             raise Unreadable(f"a parquet file inside {packing}", "unpack it; parquet is packed already")
         check_parquet(file.path, profile, config, kind)
@@ -202,18 +229,16 @@ def _look_inside(
             f"{len(header):,} columns; the limit is {config.max_columns:,}",
             "raise ingest.max_columns if the file is right",
         )
-    return SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
+    return SourceFile(file.path, name, file.size, "", packing=packing, member=member, **vars(shape))
 
 
-def sniff(
-    start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind
-) -> tuple[Format, Quoting | None, tuple[str, ...] | None]:
+def sniff(start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind) -> Shape:
     """Detect format, quoting and header from a file's first (unpacked) bytes. Raises Unreadable."""
     ending = locations.ending(name)
     if start[:4] == b"PAR1":
         if ending not in (".parquet", ""):
             raise Unreadable(f"this is a parquet file, not {ending[1:].upper()} text", "give it the right ending")
-        return "parquet", None, None
+        return Shape("parquet")
     if ending == ".parquet":
         raise Unreadable("this is not a parquet file", "write or copy it again")
     text = start.removeprefix(BOM).lstrip()
@@ -225,15 +250,19 @@ def sniff(
             f"this is not UTF-8 or similar text{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
         )
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
-        check_json_lines(text, profile, kind)
-        return "json-lines", None, None
+        form = form_of(text, more, lambda records: fit(records, profile, kind))
+        if form.name == "json-lines":
+            check_json_lines(text, profile, kind)
+        else:
+            check_records(form.rows, profile, kind)
+        return Shape(form.name, rows_at=form.rows_at, beside=form.beside)
     if text[:1] == b"[" and ending not in (".csv", ".tsv"):
-        return "json-array", None, None
+        return Shape("json-array")
     if ending in (".json", ".jsonl", ".ndjson"):
         raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
     if b"\n" not in start:
         start += more()
-    return "delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind)
+    return Shape("delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind))
 
 
 def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations
 from tasks.sources.item_records import parse_literal, steps_of
 from tasks.sources.json_values import parse_json
+from tasks.sources.paths import columns_of
 from tasks.sources.profiles import Profile
 from tasks.sources.settings import ReadConfig
 
@@ -32,11 +33,22 @@ def check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
     """Raise Unreadable if no complete record has the mandatory columns: it is another kind of file."""
     lines = start.split(b"\n")[:-1]  # the last one may be cut
     if records := _objects(lines, parse_literal if kind == "items" else parse_json):
-        check_columns(sorted(set().union(*records)), profile, kind)
+        check_records(records, profile, kind)
     elif profile.mandatory and _objects(lines, parse_literal):
         raise Unreadable(
             "the lines are Python literals, as in product metadata, not JSON", "give product metadata as --items"
         )
+
+
+def check_records(records: Sequence[dict[str, Any]], profile: Profile, kind: Kind) -> None:
+    """Raise Unreadable if none of these records has a mandatory column."""
+    check_columns(columns_of(records, profile.mandatory if kind == "reviews" else ()), profile, kind)
+
+
+def fit(records: Iterable[dict[str, Any]], profile: Profile, kind: Kind) -> bool:
+    """Whether some of these records have the mandatory columns; no record fits a profile that needs none."""
+    needed = profile.mandatory if kind == "reviews" else [steps_of(item_id_path(profile))[0]]
+    return bool(needed) and set(map(str, needed)) <= set(columns_of(records, map(str, needed)))
 
 
 def _objects(lines: Sequence[bytes], parse: Callable[[bytes], Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ from tasks.sources.column_guesses import Column, series_of
 from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
-from tasks.sources.json_records import blocks
+from tasks.sources.json_objects import record_blocks
 from tasks.sources.partitions import Unit
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.readers import Batch, Reading
@@ -57,9 +57,10 @@ def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
     detected = [_detected(file, config) for file in files]
     for file, names, encoding in sorted(detected, key=lambda d: d[0].format == "delimited" and d[0].header is None):
         for layout in layouts:
-            same_way = (layout.first.format, layout.first.quoting, layout.encoding) == (
+            same_way = (layout.first.format, layout.first.quoting, layout.first.rows_at, layout.encoding) == (
                 file.format,
                 file.quoting,
+                file.rows_at,
                 encoding,
             )
             if same_way and _alike(file, names, layout):
@@ -86,13 +87,17 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
         with locations.open_raw(file.path) as raw:
             return file, tuple(pq.read_schema(raw).names), "utf-8"
     if file.format != "delimited":
-        record_blocks = blocks(
-            io.BytesIO(_head(file, config)),
-            array=file.format == "json-array",
-            max_record_bytes=config.max_record_mb << 20,
-            parse_line=parse_literal,
-        )
-        return file, tuple(dict.fromkeys(key for block in record_blocks for row in block.rows for key in row)), "utf-8"
+        with locations.open_raw(file.path) as raw:
+            stream = streams.Unpacked(raw, file.packing, limits(config), file.member)
+            head = stream if file.format == "json-columns" else io.BytesIO(stream.read(4 * HEAD_BYTES) or b"")
+            found = record_blocks(
+                cast(BinaryIO, head),
+                file.format,
+                file.rows_at,
+                max_record_bytes=config.max_record_mb << 20,
+                parse_line=parse_literal,
+            )
+            return file, tuple(dict.fromkeys(key for block in found for row in block.rows for key in row)), "utf-8"
     start = _head(file, config)
     encoding = _encoding(start)
     quoting, first, second = _dialect(start.removeprefix(BOM).decode(encoding, "replace"), locations.ending(file.name))

@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tasks.domain.schemas import ITEMS
 from tasks.sources.json_values import DECODER
 
-# What repr() writes for dicts, lists, texts, numbers, booleans, None, nan and inf, and nothing else. Python's parser alone is
-# not safe: a megabyte of f-string takes it minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
+# What repr() writes for dicts, lists, texts, numbers, booleans, None, nan and inf, and nothing else. Python's parser
+# alone is not safe: a megabyte of f-string takes it minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
 _STRING = r"""u?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _NUMBER = r"-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
 _VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None|nan|-?inf)(?=\s*+(?:[\]){{}},:]|\Z))"

@@ -36,7 +36,7 @@ class Unit:
         """What decides its rows, as JSON values."""
         file = self.file
         quoting = file.quoting.model_dump() if file.quoting else None
-        whole = [file.name, file.sha256, file.format, quoting, file.header]
+        whole = [file.name, file.sha256, file.format, quoting, file.header, *file.rows_at]
         return [*whole, self.row_groups, self.first_row, self.start, self.end]
 
 
@@ -93,7 +93,7 @@ def _units(file: SourceFile) -> Iterator[tuple[Unit, int]]:
     """Yield the smallest pieces that a file can be read in, with their sizes in bytes."""
     if file.format == "parquet":
         yield from _row_groups(file)
-    elif file.packing or file.format == "json-array" or file.size < 2 * PART_MIN_BYTES:
+    elif file.packing or file.format not in ("json-lines", "delimited") or file.size < 2 * PART_MIN_BYTES:
         yield Unit(file), file.size
     elif file.quoting is None or file.quoting.quote is None:
         yield from _ranges(file, range(0, file.size, _target(file.size)))

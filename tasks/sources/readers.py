@@ -22,9 +22,11 @@ from tasks.sources import delimited, locations, streams
 from tasks.sources.discovery import limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
-from tasks.sources.json_records import BadRecord, Block, blocks
+from tasks.sources.json_objects import record_blocks
+from tasks.sources.json_records import BadRecord, Block
 from tasks.sources.json_values import parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit
+from tasks.sources.paths import value_at
 from tasks.sources.profiles import Profile
 from tasks.sources.settings import ReadConfig
 
@@ -202,15 +204,16 @@ class Reading:
 
     def _json(self, stream: Any) -> Iterator[Batch]:
         parse = parse_literal if self.kind == "items" else parse_json
-        record_blocks = blocks(
+        read_blocks = record_blocks(
             stream,
-            array=self.unit.file.format == "json-array",
+            self.unit.file.format,
+            self.unit.file.rows_at,
             block_bytes=BLOCK_BYTES,
             max_record_bytes=self.config.max_record_mb << 20,
             parse_line=parse,
         )
         held: Block | None = None  # held back: the last block may end in a record that was cut
-        for block in record_blocks:
+        for block in read_blocks:
             if held:
                 yield self._json_batch(held)
             held = block
@@ -228,7 +231,8 @@ class Reading:
         pair = self.profile.votes.pair if self.profile.votes else None
         numeric = [self.profile.columns.get(c) for c in NUMERIC]
         columns = {
-            c: _json_series([row.get(c) for row in block.rows], c == pair, c in numeric) for c in self.profile.wanted
+            c: _json_series([value_at(row, c) for row in block.rows], c == pair, c in numeric)
+            for c in self.profile.wanted
         }
         return Batch(pl.DataFrame(columns), numbers, block.bad)
 

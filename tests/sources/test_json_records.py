@@ -191,7 +191,7 @@ def test_a_number_of_thousands_of_digits_is_bad() -> None:
         (b'{"a": "x', "not JSON: Unterminated string starting at (character 7)"),
         (b"hello", "not JSON: Expecting value (character 1)"),
         (b"{'a': 1}", "not JSON: Expecting property name enclosed in double quotes (character 2)"),
-        (b'{"a": 1}{"b": 2}', "not JSON: Extra data (character 9)"),
+        (b'{"a": 1} 2', "not JSON: Extra data (character 10)"),
     ],
 )
 def test_malformed_lines_are_bad_and_cost_no_other(line: bytes, reason: str) -> None:
