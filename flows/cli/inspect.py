@@ -16,6 +16,7 @@ from tasks.core.secrets import masked
 from tasks.sources.discovery import Quarantined
 from tasks.sources.file_groups import Layout
 from tasks.sources.inspection import Inspection, Judgement
+from tasks.sources.text_encoding import is_wide
 
 SHOWN = 5  # files of a list that are printed
 EXAMPLE_CHARS = 60
@@ -59,6 +60,8 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     damage |= {d.name: d for d in chosen.damage} if chosen else {}
     _print_files(console, "cannot be read to the end", list(damage.values()))
     _print_files(console, "would be quarantined", chosen.quarantined if chosen else found.unreadable)
+    if chosen:
+        _print_files(console, f"would be read as {chosen.profile.encoding}", _in_other_encodings(found, chosen))
     if found.items:
         metadata = [Quarantined(name, f"fits the profile {profile}") for name, profile in found.items.items()]
         _print_files(console, "product metadata: give it with --items, not as reviews", metadata)
@@ -80,6 +83,18 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     _print(console, f"  {command}")
 
 
+def _in_other_encodings(found: Inspection, chosen: Judgement) -> list[Quarantined]:
+    """List the files whose bytes seem to be in another encoding than the profile's."""
+    given = chosen.profile.encoding
+    return [
+        Quarantined(file.name, f"seems to be in {file.encoding}; give files of one encoding to a run")
+        for layout in found.layouts
+        for file in layout.files
+        if given != "utf-8" and given not in (file.encoding, *file.other_encodings)
+        if file.encoding != "utf-8" and not is_wide(file.encoding)
+    ]
+
+
 def _command(found: Inspection, paths: Sequence[str], name: str) -> list[str]:
     """Return the command of the run to start; reviews and product metadata in one folder are listed file by file."""
     few = 0 < len(found.item_paths) <= SHOWN and len(found.review_paths) <= SHOWN
@@ -93,6 +108,9 @@ def _print_layout(console: Console, layout: Layout) -> None:
     if layout.wrong_bytes:
         trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, which replaces bytes that are not"
         _print(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
+    if layout.encoding != "utf-8" and not is_wide(layout.encoding):
+        others = f", as likely {' or '.join(layout.first.other_encodings)}" if layout.first.other_encodings else ""
+        _print(console, f"encoding {layout.encoding}{others}: guessed; check that the texts read well", "yellow")
     if layout.first.beside:
         _print(console, f"not read, as their columns are others: {_paths_in_words(layout.first.beside)}", "yellow")
     _print(console, f"Of the first {layout.rows:,} rows:", "dim")
@@ -120,6 +138,7 @@ def _format_in_words(layout: Layout) -> str:
             parts.append("no header row")
         else:
             parts.append(f"a header row in all but {without:,}" if without else "a header row")
+    if file.format != "parquet":
         parts.append("UTF-8" if layout.encoding == "utf-8" else layout.encoding)
     packings = sorted({f.packing for f in layout.files if f.packing})
     parts.append(f"packed with {', '.join(packings)}" if packings else "not packed")

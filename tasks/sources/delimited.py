@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import re
 from typing import Any
@@ -18,18 +17,16 @@ _BEGUN = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\x
 
 
 class Text(io.RawIOBase):
-    """A stream as UTF-8 without a byte order mark, ending in a line break and one extra record.
+    """A stream of UTF-8 without a byte order mark, ending in a line break and one extra record.
 
-    Bytes invalid in the encoding become U+FFFD: pyarrow silently drops a bad line that it cannot show. The extra
+    Bytes invalid in UTF-8 become U+FFFD: pyarrow silently drops a bad line that it cannot show. The extra
     record, the mark, has one field where others have several, or two where they have one. If the parser meets it, all
     records before it were parsed correctly. If not, a quote that was never closed has swallowed it.
     """
 
-    def __init__(self, stream: Any, encoding: str, delimiter: str, columns: int) -> None:
+    def __init__(self, stream: Any, delimiter: str, columns: int) -> None:
         super().__init__()
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._utf8 = codecs.lookup(encoding).name == "utf-8"
         self._held = b""  # the beginning of an incomplete character
         self.mark = uuid4().hex  # random, so that no file contains it
         self._last_record = (self.mark if columns > 1 else delimiter.join([self.mark, self.mark])) + "\n"
@@ -56,14 +53,12 @@ class Text(io.RawIOBase):
                 self._ready = memoryview(self._decoded(data))
             else:
                 self._marked = True
-                rest = self._held.decode(errors="replace") + self._decoder.decode(b"", final=True)
+                rest = self._held.decode(errors="replace")
                 self._ready = memoryview((rest + "\n" * self.unfinished + self._last_record).encode())
         piece, self._ready = bytes(self._ready[:size]), self._ready[size:]
         return piece
 
     def _decoded(self, data: bytes) -> bytes:
-        if not self._utf8:
-            return self._decoder.decode(data).encode()
         data = self._held + data
         complete = len(data) - len(_BEGUN.search(data[-3:])[0])  # type: ignore[index]  # it matches nothing, too
         data, self._held = data[:complete], data[complete:]

@@ -6,18 +6,19 @@ no file is left, or `damaged_files: refuse` is set, it raises InputError before 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
-from tasks.sources import locations, streams
+from tasks.sources import locations, streams, text_encoding
 from tasks.sources.file_checks import (
     Kind,
     Unreadable,
@@ -46,6 +47,8 @@ class Shape:
     header: tuple[str, ...] | None = None
     rows_at: tuple[tuple[str, ...], ...] = ()
     beside: tuple[tuple[str, ...], ...] = ()
+    encoding: str = "utf-8"
+    other_encodings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class SourceFile:
 
     `header` is the first row of a delimited file, or None where the profile supplies the header. `rows_at` are the
     paths of the arrays with the rows in a JSON object that wraps them, `beside` those of its arrays of other columns,
-    which are not read."""
+    which are not read. `other_encodings` are as likely where `encoding` is a guess."""
 
     path: str
     name: str
@@ -67,6 +70,8 @@ class SourceFile:
     header: tuple[str, ...] | None = None
     rows_at: tuple[tuple[str, ...], ...] = ()
     beside: tuple[tuple[str, ...], ...] = ()
+    encoding: str = "utf-8"
+    other_encodings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,14 +246,46 @@ def sniff(start: bytes, more: Callable[[], bytes], name: str, profile: Profile, 
         return Shape("parquet")
     if ending == ".parquet":
         raise Unreadable("this is not a parquet file", "write or copy it again")
-    text = start.removeprefix(BOM).lstrip()
+    encoding, others = _encoding(start, profile)
+    if encoding == "utf-8":
+        shape = _sniff_text(start.removeprefix(BOM), more, ending, profile, kind)
+    else:
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        text = decoder.decode(start).encode("utf-8", "replace")
+        shape = _sniff_text(text, lambda: decoder.decode(more()).encode("utf-8", "replace"), ending, profile, kind)
+    return replace(shape, encoding=encoding, other_encodings=others)
+
+
+def _encoding(start: bytes, profile: Profile) -> tuple[str, tuple[str, ...]]:
+    """Return the encoding to read a file in, and others as likely where it is a guess. Raises Unreadable."""
+    encoding, guess = text_encoding.encoding_of(start, profile.encoding)
+    if start.count(0) > len(start) // 8 and not text_encoding.is_wide(encoding or "utf-8"):
+        wide = text_encoding.wide_without_mark(start)
+        raise Unreadable(
+            "this is not UTF-8 or similar text" + (f"; it seems to be in {wide}" if wide else ""),
+            f"set `encoding: {wide}` in the dataset profile"
+            if wide
+            else f"readable endings: {', '.join(locations.ENDINGS)}",
+        )
+    if encoding:
+        return encoding, ()
+    if not profile.columns and guess:  # inspect shows what was guessed
+        return guess.encoding, guess.others
+    if not profile.columns or text_encoding.are_many(start):
+        seems = f"it seems to be in {' or '.join([guess.encoding, *guess.others])}" if guess else "no encoding fits it"
+        raise Unreadable(
+            f"this text is not in UTF-8; {seems}",
+            f"set `encoding: {guess.encoding if guess else '…'}` in the dataset profile; "
+            "`raymill data inspect` shows the texts in that encoding",
+        )
+    return profile.encoding, ()
+
+
+def _sniff_text(start: bytes, more: Callable[[], bytes], ending: str, profile: Profile, kind: Kind) -> Shape:
+    """Detect a text's form from its beginning in UTF-8. Raises Unreadable."""
+    text = start.lstrip()
     if not text:
         raise Unreadable("the file holds only white space", "remove it or write it again")
-    if start.count(0) > len(start) // 8 or start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        wide = " (UTF-16?)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise Unreadable(
-            f"this is not UTF-8 or similar text{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
-        )
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
         form = form_of(text, more, lambda records: fit(records, profile, kind))
         if form.name == "json-lines":
@@ -262,7 +299,7 @@ def sniff(start: bytes, more: Callable[[], bytes], name: str, profile: Profile, 
         raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
     if b"\n" not in start:
         start += more()
-    return Shape("delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind))
+    return Shape("delimited", *_delimited(start, ending, profile, kind))
 
 
 def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
@@ -270,7 +307,7 @@ def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple
     choices = by_ending.get(ending, [profile.tsv, profile.csv])
     failures: list[Sequence[str]] = []
     for quoting in choices:
-        first = first_record(start, quoting, profile.encoding)
+        first = first_record(start, quoting)
         needed_columns = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}
         if needed_columns <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
             check_columns(first, profile, kind)
@@ -291,8 +328,8 @@ def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple
     )
 
 
-def first_record(start: bytes, quoting: Quoting, encoding: str) -> list[str]:
-    text = start.decode(encoding, errors="replace")
+def first_record(start: bytes, quoting: Quoting) -> list[str]:
+    text = start.decode(errors="replace")
     if quoting.quote is None:
         return [n.strip() for n in text.split("\n", 1)[0].rstrip("\r").split(quoting.delimiter)]
     csv.field_size_limit(1 << 30)

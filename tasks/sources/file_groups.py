@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -25,6 +24,7 @@ from tasks.sources.partitions import Unit
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.readers import Batch, Reading
 from tasks.sources.settings import ReadConfig
+from tasks.sources.text_encoding import as_utf8
 
 KEPT_RECORDS = 500
 ANY = Profile(description="whatever can be read", columns={})
@@ -88,7 +88,7 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
             return file, tuple(pq.read_schema(raw).names), "utf-8"
     if file.format != "delimited":
         with locations.open_raw(file.path) as raw:
-            stream = streams.Unpacked(raw, file.packing, limits(config), file.member)
+            stream = as_utf8(streams.Unpacked(raw, file.packing, limits(config), file.member), file.encoding)
             head = stream if file.format == "json-columns" else io.BytesIO(stream.read(4 * HEAD_BYTES) or b"")
             found = record_blocks(
                 cast(BinaryIO, head),
@@ -97,10 +97,14 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
                 max_record_bytes=config.max_record_mb << 20,
                 parse_line=parse_literal,
             )
-            return file, tuple(dict.fromkeys(key for block in found for row in block.rows for key in row)), "utf-8"
-    start = _head(file, config)
-    encoding = _encoding(start)
-    quoting, first, second = _dialect(start.removeprefix(BOM).decode(encoding, "replace"), locations.ending(file.name))
+            return (
+                file,
+                tuple(dict.fromkeys(key for block in found for row in block.rows for key in row)),
+                file.encoding,
+            )
+    encoding = file.encoding
+    start = _head(file, config).removeprefix(BOM)
+    quoting, first, second = _dialect(start.decode("utf-8", "replace"), locations.ending(file.name))
     names = tuple(n.strip() for n in first)
     if _is_header(names, second):
         return replace(file, quoting=quoting, header=names), names, encoding
@@ -110,18 +114,8 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
 
 def _head(file: SourceFile, config: ReadConfig) -> bytes:
     with locations.open_raw(file.path) as raw:
-        return streams.Unpacked(raw, file.packing, limits(config), file.member).read(4 * HEAD_BYTES) or b""
-
-
-def _encoding(start: bytes) -> str:
-    """Return UTF-8 unless most non-ASCII characters are invalid in it."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-        return "utf-8"
-    except UnicodeDecodeError:
-        text = start.decode("utf-8", "replace")
-        wrong = text.count("\ufffd")
-        return "windows-1252" if wrong > sum(c > "\x7f" for c in text) - wrong else "utf-8"
+        stream = as_utf8(streams.Unpacked(raw, file.packing, limits(config), file.member), file.encoding)
+        return stream.read(4 * HEAD_BYTES) or b""
 
 
 def _dialect(text: str, ending: str) -> tuple[Quoting, list[str], list[str]]:

@@ -28,6 +28,7 @@ from tasks.sources.loading import Recipe
 from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose
 from tasks.sources.settings import IngestConfig
+from tasks.sources.text_encoding import is_wide
 
 TRIED_FILES = 3  # files of each layout to try every profile on; the chosen one is tried on all
 
@@ -217,5 +218,6 @@ def _proposal(layout: Layout) -> Proposal | str:
         header=layout.header,
         quoting=layout.first.quoting if delimited else None,
         ending=locations.ending(layout.first.name),
-        encoding=layout.encoding,
+        encoding="utf-8" if is_wide(layout.encoding) else layout.encoding,  # a mark names it in each file
+        other_encodings=layout.first.other_encodings,
     )

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tasks.core.digests import digest_of
 from tasks.sources import locations
 from tasks.sources.discovery import Source, SourceFile
+from tasks.sources.text_encoding import keeps_ascii
 
 PART_MIN_BYTES, PART_MAX_BYTES = 4 << 20, 64 << 20
 SCAN_BYTES = 64 << 20
@@ -93,12 +94,16 @@ def _units(file: SourceFile) -> Iterator[tuple[Unit, int]]:
     """Yield the smallest pieces that a file can be read in, with their sizes in bytes."""
     if file.format == "parquet":
         yield from _row_groups(file)
-    elif file.packing or file.format not in ("json-lines", "delimited") or file.size < 2 * PART_MIN_BYTES:
+    elif file.packing or not _in_lines(file) or file.size < 2 * PART_MIN_BYTES:
         yield Unit(file), file.size
     elif file.quoting is None or file.quoting.quote is None:
         yield from _ranges(file, range(0, file.size, _target(file.size)))
     else:
         yield from _ranges(file, [0, *quoted_cuts(file)])
+
+
+def _in_lines(file: SourceFile) -> bool:
+    return file.format in ("json-lines", "delimited") and keeps_ascii(file.encoding)
 
 
 def _row_groups(file: SourceFile) -> Iterator[tuple[Unit, int]]:

@@ -22,7 +22,7 @@ review_id      reviewid id commentid uuid
 user_id        userid reviewerid customerid authorid memberid buyerid profileid user reviewer customer author username
                reviewername authorname customername profilename
 item_id        itemid productid parentasin asin sku gtin ean isbn bookid movieid appid businessid asins item product
-               productname itemname producttitle itemtitle model
+               productname itemname producttitle itemtitle packagename appname app model
 rating         rating starrating stars star overall score overallrating ratingvalue rate
 title          title summary headline subject
 text           text body content comment comments review message feedback opinion
@@ -69,6 +69,7 @@ def propose(
     quoting: Quoting | None = None,
     ending: str = "",
     encoding: str = "utf-8",
+    other_encodings: Sequence[str] = (),
 ) -> Proposal | str:
     """Return a profile for these columns, or why none is possible. `header` names them if files have no header row."""
     filled = [c for c in columns if len(c.values)]
@@ -82,7 +83,8 @@ def propose(
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
-    text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
+    encoding_lines = _encoding_lines(encoding, other_encodings)
+    text = "\n".join([*_lines(mapped, pair, description, header, quoting, ending), *encoding_lines]) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
 
 
@@ -194,7 +196,6 @@ def _lines(
     header: Sequence[str],
     quoting: Quoting | None,
     ending: str,
-    encoding: str,
 ) -> list[str]:
     lines = [f"description: {_scalar(description)}", "columns:"]
     lines += [f"  {canonical}: {_scalar(column.name)}" for canonical, column in mapped.items()]
@@ -227,13 +228,18 @@ def _lines(
         lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
     if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
         lines.append(f'flags: {{"true": {json.dumps(YES)}, "false": {json.dumps(NO)}}}')
-    if encoding != "utf-8":
-        lines.append(f"encoding: {encoding}")
     if quoting is not None:
         lines += _quoting_lines(quoting, ending)
     if header:
         lines.append(f"header: {_flow(header)}")
     return lines
+
+
+def _encoding_lines(encoding: str, others: Sequence[str]) -> list[str]:
+    if encoding == "utf-8":
+        return []
+    doubt = f"; or is it {' or '.join(others)}" if others else ""
+    return [f"encoding: {encoding}   # guessed from the bytes{doubt}: do the texts read well?"]
 
 
 def _quoting_lines(quoting: Quoting, ending: str) -> list[str]:

@@ -29,6 +29,7 @@ from tasks.sources.partitions import PART_MAX_BYTES, Unit
 from tasks.sources.paths import value_at
 from tasks.sources.profiles import Profile
 from tasks.sources.settings import ReadConfig
+from tasks.sources.text_encoding import as_utf8
 
 BLOCK_BYTES = 16 << 20
 ROWS_AT_ONCE = 131_072
@@ -160,7 +161,7 @@ class Reading:
         size = self.config.max_record_mb << 20
         if self.unit.end is not None:
             size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # one byte may become three
-        text = delimited.Text(stream, self.profile.encoding, file.quoting.delimiter, len(columns))
+        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting.delimiter, len(columns))
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far
@@ -205,7 +206,7 @@ class Reading:
     def _json(self, stream: Any) -> Iterator[Batch]:
         parse = parse_literal if self.kind == "items" else parse_json
         read_blocks = record_blocks(
-            stream,
+            as_utf8(stream, self.unit.file.encoding),
             self.unit.file.format,
             self.unit.file.rows_at,
             block_bytes=BLOCK_BYTES,
