@@ -114,7 +114,9 @@ def _print_layout(console: Console, layout: Layout) -> None:
     if layout.first.beside:
         _print(console, f"not read, as their columns are others: {_paths_in_words(layout.first.beside)}", "yellow")
     _print(console, f"Of the first {layout.rows:,} rows:", "dim")
-    rows = [[_shown(c.name), c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns]
+    rows = [
+        [_shown(c.name) or "(no name)", c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns
+    ]
     _print_table(console, ("column", "holds", "empty", "example"), rows)
 
 

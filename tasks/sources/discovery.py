@@ -7,9 +7,7 @@ no file is left, or `damaged_files: refuse` is set, it raises InputError before 
 from __future__ import annotations
 
 import codecs
-import csv
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from typing import BinaryIO, Literal
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
-from tasks.sources import locations, streams, text_encoding
+from tasks.sources import dialects, locations, streams, text_encoding
 from tasks.sources.file_checks import (
     Kind,
     Unreadable,
@@ -34,7 +32,7 @@ from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
 
 Format = Literal["parquet", "json-lines", "json-array", "json-joined", "json-wrapped", "json-columns", "delimited"]
-HEAD_BYTES = 1 << 16
+HEAD_BYTES, MORE_BYTES = 1 << 16, 1 << 20  # MORE: to see how quotes within texts are written
 BOM = b"\xef\xbb\xbf"
 
 
@@ -223,7 +221,8 @@ def _look_inside(
     if not start:
         raise Unreadable(unpacked.damage or "the file unpacks to nothing", "write or copy it again")
     name = f"{file.name}/{member.name}" if member else file.name
-    shape = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, profile, kind)
+    longest = config.max_record_mb << 20
+    shape = sniff(start, lambda size=longest: unpacked.read(size) or b"", name, profile, kind)
     header = shape.header
     if shape.format == "parquet":
         if packing:
@@ -237,7 +236,7 @@ def _look_inside(
     return SourceFile(file.path, name, file.size, "", packing=packing, member=member, **vars(shape))
 
 
-def sniff(start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind) -> Shape:
+def sniff(start: bytes, more: Callable[..., bytes], name: str, profile: Profile, kind: Kind) -> Shape:
     """Detect format, quoting and header from a file's first (unpacked) bytes. Raises Unreadable."""
     ending = locations.ending(name)
     if start[:4] == b"PAR1":
@@ -252,7 +251,11 @@ def sniff(start: bytes, more: Callable[[], bytes], name: str, profile: Profile, 
     else:
         decoder = codecs.getincrementaldecoder(encoding)("replace")
         text = decoder.decode(start).encode("utf-8", "replace")
-        shape = _sniff_text(text, lambda: decoder.decode(more()).encode("utf-8", "replace"), ending, profile, kind)
+
+        def decoded(*size: int) -> bytes:
+            return decoder.decode(more(*size)).encode("utf-8", "replace")
+
+        shape = _sniff_text(text, decoded, ending, profile, kind)
     return replace(shape, encoding=encoding, other_encodings=others)
 
 
@@ -281,7 +284,7 @@ def _encoding(start: bytes, profile: Profile) -> tuple[str, tuple[str, ...]]:
     return profile.encoding, ()
 
 
-def _sniff_text(start: bytes, more: Callable[[], bytes], ending: str, profile: Profile, kind: Kind) -> Shape:
+def _sniff_text(start: bytes, more: Callable[..., bytes], ending: str, profile: Profile, kind: Kind) -> Shape:
     """Detect a text's form from its beginning in UTF-8. Raises Unreadable."""
     text = start.lstrip()
     if not text:
@@ -297,8 +300,7 @@ def _sniff_text(start: bytes, more: Callable[[], bytes], ending: str, profile: P
         return Shape("json-array")
     if ending in (".json", ".jsonl", ".ndjson"):
         raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
-    if b"\n" not in start:
-        start += more()
+    start += more() if b"\n" not in start else more(MORE_BYTES) if b'"' in start else b""
     return Shape("delimited", *_delimited(start, ending, profile, kind))
 
 
@@ -306,12 +308,20 @@ def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple
     by_ending: dict[str, list[Quoting]] = {".csv": [profile.csv], ".tsv": [profile.tsv]}
     choices = by_ending.get(ending, [profile.tsv, profile.csv])
     failures: list[Sequence[str]] = []
-    for quoting in choices:
-        first = first_record(start, quoting)
+    for given in choices:
+        quoting = dialects.resolved(given, start)
+        first, *records = dialects.records_of(start, quoting) or [[""]]
+        first = [name.strip() for name in first]
+        if quoting.quote is None and dialects.are_quoted(start, quoting.delimiter):
+            section = "tsv" if given is profile.tsv else "csv"
+            raise Unreadable(
+                "the fields are in quotes, which the profile takes for data",
+                f"set `{section}: {{quote: '\"'}}` in the dataset profile",
+            )
         needed_columns = set(profile.mandatory) if kind == "reviews" else {item_id_path(profile)}
         if needed_columns <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
             check_columns(first, profile, kind)
-            return quoting, tuple(first)
+            return quoting, dialects.fitted_header(first, records)
         if needed_columns & set(first):
             failures.insert(0, first)
         elif profile.header and len(first) == len(profile.header):
@@ -326,12 +336,3 @@ def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple
         f"check that the file is {ending[1:].upper() or 'CSV'} and that the dataset profile is right, which needs the "
         f"columns {columns}; `raymill data inspect` proposes a profile",
     )
-
-
-def first_record(start: bytes, quoting: Quoting) -> list[str]:
-    text = start.decode(errors="replace")
-    if quoting.quote is None:
-        return [n.strip() for n in text.split("\n", 1)[0].rstrip("\r").split(quoting.delimiter)]
-    csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
-    return [n.strip() for n in next(reader, [])]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, BinaryIO, cast
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from tasks.sources import locations, streams
+from tasks.sources import dialects, locations, streams
 from tasks.sources.column_guesses import Column, series_of
 from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
 from tasks.sources.file_checks import Kind
@@ -57,12 +55,7 @@ def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
     detected = [_detected(file, config) for file in files]
     for file, names, encoding in sorted(detected, key=lambda d: d[0].format == "delimited" and d[0].header is None):
         for layout in layouts:
-            same_way = (layout.first.format, layout.first.quoting, layout.first.rows_at, layout.encoding) == (
-                file.format,
-                file.quoting,
-                file.rows_at,
-                encoding,
-            )
+            same_way = _way(layout.first) == _way(file) and layout.encoding == encoding
             if same_way and _alike(file, names, layout):
                 layout.files.append(file)
                 if file.format == "delimited" and file.header is None:
@@ -72,6 +65,11 @@ def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
             lacking = file.format == "delimited" and file.header is None
             layouts.append(Layout([file], names, names if lacking else (), encoding))
     return layouts
+
+
+def _way(file: SourceFile) -> tuple[object, ...]:
+    # Not the escape: a file without quotes within its texts shows none.
+    return file.format, file.quoting and (file.quoting.delimiter, file.quoting.quote), file.rows_at
 
 
 def _alike(file: SourceFile, names: tuple[str, ...], layout: Layout) -> bool:
@@ -104,11 +102,13 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
             )
     encoding = file.encoding
     start = _head(file, config).removeprefix(BOM)
-    quoting, first, second = _dialect(start.decode("utf-8", "replace"), locations.ending(file.name))
+    quoting, first, others = _dialect(start, locations.ending(file.name))
     names = tuple(n.strip() for n in first)
-    if _is_header(names, second):
-        return replace(file, quoting=quoting, header=names), names, encoding
-    numbered_names = tuple(f"column_{i + 1}" for i in range(len(names)))
+    fitted = dialects.fitted_header(names, others)
+    if _is_header(names, next((r for r in others if len(r) == len(fitted)), [])):
+        return replace(file, quoting=quoting, header=fitted), fitted, encoding
+    width = len(dialects.fitted_header(names, [first, *others]))
+    numbered_names = tuple(f"column_{i + 1}" for i in range(width))
     return replace(file, quoting=quoting, header=None), numbered_names, encoding
 
 
@@ -118,43 +118,34 @@ def _head(file: SourceFile, config: ReadConfig) -> bytes:
         return stream.read(4 * HEAD_BYTES) or b""
 
 
-def _dialect(text: str, ending: str) -> tuple[Quoting, list[str], list[str]]:
-    """Choose the dialect with the most uniform records; returns (quoting, first record, a later one)."""
+def _dialect(start: bytes, ending: str) -> tuple[Quoting, list[str], list[list[str]]]:
+    """Choose the dialect with the most uniform records; returns (quoting, first record, later ones)."""
     usual = {".tsv": ANY.tsv, ".csv": ANY.csv}.get(ending)
     best: tuple[Any, ...] = ()
-    chosen: tuple[Quoting, list[str], list[str]] = (ANY.csv, [""], [])
-    for quoting in _DIALECTS:
-        records = _records(text, quoting)
+    chosen: tuple[Quoting, list[str], list[list[str]]] = (ANY.csv, [""], [])
+    quoted_tabs = dialects.are_quoted(start, "\t")
+    for dialect in _DIALECTS:
+        quoting = dialects.resolved(dialect, start)
+        records = dialects.records_of(start, quoting)
         if not records:
             continue
         width, alike = Counter(len(r) for r in records).most_common(1)[0]
         share = round(alike / len(records), 1)  # a few of them may be damaged
-        first_fits = width > 1 and len(records[0]) == width
+        first_fits = width > 1 and len(dialects.fitted_header(records[0], records[1:])) == width
         usual_delimiter = usual is not None and quoting.delimiter == usual.delimiter
-        usual_quote = quoting.quote == (usual.quote if usual and usual_delimiter else _USUAL_QUOTE[quoting.delimiter])
+        usual_quote = quoting.quote == ('"' if quoted_tabs else _USUAL_QUOTE[quoting.delimiter])
         # With the wrong quotes, delimiters inside texts seem to make more fields.
         score = (first_fits, share >= 0.9, usual_quote, share, width, usual_delimiter)
         if score > best:
             best = score
-            chosen = (quoting, records[0], next((r for r in records[1:] if len(r) == width), []))
+            chosen = (quoting, records[0], records[1:])
     return chosen
-
-
-def _records(text: str, quoting: Quoting, at_most: int = 100) -> list[list[str]]:
-    lines = text.splitlines(keepends=True)
-    if quoting.quote is None:
-        records = [line.rstrip("\r\n").split(quoting.delimiter) for line in text.split("\n")[: at_most + 1]]
-    else:
-        csv.field_size_limit(1 << 30)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
-        records = list(islice(reader, at_most + 1))
-    records = records[:-1] if len(records) > 1 and (len(records) > at_most or not lines[-1].endswith("\n")) else records
-    return [r for r in records if r and r != [""]]
 
 
 def _is_header(names: Sequence[str], second: Sequence[str]) -> bool:
     """Whether these are distinct short texts, none of them a number, and differ from the row below."""
-    if len(set(names)) < len(names) or any(len(n) > 60 or "\n" in n for n in names):
+    named = [name for name in names if name]
+    if not named or len(set(named)) < len(named) or any(len(n) > 60 or "\n" in n for n in names):
         return False
     return not any(re.fullmatch(r"[-+\d.,:/ ]+", n) for n in names if n) and list(names) != list(second)
 

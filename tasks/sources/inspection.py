@@ -220,4 +220,5 @@ def _proposal(layout: Layout) -> Proposal | str:
         ending=locations.ending(layout.first.name),
         encoding="utf-8" if is_wide(layout.encoding) else layout.encoding,  # a mark names it in each file
         other_encodings=layout.first.other_encodings,
+        several_files=len(layout.files) > 1,
     )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.digests import digest_of
 from tasks.sources import locations
+from tasks.sources.dialects import same_length
 from tasks.sources.discovery import Source, SourceFile
 from tasks.sources.text_encoding import keeps_ascii
 
@@ -138,6 +139,9 @@ def quoted_cuts(file: SourceFile) -> list[int]:
     inside, before, offset = False, ord("\n"), 0
     with locations.open_raw(file.path) as raw:
         for chunk in locations.chunks(raw, SCAN_BYTES):
+            while file.quoting.escape and (len(chunk) - len(chunk.rstrip(b"\\"))) % 2 and (more := raw.read(1)):
+                chunk += more
+            chunk = same_length(chunk) if file.quoting.escape else chunk
             text = np.frombuffer(chunk, dtype=np.uint8)
             quotes = np.flatnonzero(text == quote)
             opening = quotes[1 if inside else 0 :: 2]

@@ -39,7 +39,13 @@ _OF_THE_ITEM = {"product", "item"}
 
 # What a column must hold to become each canonical one.
 _CAN_BE: dict[str, Callable[[Column], bool]] = {
-    "review_id": lambda c: not c.nested and c.distinct_share > 0.999 and c.null_share < 0.01,
+    # A row number is an id in one file only.
+    "review_id": lambda c: (
+        not c.nested
+        and c.distinct_share > 0.999
+        and c.null_share < 0.01
+        and (not c.counts_rows or "review" in c.name.lower())
+    ),
     "user_id": lambda c: not c.nested and not c.flag and c.mean_chars < 60,
     "item_id": lambda c: not c.nested and not c.flag and c.mean_chars < 300,
     "rating": lambda c: c.rating,
@@ -70,9 +76,13 @@ def propose(
     ending: str = "",
     encoding: str = "utf-8",
     other_encodings: Sequence[str] = (),
+    several_files: bool = False,
 ) -> Proposal | str:
     """Return a profile for these columns, or why none is possible. `header` names them if files have no header row."""
-    filled = [c for c in columns if len(c.values)]
+    # A column without a name holds what its writer added, such as row numbers.
+    filled = [
+        c for c in columns if len(c.values) and not _is_nameless(c.name) and not (several_files and c.counts_rows)
+    ]
     pair = next((c for c in filled if c.pairs), None)
     mapped = _mapped(filled, nameless=bool(header) and _is_made_up(header))
     if pair is not None:
@@ -133,8 +143,17 @@ def _title_among(free: list[Column]) -> Column | None:
 
 def _ids_among(free: list[Column]) -> list[Column]:
     """List the columns of ids, the one with the most distinct values first."""
-    ids = [c for c in free if c.id_like and not c.times]
+    ids = [c for c in free if (c.id_like or _is_called_id(c)) and not c.times and not c.ascends]
     return sorted(ids, key=lambda c: -c.distinct_share)
+
+
+def _is_nameless(name: str) -> bool:
+    return re.fullmatch(r"\s*|Unnamed: \d+", name) is not None
+
+
+def _is_called_id(column: Column) -> bool:
+    words = _words(column.name)
+    return len(words) > 1 and words[-1] in ("id", "code", "key") and not column.nested and not column.flag
 
 
 def _without_one(free: list[Column]) -> list[Column]:
@@ -246,7 +265,7 @@ def _quoting_lines(quoting: Quoting, ending: str) -> list[str]:
     """Write the `csv` or `tsv` section, whichever reads files of this ending; nothing where the default does."""
     section = {".csv": "csv", ".tsv": "tsv"}.get(ending, "tsv" if quoting.delimiter == "\t" else "csv")
     default = getattr(Profile(description="", columns={}), section)
-    changed = {k: v for k, v in quoting.model_dump().items() if v != getattr(default, k)}
+    changed = {k: v for k, v in quoting.model_dump(exclude={"escape"}).items() if v != getattr(default, k)}
     if not changed:
         return []
     inside = ", ".join(f"{k}: {'null' if v is None else _scalar(v)}" for k, v in sorted(changed.items()))

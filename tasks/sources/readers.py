@@ -161,7 +161,7 @@ class Reading:
         size = self.config.max_record_mb << 20
         if self.unit.end is not None:
             size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # one byte may become three
-        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting.delimiter, len(columns))
+        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting, len(columns))
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far
@@ -176,6 +176,7 @@ class Reading:
                 parse_options=pa_csv.ParseOptions(
                     delimiter=file.quoting.delimiter,
                     quote_char=file.quoting.quote or False,
+                    escape_char=file.quoting.escape or False,
                     newlines_in_values=file.quoting.quote is not None,
                     invalid_row_handler=keep_bad,
                 ),
@@ -201,6 +202,7 @@ class Reading:
             last = last.with_last_bad(CUT_OFF if cut else UNCLOSED, text.mark)
             if not cut and last.bad:
                 self.damage = f"a quote that opens in row {last.bad[-1].number} is never closed"
+        self.damage = self.damage or text.misread
         yield last
 
     def _json(self, stream: Any) -> Iterator[Batch]:

@@ -109,7 +109,7 @@ class TestText:
         assert found.reasons == [(1, "no user_id")]
 
     def test_a_file_of_nuls_or_of_wide_characters_is_refused(self, tmp_path: Path) -> None:
-        for data in (b"\0" * 100, delimited([BASE]).encode("utf-16")):
+        for data in (b"\0" * 100, delimited([BASE]).encode("utf-16-le")):
             (tmp_path / "a.csv").write_bytes(data)
             with pytest.raises(InputError, match="not UTF-8 or similar text"):
                 read_all(tmp_path)
