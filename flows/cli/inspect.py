@@ -130,6 +130,7 @@ def _format_in_words(layout: Layout) -> str:
     file = layout.first
     words = {"parquet": "parquet", "json-lines": "JSON lines", "json-array": "a JSON array"}
     words |= {"json-joined": "JSON objects one after the other", "json-columns": "a JSON object by column"}
+    words["python-lines"] = "Python literals, one a line"
     words["json-wrapped"] = f"a JSON object with its rows in {_paths_in_words(file.rows_at)}"
     parts = [words.get(file.format, "")]
     if file.quoting is not None:

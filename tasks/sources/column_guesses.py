@@ -56,6 +56,7 @@ class Column:
     values: pl.Series
     null_share: float
     null_words: tuple[str, ...] = ()
+    inside: bool = False  # an object: `name` is its path
     counts_rows: bool = False  # each value is one more than the last, from 0 or 1 on in each file
 
     @classmethod
@@ -70,7 +71,7 @@ class Column:
         share = 1 - len(filled) / len(series) if len(series) else 1.0
         step = max(1, len(filled) // LOOKED_AT)
         values = filled.gather_every(step).head(LOOKED_AT)
-        return cls(name, values, share, tuple(words), _counts_rows(filled))
+        return cls(name, values, share, tuple(words), counts_rows=_counts_rows(filled))
 
     @cached_property
     def texts(self) -> pl.Series:

@@ -31,7 +31,8 @@ from tasks.sources.json_forms import form_of
 from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
 
-Format = Literal["parquet", "json-lines", "json-array", "json-joined", "json-wrapped", "json-columns", "delimited"]
+JsonFormat = Literal["json-lines", "python-lines", "json-array", "json-joined", "json-wrapped", "json-columns"]
+Format = Literal["parquet", "delimited"] | JsonFormat
 HEAD_BYTES, MORE_BYTES = 1 << 16, 1 << 20  # MORE: to see how quotes within texts are written
 BOM = b"\xef\xbb\xbf"
 
@@ -292,9 +293,8 @@ def _sniff_text(start: bytes, more: Callable[..., bytes], ending: str, profile: 
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
         form = form_of(text, more, lambda records: fit(records, profile, kind))
         if form.name == "json-lines":
-            check_json_lines(text, profile, kind)
-        else:
-            check_records(form.rows, profile, kind)
+            return Shape(check_json_lines(text, profile, kind))
+        check_records(form.rows, profile, kind)
         return Shape(form.name, rows_at=form.rows_at, beside=form.beside)
     if text[:1] == b"[" and ending not in (".csv", ".tsv"):
         return Shape("json-array")

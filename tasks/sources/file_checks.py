@@ -14,8 +14,9 @@ from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations
 from tasks.sources.item_records import parse_literal, steps_of
 from tasks.sources.json_values import parse_json
-from tasks.sources.paths import columns_of
+from tasks.sources.paths import columns_of, type_at
 from tasks.sources.profiles import Profile
+from tasks.sources.python_lines import parse_record
 from tasks.sources.settings import ReadConfig
 
 Kind = Literal["reviews", "items"]
@@ -29,15 +30,21 @@ class Unreadable(Exception):
         self.what, self.fix = what, fix
 
 
-def check_json_lines(start: bytes, profile: Profile, kind: Kind) -> None:
-    """Raise Unreadable if no complete record has the mandatory columns: it is another kind of file."""
-    lines = start.split(b"\n")[:-1]  # the last one may be cut
+def check_json_lines(start: bytes, profile: Profile, kind: Kind) -> Literal["json-lines", "python-lines"]:
+    """Return whether the lines are JSON or Python literals.
+
+    Raises Unreadable if no complete record has the mandatory columns: it is another kind of file."""
+    lines = start.split(b"\n")[: -1 if b"\n" in start else None]  # the last one may be cut
     if records := _objects(lines, parse_literal if kind == "items" else parse_json):
         check_records(records, profile, kind)
-    elif profile.mandatory and _objects(lines, parse_literal):
-        raise Unreadable(
-            "the lines are Python literals, as in product metadata, not JSON", "give product metadata as --items"
-        )
+    elif kind == "reviews" and (records := _objects(lines, parse_record)):
+        if profile.mandatory and not fit(records, profile, kind):
+            raise Unreadable(
+                "the lines are Python literals, as in product metadata, without the columns of reviews",
+                "give product metadata as --items",
+            )
+        return "python-lines"
+    return "json-lines"
 
 
 def check_records(records: Sequence[dict[str, Any]], profile: Profile, kind: Kind) -> None:
@@ -77,7 +84,8 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
             f"{len(schema):,} columns; the limit is {config.max_columns:,}",
             "raise ingest.max_columns if the file is right",
         )
-    check_columns(schema.names, profile, kind)
+    paths = [p for p in profile.wanted if p not in schema.names and type_at(schema, p) is not None]
+    check_columns([*schema.names, *paths], profile, kind)
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise Unreadable(f"several columns have the name {twice[0]!r}", "write the file with a name for each")
     if kind == "items":
@@ -94,9 +102,8 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
     timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
     texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
     for canonical, source in profile.columns.items():
-        if source not in schema.names:
+        if (kind_of := type_at(schema, source)) is None:
             continue
-        kind_of = schema.field(source).type
         allowed = {"timestamp": timely, "text": texty, "title": texty, "verified": (*scalar, pa.types.is_boolean)}
         if not (pa.types.is_null(kind_of) or any(is_kind(kind_of) for is_kind in allowed.get(canonical, scalar))):
             raise Unreadable(
@@ -104,8 +111,7 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
                 f"({REVIEWS.field(canonical).type})",
                 "map another column in the dataset profile, or write the file with a plain type",
             )
-    if profile.votes and profile.votes.pair in schema.names:
-        kind_of = schema.field(profile.votes.pair).type
+    if profile.votes and (kind_of := type_at(schema, profile.votes.pair)) is not None:
         listed = pa.types.is_list(kind_of) or pa.types.is_large_list(kind_of)
         whole = listed and (pa.types.is_integer(kind_of.value_type) or pa.types.is_null(kind_of.value_type))
         if not (whole or any(is_kind(kind_of) for is_kind in (pa.types.is_null, *texty))):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import polars as pl
 import pyarrow.parquet as pq
 
-from tasks.sources import dialects, locations, streams
+from tasks.sources import dialects, locations, paths, streams
 from tasks.sources.column_guesses import Column, series_of
 from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
 from tasks.sources.file_checks import Kind
@@ -155,9 +155,11 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
     reader = Profile(description="", columns={}, encoding=layout.encoding, header=layout.header or layout.names)
     values: dict[str, list[Any]] = {}
     frames: list[pl.DataFrame] = []
+    known: dict[str, None] = {}
     for batch, _ in sample(layout.files, reader, config, rows, "items", layout.damage):
         if batch.records is not None:
-            for record in batch.records:
+            for nested in batch.records:
+                record = paths.flattened(nested, known)
                 for key in record:
                     values.setdefault(key, [None] * layout.rows)
                 for key, column in values.items():
@@ -165,7 +167,9 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
                 layout.rows += 1
             layout.records += batch.records[: KEPT_RECORDS - len(layout.records)]
         elif len(batch.numbers):
-            frames.append(batch.frame)
+            frame = paths.unnested(batch.frame)
+            known.update((name, None) for name in frame.columns if name not in batch.frame.columns)
+            frames.append(frame)
             layout.records += batch.frame.head(KEPT_RECORDS - len(layout.records)).to_dicts()
             layout.rows += len(batch.numbers)
     if frames:
@@ -175,7 +179,7 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
         series = [series_of(name, column) for name, column in values.items()]
     texts = [s for s in series if s.dtype == pl.String]
     layout.wrong_bytes = sum(int(s.str.contains("\ufffd", literal=True).sum()) for s in texts)
-    layout.columns = [Column.of(s.name, s) for s in series]
+    layout.columns = [replace(Column.of(s.name, s), inside=s.name in known) for s in series]
 
 
 def sample(

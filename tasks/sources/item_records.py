@@ -104,10 +104,11 @@ def parse_literal(line: bytes) -> Any:
         return DECODER.decode(text)  # takes NaN, Infinity and half a surrogate pair, which orjson refuses
     except (ValueError, RecursionError):
         pass
-    return _parse_python(text)
+    return parse_python(text)
 
 
-def _parse_python(text: str) -> Any:
+def parse_python(text: str) -> Any:
+    """Parse one Python literal by Python's parser. Raises ValueError with the reason."""
     if not text or not _LITERAL.fullmatch(text):
         raise ValueError("neither JSON nor a Python literal")
     if text.count(",") > MAX_VALUES:

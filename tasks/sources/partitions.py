@@ -104,7 +104,7 @@ def _units(file: SourceFile) -> Iterator[tuple[Unit, int]]:
 
 
 def _in_lines(file: SourceFile) -> bool:
-    return file.format in ("json-lines", "delimited") and keeps_ascii(file.encoding)
+    return file.format in ("json-lines", "python-lines", "delimited") and keeps_ascii(file.encoding)
 
 
 def _row_groups(file: SourceFile) -> Iterator[tuple[Unit, int]]:

@@ -20,7 +20,7 @@ MADE_UP_DAY = "2000-01-01"
 _SYNONYMS = """
 review_id      reviewid id commentid uuid
 user_id        userid reviewerid customerid authorid memberid buyerid profileid user reviewer customer author username
-               reviewername authorname customername profilename
+               reviewername authorname customername profilename consumerid usersid
 item_id        itemid productid parentasin asin sku gtin ean isbn bookid movieid appid businessid asins item product
                productname itemname producttitle itemtitle packagename appname app model
 rating         rating starrating stars star overall score overallrating ratingvalue rate
@@ -113,7 +113,8 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
     for canonical, by_content in _BY_CONTENT.items():
         if canonical in mapped or (canonical == "title" and not nameless):
             continue
-        free = [c for c in columns if all(c is not m for m in mapped.values()) and not _is_known(c.name)]
+        free = [c for c in columns if all(c is not m for m in mapped.values())]
+        free = [c for c in free if not _is_known(c.name) and not c.inside]
         if canonical == "user_id" and "item_id" not in mapped:
             free = _without_one(free)
         if best := by_content(free):
@@ -190,12 +191,13 @@ def _words(name: str) -> list[str]:
 
 def _by_name(canonical: str, name: str) -> int:
     """Score how surely a column of this name is the canonical one: 0 (not) to 100."""
-    words = _words(name)
+    words = _words(re.sub(r"\.\$(?:oid|number\w+)$", "", name))  # MongoDB's types
     synonyms: Sequence[str] = SYNONYMS[canonical]
     for prefix in ([], ["review"], ["reviews"], ["customer", "review"]):
         if words[: len(prefix)] == prefix and (key := "".join(words[len(prefix) :])) in synonyms:
             return 100 - synonyms.index(key) - len(prefix)
-    if words and words[-1] in synonyms and canonical != "review_id" and not _OF_THE_ITEM & set(words):
+    of_the_item = canonical != "item_id" and _OF_THE_ITEM & set(words)
+    if words and words[-1] in synonyms and canonical != "review_id" and not of_the_item:
         return 50 - synonyms.index(words[-1])  # the last word is the noun: "date" in "first posted date"
     return 0
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from tasks.sources import delimited, locations, streams
+from tasks.sources import delimited, locations, paths, streams
 from tasks.sources.discovery import limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
@@ -26,8 +26,8 @@ from tasks.sources.json_objects import record_blocks
 from tasks.sources.json_records import BadRecord, Block
 from tasks.sources.json_values import parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit
-from tasks.sources.paths import value_at
 from tasks.sources.profiles import Profile
+from tasks.sources.python_lines import parse_record
 from tasks.sources.settings import ReadConfig
 from tasks.sources.text_encoding import as_utf8
 
@@ -104,8 +104,8 @@ class Reading:
                 return
         with locations.open_raw(unit.file.path) as raw:
             reader = pq.ParquetFile(raw, page_checksum_verification=True)
-            names = reader.schema_arrow.names
-            columns = [c for c in self.profile.wanted if c in names] if self.kind == "reviews" else None
+            schema, wanted = reader.schema_arrow, self.profile.wanted
+            columns = paths.columns_to_read(schema, wanted) if self.kind == "reviews" else None
             first = unit.first_row
             lost: dict[int, int] = {}  # rows by row group
             for group in unit.row_groups:
@@ -113,7 +113,12 @@ class Reading:
                 read, reason = 0, "fewer rows than announced"
                 try:
                     for table in reader.iter_batches(ROWS_AT_ONCE, [group], columns, use_threads=False):
-                        yield _parquet_batch(pa.Table.from_batches([table]), first + read)
+                        batch = _parquet_batch(pa.Table.from_batches([table]), first + read)
+                        yield (
+                            batch
+                            if columns is None
+                            else replace(batch, frame=paths.opened(batch.frame, schema, wanted))
+                        )
                         read += table.num_rows
                 except (pa.ArrowException, OSError) as error:
                     reason = " ".join(str(error).split())[:200]
@@ -126,14 +131,15 @@ class Reading:
     def _parquet_at_once(self) -> pl.DataFrame | None:
         """Read all of the unit's rows; None if they are too many to hold."""
         unit = self.unit
-        meta = pq.read_metadata(unit.file.path)
+        meta, wanted = pq.read_metadata(unit.file.path), self.profile.wanted
+        schema = meta.schema.to_arrow_schema()
         groups = [meta.row_group(group) for group in unit.row_groups]
         if not groups or sum(g.total_byte_size for g in groups) > 2 * PART_MAX_BYTES:
             return None
         rows = sum(g.num_rows for g in groups)
         scan = pl.scan_parquet(unit.file.path, glob=False, hive_partitioning=False)
-        columns = [c for c in self.profile.wanted if c in scan.collect_schema().names()]
-        frame = scan.select(columns).slice(unit.first_row, rows).collect()
+        frame = scan.select(paths.columns_to_read(schema, wanted)).slice(unit.first_row, rows).collect()
+        frame = paths.opened(frame, schema, wanted)
         if len(frame) != rows:
             return None
         return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
@@ -206,7 +212,8 @@ class Reading:
         yield last
 
     def _json(self, stream: Any) -> Iterator[Batch]:
-        parse = parse_literal if self.kind == "items" else parse_json
+        of_reviews = parse_record if self.unit.file.format == "python-lines" else parse_json
+        parse = parse_literal if self.kind == "items" else of_reviews
         read_blocks = record_blocks(
             as_utf8(stream, self.unit.file.encoding),
             self.unit.file.format,
@@ -234,7 +241,7 @@ class Reading:
         pair = self.profile.votes.pair if self.profile.votes else None
         numeric = [self.profile.columns.get(c) for c in NUMERIC]
         columns = {
-            c: _json_series([value_at(row, c) for row in block.rows], c == pair, c in numeric)
+            c: _json_series([paths.value_at(row, c) for row in block.rows], c == pair, c in numeric)
             for c in self.profile.wanted
         }
         return Batch(pl.DataFrame(columns), numbers, block.bad)
