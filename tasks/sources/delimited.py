@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.sources import dialects
-from tasks.sources.discovery import BOM
 from tasks.sources.profiles import Quoting
+from tasks.sources.text_encoding import BOM
 
 _BEGUN = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})?\Z")  # an incomplete character
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tasks.sources import dialects, locations, paths, streams
 from tasks.sources.column_guesses import Column, series_of
-from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
+from tasks.sources.discovery import HEAD_BYTES, Quarantined, SourceFile, limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
 from tasks.sources.json_objects import record_blocks
@@ -22,7 +22,7 @@ from tasks.sources.partitions import Unit
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.readers import Batch, Reading
 from tasks.sources.settings import ReadConfig
-from tasks.sources.text_encoding import as_utf8
+from tasks.sources.text_encoding import BOM, as_utf8
 
 KEPT_RECORDS = 500
 ANY = Profile(description="whatever can be read", columns={})

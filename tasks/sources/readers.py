@@ -6,8 +6,6 @@ ends early (a file cut off, damaged data) raises nothing: `Reading.damage` has t
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -24,6 +22,7 @@ from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
 from tasks.sources.json_objects import record_blocks
 from tasks.sources.json_records import BadRecord, Block
+from tasks.sources.json_series import series_of
 from tasks.sources.json_values import parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit
 from tasks.sources.profiles import Profile
@@ -241,7 +240,7 @@ class Reading:
         pair = self.profile.votes.pair if self.profile.votes else None
         numeric = [self.profile.columns.get(c) for c in NUMERIC]
         columns = {
-            c: _json_series([paths.value_at(row, c) for row in block.rows], c == pair, c in numeric)
+            c: series_of([paths.value_at(row, c) for row in block.rows], c == pair, c in numeric)
             for c in self.profile.wanted
         }
         return Batch(pl.DataFrame(columns), numbers, block.bad)
@@ -263,31 +262,6 @@ def _next_line(raw: BinaryIO, offset: int) -> int:
             return position + at + 1
         position += len(chunk)
     return position
-
-
-def _json_series(values: list[Any], pairs: bool, numeric: bool) -> pl.Series:
-    """Make a Series: values of one type unchanged; of several types, or of one that no column holds, as JSON text.
-
-    What is finally parsed from a value does not depend on its neighbours. An infinity is null outside numbers."""
-    kinds = set(map(type, values)) - {type(None)}
-    if float in kinds and not numeric:
-        values = [(str(v) if math.isfinite(v) else None) if type(v) is float else v for v in values]
-        kinds = (kinds - {float}) | {str}
-    if len(kinds) <= 1 and kinds <= {str, int, float, bool, *([list] if pairs else [])}:
-        try:
-            series = pl.Series(values=values, strict=True)
-        except (TypeError, OverflowError, pl.exceptions.PolarsError):
-            pass
-        else:
-            if kinds != {list} or (isinstance(series.dtype, pl.List) and series.dtype.inner.is_integer()):
-                return series
-    return pl.Series(values=[_text(v) for v in values], dtype=pl.String)
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _parquet_batch(table: pa.Table, first_row: int) -> Batch:

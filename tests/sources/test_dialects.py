@@ -115,7 +115,7 @@ class TestBackslashes:
         (tmp_path / "a.csv").write_text(text.replace("Plain", '""', 1))
         found = read_all(tmp_path / "a.csv", profile)
         assert (len(found.kept), found.rejected, found.damage) == (6070, [], {})
-        monkeypatch.setattr("tasks.sources.discovery.MORE_BYTES", 1 << 10)
+        monkeypatch.setattr("tasks.sources.text_shapes.MORE_BYTES", 1 << 10)
         found = read_all(tmp_path / "a.csv", profile)
         assert "quotes are escaped by a backslash" in found.damage["a.csv"]
         (tmp_path / "mine.yaml").write_text(PROFILE + "csv: {escape: '\\'}\n")
