@@ -8,10 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from typing import Literal
 
 from tasks.sources.profiles import Quoting
 
-BACKSLASH = "\\"
+BACKSLASH: Literal["\\"] = "\\"
 _ESCAPED = re.compile(rb'\\[\\"]')
 _BACKSLASH = re.compile(rb'\\([\\"]?)')
 _MOST = 0.9  # of the records: the others may be damaged

@@ -185,7 +185,7 @@ def _by_column(stream: BinaryIO) -> Iterator[Block]:
         data += more
     reason = f"by column, and longer than {in_words(COLUMNS_BYTES)}; write it as JSON lines"
     try:
-        rows = rows_by_column(parse_json(data)) if len(data) <= COLUMNS_BYTES else None
+        rows: list[Any] | None = rows_by_column(parse_json(data)) if len(data) <= COLUMNS_BYTES else None
         reason = reason if len(data) > COLUMNS_BYTES else "not JSON by column"
     except ValueError as error:
         rows, reason = None, str(error)

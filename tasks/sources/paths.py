@@ -110,7 +110,7 @@ def opened(frame: pl.DataFrame, schema: pa.Schema, wanted: Iterable[str]) -> pl.
 def unnested(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame with the fields of its structs, up to four deep, under their paths as well."""
     added: list[pl.Expr] = []
-    stack = [(name, pl.col(name), kind, 1) for name, kind in frame.schema.items()]
+    stack: list[tuple[str, pl.Expr, Any, int]] = [(n, pl.col(n), kind, 1) for n, kind in frame.schema.items()]
     while stack and len(added) < MOST_PATHS:
         name, value, kind, depth = stack.pop(0)
         if depth > 1 and name not in frame.columns:
