@@ -131,7 +131,7 @@ def begun_arrays_in(text: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
 
 def _first_rows(text: str, at: int) -> tuple[list[dict[str, Any]], int]:
     """Return an array's rows and the position after it; the text's end where the array is cut."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     while at < len(text):
         at = _skip_space(text, at, ",")
         if text[at : at + 1] == "]":
