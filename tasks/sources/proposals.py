@@ -20,9 +20,9 @@ MADE_UP_DAY = "2000-01-01"
 _SYNONYMS = """
 review_id      reviewid id commentid uuid
 user_id        userid reviewerid customerid authorid memberid buyerid profileid user reviewer customer author username
-               reviewername authorname customername profilename
+               reviewername authorname customername profilename consumerid usersid
 item_id        itemid productid parentasin asin sku gtin ean isbn bookid movieid appid businessid asins item product
-               productname itemname producttitle itemtitle model
+               productname itemname producttitle itemtitle packagename appname app model
 rating         rating starrating stars star overall score overallrating ratingvalue rate
 title          title summary headline subject
 text           text body content comment comments review message feedback opinion
@@ -39,7 +39,13 @@ _OF_THE_ITEM = {"product", "item"}
 
 # What a column must hold to become each canonical one.
 _CAN_BE: dict[str, Callable[[Column], bool]] = {
-    "review_id": lambda c: not c.nested and c.distinct_share > 0.999 and c.null_share < 0.01,
+    # A row number is an id in one file only.
+    "review_id": lambda c: (
+        not c.nested
+        and c.distinct_share > 0.999
+        and c.null_share < 0.01
+        and (not c.counts_rows or "review" in c.name.lower())
+    ),
     "user_id": lambda c: not c.nested and not c.flag and c.mean_chars < 60,
     "item_id": lambda c: not c.nested and not c.flag and c.mean_chars < 300,
     "rating": lambda c: c.rating,
@@ -69,9 +75,14 @@ def propose(
     quoting: Quoting | None = None,
     ending: str = "",
     encoding: str = "utf-8",
+    other_encodings: Sequence[str] = (),
+    several_files: bool = False,
 ) -> Proposal | str:
     """Return a profile for these columns, or why none is possible. `header` names them if files have no header row."""
-    filled = [c for c in columns if len(c.values)]
+    # A column without a name holds what its writer added, such as row numbers.
+    filled = [
+        c for c in columns if len(c.values) and not _is_nameless(c.name) and not (several_files and c.counts_rows)
+    ]
     pair = next((c for c in filled if c.pairs), None)
     mapped = _mapped(filled, nameless=bool(header) and _is_made_up(header))
     if pair is not None:
@@ -82,7 +93,8 @@ def propose(
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
-    text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
+    encoding_lines = _encoding_lines(encoding, other_encodings)
+    text = "\n".join([*_lines(mapped, pair, description, header, quoting, ending), *encoding_lines]) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
 
 
@@ -101,7 +113,8 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
     for canonical, by_content in _BY_CONTENT.items():
         if canonical in mapped or (canonical == "title" and not nameless):
             continue
-        free = [c for c in columns if all(c is not m for m in mapped.values()) and not _is_known(c.name)]
+        free = [c for c in columns if all(c is not m for m in mapped.values())]
+        free = [c for c in free if not _is_known(c.name) and not c.inside]
         if canonical == "user_id" and "item_id" not in mapped:
             free = _without_one(free)
         if best := by_content(free):
@@ -131,8 +144,17 @@ def _title_among(free: list[Column]) -> Column | None:
 
 def _ids_among(free: list[Column]) -> list[Column]:
     """List the columns of ids, the one with the most distinct values first."""
-    ids = [c for c in free if c.id_like and not c.times]
+    ids = [c for c in free if (c.id_like or _is_called_id(c)) and not c.times and not c.ascends]
     return sorted(ids, key=lambda c: -c.distinct_share)
+
+
+def _is_nameless(name: str) -> bool:
+    return re.fullmatch(r"\s*|Unnamed: \d+", name) is not None
+
+
+def _is_called_id(column: Column) -> bool:
+    words = _words(column.name)
+    return len(words) > 1 and words[-1] in ("id", "code", "key") and not column.nested and not column.flag
 
 
 def _without_one(free: list[Column]) -> list[Column]:
@@ -169,12 +191,13 @@ def _words(name: str) -> list[str]:
 
 def _by_name(canonical: str, name: str) -> int:
     """Score how surely a column of this name is the canonical one: 0 (not) to 100."""
-    words = _words(name)
+    words = _words(re.sub(r"\.\$(?:oid|number\w+)$", "", name))  # MongoDB's types
     synonyms: Sequence[str] = SYNONYMS[canonical]
     for prefix in ([], ["review"], ["reviews"], ["customer", "review"]):
         if words[: len(prefix)] == prefix and (key := "".join(words[len(prefix) :])) in synonyms:
             return 100 - synonyms.index(key) - len(prefix)
-    if words and words[-1] in synonyms and canonical != "review_id" and not _OF_THE_ITEM & set(words):
+    of_the_item = canonical != "item_id" and _OF_THE_ITEM & set(words)
+    if words and words[-1] in synonyms and canonical != "review_id" and not of_the_item:
         return 50 - synonyms.index(words[-1])  # the last word is the noun: "date" in "first posted date"
     return 0
 
@@ -194,7 +217,6 @@ def _lines(
     header: Sequence[str],
     quoting: Quoting | None,
     ending: str,
-    encoding: str,
 ) -> list[str]:
     lines = [f"description: {_scalar(description)}", "columns:"]
     lines += [f"  {canonical}: {_scalar(column.name)}" for canonical, column in mapped.items()]
@@ -227,8 +249,6 @@ def _lines(
         lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
     if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
         lines.append(f'flags: {{"true": {json.dumps(YES)}, "false": {json.dumps(NO)}}}')
-    if encoding != "utf-8":
-        lines.append(f"encoding: {encoding}")
     if quoting is not None:
         lines += _quoting_lines(quoting, ending)
     if header:
@@ -236,11 +256,18 @@ def _lines(
     return lines
 
 
+def _encoding_lines(encoding: str, others: Sequence[str]) -> list[str]:
+    if encoding == "utf-8":
+        return []
+    doubt = f"; or is it {' or '.join(others)}" if others else ""
+    return [f"encoding: {encoding}   # guessed from the bytes{doubt}: do the texts read well?"]
+
+
 def _quoting_lines(quoting: Quoting, ending: str) -> list[str]:
     """Write the `csv` or `tsv` section, whichever reads files of this ending; nothing where the default does."""
     section = {".csv": "csv", ".tsv": "tsv"}.get(ending, "tsv" if quoting.delimiter == "\t" else "csv")
     default = getattr(Profile(description="", columns={}), section)
-    changed = {k: v for k, v in quoting.model_dump().items() if v != getattr(default, k)}
+    changed = {k: v for k, v in quoting.model_dump(exclude={"escape"}).items() if v != getattr(default, k)}
     if not changed:
         return []
     inside = ", ".join(f"{k}: {'null' if v is None else _scalar(v)}" for k, v in sorted(changed.items()))
