@@ -6,7 +6,6 @@ Guesses are for people to check: `raymill data inspect` prints them, and a run n
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 import polars as pl
+
+from tasks.sources.day_order import swapped
 
 LOOKED_AT = 2_000  # values of a column; more would hardly change a guess
 MOST = 0.9  # the share of values that must fit a guess: the others are dirt
@@ -204,9 +205,8 @@ def _times_of_text(texts: pl.Series) -> Times | None:
     if share < MOST:
         return None
     first = chosen[0]
-    swapped = re.sub("%[md]", lambda m: "%d" if m[0] == "%m" else "%m", first)
-    day_next_to_month = re.search("%m[^%]%d|%d[^%]%m", first) is not None and not first.startswith("%Y")
-    same = day_next_to_month and swapped in understood and bool((understood[first] == understood[swapped]).all())
+    other = swapped(first)
+    same = other in understood and bool((understood[first] == understood[other]).all())
     return Times(share, formats=tuple(chosen), ambiguous=same)
 
 

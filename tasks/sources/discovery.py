@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
-from tasks.sources import locations, streams
+from tasks.sources import day_order, locations, streams
 from tasks.sources.file_checks import Kind, Unreadable, check_columns, check_json_lines, check_parquet, item_id_path
 from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
@@ -41,6 +41,7 @@ class SourceFile:
     member: streams.Member | None = None
     quoting: Quoting | None = None
     header: tuple[str, ...] | None = None
+    time_formats: tuple[str, ...] | None = None  # of the profile's, those that fit; None: all (see day_order)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def _look_inside(
             f"{len(header):,} columns; the limit is {config.max_columns:,}",
             "raise ingest.max_columns if the file is right",
         )
-    return SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
+    found = SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
+    return day_order.judged(found, profile, config) if kind == "reviews" else found
 
 
 def sniff(

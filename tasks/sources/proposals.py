@@ -12,6 +12,7 @@ import yaml
 
 from tasks.domain.schemas import REVIEWS
 from tasks.sources.column_guesses import NO, YES, Column
+from tasks.sources.day_order import swapped
 from tasks.sources.profiles import MANDATORY, Profile, Quoting
 
 MADE_UP_DAY = "2000-01-01"
@@ -84,6 +85,22 @@ def propose(
         mapped["text"] = mapped.pop("title")
     text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
+
+
+def with_both_orders(proposal: Proposal) -> Proposal:
+    """Return the proposal with the formats that lack it in the other order of day and month, too."""
+    formats = proposal.profile.timestamp.formats
+    every = tuple(dict.fromkeys([*formats, *(other for f in formats if (other := swapped(f)))]))
+    lines = [_formats_line(every) if line.startswith("timestamp:") else line for line in proposal.text.splitlines()]
+    text = "\n".join(lines) + "\n"
+    return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
+
+
+def _formats_line(formats: Sequence[str], ambiguous: bool = False) -> str:
+    doubt = "   # or is the day first? every value fits both" if ambiguous else ""
+    if any(swapped(f) in formats for f in formats):
+        doubt = "   # both orders occur: each file is judged by its own days above 12"
+    return f"timestamp: {{formats: {_flow(formats)}}}{doubt}"
 
 
 def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
@@ -221,8 +238,7 @@ def _lines(
     elif times and times.unit:
         lines.append(f"timestamp: {{unit: {times.unit}}}")
     elif times and times.formats:
-        doubt = "   # or is the day first? every value fits both" if times.ambiguous else ""
-        lines.append(f"timestamp: {{formats: {_flow(times.formats)}}}{doubt}")
+        lines.append(_formats_line(times.formats, times.ambiguous))
     if pair is not None:
         lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
     if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
