@@ -148,6 +148,8 @@ def _print_judgement(console: Console, judged: Judgement) -> None:
         _print(console, f"  {count:>9,}  {reason}")
     for line in in_words(judged.lost):
         _print(console, f"  {line}", "yellow")
+    for line in judged.warnings:
+        _print(console, f"  {line}", "yellow")
     if not judged.usable:
         return
     console.print()

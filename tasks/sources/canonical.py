@@ -17,6 +17,7 @@ from tasks.domain.schemas import REJECTS, REVIEWS
 from tasks.sources.day_order import CONTESTED, contested, parsed
 from tasks.sources.json_records import BadRecord
 from tasks.sources.profiles import Profile, Scalar
+from tasks.sources.ratings import rating_of
 
 UTC_MS = pl.Datetime("ms", "UTC")
 PER_UNIT = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -104,7 +105,7 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
     if name == "timestamp":
         return _timestamp(kind, value, profile)
     if name == "rating":
-        return (value.str.strip_chars() if kind == pl.String else value).cast(pl.Float32, strict=False)
+        return rating_of(kind, value, profile.rating)
     if name in ("helpful_votes", "total_votes"):
         return _count(kind, value)
     if kind.is_float():
@@ -204,7 +205,7 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
         (pl.col("item_id").is_null(), "no item_id"),
         (~pl.col("_given_rating"), "no rating"),
         (rating.is_null() | rating.is_nan(), "rating is not a number"),
-        (~rating.is_between(1, 5), "rating outside 1..5"),
+        (~rating.is_between(1, 5), "rating outside {:g}..{:g}".format(*profile.rating.scale or (1, 5))),
         (~pl.col("_given_time"), "no timestamp"),
         (pl.col("_contested"), CONTESTED),
         (moment.is_null(), "timestamp not understood"),

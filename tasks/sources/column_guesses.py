@@ -15,6 +15,7 @@ from typing import Any, Literal
 import polars as pl
 
 from tasks.sources.day_order import swapped
+from tasks.sources.rating_guesses import RatingGuess, guess_rating
 
 LOOKED_AT = 2_000  # values of a column; more would hardly change a guess
 MOST = 0.9  # the share of values that must fit a guess: the others are dirt
@@ -94,7 +95,15 @@ class Column:
 
     @property
     def rating(self) -> bool:
+        """Whether most values are numbers from 1 to 5."""
         return _share(self.numbers.is_between(1, 5)) >= MOST
+
+    @cached_property
+    def rating_guess(self) -> RatingGuess | None:
+        """How the values become ratings, on any scale and in words, if most can."""
+        if self.values.dtype == pl.Boolean or self.values.dtype.is_temporal() or self.values.dtype.is_nested():
+            return None
+        return guess_rating(self.numbers, self.texts)
 
     @property
     def pairs(self) -> bool:

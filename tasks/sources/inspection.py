@@ -28,6 +28,7 @@ from tasks.sources.loading import Recipe
 from tasks.sources.lost_values import lost_values
 from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose, with_both_orders
+from tasks.sources.rating_guesses import RatingWatch
 from tasks.sources.settings import IngestConfig
 
 TRIED_FILES = 3  # files of each layout to try every profile on; the chosen one is tried on all
@@ -46,6 +47,7 @@ class Judgement:
     lost: Counter[str] = field(default_factory=Counter)  # values of optional columns, by canonical column
     nulls: dict[str, float] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of what the rows would lose or learn by mistake
     quarantined: list[Quarantined] = field(default_factory=list)
     damage: list[Quarantined] = field(default_factory=list)
 
@@ -142,6 +144,7 @@ def judge(
     period = Period.of(config.earliest, config.latest)
     recipe = Recipe("reviews", profile, config, period)
     nulls: Counter[str] = Counter()
+    watch = RatingWatch(profile)
     for batch, file in sample(files, profile, config, rows, "reviews", judgement.damage):
         judgement.rows += len(batch.numbers) + len(batch.bad)
         try:
@@ -156,7 +159,9 @@ def judge(
         table = pl.DataFrame(pl.from_arrow(kept))
         nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
         judgement.lost += lost_values(batch.frame, batch.numbers, kept, rejected, profile)
+        watch.see(batch.frame, table)
         judgement.examples += table.head(3 - len(judgement.examples)).to_dicts()
+    judgement.warnings = watch.warnings()
     if judgement.usable:
         judgement.nulls = {c: nulls[c] / judgement.usable for c in REVIEWS.names}
     if "review_id" not in {*profile.columns, *profile.constants} and judgement.nulls:

@@ -6,11 +6,12 @@ docs/data.md describes every key.
 from __future__ import annotations
 
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.core.errors import ProfileError
 from tasks.core.settings import CONF
@@ -30,6 +31,20 @@ class TimestampRule(_Model):
 
     unit: Literal["s", "ms", "us", "ns"] | None = None
     formats: tuple[str, ...] = ()
+
+
+class RatingRule(_Model):
+    """`scale`: the source's lowest and highest rating, which become 1 and 5. `words`: see tasks/sources/ratings.py."""
+
+    scale: tuple[float, float] | None = None
+    words: bool = False
+
+    @field_validator("scale")
+    @classmethod
+    def _ascending(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and not (isfinite(scale[0]) and isfinite(scale[1]) and scale[0] < scale[1]):
+            raise ValueError("give the lowest and the highest rating, in this order")
+        return scale
 
 
 class VotesRule(_Model):
@@ -63,6 +78,7 @@ class Profile(_Model):
     constants: dict[str, Scalar] = Field(default_factory=dict)  # for every row
     defaults: dict[str, Scalar] = Field(default_factory=dict)  # where the source has no value
     nulls: tuple[str, ...] = ()  # texts that mean null, besides the empty one
+    rating: RatingRule = RatingRule()
     timestamp: TimestampRule = TimestampRule()
     votes: VotesRule | None = None
     flags: dict[str, list[str]] = Field(default_factory=dict)

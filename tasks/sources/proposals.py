@@ -14,6 +14,7 @@ from tasks.domain.schemas import REVIEWS
 from tasks.sources.column_guesses import NO, YES, Column
 from tasks.sources.day_order import swapped
 from tasks.sources.profiles import MANDATORY, Profile, Quoting
+from tasks.sources.rating_guesses import rule_line
 
 MADE_UP_DAY = "2000-01-01"
 
@@ -43,7 +44,7 @@ _CAN_BE: dict[str, Callable[[Column], bool]] = {
     "review_id": lambda c: not c.nested and c.distinct_share > 0.999 and c.null_share < 0.01,
     "user_id": lambda c: not c.nested and not c.flag and c.mean_chars < 60,
     "item_id": lambda c: not c.nested and not c.flag and c.mean_chars < 300,
-    "rating": lambda c: c.rating,
+    "rating": lambda c: c.rating or c.rating_guess is not None,
     "title": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
     "text": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
     "timestamp": lambda c: c.times is not None,
@@ -110,7 +111,8 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
         for column in columns:
             score = _by_name(canonical, column.name)
             if score and _CAN_BE[canonical](column):
-                scored.append((score - 30 * column.null_share, canonical, column))
+                odd = canonical == "rating" and not column.rating
+                scored.append((score - 30 * column.null_share - 20 * odd, canonical, column))
     mapped: dict[str, Column] = {}
     for _, canonical, column in sorted(scored, key=lambda s: -s[0]):
         if canonical not in mapped and all(column is not c for c in mapped.values()):
@@ -128,7 +130,9 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
 
 def _rating_among(free: list[Column]) -> Column | None:
     ratings = [c for c in free if c.rating and 2 <= c.values.n_unique() <= 41 and not c.times]
-    return max(ratings, key=lambda c: c.values.n_unique(), default=None)
+    # Numbers on another scale may be anything; words are found without a name, too.
+    spelt = [c for c in free if not c.numeric and c.rating_guess and c.texts.str.contains(r"[^\d.,\s]").all()]
+    return max(ratings, key=lambda c: c.values.n_unique(), default=next(iter(spelt), None))
 
 
 def _time_among(free: list[Column]) -> Column | None:
@@ -232,6 +236,9 @@ def _lines(
         lines.append("missing_user: anonymous         # each review without a name gets its own reviewer")
     if words := sorted({w for name, c in mapped.items() if name in MANDATORY for w in c.null_words}):
         lines.append(f"nulls: {_flow(words)}")
+    guess = mapped["rating"].rating_guess
+    if guess and not guess.plain:
+        lines.append(rule_line(guess, [_scalar(mapped["rating"].example)]))
     times = mapped["timestamp"].times if "timestamp" in mapped else None
     if "timestamp" not in mapped:
         lines.append('timestamp: {formats: ["%Y-%m-%d"]}')
