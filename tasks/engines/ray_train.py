@@ -21,6 +21,7 @@ from typing import Any, Literal
 from tasks.core.digests import digest_of
 from tasks.core.errors import RaymillError, RunError, SettingsError, TransientError
 from tasks.core.whole_files import write_whole
+from tasks.domain import constraints
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, cluster, nodes, ray_private, rounds
 from tasks.engines.rounds import Checkpoint, Curves
@@ -159,7 +160,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
     threads = job.threads or max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
     boosting.use_threads(threads)
     try:
-        rounds.check_params(job.params, TARGETS[job.target], "train.params")
+        rounds.check_params(job.params, TARGETS[job.target], "train.params", job.features)
     except RaymillError as error:
         return error
     with communicator(rank, size):
@@ -214,7 +215,8 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
     built = time.perf_counter()
 
     target = TARGETS[job.target]
-    params = {**job.params, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
+    own = constraints.positional(job.params, job.features, "train.params")
+    params = {**own, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
     plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every)
     # Rank 0 alone looks, so that all begin at the same round.
     start = broadcast(read_checkpoint(job.folder, job.identity) if rank == 0 else None, size)
