@@ -22,6 +22,7 @@ from tasks.core.errors import RegistryError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import StageRun
+from tasks.core.storage import run_records
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
@@ -109,7 +110,9 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
     """
     lines: list[str] = []
     for path in sorted((root / "runs").glob("*.json")):
-        record = read_record(path)
+        if (stored := run_records.parsed(str(path), path.read_bytes())) is None:
+            continue
+        record = RunRecord.from_json(stored)
         if not record.unrecorded or record.tracking != masked(tracker.uri):
             continue
         try:
@@ -117,7 +120,7 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
                 lines.append(f"{record.run_id}: {_catch_up(record, tracker, store)}")
         except RegistryError:
             break
-        write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1))
+        write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1), synced=True)
     return lines
 
 
