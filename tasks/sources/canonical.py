@@ -14,10 +14,11 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.domain.schemas import REJECTS, REVIEWS
-from tasks.sources.day_order import CONTESTED, contested, parsed
+from tasks.sources.day_order import CONTESTED, contested
 from tasks.sources.json_records import BadRecord
 from tasks.sources.profiles import Profile, Scalar
 from tasks.sources.ratings import rating_of
+from tasks.sources.time_formats import cut, parsed
 
 UTC_MS = pl.Datetime("ms", "UTC")
 PER_UNIT = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -145,7 +146,7 @@ def _votes_of_pair(raw: pl.DataFrame, column: str, index: int) -> pl.Expr:
 def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
     rule = profile.timestamp
     if kind == pl.String:
-        value = value.str.strip_chars()
+        value = cut(value, rule)
         ways = [parsed(value, f) for f in rule.formats]
         if (unsure := contested(value, rule.formats)) is not None:
             ways = [pl.when(~unsure).then(way) for way in ways]
@@ -164,7 +165,7 @@ def _contested(raw: pl.DataFrame, profile: Profile) -> pl.Expr:
     column = profile.columns.get("timestamp", "")
     if raw.schema.get(column) != pl.String:
         return pl.lit(False)
-    unsure = contested(pl.col(column).str.strip_chars(), profile.timestamp.formats)
+    unsure = contested(cut(pl.col(column), profile.timestamp), profile.timestamp.formats)
     return pl.lit(False) if unsure is None else unsure
 
 

@@ -17,6 +17,7 @@ import polars as pl
 from tasks.sources.file_checks import Unreadable
 from tasks.sources.profiles import Profile, TimestampRule
 from tasks.sources.settings import ReadConfig
+from tasks.sources.time_formats import cut, parsed
 
 if TYPE_CHECKING:
     from tasks.sources.discovery import SourceFile
@@ -58,10 +59,6 @@ def contested(value: pl.Expr, formats: Sequence[str]) -> pl.Expr | None:
     pairs = [(f, other) for f in formats if (other := swapped(f)) in formats and _month_first(f) and other]
     marks = [parsed(value, f) != parsed(value, other) for f, other in pairs]
     return pl.any_horizontal(mark.fill_null(False) for mark in marks) if marks else None
-
-
-def parsed(value: pl.Expr, fmt: str) -> pl.Expr:
-    return value.str.to_datetime(fmt, strict=False, time_unit="ms", time_zone="UTC")
 
 
 def judged(file: SourceFile, profile: Profile, config: ReadConfig) -> SourceFile:
@@ -111,7 +108,7 @@ def _decisive(
             if batch.frame.width:
                 break
             continue
-        value = pl.col(name).str.strip_chars()
+        value = cut(pl.col(name), profile.timestamp)
         fits = batch.frame.select(
             value.alias("text"),
             month=pl.any_horizontal(parsed(value, f).is_not_null() for f in orders.month_first),

@@ -5,11 +5,13 @@ docs/data.md describes every key.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -27,10 +29,24 @@ class _Model(BaseModel):
 
 
 class TimestampRule(_Model):
-    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn."""
+    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn. `pattern`: a regular expression
+    whose first group cuts the time out of longer texts."""
 
     unit: Literal["s", "ms", "us", "ns"] | None = None
     formats: tuple[str, ...] = ()
+    pattern: str | None = None
+
+    @field_validator("pattern")
+    @classmethod
+    def _with_a_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = re.compile(pattern or "()").groups
+            pl.Series([""]).str.extract(pattern or "()", 1)
+        except (re.error, pl.exceptions.PolarsError) as error:
+            raise ValueError(f"no regular expression: {' '.join(str(error).split())[:100]}") from None
+        if not groups:
+            raise ValueError("put what holds the time into parentheses")
+        return pattern
 
 
 class RatingRule(_Model):

@@ -84,7 +84,13 @@ def propose(
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
-    text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
+    lines = _lines(mapped, pair, description, header, quoting, ending, encoding)
+    unread = [c for c in filled if _by_name("timestamp", c.name) and c.texts.str.contains(r"\d").any()]
+    if "timestamp" not in mapped and unread:
+        name, example = _scalar(unread[0].name), _scalar(unread[0].example[:60])
+        lines.insert(0, f"# {name} may hold dates in an unknown format, such as {example}: if so, map it to")
+        lines.insert(1, "# timestamp, and give the format in timestamp.formats")
+    text = "\n".join(lines) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
 
 
@@ -92,16 +98,19 @@ def with_both_orders(proposal: Proposal) -> Proposal:
     """Return the proposal with the formats that lack it in the other order of day and month, too."""
     formats = proposal.profile.timestamp.formats
     every = tuple(dict.fromkeys([*formats, *(other for f in formats if (other := swapped(f)))]))
-    lines = [_formats_line(every) if line.startswith("timestamp:") else line for line in proposal.text.splitlines()]
+    pattern = proposal.profile.timestamp.pattern
+    new = _formats_line(every, pattern=pattern)
+    lines = [new if line.startswith("timestamp:") else line for line in proposal.text.splitlines()]
     text = "\n".join(lines) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
 
 
-def _formats_line(formats: Sequence[str], ambiguous: bool = False) -> str:
+def _formats_line(formats: Sequence[str], ambiguous: bool = False, pattern: str | None = None) -> str:
     doubt = "   # or is the day first? every value fits both" if ambiguous else ""
     if any(swapped(f) in formats for f in formats):
         doubt = "   # both orders occur: each file is judged by its own days above 12"
-    return f"timestamp: {{formats: {_flow(formats)}}}{doubt}"
+    within = f", pattern: {_scalar(pattern)}" if pattern else ""
+    return f"timestamp: {{formats: {_flow(formats)}{within}}}{doubt}"
 
 
 def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
@@ -245,7 +254,7 @@ def _lines(
     elif times and times.unit:
         lines.append(f"timestamp: {{unit: {times.unit}}}")
     elif times and times.formats:
-        lines.append(_formats_line(times.formats, times.ambiguous))
+        lines.append(_formats_line(times.formats, times.ambiguous, times.pattern))
     if pair is not None:
         lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
     if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
