@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from flows.run.mlflow_record import KEY, record_stage
@@ -52,7 +53,7 @@ class Outbox:
                 return False
             try:
                 with tracking.reaching(self.tracker.uri):
-                    now()
+                    self._unless_refused(name, now)
             except RegistryError as error:
                 logging.getLogger(__name__).warning("%s is not recorded in MLflow: %s", name, error.what)
                 self.waiting.append(name)
@@ -66,11 +67,22 @@ class Outbox:
                 tracking.reach(self.tracker.uri)  # a server that is still down costs no retries
                 with tracking.reaching(self.tracker.uri):
                     while self.waiting and _is_known(self.waiting[0], latest := record()):
-                        replay(self.waiting[0], latest, self.tracker, self.store)
+                        name = self.waiting[0]
+                        self._unless_refused(name, partial(replay, name, latest, self.tracker, self.store))
                         del self.waiting[0]
             except RegistryError:
                 return False
         return not self.waiting
+
+    def _unless_refused(self, name: str, action: Callable[[], None]) -> None:
+        """Call `action`; where MLflow answers and refuses, as for a deleted run, warn: the work itself is committed."""
+        try:
+            action()
+        except Exception as error:
+            if tracking.is_outage(error) or not tracking.is_refusal(error):
+                raise
+            why = tracking.gone(self.tracker) or f"MLflow refuses it: {(str(error).splitlines() or [''])[0][:200]}"
+            logging.getLogger(__name__).warning("%s is not recorded in MLflow: %s", name, why)
 
 
 def _is_known(name: str, record: RunRecord) -> bool:
