@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from tasks.sources import locations
 from tasks.sources.file_checks import Unreadable
 from tasks.sources.profiles import Profile, TimestampRule
 from tasks.sources.settings import ReadConfig
@@ -27,6 +30,8 @@ MISREAD = "days up to 12 would be misread"
 DECISIVE = 100  # dates that fit one order alone, after which no more are read
 ROWS_WITHOUT = 20_000  # rows without a date in either order, after which no more are read
 DIRT = 0.01  # share of decisive dates that may have the other order
+# 3/25/2018, 25.03.18, 03 25, 2018, and 3\/25\/2018 as PHP writes it in JSON; not the end of 2018-03-25.
+_DATE = re.compile(rb"(?<![\d-])\d{1,2}\\?[-/. ]\d{1,2}\\?[-/., ]{1,2}\d{2,4}(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,21 @@ def contested(value: pl.Expr, formats: Sequence[str]) -> pl.Expr | None:
     return pl.any_horizontal(mark.fill_null(False) for mark in marks) if marks else None
 
 
-def judged(file: SourceFile, profile: Profile, config: ReadConfig) -> SourceFile:
-    """Return the file with the formats that its own dates choose. Raises Unreadable if they contradict the profile."""
+def judged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig) -> SourceFile:
+    """Return the file with the formats that its own dates choose. Raises Unreadable if they contradict the profile.
+
+    start: its first bytes, unpacked: a file without such a date there is not read.
+    """
     formats = profile.timestamp.formats
     orders, both = Orders.of(formats), [f for f in formats if swapped(f) in formats]
     alone = [f for f in formats if swapped(f) and f not in both]
     if "timestamp" not in profile.columns or not (both or len({_month_first(f) for f in alone}) == 1):
+        return file
+    if not (
+        _is_text(file, profile.columns["timestamp"])
+        if file.format == "parquet"
+        else _DATE.search(start.replace(b"\0", b""))
+    ):
         return file
     month, day, example = _decisive(file, profile, config, orders)
     if both:
@@ -82,6 +96,13 @@ def judged(file: SourceFile, profile: Profile, config: ReadConfig) -> SourceFile
             f"add {other} to the profile's timestamp.formats: then each file is judged by its own days above 12",
         )
     return file
+
+
+def _is_text(file: SourceFile, column: str) -> bool:
+    with locations.open_raw(file.path) as raw:
+        schema = pq.read_schema(raw)
+    kind = schema.field(column).type if column in schema.names else pa.null()
+    return not (pa.types.is_temporal(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind))
 
 
 def narrowed(profile: Profile, file: SourceFile) -> Profile:

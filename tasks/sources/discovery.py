@@ -204,7 +204,7 @@ def _look_inside(
             "raise ingest.max_columns if the file is right",
         )
     found = SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
-    return day_order.judged(found, profile, config) if kind == "reviews" else found
+    return day_order.judged(found, start, profile, config) if kind == "reviews" else found
 
 
 def sniff(

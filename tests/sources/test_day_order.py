@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -107,6 +108,16 @@ def test_texts_in_parquet_are_judged_and_typed_dates_are_left_alone(tmp_path: Pa
     pq.write_table(pa.table({**rows, "date": [f"{d:{DAY_FIRST}}" for d in DAYS]}), folder / "a.parquet")
     pq.write_table(pa.table({**rows, "date": DAYS}), folder / "b.parquet")
     assert days_of(folder, profile(tmp_path / "mine.yaml", MONTH_FIRST, DAY_FIRST)) == DAYS * 2
+
+
+@pytest.mark.parametrize("slash", ["/", "\\/"])
+def test_json_is_judged_too_with_slashes_as_php_escapes_them(tmp_path: Path, slash: str) -> None:
+    folder = raw(tmp_path)
+    rows = [
+        {"user": "u", "item": "i", "stars": 5, "text": words(i), "date": f"{d:{DAY_FIRST}}"} for i, d in enumerate(DAYS)
+    ]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows).replace("/", slash))
+    assert days_of(folder, profile(tmp_path / "mine.yaml", MONTH_FIRST, DAY_FIRST)) == DAYS
 
 
 @pytest.mark.parametrize(
