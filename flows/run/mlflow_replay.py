@@ -40,6 +40,7 @@ class Outbox:
     tracker: tracking.Tracker
     store: SnapshotStore
     waiting: list[str] = field(default_factory=list)
+    _gone: bool = False  # the parent run was deleted, and that has been said
     _lock: threading.Lock = field(default_factory=threading.Lock)  # stages may run in parallel
 
     def send(self, name: str, now: Callable[[], None], record: Callable[[], RunRecord]) -> bool:
@@ -81,7 +82,12 @@ class Outbox:
         except Exception as error:
             if tracking.is_outage(error) or not tracking.is_refusal(error):
                 raise
-            why = tracking.gone(self.tracker) or f"MLflow refuses it: {(str(error).splitlines() or [''])[0][:200]}"
+            if (why := tracking.gone(self.tracker)) and self._gone:
+                return
+            self._gone = bool(why)
+            why = (
+                f"{why}; nor is what follows" if why else f"MLflow refuses it: {str(error).partition(chr(10))[0][:200]}"
+            )
             logging.getLogger(__name__).warning("%s is not recorded in MLflow: %s", name, why)
 
 

@@ -32,6 +32,8 @@ def test_a_run_that_is_deleted_under_way_is_told_and_the_work_goes_on(
     assert "clean is not recorded in MLflow: its MLflow run was deleted" in caplog.text
     assert f"`mlflow runs restore --run-id {tracker.run_id}`" in caplog.text
     assert outbox.waiting == []
+    assert outbox.send("split", lambda: tracker.log(tracker.run_id, metrics={"rows": 3}), RunRecord)
+    assert "split is not recorded" not in caplog.text  # said once
     child = tracker.child("refit")  # what has a run of its own is recorded as before
     assert outbox.send("refit", lambda: tracker.log(child, metrics={"loss": 0.5}), RunRecord)
     assert tracker.client.get_run(child).data.metrics == {"loss": 0.5}
