@@ -101,15 +101,15 @@ class RatingWatch:
         values = pl.concat(self.raw).drop_nulls().drop_nans() if self.raw else pl.Series(dtype=pl.Float64)
         if not len(values) or self.profile.rating != RatingRule():
             return []
-        low, high = values.min(), values.max()
+        low, high = (float(value) for value in (values.min(), values.max()))  # type: ignore[arg-type]
         scale = scale_of(values)
-        if scale not in (None, (1, 5)):
-            ends = "[{:g}, {:g}]".format(*scale)  # type: ignore[misc]
+        if scale is not None and scale != (1, 5):
+            ends = f"[{scale[0]:g}, {scale[1]:g}]"
             return [
                 f"ratings run from {low:g} to {high:g}, and those outside 1..5 are rejected: "
                 f"if the scale is {ends}, add `rating: {{scale: {ends}}}` to the profile"
             ]
-        if len(values) >= FEW and high <= 4 and (values == values.floor()).all():  # type: ignore[operator]
+        if len(values) >= FEW and high <= 4 and _multiples(values, 1):
             return [
                 f"no rating is above {high:g}: if the scale ends there, "
                 f"add `rating: {{scale: [1, {high:g}]}}` to the profile"
