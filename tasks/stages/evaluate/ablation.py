@@ -64,7 +64,7 @@ def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
             fix="switch more on in features.groups",
         )
     files = (splits.files("train"), splits.files("valid"))
-    learn = ray.remote(losses_of)
+    learn: Any = ray.remote(losses_of)
     order = sorted(groups)
     variants = [names, *([n for n in names if n not in groups[group]] for group in order)]
     losses = [learn.remote(*files, features, target, config, names) for features in variants]
