@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 from tasks.core.digests import digest_of
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
-from tasks.sources import day_order, locations, streams
+from tasks.sources import locations, streams
 from tasks.sources.file_checks import Kind, Unreadable, check_columns, check_json_lines, check_parquet, item_id_path
 from tasks.sources.profiles import Profile, Quoting, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
@@ -42,6 +42,13 @@ class SourceFile:
     quoting: Quoting | None = None
     header: tuple[str, ...] | None = None
     time_formats: tuple[str, ...] | None = None  # of the profile's, those that fit; None: all (see day_order)
+
+
+Judge = Callable[[SourceFile, bytes, Profile, ReadConfig], SourceFile]
+
+
+def unjudged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig) -> SourceFile:
+    return file
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,16 @@ class Source:
 
 
 def discover(
-    inputs: str | Sequence[str], dataset: str, config: ReadConfig | None = None, kind: Kind = "reviews"
+    inputs: str | Sequence[str],
+    dataset: str,
+    config: ReadConfig | None = None,
+    kind: Kind = "reviews",
+    judge: Judge = unjudged,
 ) -> Source:
-    """Find the files, detect each one's format, and hash them. Raises InputError or ProfileError."""
+    """Find the files, detect each one's format, and hash them. Raises InputError or ProfileError.
+
+    judge: decides what the file's rows decide, from its first bytes and the file; may raise Unreadable.
+    """
     profile = load_profile(dataset)
     config = config or load_section("ingest", IngestConfig)
     addresses = [inputs] if isinstance(inputs, str) else list(inputs)
@@ -91,7 +105,7 @@ def discover(
             wrong.append((file.name, file.path, Unreadable(file.problem, "to read it anyway, name the file itself")))
             continue
         try:
-            for entry in _look(file, profile, config, kind):
+            for entry in _look(file, profile, config, kind, judge):
                 if isinstance(entry, SourceFile):
                     files.append(entry)
                 else:
@@ -111,13 +125,17 @@ def discover(
 
 
 def look(
-    file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind = "reviews"
+    file: locations.RawFile,
+    profile: Profile,
+    config: ReadConfig,
+    kind: Kind = "reviews",
+    judge: Judge = unjudged,
 ) -> tuple[list[SourceFile], list[Quarantined]]:
     """Detect one file's format as `discover` does, without hashing; returns what is readable and what is not."""
     if file.problem:
         return [], [Quarantined(file.name, file.problem)]
     try:
-        entries = _look(file, profile, config, kind)
+        entries = _look(file, profile, config, kind, judge)
     except Unreadable as problem:
         return [], [Quarantined(file.name, problem.what)]
     wrong = [e for e in entries if isinstance(e, Quarantined)]
@@ -139,7 +157,9 @@ def _sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind) -> list[SourceFile | Quarantined]:
+def _look(
+    file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind, judge: Judge
+) -> list[SourceFile | Quarantined]:
     if file.size == 0:
         raise Unreadable("the file is empty", "remove it or write it again")
     with locations.open_raw(file.path) as raw:
@@ -147,7 +167,7 @@ def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: K
         raw.seek(0)
         packing = streams.packing(start)
         if packing != "zip":
-            return [_look_inside(file, raw, packing, None, profile, config, kind)]
+            return [_look_inside(file, raw, packing, None, profile, config, kind, judge)]
         try:
             members = streams.members(raw)
         except ValueError as error:
@@ -167,7 +187,7 @@ def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: K
                     raise Unreadable(member.problem, "write the archive again")
                 if member.size == 0:
                     raise Unreadable("the file is empty", "remove it or write it again")
-                entries.append(_look_inside(file, raw, packing, member, profile, config, kind))
+                entries.append(_look_inside(file, raw, packing, member, profile, config, kind, judge))
             except Unreadable as problem:
                 if len(readable) == 1:
                     raise
@@ -187,6 +207,7 @@ def _look_inside(
     profile: Profile,
     config: ReadConfig,
     kind: Kind,
+    judge: Judge,
 ) -> SourceFile:
     unpacked = streams.Unpacked(raw, packing, limits(config), member)
     start = unpacked.read(HEAD_BYTES) or b""
@@ -204,7 +225,7 @@ def _look_inside(
             "raise ingest.max_columns if the file is right",
         )
     found = SourceFile(file.path, name, file.size, "", fmt, packing, member, quoting, header)
-    return day_order.judged(found, start, profile, config) if kind == "reviews" else found
+    return judge(found, start, profile, config) if kind == "reviews" else found
 
 
 def sniff(

@@ -21,8 +21,9 @@ from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations
 from tasks.sources.canonical import ANONYMOUS, Period
 from tasks.sources.day_order import MISREAD
-from tasks.sources.discovery import Quarantined, SourceFile, look
+from tasks.sources.discovery import Quarantined, SourceFile
 from tasks.sources.file_groups import ANY, Layout, layouts_of, read_columns, sample
+from tasks.sources.finding import look
 from tasks.sources.item_records import to_items
 from tasks.sources.loading import Recipe
 from tasks.sources.lost_values import lost_values

@@ -51,7 +51,7 @@ class Recipe:
 
     def of(self, file: SourceFile) -> Recipe:
         """Return the recipe for this file's rows."""
-        return replace(self, profile=day_order.narrowed(self.profile, file))
+        return replace(self, profile=day_order.narrowed(self.profile, file.time_formats))
 
     def rows(self, batch: Batch, source: str) -> tuple[pa.Table, pa.Table]:
         """Map a batch to (canonical rows, REJECTS). Every row goes to one of them."""
