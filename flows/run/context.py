@@ -32,7 +32,7 @@ from tasks.core.stage import HasDigest, Stage, run_stage
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.whole_files import write_whole
-from tasks.engines import cluster, expectations, tracking
+from tasks.engines import cluster, expectations, system_metrics, tracking
 from tasks.settings import Settings
 
 VIEW: ContextVar[View] = ContextVar("view")
@@ -220,7 +220,7 @@ class Run:
         """Write the run's record atomically: the file is replaced whole."""
         path = self.root / "runs" / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(self.summary(state).to_json(), indent=1))
+        write_whole(path, json.dumps(self.summary(state).to_json(), indent=1), synced=True)
         return path
 
     def close(self, state: str) -> None:
@@ -288,7 +288,7 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
     try:
         with (
             logs.about(run_id=run_id, flow_run_id=record.flow_run_id),
-            tracking.system_metrics(tracker, settings.tracking.system_metrics),
+            system_metrics.system_metrics(tracker, settings.tracking.system_metrics),
         ):
             yield run
         state = "completed"

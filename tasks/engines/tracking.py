@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from tasks.core.sections import PROJECT, TrackingConfig
 from tasks.core.snapshots import Snapshot
 
 REACH_TIMEOUT_S = 5.0
-SAMPLE_S = 10.0  # between two samples of the machine's load
-FINISH_S = 5.0  # the longest wait for the last sample
 # MLflow's own are 7 retries, of two minutes each where nobody answers. A variable that is set already stays.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -182,27 +179,21 @@ def is_outage(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith(REMOTE)
 
 
-@contextmanager
-def system_metrics(tracker: Tracker, wanted: bool) -> Iterator[None]:
-    """Record this machine's load (`system/...` metrics of the parent run) while the block runs, if `wanted`.
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow itself refuses a request."""
+    return type(error).__module__.startswith("mlflow")
 
-    A thread samples every SAMPLE_S. It never fails: if MLflow goes down, the rest is missing.
-    """
-    monitor: Any = None
-    with suppress(Exception):
-        if wanted:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            monitor = SystemMetricsMonitor(tracker.run_id, sampling_interval=SAMPLE_S, tracking_uri=tracker.uri)
-            monitor.start()
+def gone(tracker: Tracker) -> str:
+    """Return what happened to the parent run if it was deleted under way; "" if it is there, or nobody answers."""
     try:
-        yield
-    finally:
-        if monitor is not None:
-            # Stopping may wait for a server that does not answer.
-            finish = threading.Thread(target=monitor.finish, name="system-metrics-end", daemon=True)
-            finish.start()
-            finish.join(FINISH_S)
+        run = tracker.client.get_run(tracker.run_id)
+    except Exception as error:
+        deleted = getattr(error, "error_code", "") in ABSENT
+        return "its MLflow run was removed for good" if deleted else ""
+    if run.info.lifecycle_stage == "active":
+        return ""
+    return f"its MLflow run was deleted; `mlflow runs restore --run-id {tracker.run_id}` brings it back"
 
 
 def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, tags: dict[str, str]) -> Any:

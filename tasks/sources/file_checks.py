@@ -29,9 +29,9 @@ Kind = Literal["reviews", "items"]
 class Unreadable(Exception):
     """One file cannot be read: what is wrong, and what to do."""
 
-    def __init__(self, what: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str, *, of_reviews: bool = False) -> None:
         super().__init__(what)
-        self.what, self.fix = what, fix
+        self.what, self.fix, self.of_reviews = what, fix, of_reviews
 
 
 def check_json_lines(

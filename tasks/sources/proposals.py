@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
 from tasks.domain.schemas import REVIEWS
-from tasks.sources.column_guesses import NO, YES, Column
-from tasks.sources.profiles import MANDATORY, Profile, Quoting
-
-MADE_UP_DAY = "2000-01-01"
+from tasks.sources.column_guesses import Column
+from tasks.sources.day_order import swapped
+from tasks.sources.profiles import Profile, Quoting
+from tasks.sources.proposal_lines import encoding_lines, formats_line, profile_lines, scalar
 
 # Other names of each canonical column, in lower case without spaces, the surest first.
 _SYNONYMS = """
@@ -48,7 +46,7 @@ _CAN_BE: dict[str, Callable[[Column], bool]] = {
     ),
     "user_id": lambda c: not c.nested and not c.flag and c.mean_chars < 60,
     "item_id": lambda c: not c.nested and not c.flag and c.mean_chars < 300,
-    "rating": lambda c: c.rating,
+    "rating": lambda c: c.rating or c.rating_guess is not None,
     "title": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
     "text": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
     "timestamp": lambda c: c.times is not None,
@@ -93,8 +91,26 @@ def propose(
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
-    encoding_lines = _encoding_lines(encoding, other_encodings)
-    text = "\n".join([*_lines(mapped, pair, description, header, quoting, ending), *encoding_lines]) + "\n"
+    lines = profile_lines(mapped, pair, description, header, quoting, ending) + encoding_lines(
+        encoding, other_encodings
+    )
+    unread = [c for c in filled if _by_name("timestamp", c.name) and c.texts.str.contains(r"\d").any()]
+    if "timestamp" not in mapped and unread:
+        name, example = scalar(unread[0].name), scalar(unread[0].example[:60])
+        lines.insert(0, f"# {name} may hold dates in an unknown format, such as {example}: if so, map it to")
+        lines.insert(1, "# timestamp, and give the format in timestamp.formats")
+    text = "\n".join(lines) + "\n"
+    return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
+
+
+def with_both_orders(proposal: Proposal) -> Proposal:
+    """Return the proposal with the formats that lack it in the other order of day and month, too."""
+    formats = proposal.profile.timestamp.formats
+    every = tuple(dict.fromkeys([*formats, *(other for f in formats if (other := swapped(f)))]))
+    pattern = proposal.profile.timestamp.pattern
+    new = formats_line(every, pattern=pattern)
+    lines = [new if line.startswith("timestamp:") else line for line in proposal.text.splitlines()]
+    text = "\n".join(lines) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
 
 
@@ -105,7 +121,8 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
         for column in columns:
             score = _by_name(canonical, column.name)
             if score and _CAN_BE[canonical](column):
-                scored.append((score - 30 * column.null_share, canonical, column))
+                odd = canonical == "rating" and not column.rating
+                scored.append((score - 30 * column.null_share - 20 * odd, canonical, column))
     mapped: dict[str, Column] = {}
     for _, canonical, column in sorted(scored, key=lambda s: -s[0]):
         if canonical not in mapped and all(column is not c for c in mapped.values()):
@@ -124,7 +141,9 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
 
 def _rating_among(free: list[Column]) -> Column | None:
     ratings = [c for c in free if c.rating and 2 <= c.values.n_unique() <= 41 and not c.times]
-    return max(ratings, key=lambda c: c.values.n_unique(), default=None)
+    # Numbers on another scale may be anything; words are found without a name, too.
+    spelt = [c for c in free if not c.numeric and c.rating_guess and c.texts.str.contains(r"[^\d.,\s]").all()]
+    return max(ratings, key=lambda c: c.values.n_unique(), default=next(iter(spelt), None))
 
 
 def _time_among(free: list[Column]) -> Column | None:
@@ -208,81 +227,3 @@ def _is_known(name: str) -> bool:
 
 def _is_made_up(header: Sequence[str]) -> bool:
     return all(re.fullmatch(r"column_\d+", name) for name in header)
-
-
-def _lines(
-    mapped: dict[str, Column],
-    pair: Column | None,
-    description: str,
-    header: Sequence[str],
-    quoting: Quoting | None,
-    ending: str,
-) -> list[str]:
-    lines = [f"description: {_scalar(description)}", "columns:"]
-    lines += [f"  {canonical}: {_scalar(column.name)}" for canonical, column in mapped.items()]
-    constants, defaults = [], []
-    if "item_id" not in mapped:
-        constants.append('  item_id: "unknown"            # no column names the item: all rows get this one')
-    if "timestamp" not in mapped:
-        constants.append(f'  timestamp: "{MADE_UP_DAY}"       # no column holds dates: a split by time cannot work')
-    if "text" not in mapped:
-        defaults.append('  text: ""                      # no column holds texts')
-    elif mapped["text"].null_share:
-        defaults.append('  text: ""                      # some reviews have stars only')
-    lines += ["constants:", *constants] if constants else []
-    lines += ["defaults:", *defaults] if defaults else []
-    if "user_id" not in mapped:
-        lines.append("missing_user: anonymous         # no column names the reviewer: each review gets its own")
-    elif mapped["user_id"].null_share > 0.01:
-        lines.append("missing_user: anonymous         # each review without a name gets its own reviewer")
-    if words := sorted({w for name, c in mapped.items() if name in MANDATORY for w in c.null_words}):
-        lines.append(f"nulls: {_flow(words)}")
-    times = mapped["timestamp"].times if "timestamp" in mapped else None
-    if "timestamp" not in mapped:
-        lines.append('timestamp: {formats: ["%Y-%m-%d"]}')
-    elif times and times.unit:
-        lines.append(f"timestamp: {{unit: {times.unit}}}")
-    elif times and times.formats:
-        doubt = "   # or is the day first? every value fits both" if times.ambiguous else ""
-        lines.append(f"timestamp: {{formats: {_flow(times.formats)}}}{doubt}")
-    if pair is not None:
-        lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
-    if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
-        lines.append(f'flags: {{"true": {json.dumps(YES)}, "false": {json.dumps(NO)}}}')
-    if quoting is not None:
-        lines += _quoting_lines(quoting, ending)
-    if header:
-        lines.append(f"header: {_flow(header)}")
-    return lines
-
-
-def _encoding_lines(encoding: str, others: Sequence[str]) -> list[str]:
-    if encoding == "utf-8":
-        return []
-    doubt = f"; or is it {' or '.join(others)}" if others else ""
-    return [f"encoding: {encoding}   # guessed from the bytes{doubt}: do the texts read well?"]
-
-
-def _quoting_lines(quoting: Quoting, ending: str) -> list[str]:
-    """Write the `csv` or `tsv` section, whichever reads files of this ending; nothing where the default does."""
-    section = {".csv": "csv", ".tsv": "tsv"}.get(ending, "tsv" if quoting.delimiter == "\t" else "csv")
-    default = getattr(Profile(description="", columns={}), section)
-    changed = {k: v for k, v in quoting.model_dump(exclude={"escape"}).items() if v != getattr(default, k)}
-    if not changed:
-        return []
-    inside = ", ".join(f"{k}: {'null' if v is None else _scalar(v)}" for k, v in sorted(changed.items()))
-    return [f"{section}: {{{inside}}}"]
-
-
-def _flow(values: Sequence[str]) -> str:
-    return f"[{', '.join(_scalar(v) for v in values)}]"
-
-
-def _scalar(value: str) -> str:
-    """Write any text as YAML on one line."""
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and yaml.safe_load(value) == value:
-        return value
-    # Not safe_dump: other libraries change how it writes texts of several lines, for the whole process.
-    node = yaml.ScalarNode("tag:yaml.org,2002:str", value, style='"')
-    dumped: Any = yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True, width=1 << 30)
-    return str(dumped).strip()

@@ -37,6 +37,7 @@ class SourceFile:
     inner: str | None = None
     own: Profile | None = None
     folders: tuple[tuple[str, str], ...] = ()
+    time_formats: tuple[str, ...] | None = None  # of the profile's, those that fit; None: all (see day_order)
 
     @property
     def adaptation(self) -> list[object]:
