@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from tasks.core import settings as layers
 from tasks.core.sections import (
@@ -38,6 +38,20 @@ class CommonSettings(Section):
     logging: LoggingConfig
     registry: RegistryConfig
     services: ServicesConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _search_what_is_trained(cls, values: Any) -> Any:
+        """Give the search the parameters that are fixed for training: it would promise another model's loss."""
+        train, tune = (values.get(name) for name in ("train", "tune")) if isinstance(values, dict) else (None, None)
+        if not (isinstance(train, dict) and isinstance(tune, dict) and isinstance(train.get("params"), dict)):
+            return values
+        params = dict(train["params"])
+        bins = params.pop("max_bin", None)
+        searched = {name for name, axis in (tune.get("space") or {}).items() if axis is not None}
+        fixed = {name: value for name, value in params.items() if name not in searched}
+        tune = {**tune, "fixed": fixed, "max_bin": bins if tune.get("max_bin") is None else tune["max_bin"]}
+        return {**values, "tune": tune}
 
 
 if TYPE_CHECKING:

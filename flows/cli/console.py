@@ -55,6 +55,7 @@ class ConsoleView:
         done = "[dim]reused[/]" if row.reused else f"{row.wall_s:6.1f} s"
         lost = _dropped(row)
         lost += [f"{row.quarantined:,} file(s) quarantined"] if row.quarantined else []
+        lost += [f"{row.lost_values:,} optional value(s) unknown"] if row.lost_values else []
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
         if taken := row.notes.get("parts_taken_over"):
             more += f"  [dim]{taken:,} of {row.notes['parts']:,} parts as before[/]"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.run.proxies import proxy_variables
 from tasks.core.errors import RaymillError, RegistryError
 from tasks.core.secrets import masked
 from tasks.settings import Settings, load_settings
@@ -43,6 +44,7 @@ def examine() -> Iterator[Finding]:
     yield _shared_memory(settings)
     yield _disk(settings)
     yield _ray(settings)
+    yield from _proxy()
     yield from _ports()
     yield _tracking(settings)
 
@@ -132,6 +134,14 @@ def _ray(settings: Settings) -> Finding:
     if current.exists():
         return Finding("odd", "a Ray session ended without cleaning up", f"rm {current}")
     return Finding("ok", "Ray: no session, a local one will be started on loopback")
+
+
+def _proxy() -> Iterator[Finding]:
+    if names := proxy_variables():
+        hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        yield Finding(
+            "ok", f"a proxy ({', '.join(sorted(names))}), not for {', '.join(hosts.split(',')) or 'any host'}"
+        )
 
 
 def _ports() -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from tasks.core.secrets import masked
 from tasks.sources.discovery import Quarantined
 from tasks.sources.file_groups import Layout
 from tasks.sources.inspection import Inspection, Judgement
+from tasks.sources.lost_values import in_words
 
 SHOWN = 5  # files of a list that are printed
 EXAMPLE_CHARS = 60
@@ -149,8 +150,10 @@ def _print_judgement(console: Console, judged: Judgement) -> None:
     )
     for reason, count in judged.reasons.most_common(8):
         _print(console, f"  {count:>9,}  {reason}")
-    if judged.lost_values:
-        _print(console, f"  {judged.lost_values:,} values of optional columns cannot be parsed and become empty")
+    for line in in_words(judged.lost):
+        _print(console, f"  {line}", "yellow")
+    for line in judged.warnings:
+        _print(console, f"  {line}", "yellow")
     if not judged.usable:
         return
     console.print()

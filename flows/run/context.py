@@ -220,7 +220,7 @@ class Run:
         """Write the run's record atomically: the file is replaced whole."""
         path = self.root / "runs" / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(self.summary(state).to_json(), indent=1))
+        write_whole(path, json.dumps(self.summary(state).to_json(), indent=1), synced=True)
         return path
 
     def close(self, state: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+from flows.run.proxies import except_loopback
 from flows.servers.heartbeat import HEARTBEATS
 from tasks.core.sections import PROJECT
 from tasks.engines.quiet import QUIET
@@ -14,6 +15,7 @@ def prepare() -> None:
     """Set the variables that are not set yet. Prefect's own files go into the project unless the user moved them."""
     for name, value in {**QUIET, **HEARTBEATS}.items():
         os.environ.setdefault(name, value)
+    except_loopback()
     # requests filters this warning itself, but another thread's `catch_warnings` may undo its filter.
     warnings.filterwarnings("ignore", message="SOCKS support in urllib3")
     from flows.servers.up_state import use_what_is_up

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from flows.run.mlflow_record import KEY, record_stage
@@ -22,6 +23,7 @@ from tasks.core.errors import RegistryError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import StageRun
+from tasks.core.storage import run_records
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
@@ -38,6 +40,7 @@ class Outbox:
     tracker: tracking.Tracker
     store: SnapshotStore
     waiting: list[str] = field(default_factory=list)
+    _gone: bool = False  # the parent run was deleted, and that has been said
     _lock: threading.Lock = field(default_factory=threading.Lock)  # stages may run in parallel
 
     def send(self, name: str, now: Callable[[], None], record: Callable[[], RunRecord]) -> bool:
@@ -51,7 +54,7 @@ class Outbox:
                 return False
             try:
                 with tracking.reaching(self.tracker.uri):
-                    now()
+                    self._unless_refused(name, now)
             except RegistryError as error:
                 logging.getLogger(__name__).warning("%s is not recorded in MLflow: %s", name, error.what)
                 self.waiting.append(name)
@@ -65,11 +68,27 @@ class Outbox:
                 tracking.reach(self.tracker.uri)  # a server that is still down costs no retries
                 with tracking.reaching(self.tracker.uri):
                     while self.waiting and _is_known(self.waiting[0], latest := record()):
-                        replay(self.waiting[0], latest, self.tracker, self.store)
+                        name = self.waiting[0]
+                        self._unless_refused(name, partial(replay, name, latest, self.tracker, self.store))
                         del self.waiting[0]
             except RegistryError:
                 return False
         return not self.waiting
+
+    def _unless_refused(self, name: str, action: Callable[[], None]) -> None:
+        """Call `action`; where MLflow answers and refuses, as for a deleted run, warn: the work itself is committed."""
+        try:
+            action()
+        except Exception as error:
+            if tracking.is_outage(error) or not tracking.is_refusal(error):
+                raise
+            if (why := tracking.gone(self.tracker)) and self._gone:
+                return
+            self._gone = bool(why)
+            why = (
+                f"{why}; nor is what follows" if why else f"MLflow refuses it: {str(error).partition(chr(10))[0][:200]}"
+            )
+            logging.getLogger(__name__).warning("%s is not recorded in MLflow: %s", name, why)
 
 
 def _is_known(name: str, record: RunRecord) -> bool:
@@ -112,7 +131,9 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
     """
     lines: list[str] = []
     for path in sorted((root / "runs").glob("*.json")):
-        record = read_record(path)
+        if (stored := run_records.parsed(str(path), path.read_bytes())) is None:
+            continue
+        record = RunRecord.from_json(stored)
         if not record.unrecorded or record.tracking != masked(tracker.uri):
             continue
         try:
@@ -120,7 +141,7 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
                 lines.append(f"{record.run_id}: {_catch_up(record, tracker, store)}")
         except RegistryError:
             break
-        write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1))
+        write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1), synced=True)
     return lines
 
 

@@ -38,6 +38,7 @@ class StageRow:
     repeated: int = 0
     left_out: int = 0
     quarantined: int = 0  # files
+    lost_values: int = 0  # of optional columns, in usable rows
     reused: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase
     digest: str = ""
@@ -64,6 +65,7 @@ class StageRow:
             repeated=counts.get("repeated", 0),
             left_out=counts.get("left_out", 0),
             quarantined=snapshot.facts.get("quarantined", 0),
+            lost_values=sum(snapshot.facts.get("lost_values", {}).values()),
             reused=done.reused,
             seconds={**done.seconds, "record": round(record_s, 4)},
             digest=snapshot.digest,

@@ -1,10 +1,12 @@
-"""Mark runs whose process is gone as crashed: without this, Prefect shows them as running for ever.
+"""Mark runs whose process is gone as crashed: without this, Prefect shows them as running or pending for ever.
 
 A running flow sends a heartbeat every HEARTBEAT_S. An automation on Prefect's server, as Prefect's documentation
-advises for zombie flow runs, waits SILENT_S after each for the next one or for the end of the run; if neither comes, it
-sets the run's state to Crashed. So a machine that went down shows within about three minutes.
+advises for zombie flow runs, waits SILENT_S after the start and after each heartbeat for the next one or for the end of
+the run; if neither comes, it sets the run's state to Crashed. So a machine that went down shows within about three
+minutes. A second automation does the same for a run that is Pending for PENDING_S: its machine went down before the run
+began, no worker takes it up again, and it would hold the one place of its deployment.
 
-The automation covers our own flows alone, and only they send heartbeats that often: prefect.yaml sets the interval for
+The automations cover our own flows alone, and only they send heartbeats that often: prefect.yaml sets the interval for
 runs of a deployment, `flows.run.environment` for `raymill run`.
 """
 
@@ -19,22 +21,29 @@ if TYPE_CHECKING:
     from prefect.events.schemas.automations import AutomationCore
 
 NAME = "raymill: crashed without a heartbeat"
+NAME_PENDING = "raymill: crashed before it began"
 FLOWS = ("etl-train", "bench")
 HEARTBEAT_S = 30  # Prefect's minimum
 SILENT_S = 90
+PENDING_S = 300  # a process that starts on a busy machine is pending for a minute
 HEARTBEATS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}  # environment of processes that run a flow
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # Names of states, not types: a flow that ran out of time has the name TimedOut and the type Failed.
+PENDING, RUNNING = "prefect.flow-run.Pending", "prefect.flow-run.Running"
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut", "Paused", "Suspended")
 
 
-def ensure_automation(client: SyncPrefectClient, silent_s: float = SILENT_S) -> UUID:
-    """Create or update the automation; return its id. Repeated calls leave exactly one.
+def ensure_automation(client: SyncPrefectClient, silent_s: float = SILENT_S, pending_s: float = PENDING_S) -> UUID:
+    """Create or update both automations; return the first one's id. Repeated calls leave exactly one of each.
 
     Actions that a user added (a message, say) stay, and a disabled automation stays disabled.
     """
-    ours = automation(silent_s)
-    existing = client.read_automations_by_name(NAME)
+    _ensure(client, pending_automation(pending_s))
+    return _ensure(client, automation(silent_s))
+
+
+def _ensure(client: SyncPrefectClient, ours: AutomationCore) -> UUID:
+    existing = client.read_automations_by_name(ours.name)
     for other in existing[1:]:  # two simultaneous calls may have made two
         client.delete_automation(other.id)
     if not existing:
@@ -49,14 +58,40 @@ def ensure_automation(client: SyncPrefectClient, silent_s: float = SILENT_S) -> 
 
 def automation(silent_s: float = SILENT_S) -> AutomationCore:
     """Return the automation: set one of our runs to Crashed after `silent_s` seconds without a heartbeat."""
+    return _crash(
+        NAME,
+        f"A run of {' or '.join(FLOWS)} without a heartbeat for {silent_s:g} s is dead.",
+        after={HEARTBEAT, RUNNING},
+        expect={HEARTBEAT, RUNNING},
+        within_s=silent_s,
+        message=f"No heartbeat for {silent_s:g} s: its process is gone.",
+    )
+
+
+def pending_automation(pending_s: float = PENDING_S) -> AutomationCore:
+    """Return the automation: set one of our runs to Crashed that is still Pending after `pending_s` seconds."""
+    return _crash(
+        NAME_PENDING,
+        f"A run of {' or '.join(FLOWS)} that has not begun {pending_s:g} s after a worker took it is dead.",
+        after={PENDING},
+        expect={RUNNING, HEARTBEAT, "prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"},
+        within_s=pending_s,
+        message=f"Pending for {pending_s:g} s: the process that was to run it is gone.",
+    )
+
+
+def _crash(
+    name: str, description: str, *, after: set[str], expect: set[str], within_s: float, message: str
+) -> AutomationCore:
+    """Return an automation that crashes a run unless an expected event, or its end, follows within some time."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
     return AutomationCore(
-        name=NAME,
-        description=f"Made by raymill. A run of {' or '.join(FLOWS)} without a heartbeat for {silent_s:g} s is dead.",
+        name=name,
+        description=f"Made by raymill. {description}",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
@@ -64,16 +99,16 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
             match_related=ResourceSpecification(
                 {"prefect.resource.role": ["flow"], "prefect.resource.name": list(FLOWS)}
             ),
-            after={HEARTBEAT},
-            expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)},
+            after=after,
+            expect={*expect, *(f"prefect.flow-run.{end}" for end in ENDS)},
             for_each={"prefect.resource.id"},
             threshold=1,
-            within=timedelta(seconds=silent_s),
+            within=timedelta(seconds=within_s),
         ),
         # Not forced, so that the server refuses it for a run that has ended meanwhile.
         actions=[
             ChangeFlowRunState(  # type: ignore[call-arg]  # the omitted arguments have defaults
-                state=StateType.CRASHED, message=f"No heartbeat for {silent_s:g} s: its process is gone."
+                state=StateType.CRASHED, message=message
             )
         ],
     )

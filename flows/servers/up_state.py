@@ -42,8 +42,8 @@ def is_up(folder: Path) -> bool:
 
 def state(folder: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        saved: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        return saved
+        saved = json.loads((folder / "state.json").read_text())
+        return saved if isinstance(saved, dict) else {}
     return {}
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tasks.core.errors import SettingsError
+from tasks.domain import constraints
+from tasks.domain.search_space import ALIASES
 from tasks.domain.targets import Target
 
 # The target, the worker or another setting decides these.
@@ -19,18 +21,22 @@ RESERVED = (
 )  # fmt: skip
 
 
-def check_params(params: Mapping[str, Any], target: Target, where: str) -> None:
+def check_params(params: Mapping[str, Any], target: Target, where: str, features: Sequence[str] = ("x",)) -> None:
     """Raise SettingsError for a parameter that XGBoost does not use, or a value that it refuses.
 
-    XGBoost only warns about an unused parameter, so a misspelt one would go unnoticed.
+    XGBoost only warns about an unused parameter, so a misspelt one would go unnoticed. features: names that constraints
+    may use.
     """
     import xgboost as xgb
 
     if reserved := sorted(set(params) & set(RESERVED)):
         fix = "see features.target and the other settings of train"
         raise SettingsError(f"{reserved[0]} is not a parameter to set here", where=where, fix=fix)
-    x, y = np.arange(2, dtype=np.float32)[:, None], np.arange(2, dtype=np.float32)
-    settled = {"tree_method": "hist", "nthread": 1, **params, **target.params, "validate_parameters": True}
+    if aliases := sorted(set(params) & set(ALIASES)):
+        raise SettingsError(f"{aliases[0]} has another name here", where=where, fix=f"call it {ALIASES[aliases[0]]}")
+    x, y = np.repeat(np.arange(2, dtype=np.float32)[:, None], len(features), axis=1), np.arange(2, dtype=np.float32)
+    own = constraints.positional(params, features, where)
+    settled = {"tree_method": "hist", "nthread": 1, **own, **target.params, "validate_parameters": True}
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -71,6 +71,9 @@ def write(folder: Path, validations: dict[str, Validation], run_name: str, run_t
 
     folder.mkdir(parents=True, exist_ok=True)
     with locks.locked(folder / ".lock"):  # two runs may end at once
+        for path in [*(folder / STORE).rglob("*.json"), *(folder / "gx" / "expectations").rglob("*.json")]:
+            if _whole(path) is None:
+                path.unlink(missing_ok=True)  # Great Expectations would stop at it
         context = _context(folder)
         run = RunIdentifier(run_name=run_name.replace("/", "-"), run_time=run_time)
         new: list[Any] = []
@@ -172,13 +175,22 @@ def _store_suite(context: Any, outcome: Any) -> bool:
     configs = [result.expectation_config for result in outcome.results]
     digest = digest_of([[config.type, config.kwargs] for config in configs])
     path = Path(context.root_directory) / "expectations" / (outcome.suite_name.replace(".", "/") + ".json")
-    if path.exists() and json.loads(path.read_text())["meta"].get("digest") == digest:
+    if path.exists() and (_whole(path) or {}).get("meta", {}).get("digest") == digest:
         return False
     suite = gx.ExpectationSuite(
         name=outcome.suite_name, expectations=[config.to_domain_obj() for config in configs], meta={"digest": digest}
     )
     context.suites.add_or_update(suite)
     return True
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object; None if the file is absent or not whole, as a power cut leaves it."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _forget(store: Any) -> None:
@@ -195,7 +207,9 @@ def _list_without_scripts(index: Path, store: Path) -> None:
     jQuery, loaded from the internet, draws that table, so offline the page would list nothing.
     """
     results = [
-        (path.relative_to(store).with_suffix(".html"), json.loads(path.read_text())) for path in store.rglob("*.json")
+        (path.relative_to(store).with_suffix(".html"), result)
+        for path in store.rglob("*.json")
+        if (result := _whole(path))
     ]
     results.sort(key=lambda result: (result[1]["success"], str(result[0])))
     results.sort(key=lambda result: result[1]["meta"]["run_id"]["run_time"], reverse=True)

@@ -19,4 +19,7 @@ QUIET = {
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "TRANSFORMERS_VERBOSITY": "error",
+    # Below `uv run`, Ray would start each worker by `uv run`, in a copy of the project: it hangs where uv cannot build
+    # the environment again, and has none of what is installed beside the lock file.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from tasks.core.errors import RaymillError
+from tasks.domain import constraints
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, quantile_matrices, rounds
 from tasks.engines.boosting_params import check_params
@@ -36,7 +37,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
     threads = job.threads or max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
     boosting.use_threads(threads)
     try:
-        check_params(job.params, TARGETS[job.target], "train.params")
+        check_params(job.params, TARGETS[job.target], "train.params", job.features)
     except RaymillError as error:
         return error
     with communicator(rank, size):
@@ -65,7 +66,8 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
     built = time.perf_counter()
 
     target = TARGETS[job.target]
-    params = {**job.params, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
+    own = constraints.positional(job.params, job.features, "train.params")
+    params = {**own, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
     plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every)
     # Only rank 0 reads the checkpoint, so that all ranks begin at the same round.
     start = broadcast(read_checkpoint(job.folder, job.identity) if rank == 0 else None, size)

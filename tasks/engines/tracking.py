@@ -182,6 +182,23 @@ def is_outage(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith(REMOTE)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow itself refuses a request."""
+    return type(error).__module__.startswith("mlflow")
+
+
+def gone(tracker: Tracker) -> str:
+    """Return what happened to the parent run if it was deleted under way; "" if it is there, or nobody answers."""
+    try:
+        run = tracker.client.get_run(tracker.run_id)
+    except Exception as error:
+        deleted = getattr(error, "error_code", "") in ABSENT
+        return "its MLflow run was removed for good" if deleted else ""
+    if run.info.lifecycle_stage == "active":
+        return ""
+    return f"its MLflow run was deleted; `mlflow runs restore --run-id {tracker.run_id}` brings it back"
+
+
 @contextmanager
 def system_metrics(tracker: Tracker, wanted: bool) -> Iterator[None]:
     """Record this machine's load (`system/...` metrics of the parent run) while the block runs, if `wanted`.

@@ -14,8 +14,11 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.domain.schemas import REJECTS, REVIEWS
+from tasks.sources.day_order import CONTESTED, contested
 from tasks.sources.json_records import BadRecord
 from tasks.sources.profiles import Profile, Scalar
+from tasks.sources.ratings import rating_of
+from tasks.sources.time_formats import cut, parsed
 
 UTC_MS = pl.Datetime("ms", "UTC")
 PER_UNIT = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -47,7 +50,9 @@ def to_canonical(
         *(_canonical(raw, name, profile).alias(name) for name in REVIEWS.names),
         _given_rating=_given(raw, "rating", profile),
         _given_time=_given(raw, "timestamp", profile),
+        _contested=_contested(raw, profile),
     ).with_columns(_reason(period, profile))
+    mapped = mapped.with_columns(_without_contradiction())
     usable = mapped["_reason"].is_null()
     if usable.all():
         kept, rejected = mapped, REJECTS.empty_table()
@@ -101,7 +106,7 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
     if name == "timestamp":
         return _timestamp(kind, value, profile)
     if name == "rating":
-        return (value.str.strip_chars() if kind == pl.String else value).cast(pl.Float32, strict=False)
+        return rating_of(kind, value, profile.rating)
     if name in ("helpful_votes", "total_votes"):
         return _count(kind, value)
     if kind.is_float():
@@ -122,6 +127,13 @@ def _count(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
     return value.cast(pl.Int32, strict=False)
 
 
+def _without_contradiction() -> list[pl.Expr]:
+    """Return both counts of votes, null where one is negative or more are helpful than there are."""
+    helpful, total = pl.col("helpful_votes"), pl.col("total_votes")
+    wrong = ((helpful < 0) | (total < 0) | (helpful > total)).fill_null(False)
+    return [pl.when(~wrong).then(votes).alias(votes.meta.output_name()) for votes in (helpful, total)]
+
+
 def _votes_of_pair(raw: pl.DataFrame, column: str, index: int) -> pl.Expr:
     if column not in raw.columns or raw.schema[column] == pl.Null:
         return pl.lit(None, dtype=pl.Int32)
@@ -134,8 +146,10 @@ def _votes_of_pair(raw: pl.DataFrame, column: str, index: int) -> pl.Expr:
 def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
     rule = profile.timestamp
     if kind == pl.String:
-        value = value.str.strip_chars()
-        ways = [value.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in rule.formats]
+        value = cut(value, rule)
+        ways = [parsed(value, f) for f in rule.formats]
+        if (unsure := contested(value, rule.formats)) is not None:
+            ways = [pl.when(~unsure).then(way) for way in ways]
         # Without a unit, a number with as many digits as milliseconds have is in milliseconds; no other is.
         number = value if rule.unit else pl.when(value.str.contains("^[0-9]{12,14}$")).then(value)
         ways.append(_moment(number.cast(pl.Float64, strict=False), rule.unit or "ms"))
@@ -151,6 +165,14 @@ def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
     if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
         return value.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
     return value.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+
+
+def _contested(raw: pl.DataFrame, profile: Profile) -> pl.Expr:
+    column = profile.columns.get("timestamp", "")
+    if raw.schema.get(column) != pl.String:
+        return pl.lit(False)
+    unsure = contested(cut(pl.col(column), profile.timestamp), profile.timestamp.formats)
+    return pl.lit(False) if unsure is None else unsure
 
 
 def _moment(number: pl.Expr, unit: str) -> pl.Expr:
@@ -190,8 +212,9 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
         (pl.col("item_id").is_null(), "no item_id"),
         (~pl.col("_given_rating"), "no rating"),
         (rating.is_null() | rating.is_nan(), "rating is not a number"),
-        (~rating.is_between(1, 5), "rating outside 1..5"),
+        (~rating.is_between(1, 5), "rating outside {:g}..{:g}".format(*profile.rating.scale or (1, 5))),
         (~pl.col("_given_time"), "no timestamp"),
+        (pl.col("_contested"), CONTESTED),
         (moment.is_null(), "timestamp not understood"),
         (moment < earliest, f"timestamp before {period.earliest}"),
         (moment >= after, "timestamp in the future"),

@@ -6,31 +6,23 @@ Guesses are for people to check: `raymill data inspect` prints them, and a run n
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
 import polars as pl
 
+from tasks.sources.day_order import swapped
+from tasks.sources.rating_guesses import RatingGuess, guess_rating
+from tasks.sources.time_formats import FORMATS, PATTERNS, parsed
+
 LOOKED_AT = 2_000  # values of a column; more would hardly change a guess
 MOST = 0.9  # the share of values that must fit a guess: the others are dirt
 NULL_WORDS = ("NULL", "null", "None", "NaN", "nan", "N/A", "n/a", "NA", "\\N")
 YES, NO = ("y", "yes", "t", "true", "1"), ("n", "no", "f", "false", "0")
 
-_DATES = ["%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%m-%d-%Y", "%d-%m-%Y"]
-_DATES += ["%d.%m.%Y", "%d.%m.%y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y", "%m %d, %Y"]
-_CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M %p", " %I:%M:%S %p")
-FORMATS = (
-    *(date + clock for clock in _CLOCKS for date in _DATES),
-    "%Y-%m-%dT%H:%M:%S%.fZ",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M:%S%:z",
-    "%Y-%m-%d %H:%M:%S%:z",
-)
 Unit = Literal["s", "ms", "us", "ns"]
 _PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
@@ -40,12 +32,14 @@ _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 class Times:
     """How a column's values become times: the `unit` of numbers, the `formats` of texts (strptime), or typed as times.
 
-    `share` of the values can be parsed so. `ambiguous`: no day above 12 tells the day from the month."""
+    `pattern` cuts them out of longer texts. `share` of the values can be parsed so. `ambiguous`: no day above 12
+    tells the day from the month."""
 
     share: float
     unit: Unit | None = None
     formats: tuple[str, ...] = ()
     ambiguous: bool = False
+    pattern: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,15 @@ class Column:
 
     @property
     def rating(self) -> bool:
+        """Whether most values are numbers from 1 to 5."""
         return _share(self.numbers.is_between(1, 5)) >= MOST
+
+    @cached_property
+    def rating_guess(self) -> RatingGuess | None:
+        """How the values become ratings, on any scale and in words, if most can."""
+        if self.values.dtype == pl.Boolean or self.values.dtype.is_temporal() or self.values.dtype.is_nested():
+            return None
+        return guess_rating(self.numbers, self.texts)
 
     @property
     def pairs(self) -> bool:
@@ -128,7 +130,9 @@ class Column:
             days = self.numbers.cast(pl.Int64, strict=False)
             whole = _share(self.numbers == days) >= MOST and _share(days.is_between(19_900_000, 22_000_000)) >= MOST
             return _times_of_text(days.cast(pl.String)) if whole else None
-        return _times_of_text(self.texts) if self.values.dtype == pl.String else None
+        if self.values.dtype != pl.String:
+            return None
+        return _times_of_text(self.texts) or _times_in_sentences(self.texts)
 
     @property
     def kind(self) -> str:
@@ -208,16 +212,27 @@ def _times_of_text(texts: pl.Series) -> Times | None:
     if share < MOST:
         return None
     first = chosen[0]
-    swapped = re.sub("%[md]", lambda m: "%d" if m[0] == "%m" else "%m", first)
-    day_next_to_month = re.search("%m[^%]%d|%d[^%]%m", first) is not None and not first.startswith("%Y")
-    same = day_next_to_month and swapped in understood and bool((understood[first] == understood[swapped]).all())
+    other = swapped(first)
+    same = other in understood and bool((understood[first] == understood[other]).all())
     return Times(share, formats=tuple(chosen), ambiguous=same)
+
+
+def _times_in_sentences(texts: pl.Series) -> Times | None:
+    """Find a pattern that cuts a date out of most texts; they are sentences, not ids."""
+    sentences = texts.str.contains(r"\pL\s+\pL") & (texts.str.len_chars() <= 120)
+    if _share(sentences) < MOST:
+        return None
+    for pattern in PATTERNS:
+        dates = texts.str.extract(pattern, 1)
+        if _share(dates.is_not_null()) >= MOST and (times := _times_of_text(dates)):
+            return replace(times, pattern=pattern)
+    return None
 
 
 def _understood(texts: pl.Series, fmt: str) -> pl.Series:
     """Whether each text is a time of 1990 to now in this format. A two-digit year read as four digits is not."""
     try:
-        moments = texts.str.to_datetime(fmt, strict=False, time_unit="ms", time_zone="UTC")
+        moments = texts.to_frame("t").select(parsed(pl.col("t"), fmt)).to_series()
     except pl.exceptions.PolarsError:
         return pl.Series([False] * len(texts))
     latest = datetime.now(UTC).replace(microsecond=0)

@@ -39,10 +39,24 @@ __all__ = ["BOM", "HEAD_BYTES", "Quarantined", "Source", "SourceFile", "discover
 BOM = b"\xef\xbb\xbf"
 
 
+Judge = Callable[[SourceFile, bytes, Profile, ReadConfig], SourceFile]
+
+
+def unjudged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig) -> SourceFile:
+    return file
+
+
 def discover(
-    inputs: str | Sequence[str], dataset: str, config: ReadConfig | None = None, kind: Kind = "reviews"
+    inputs: str | Sequence[str],
+    dataset: str,
+    config: ReadConfig | None = None,
+    kind: Kind = "reviews",
+    judge: Judge = unjudged,
 ) -> Source:
-    """Find the files, detect each one's format, and hash them. Raises InputError or ProfileError."""
+    """Find the files, detect each one's format, and hash them. Raises InputError or ProfileError.
+
+    judge: decides what the file's rows decide, from its first bytes and the file; may raise Unreadable.
+    """
     profile = load_profile(dataset)
     config = config or load_section("ingest", IngestConfig)
     addresses = [inputs] if isinstance(inputs, str) else list(inputs)
@@ -63,7 +77,7 @@ def discover(
             wrong.append((file.name, file.path, Unreadable(file.problem, file.fix)))
             continue
         try:
-            for entry in _look(file, profile, config, kind):
+            for entry in _look(file, profile, config, kind, judge):
                 if isinstance(entry, SourceFile):
                     files.append(entry)
                 elif entry.left_out:
@@ -96,13 +110,17 @@ def discover(
 
 
 def look(
-    file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind = "reviews"
+    file: locations.RawFile,
+    profile: Profile,
+    config: ReadConfig,
+    kind: Kind = "reviews",
+    judge: Judge = unjudged,
 ) -> tuple[list[SourceFile], list[Quarantined]]:
     """Detect one file's format as `discover` does, without hashing; returns what is readable and what is not."""
     if file.problem:
         return [], [Quarantined(file.name, file.problem, file.left_out, file.fix)]
     try:
-        entries = _look(file, profile, config, kind)
+        entries = _look(file, profile, config, kind, judge)
     except Unreadable as problem:
         damaged = Quarantined(file.name, problem.what, fix=problem.fix)
         return [], [_no_review_file(file, problem) if file.doubtful else damaged]
@@ -129,7 +147,9 @@ def _sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind) -> list[SourceFile | Quarantined]:
+def _look(
+    file: locations.RawFile, profile: Profile, config: ReadConfig, kind: Kind, judge: Judge
+) -> list[SourceFile | Quarantined]:
     if file.size == 0:
         raise Unreadable("the file is empty", "remove it or write it again")
     with locations.open_raw(file.path) as raw:
@@ -137,14 +157,14 @@ def _look(file: locations.RawFile, profile: Profile, config: ReadConfig, kind: K
         raw.seek(0)
         packing = streams.packing(start)
         if packing != "zip":
-            return [_look_inside(file, raw, packing, None, profile, config, kind)]
+            return [_look_inside(file, raw, packing, None, profile, config, kind, judge)]
         try:
             members = streams.members(raw)
         except ValueError as error:
             raise Unreadable(str(error), "write or copy it again") from None
         if words := signatures.workbook([m.name for m in members]):
             raise Unreadable(f"this is {words[0]}", words[1])
-        return _look_at_members(file, raw, members, profile, config, kind)
+        return _look_at_members(file, raw, members, profile, config, kind, judge)
 
 
 def _look_at_members(
@@ -154,6 +174,7 @@ def _look_at_members(
     profile: Profile,
     config: ReadConfig,
     kind: Kind,
+    judge: Judge,
 ) -> list[SourceFile | Quarantined]:
     readable = [m for m in members if locations.ending(m.name) in (*locations.ENDINGS, ".zip", "") or m.problem]
     if not readable:
@@ -174,7 +195,7 @@ def _look_at_members(
                 raise Unreadable(member.problem, "write the archive again")
             if member.size == 0:
                 raise Unreadable("the file is empty", "remove it or write it again")
-            entries.append(_look_inside(file, raw, "zip", member, profile, config, kind))
+            entries.append(_look_inside(file, raw, "zip", member, profile, config, kind, judge))
         except Unreadable as problem:
             if len(readable) == 1:
                 raise
@@ -190,6 +211,7 @@ def _look_inside(
     profile: Profile,
     config: ReadConfig,
     kind: Kind,
+    judge: Judge,
 ) -> SourceFile:
     unpacked, start, inner = opened(raw, packing, member, config)
     name = f"{file.name}/{member.name}" if member else file.name
@@ -210,7 +232,7 @@ def _look_inside(
             "raise ingest.max_columns if the file is right",
         )
     own = without(with_names(own, names), empty)
-    return SourceFile(
+    found = SourceFile(
         file.path,
         name,
         file.size,
@@ -224,6 +246,7 @@ def _look_inside(
         None if own == profile else own,
         tuple((k, v) for k, v in values.items() if k in item_columns(profile, kind) or not profile.columns),
     )
+    return judge(found, start, own, config) if kind == "reviews" else found
 
 
 def sniff(

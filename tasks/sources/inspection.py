@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from tasks.core.errors import InputError
@@ -21,13 +20,17 @@ from tasks.core.settings import CONF, load_section
 from tasks.domain.schemas import REVIEWS
 from tasks.sources import locations
 from tasks.sources.canonical import ANONYMOUS, Period
-from tasks.sources.discovery import Quarantined, SourceFile, look
+from tasks.sources.day_order import MISREAD
+from tasks.sources.discovery import Quarantined, SourceFile
 from tasks.sources.file_groups import ANY, Layout, layouts_of, read_columns, sample
+from tasks.sources.finding import look
 from tasks.sources.item_records import to_items
 from tasks.sources.loading import Recipe
+from tasks.sources.lost_values import lost_values
 from tasks.sources.own_profile import adaptations
 from tasks.sources.profiles import Profile, known_profiles, load_profile
-from tasks.sources.proposals import Proposal, propose
+from tasks.sources.proposals import Proposal, propose, with_both_orders
+from tasks.sources.rating_guesses import RatingWatch
 from tasks.sources.settings import IngestConfig
 
 TRIED_FILES = 3  # files of each layout to try every profile on; the chosen one is tried on all
@@ -43,9 +46,10 @@ class Judgement:
     rows: int = 0
     usable: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    lost_values: int = 0  # values of optional columns that could not be parsed
+    lost: Counter[str] = field(default_factory=Counter)  # values of optional columns, by canonical column
     nulls: dict[str, float] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of what the rows would lose or learn by mistake
     quarantined: list[Quarantined] = field(default_factory=list)
     damage: list[Quarantined] = field(default_factory=list)
     adaptations: list[str] = field(default_factory=list)  # how files are read otherwise than the profile says
@@ -53,6 +57,10 @@ class Judgement:
     @property
     def rejected_share(self) -> float:
         return 1 - self.usable / self.rows if self.rows else 1.0
+
+    @property
+    def lost_values(self) -> int:
+        return self.lost.total()
 
     @property
     def mapped(self) -> int:
@@ -129,6 +137,9 @@ def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: 
         proposal = _proposal(layout)
         if isinstance(proposal, Proposal):
             inspection.chosen = judge("proposed", proposal.profile, found, config, rows)
+            if any(MISREAD in q.reason for q in inspection.chosen.quarantined):
+                proposal = with_both_orders(proposal)
+                inspection.chosen = judge("proposed", proposal.profile, found, config, rows)
             inspection.yaml, inspection.proposed, inspection.why_none = proposal.text, True, ""
             return
         inspection.why_none = proposal
@@ -145,6 +156,7 @@ def judge(
     period = Period.of(config.earliest, config.latest)
     recipe = Recipe("reviews", profile, config, period)
     nulls: Counter[str] = Counter()
+    watch = RatingWatch(profile)
     for batch, file in sample(files, profile, config, rows, "reviews", judgement.damage):
         judgement.rows += len(batch.numbers) + len(batch.bad)
         try:
@@ -159,9 +171,10 @@ def judge(
         judgement.reasons.update(re.sub(r" \(.*", "", b.reason) for b in batch.bad)
         table = pl.DataFrame(pl.from_arrow(kept))
         nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
-        usable = batch.frame.filter(~np.isin(batch.numbers, rejected["row"].to_numpy()))
-        judgement.lost_values += _lost(usable, table, own.profile)
+        judgement.lost += lost_values(batch.frame, batch.numbers, kept, rejected, own.profile)
+        watch.see(batch.frame, table)
         judgement.examples += table.head(3 - len(judgement.examples)).to_dicts()
+    judgement.warnings = watch.warnings()
     if judgement.usable:
         judgement.nulls = {c: nulls[c] / judgement.usable for c in REVIEWS.names}
     if "review_id" not in {*profile.columns, *profile.constants} and judgement.nulls:
@@ -174,18 +187,6 @@ def _empty(column: pl.Series) -> int:
     if column.dtype == pl.String:
         empty = empty | (column == "") | column.str.starts_with(ANONYMOUS)
     return int(empty.sum())
-
-
-def _lost(raw: pl.DataFrame, table: pl.DataFrame, profile: Profile) -> int:
-    """Count values of optional columns that became null."""
-    lost = 0
-    for canonical, source in profile.columns.items():
-        if source in raw.columns:
-            values = raw[source].drop_nulls()
-            if values.dtype == pl.String:
-                values = values.filter((values != "") & ~values.is_in(list(profile.nulls)))
-            lost += max(0, len(values) - (len(table) - _empty(table[canonical])))
-    return lost
 
 
 def _look_at_all(

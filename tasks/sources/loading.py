@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -10,12 +11,13 @@ import pyarrow.parquet as pq
 
 from tasks.core.errors import RowsLost
 from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS
-from tasks.sources import locations
+from tasks.sources import day_order, locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
 from tasks.sources.discovery import SourceFile
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import to_items
 from tasks.sources.json_records import BadRecord
+from tasks.sources.lost_values import lost_values
 from tasks.sources.partitions import PART_MAX_BYTES, Part, Unit
 from tasks.sources.profiles import Profile
 from tasks.sources.readers import Batch, Reading
@@ -31,6 +33,7 @@ class Account:
     rows: int = 0
     rejects: list[pa.Table] = field(default_factory=list)
     damage: str | None = None
+    lost: Counter[str] = field(default_factory=Counter)  # values of optional columns, by canonical column
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Recipe:
 
     def of(self, file: SourceFile) -> Recipe:
         """Return the recipe with the file's own profile and the values of its folders."""
-        return replace(self, profile=file.own or self.profile, folders=file.folders)
+        own = day_order.narrowed(file.own or self.profile, file.time_formats)
+        return replace(self, profile=own, folders=file.folders)
 
     def rows(self, batch: Batch, source: str) -> tuple[pa.Table, pa.Table]:
         """Map a batch to (canonical rows, REJECTS). Every row goes to one of them."""
@@ -94,6 +98,8 @@ class Loaded:
         for batch in reading:
             kept, rejected = recipe.rows(batch, unit.file.name)
             account.rows += len(batch.numbers) + len(batch.bad)
+            if recipe.kind == "reviews":
+                account.lost += lost_values(batch.frame, batch.numbers, kept, rejected, recipe.profile)
             account.rejects += [t for t in (rejected, unparsed(batch.bad, unit.file.name)) if t.num_rows]
             kept_rows += kept.num_rows
             if kept.num_rows:

@@ -37,6 +37,7 @@ class Unit:
         file = self.file
         quoting = file.quoting.model_dump() if file.quoting else None
         whole = [file.name, file.sha256, file.format, quoting, file.header]
+        whole += [file.time_formats] if file.time_formats else []
         return [*whole, self.row_groups, self.first_row, self.start, self.end, *file.adaptation]
 
 

@@ -5,12 +5,15 @@ docs/data.md describes every key.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.core.errors import ProfileError
 from tasks.core.settings import CONF
@@ -26,10 +29,38 @@ class _Model(BaseModel):
 
 
 class TimestampRule(_Model):
-    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn."""
+    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn. `pattern`: a regular expression
+    whose first group cuts the time out of longer texts."""
 
     unit: Literal["s", "ms", "us", "ns"] | None = None
     formats: tuple[str, ...] = ()
+    pattern: str | None = None
+
+    @field_validator("pattern")
+    @classmethod
+    def _with_a_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = re.compile(pattern or "()").groups
+            pl.Series([""]).str.extract(pattern or "()", 1)
+        except (re.error, pl.exceptions.PolarsError) as error:
+            raise ValueError(f"no regular expression: {' '.join(str(error).split())[:100]}") from None
+        if not groups:
+            raise ValueError("put what holds the time into parentheses")
+        return pattern
+
+
+class RatingRule(_Model):
+    """`scale`: the source's lowest and highest rating, which become 1 and 5. `words`: see tasks/sources/ratings.py."""
+
+    scale: tuple[float, float] | None = None
+    words: bool = False
+
+    @field_validator("scale")
+    @classmethod
+    def _ascending(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and not (isfinite(scale[0]) and isfinite(scale[1]) and scale[0] < scale[1]):
+            raise ValueError("give the lowest and the highest rating, in this order")
+        return scale
 
 
 class VotesRule(_Model):
@@ -63,6 +94,7 @@ class Profile(_Model):
     constants: dict[str, Scalar] = Field(default_factory=dict)  # for every row
     defaults: dict[str, Scalar] = Field(default_factory=dict)  # where the source has no value
     nulls: tuple[str, ...] = ()  # texts that mean null, besides the empty one
+    rating: RatingRule = RatingRule()
     timestamp: TimestampRule = TimestampRule()
     votes: VotesRule | None = None
     flags: dict[str, list[str]] = Field(default_factory=dict)

@@ -12,7 +12,9 @@ import yaml
 
 from tasks.domain.schemas import REVIEWS
 from tasks.sources.column_guesses import NO, YES, Column
+from tasks.sources.day_order import swapped
 from tasks.sources.profiles import MANDATORY, Profile, Quoting
+from tasks.sources.rating_guesses import rule_line
 
 MADE_UP_DAY = "2000-01-01"
 
@@ -42,7 +44,7 @@ _CAN_BE: dict[str, Callable[[Column], bool]] = {
     "review_id": lambda c: not c.nested and c.distinct_share > 0.999 and c.null_share < 0.01,
     "user_id": lambda c: not c.nested and not c.flag and c.mean_chars < 60,
     "item_id": lambda c: not c.nested and not c.flag and c.mean_chars < 300,
-    "rating": lambda c: c.rating,
+    "rating": lambda c: c.rating or c.rating_guess is not None,
     "title": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
     "text": lambda c: not c.nested and not c.times and not c.numeric and not c.flag,
     "timestamp": lambda c: c.times is not None,
@@ -82,8 +84,33 @@ def propose(
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
-    text = "\n".join(_lines(mapped, pair, description, header, quoting, ending, encoding)) + "\n"
+    lines = _lines(mapped, pair, description, header, quoting, ending, encoding)
+    unread = [c for c in filled if _by_name("timestamp", c.name) and c.texts.str.contains(r"\d").any()]
+    if "timestamp" not in mapped and unread:
+        name, example = _scalar(unread[0].name), _scalar(unread[0].example[:60])
+        lines.insert(0, f"# {name} may hold dates in an unknown format, such as {example}: if so, map it to")
+        lines.insert(1, "# timestamp, and give the format in timestamp.formats")
+    text = "\n".join(lines) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
+
+
+def with_both_orders(proposal: Proposal) -> Proposal:
+    """Return the proposal with the formats that lack it in the other order of day and month, too."""
+    formats = proposal.profile.timestamp.formats
+    every = tuple(dict.fromkeys([*formats, *(other for f in formats if (other := swapped(f)))]))
+    pattern = proposal.profile.timestamp.pattern
+    new = _formats_line(every, pattern=pattern)
+    lines = [new if line.startswith("timestamp:") else line for line in proposal.text.splitlines()]
+    text = "\n".join(lines) + "\n"
+    return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
+
+
+def _formats_line(formats: Sequence[str], ambiguous: bool = False, pattern: str | None = None) -> str:
+    doubt = "   # or is the day first? every value fits both" if ambiguous else ""
+    if any(swapped(f) in formats for f in formats):
+        doubt = "   # both orders occur: each file is judged by its own days above 12"
+    within = f", pattern: {_scalar(pattern)}" if pattern else ""
+    return f"timestamp: {{formats: {_flow(formats)}{within}}}{doubt}"
 
 
 def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
@@ -93,7 +120,8 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
         for column in columns:
             score = _by_name(canonical, column.name)
             if score and _CAN_BE[canonical](column):
-                scored.append((score - 30 * column.null_share, canonical, column))
+                odd = canonical == "rating" and not column.rating
+                scored.append((score - 30 * column.null_share - 20 * odd, canonical, column))
     mapped: dict[str, Column] = {}
     for _, canonical, column in sorted(scored, key=lambda s: -s[0]):
         if canonical not in mapped and all(column is not c for c in mapped.values()):
@@ -111,7 +139,9 @@ def _mapped(columns: Sequence[Column], nameless: bool) -> dict[str, Column]:
 
 def _rating_among(free: list[Column]) -> Column | None:
     ratings = [c for c in free if c.rating and 2 <= c.values.n_unique() <= 41 and not c.times]
-    return max(ratings, key=lambda c: c.values.n_unique(), default=None)
+    # Numbers on another scale may be anything; words are found without a name, too.
+    spelt = [c for c in free if not c.numeric and c.rating_guess and c.texts.str.contains(r"[^\d.,\s]").all()]
+    return max(ratings, key=lambda c: c.values.n_unique(), default=next(iter(spelt), None))
 
 
 def _time_among(free: list[Column]) -> Column | None:
@@ -215,14 +245,16 @@ def _lines(
         lines.append("missing_user: anonymous         # each review without a name gets its own reviewer")
     if words := sorted({w for name, c in mapped.items() if name in MANDATORY for w in c.null_words}):
         lines.append(f"nulls: {_flow(words)}")
+    guess = mapped["rating"].rating_guess
+    if guess and not guess.plain:
+        lines.append(rule_line(guess, [_scalar(mapped["rating"].example)]))
     times = mapped["timestamp"].times if "timestamp" in mapped else None
     if "timestamp" not in mapped:
         lines.append('timestamp: {formats: ["%Y-%m-%d"]}')
     elif times and times.unit:
         lines.append(f"timestamp: {{unit: {times.unit}}}")
     elif times and times.formats:
-        doubt = "   # or is the day first? every value fits both" if times.ambiguous else ""
-        lines.append(f"timestamp: {{formats: {_flow(times.formats)}}}{doubt}")
+        lines.append(_formats_line(times.formats, times.ambiguous, times.pattern))
     if pair is not None:
         lines.append(f"votes: {{pair: {_scalar(pair.name)}}}")
     if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:

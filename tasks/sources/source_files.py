@@ -18,7 +18,8 @@ class SourceFile:
     """One raw file, or one member of a zip. `name` is relative to the input; `header` is the first row of a
     delimited file, or None where the profile supplies the header. `inner` is the packing inside `packing` of a file
     packed twice, `own` the profile as adapted to this file. `folders` are values that its folders give to columns that
-    no profile maps by name: those of product metadata, or all where no profile is known yet."""
+    no profile maps by name: those of product metadata, or all where no profile is known yet. `time_formats` are those
+    of the profile's that its dates fit, None for all (see day_order)."""
 
     path: str
     name: str
@@ -32,6 +33,7 @@ class SourceFile:
     inner: str | None = None
     own: Profile | None = None
     folders: tuple[tuple[str, str], ...] = ()
+    time_formats: tuple[str, ...] | None = None
 
     @property
     def adaptation(self) -> list[object]:

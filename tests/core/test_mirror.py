@@ -180,6 +180,18 @@ def test_a_records_upload_that_fails_is_made_up_for(machine: Machine, server: S3
     assert list(store.records()) == [({"run_id": "r"}, True)]
 
 
+def test_a_record_that_is_broken_here_is_read_from_the_bucket_and_not_sent_over_it(machine: Machine) -> None:
+    store = machine("a")
+    record = store.root.parent / "runs" / "20240101-r.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"run_id": "r"}')
+    store.keep(record)
+    record.write_text("")
+    store.check()
+    assert list(store.records()) == [({"run_id": "r"}, True)]
+    assert list(machine("b").records()) == [({"run_id": "r"}, False)]
+
+
 def test_digests_do_not_depend_on_where_the_store_is(machine: Machine, tmp_path: Path) -> None:
     made(machine("a"))
     made(SnapshotStore(tmp_path / "plain"))

@@ -99,6 +99,7 @@ def test_the_curve_is_the_loss_of_the_model() -> None:
         ({"max_bin": 1}, "max_bin"),
         ({"objective": "reg:gamma"}, "objective"),
         ({"device": "cuda"}, "device"),
+        ({"learning_rate": 0.1}, "call it eta"),
     ],
 )
 def test_a_parameter_that_xgboost_cannot_use_is_named(params: dict[str, Any], says: str) -> None:

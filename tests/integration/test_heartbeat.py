@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import DoNothing
+from prefect.states import Pending, Running, Scheduled
 
-from flows.servers.heartbeat import HEARTBEATS, NAME, automation, ensure_automation
+from flows.servers.heartbeat import HEARTBEATS, NAME, NAME_PENDING, automation, ensure_automation
 from tests.support.prefect_server import connected, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -49,6 +51,24 @@ def test_actions_that_somebody_added_stay_and_what_was_switched_off_stays_off(cl
     assert found.trigger.within.total_seconds() == 90
     assert not found.enabled
     client.delete_automation(id)
+
+
+def test_a_run_that_stays_pending_becomes_crashed_and_one_that_begins_does_not(client: SyncPrefectClient) -> None:
+    @flow(name="etl-train")
+    def night() -> None:
+        pass
+
+    ensure_automation(client, pending_s=10)
+    stuck, begun = (client.create_flow_run(night, state=Scheduled()) for _ in range(2))
+    for run in (stuck, begun):
+        client.set_flow_run_state(run.id, Pending())
+    client.set_flow_run_state(begun.id, Running())
+    until(lambda: client.read_flow_run(stuck.id).state_name == "Crashed")
+    assert "Pending for 10 s" in str(client.read_flow_run(stuck.id).state)
+    assert client.read_flow_run(begun.id).state_name == "Running"
+    for made in (NAME, NAME_PENDING):
+        (one,) = client.read_automations_by_name(made)
+        client.delete_automation(one.id)
 
 
 ZOMBIE = """

@@ -147,6 +147,13 @@ def test_the_curve_of_a_trial_is_that_of_xgboost_alone_in_the_loss_of_the_target
     assert facts["best_rounds"] == int(np.argmin(losses)) + 1
 
 
+@pytest.mark.parametrize("fixed", ["gamma=1000000000", "monotone_constraints={slope: -1}"])
+def test_trials_obey_what_is_fixed_for_training(store: SnapshotStore, fixed: str) -> None:
+    config = settings(*SMALL, "tune.trials=1", f"train.params.{fixed}").tune
+    facts = made(store, tune, [put_splits(store)], config).snapshot.facts
+    assert facts["best_loss"] > 0.8  # no better than the mean: the only feature that tells cannot be used
+
+
 def test_the_best_of_trials_that_all_ended_is_the_one_of_least_loss(store: SnapshotStore, no_trial: None) -> None:
     splits = put_splits(store)
     left = studied(store, splits, SMALL)

@@ -217,8 +217,8 @@ class TestCommand:
         assert run(monkeypatch, str(raw), "--dataset", "amazon-us") == 2
         assert "reads none of these files" in capsys.readouterr().err
 
-    def test_stars_on_another_scale_are_named(self, tmp_path: Path) -> None:
-        rows = [[f"u{i}", i % 10 + 1, words(i)] for i in range(30)]
+    def test_scores_on_no_usual_scale_are_named(self, tmp_path: Path) -> None:
+        rows = [[f"u{i}", i * 100 + 1, words(i)] for i in range(30)]
         (tmp_path / "a.csv").write_text(as_csv([["user", "score", "text"], *rows]))
         assert "'score' is not within 1 to 5" in inspect([str(tmp_path)]).why_none
 

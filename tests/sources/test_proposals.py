@@ -13,6 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.core.errors import ProfileError
+from tasks.sources import load_profile
 from tasks.sources.column_guesses import Column
 from tasks.sources.proposals import Proposal, propose
 from tests.support.inspected_files import as_csv, proposed, use, words
@@ -132,6 +134,55 @@ class TestTimes:
         times = Column.of("when", pl.Series(texts * 10)).times
         assert times is not None
         assert (times.formats, times.ambiguous) == (formats, ambiguous)
+
+    @pytest.mark.parametrize(
+        ("text", "moment"),
+        [
+            ("2018-01-05 10:00:00 UTC", "2018-01-05 10:00:00"),
+            ("2018-01-05 10:00:00.250000 UTC", "2018-01-05 10:00:00.250"),
+            ("Fri Jan 05 10:00:00 -0800 2018", "2018-01-05 18:00:00"),
+            ("Fri, 05 Jan 2018 10:00:00 +0100", "2018-01-05 09:00:00"),
+            ("Fri, 05 Jan 2018 10:00:00 GMT", "2018-01-05 10:00:00"),
+            ("2018-01-05T10:00:00.506003+02:00", "2018-01-05 08:00:00.506"),
+            ("2018-01-05T10:00:00+0200", "2018-01-05 08:00:00"),
+            ("2018-01-05 10:00:00+00", "2018-01-05 10:00:00"),
+            ("2018-01-05T10:00", "2018-01-05 10:00:00"),
+            ("Jan, 2018", "2018-01-01 00:00:00"),
+            ("January 2018", "2018-01-01 00:00:00"),
+            ("2018-01", "2018-01-01 00:00:00"),
+            ("Friday, January 5, 2018", "2018-01-05 00:00:00"),
+            ("Reviewed in the United States on January 5, 2018", "2018-01-05 00:00:00"),
+            ("Posted by Ann on 2018-01-05", "2018-01-05 00:00:00"),
+            ("Reviewed in the United Kingdom on 5 January 2018", "2018-01-05 00:00:00"),
+        ],
+    )
+    def test_times_as_exports_write_them_are_found_and_read(self, tmp_path: Path, text: str, moment: str) -> None:
+        rows = [[f"u{i}", f"i{i % 3}", i % 5 + 1, text, words(i)] for i in range(30)]
+        (tmp_path / "a.csv").write_text(as_csv([["user", "item", "stars", "when_posted_date", "text"], *rows]))
+        kept, rejected = use(proposed(tmp_path), tmp_path / "a.csv", tmp_path)
+        assert {row["timestamp"] for row in kept} == {dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)}
+        assert rejected == []
+
+    def test_dates_in_sentences_are_judged_by_their_order_too(self, tmp_path: Path) -> None:
+        raw = tmp_path / "raw"
+        raw.mkdir()
+        for name, days in (("us", ["03/04/2018", "03/25/2018"]), ("uk", ["04/03/2018", "25/03/2018"])):
+            rows = [[f"u{i}{name}", "i", i % 5 + 1, f"Posted by Ann on {days[i % 2]}", words(i)] for i in range(30)]
+            (raw / f"{name}.csv").write_text(as_csv([["user", "item", "stars", "date", "text"], *rows]))
+        kept, rejected = use(proposed(raw), raw, tmp_path)
+        assert {f"{row['timestamp']:%m-%d}" for row in kept} == {"03-04", "03-25"}
+        assert rejected == []
+
+    def test_a_column_of_dates_in_an_unknown_format_is_named(self, tmp_path: Path) -> None:
+        rows = [[f"u{i}", "i", i % 5 + 1, f"5. Januar 20{i % 9 + 10}", words(i)] for i in range(30)]
+        (tmp_path / "a.csv").write_text(as_csv([["user", "item", "stars", "date", "text"], *rows]))
+        assert '# date may hold dates in an unknown format, such as "5. Januar' in (proposed(tmp_path).yaml or "")
+
+    @pytest.mark.parametrize(("pattern", "says"), [("(", "no regular expression"), ("on .*", "parentheses")])
+    def test_a_pattern_that_cuts_nothing_is_refused(self, tmp_path: Path, pattern: str, says: str) -> None:
+        (tmp_path / "mine.yaml").write_text(f"description: x\ncolumns: {{}}\ntimestamp: {{pattern: '{pattern}'}}\n")
+        with pytest.raises(ProfileError, match=says):
+            load_profile(str(tmp_path / "mine.yaml"))
 
     def test_two_formats_in_one_column_are_both_taken(self) -> None:
         times = Column.of("when", pl.Series(["2014-01-17"] * 8 + ["1/17/2014"] * 2)).times

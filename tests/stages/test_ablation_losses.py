@@ -36,6 +36,13 @@ def test_a_feature_that_tells_is_missed_and_noise_is_not(tmp_path: Path, target:
     assert without_noise[0] < without_tells[0] / 5
 
 
+def test_constraints_keep_their_features_where_others_are_left_out(tmp_path: Path) -> None:
+    files = [[slice_of(tmp_path / f"{name}.parquet", n, n, "rating")] for name, n in (("train", 900), ("valid", 400))]
+    falls = load_settings(overrides=["train.rounds=20", 'train.params.monotone_constraints="(0,-1)"']).train
+    free, held = (losses_of(*files, ["tells"], "rating", config, ["noise", "tells"]) for config in (CONFIG, falls))
+    assert held.mean() > 2 * free.mean()
+
+
 def paired(n: int, seed: int) -> tuple[Any, Any]:
     random = np.random.default_rng(seed)
     both = random.exponential(size=n)

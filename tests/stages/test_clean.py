@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tasks.domain.schemas import REVIEWS
 from tasks.parallel.exchange import exchange_in_process
+from tasks.sources.ratings import STATED
 from tasks.stages.clean import stage as clean
 from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.clean.text import TAG, tidy_text
@@ -99,6 +100,29 @@ COMPOSING = ["e", "\u0301", "\u0338", "&#769;", "&#824;", "\u1100", "\u1161"]
 FRAGMENTS = st.sampled_from([*ENTITIES, *MARKUP, *BLANKS, *COMPOSING])
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=12).map("".join)
 SWITCHES = st.fixed_dictionaries({name: st.booleans() for name in STEPS})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("4.0 out of 5 stars Lamp", "Lamp"),
+        ("Five Stars", ""),
+        ("A lamp. 3,0 von 5 Sternen", "A lamp."),
+        ("★★★☆☆ Lamp", "Lamp"),
+        ("4.0 out of <b>4.0 out of 5 stars</b> 5 stars Lamp", "4.0 out of Lamp"),
+        ("I used 4 of 5 screws", "I used 4 of 5 screws"),
+    ],
+)
+def test_stated_stars_are_removed_if_that_is_asked_for(given: str, expected: str) -> None:
+    assert tidy(given) == expected
+    assert tidy(given, remove_stated_stars=False, remove_html=False) == given
+
+
+@given(st.lists(st.sampled_from(["4.0", " ", "out of", "5 stars", "<b>", "five", "-", "★", "x", "/5"]), max_size=12))
+def test_no_stated_stars_are_left(pieces: list[str]) -> None:
+    cleaned = tidy("".join(pieces))
+    assert tidy(cleaned) == cleaned
+    assert not pl.Series([cleaned]).str.contains(STATED).any()
 
 
 @given(TEXTS, SWITCHES)

@@ -6,14 +6,16 @@ import json
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from tasks.core.errors import RunError, SettingsError, TransientError
 from tasks.domain.search_space import Axis
+from tasks.domain.targets import TARGETS
 from tasks.settings import load_settings
+from tasks.stages.tune import stage as tune_stage
 from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.study import Study
 from tasks.stages.tune.study_storage import with_driver
@@ -88,6 +90,35 @@ def test_a_space_takes_ranges_scales_and_choices_and_null_takes_one_out() -> Non
     assert space["eta"] == Axis.model_validate({"choice": [0.1, 0.3]})
     assert (space["max_depth"].whole, space["min_child_weight"].log, space["subsample"].log) == (True, True, False)
     assert TuneConfig.model_validate(config().model_dump(mode="json")) == config()
+
+
+def test_trials_have_the_parameters_that_are_fixed_for_training() -> None:
+    given = ["train.params.gamma=5", "train.params.max_bin=99", "train.params.eta=0.2", "tune.space.lambda=null"]
+    settings = load_settings(overrides=given)
+    assert settings.tune.fixed == {"gamma": 5, "lambda": 1.0}
+    assert settings.tune.max_bin == 99
+    assert load_settings(overrides=["tune.max_bin=32"]).tune.max_bin == 32
+    settings = load_settings(overrides=given[:3])
+    again = load_settings(**settings.model_dump(mode="json", by_alias=True))
+    assert again.tune == settings.tune
+    assert load_settings(overrides=["train.params.eta=0.2"]).tune == load_settings().tune  # searched: the key stays
+
+
+def test_a_fixed_parameter_that_xgboost_refuses_is_named_before_any_trial() -> None:
+    class Splits:
+        facts: ClassVar = {"features": ["a", "b"]}
+
+        def rows(self, name: str) -> int:
+            return 1
+
+    def check(override: str) -> None:
+        tune_stage.check_before(Splits(), load_settings(overrides=[override]).tune, TARGETS["rating"])  # type: ignore[arg-type]
+
+    check("train.params.monotone_constraints={b: 1}")
+    with pytest.raises(SettingsError, match="gama"):
+        check("train.params.gama=5")
+    with pytest.raises(SettingsError, match="no feature 'c'"):
+        check("train.params.monotone_constraints={c: 1}")
 
 
 @pytest.mark.parametrize("algorithm", ["gp", "tpe", "random"])

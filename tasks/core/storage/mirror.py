@@ -14,7 +14,6 @@ Find: fetch a snapshot that is only in the bucket; send one that is only in the 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from tasks.core import locks
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.snapshot_files import fsync
 from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter
+from tasks.core.storage import run_records
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.remote_snapshots import AT_ONCE, SETTLED, RemoteSnapshots, each
 from tasks.core.storage.store import SnapshotStore, damaged_files, parts_of, remove_attempt
@@ -52,6 +52,7 @@ class MirroredStore(SnapshotStore):
         self.bucket.check()
         sizes = {o.name: o.size for o in self.bucket.objects("runs/")}
         late = [p for p in self.records_here() if sizes.get(f"runs/{p.name}") != p.stat().st_size]
+        late = [p for p in late if run_records.parsed(str(p), p.read_bytes()) is not None]  # the bucket's may be whole
         each(late, lambda _, path: self.keep(path))
 
     def keep(self, path: Path) -> None:
@@ -63,18 +64,21 @@ class MirroredStore(SnapshotStore):
             _LOG.warning("%s is not in the bucket yet: %s", name, error.what)
 
     def records(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Yield the run records of all machines."""
+        """Yield the run records of all machines. One that is broken here is read from the bucket."""
         here = {f"runs/{path.name}": path for path in self.records_here()}
         there = {o.name for o in self.bucket.objects("runs/") if o.name.endswith(".json")}
         names = sorted({*here, *there}, reverse=True)
 
-        def read(name: str) -> bytes | None:
-            return here[name].read_bytes() if name in here else self.bucket.get(name)
+        def read(name: str) -> dict[str, Any] | None:
+            if name in here and (record := run_records.parsed(str(here[name]), here[name].read_bytes())):
+                return record
+            data = self.bucket.get(name) if name in there else None
+            return None if data is None else run_records.parsed(f"{self.bucket}/{name}", data)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for name, data in zip(names, pool.map(read, names), strict=True):
-                if data is not None:
-                    yield json.loads(data), name in here
+            for name, record in zip(names, pool.map(read, names), strict=True):
+                if record is not None:
+                    yield record, name in here
 
     def manifests(self) -> dict[str, Manifest]:
         """Return the manifests of folder and bucket by key; damaged ones in the bucket are left out."""

@@ -6,7 +6,6 @@ leaves either a whole snapshot or an invisible attempt, which the next process r
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
@@ -22,6 +21,7 @@ from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
 from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter, load_manifest
+from tasks.core.storage import run_records
 
 
 class SnapshotStore:
@@ -41,9 +41,10 @@ class SnapshotStore:
         return sorted((self.root.parent / "runs").glob("*.json"))
 
     def records(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Yield the run records, the newest first, each with whether the run was on this machine."""
+        """Yield the run records, the newest first, each with whether the run was on this machine. Skip broken ones."""
         for path in reversed(self.records_here()):
-            yield json.loads(path.read_text()), True
+            if (record := run_records.parsed(str(path), path.read_bytes())) is not None:
+                yield record, True
 
     def is_waiting(self, attempt: Path) -> bool:
         """Whether a finished attempt waits to be sent. In a folder none does."""

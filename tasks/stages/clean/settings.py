@@ -12,5 +12,6 @@ class CleanConfig(Section):
     remove_urls: bool
     remove_control: bool
     collapse_spaces: bool
+    remove_stated_stars: bool
     drop_duplicates: bool
     drop_repeated_pairs: bool

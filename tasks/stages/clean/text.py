@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.sources.ratings import STATED
 from tasks.stages.clean.settings import CleanConfig
 
 TAG = r"<[a-zA-Z/!][^>]*>"
@@ -33,15 +34,17 @@ def tidy_text(texts: pl.Series, config: CleanConfig) -> pl.Series:
     remove_urls        http://…, https://…, www.… become a space
     remove_control     control characters become a space
     collapse_spaces    white space of any kind and length becomes one space, none at the ends
+    remove_stated_stars  phrases such as "4.0 out of 5 stars" become a space
     """
     if config.normalize_unicode:
         texts = _on(texts, ~_ascii(texts), lambda some: some.str.normalize("NFC"))
     if config.decode_entities:
         texts = _on(texts, texts.str.contains("&", literal=True), lambda some: _decoded(some, config))
     patterns = _patterns(config)
-    if not patterns:
-        return texts
-    texts = _on(texts, _needs(texts, config), lambda some: _replaced(some, patterns, config))
+    if patterns:
+        texts = _on(texts, _needs(texts, config), lambda some: _replaced(some, patterns, config))
+    if config.remove_stated_stars:
+        texts = _without_stars(texts, config)
     return texts.str.strip_chars(" ") if config.collapse_spaces else texts
 
 
@@ -73,6 +76,18 @@ def _replaced(texts: pl.Series, patterns: list[str], config: CleanConfig) -> pl.
     texts = texts.str.replace_all("|".join(patterns), " ")
     # A removed piece may leave two spaces side by side.
     return texts.str.replace_all(" {2,}", " ") if config.collapse_spaces else texts
+
+
+def _without_stars(texts: pl.Series, config: CleanConfig) -> pl.Series:
+    """Remove statements of the stars until none is left: removing one can put together another."""
+    for _ in range(ROUNDS):
+        if config.collapse_spaces:
+            texts = texts.str.strip_chars(" ")
+        states = texts.str.contains(STATED)
+        if not states.any():
+            break
+        texts = _on(texts, states, lambda some: _replaced(some, [STATED], config))
+    return texts
 
 
 def _needs(texts: pl.Series, config: CleanConfig) -> pl.Series:

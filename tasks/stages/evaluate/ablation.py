@@ -22,6 +22,7 @@ import numpy as np
 
 from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
+from tasks.domain import constraints
 from tasks.domain.losses import losses, overall
 from tasks.domain.metrics import bootstrap_sums
 from tasks.domain.targets import TARGETS
@@ -65,10 +66,10 @@ def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
             fix="switch more on in features.groups",
         )
     files = (splits.files("train"), splits.files("valid"))
-    learn = ray.remote(losses_of)
+    learn: Any = ray.remote(losses_of)
     order = sorted(groups)
     variants = [names, *([n for n in names if n not in groups[group]] for group in order)]
-    losses = [learn.remote(*files, features, target, config) for features in variants]
+    losses = [learn.remote(*files, features, target, config, names) for features in variants]
     (compared,) = cluster.gather([ray.remote(compare).remote(TARGETS[target].metric, *losses)])
     values, spread = compared
     worths = [
@@ -86,13 +87,22 @@ def ablate(splits: Snapshot, config: TrainConfig) -> dict[str, Any]:
 
 
 def losses_of(
-    train: Sequence[Path], valid: Sequence[Path], features: Sequence[str], target: str, config: TrainConfig
+    train: Sequence[Path],
+    valid: Sequence[Path],
+    features: Sequence[str],
+    target: str,
+    config: TrainConfig,
+    every: Sequence[str] = (),
 ) -> Array:
-    """Train a model on these features; returns the (n,) losses of the validation rows."""
+    """Train a model on these features; returns the (n,) losses of the validation rows.
+
+    every: all features of the splits, which constraints in `config.params` refer to; () if `features` are all.
+    """
     import xgboost as xgb
 
     rows = [Rows(slabs(files), features) for files in (train, valid)]
-    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **config.params, **TARGETS[target].params}
+    own = constraints.restricted(config.params, every or features, features, "train.params")
+    params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **own, **TARGETS[target].params}
     bins = params.get("max_bin")
     learned = quantile_matrices.matrix(rows[0], max_bin=bins)
     judged = quantile_matrices.matrix(rows[1], ref=learned, max_bin=bins)

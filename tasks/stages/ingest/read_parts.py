@@ -7,7 +7,8 @@ from it: when a folder has grown, only the new files are read.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from tasks.domain.schemas import FEW_VALUES, LEFT_OUT, QUARANTINE, REJECTS
 from tasks.engines import cluster, frames
 
 # The account of a part: a row for each file written and for each unit read (`row`: the unit's first byte, `rows`: its
-# number of rows, `reason`: why it ended early).
+# number of rows, `reason`: why it ended early, `lost`: counts of lost values by column, as JSON).
 OUTCOME = pa.schema(
     {"kind": pa.string(), "source": pa.string(), "row": pa.int64(), "reason": pa.string()}
     | {"name": pa.string(), "size": pa.int64(), "rows": pa.int64(), "sha256": pa.string()}
+    | {"lost": pa.string()}
 )
 Extras = Callable[[pa.Table], dict[str, pa.Table]]  # tables beside a block's rows, by name; uncompressed
 
@@ -50,6 +52,9 @@ def read(
         _read_parts(new, parts, identities, recipe, extras, out, done)
     units = [unit for i in range(len(parts)) for unit in done[i].about]
     out.count(rows_in=sum(unit["rows"] for unit in units))
+    lost = sum((Counter(json.loads(unit["lost"])) for unit in units), Counter[str]())
+    if lost:
+        out.fact(lost_values=dict(sorted(lost.items())))
     _quarantine(units, source, recipe, out)
 
 
@@ -90,7 +95,9 @@ def _read_parts(
     for i in new:
         entries = [renumbered[i] if i in renumbered and e.table == "rejects" else e for e in files[i]]
         out.part(
-            identities[i], entries, [{k: unit[k] for k in ("source", "row", "rows", "reason")} for unit in units[i]]
+            identities[i],
+            entries,
+            [{k: unit[k] for k in ("source", "row", "rows", "reason", "lost")} for unit in units[i]],
         )
         done[i] = out.parts[identities[i]]
 
@@ -111,6 +118,7 @@ def load_part(
     for number, account in enumerate(loaded.accounts):
         unit = account.unit
         about = {"source": unit.file.name, "row": unit.start, "rows": account.rows, "reason": account.damage}
+        about["lost"] = json.dumps(account.lost, sort_keys=True)
         outcome.append({"kind": "unit", **about})
         rejects += [table.append_column("unit", pa.repeat(number, table.num_rows)) for table in account.rejects]
     if rejects:

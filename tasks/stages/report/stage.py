@@ -28,6 +28,7 @@ from tasks.core.stage import stage
 from tasks.domain.metrics import name_of
 from tasks.domain.targets import TARGETS
 from tasks.engines import plots
+from tasks.sources.lost_values import in_words
 from tasks.stages.report import data_section as data
 from tasks.stages.report import model_section as models
 from tasks.stages.split import REASONS
@@ -99,6 +100,7 @@ def report(
         rejects=data.reject_reasons(raw),
         quarantined=data.quarantined(raw),
         left_out=data.left_out(raw),
+        lost_values=in_words(raw.facts.get("lost_values", {})),
         repeated=repeated,
         repeats=repeats,
         ratings=data.read_rows(described, "ratings"),

@@ -12,9 +12,10 @@ curve of all rounds (`round`, `split`, `loss`, in the metric of the target). Fac
 from __future__ import annotations
 
 import shutil
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import WithJsonSchema
 
 from tasks.core.errors import InputError
 from tasks.core.sections import Positive, Section
@@ -29,6 +30,13 @@ from tasks.engines.train_job import TrainJob
 CURVE = pa.schema([("round", pa.int32()), ("split", pa.string()), ("loss", pa.float64())])
 
 
+# Lists and mappings are for constraints alone, see tasks/domain/constraints.py.
+ParamValue = Annotated[
+    float | int | str | dict[str, int] | list[list[int | str]] | list[int],
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
+
+
 class TrainConfig(Section):
     workers: Positive | None
     nthread: Positive | None
@@ -37,7 +45,7 @@ class TrainConfig(Section):
     rounds: Positive
     early_stopping_rounds: Positive | None
     checkpoint_rounds: Positive | None
-    params: dict[str, float | int | str]
+    params: dict[str, ParamValue]
     seed: int
 
 

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from tasks.core.errors import RunError, TransientError
+from tasks.domain import constraints
 from tasks.domain.targets import Target
 from tasks.engines import cluster, ray_private
 from tasks.engines.feature_rows import read_slices
@@ -60,6 +61,7 @@ def run(
     # On a cluster a trial may have a node to itself; no more threads than that node has cores.
     threads = min(max(1, cluster.cpus() // concurrent), cluster.node_cpus())
     fixed = {
+        **constraints.positional(config.fixed, features, "train.params"),
         "tree_method": "hist",
         "max_bin": config.max_bin,
         "seed": config.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -16,7 +16,7 @@ class TuneConfig(Section):
     grid_points: Positive
     concurrent: Positive | None = Field(description="Trials at once; null: as many as there are cores")
     max_rounds: Positive
-    max_bin: Annotated[int, Field(ge=2)]
+    max_bin: Annotated[int, Field(ge=2)] | None
     max_rows: Positive
     stopping: search_space.Stopping
     min_rounds: Positive
@@ -26,6 +26,7 @@ class TuneConfig(Section):
     # may hold a password.
     storage: SecretStr | None = Field(None, exclude=True, description="URL of a database; null: a file of its own")
     space: Annotated[dict[str, search_space.Axis | None], AfterValidator(search_space.check)]
+    fixed: dict[str, Any] = Field({}, description="Always the train.params that are not searched: set them there")
     first: Annotated[dict[str, search_space.Value | None], AfterValidator(search_space.check_names)]
 
     @property

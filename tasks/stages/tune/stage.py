@@ -75,7 +75,7 @@ def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
     ends = {name: axis.ends() for name, axis in config.axes.items()}
     for i in range(max(map(len, ends.values()))):
         params = {name: values[i % len(values)] for name, values in ends.items()}
-        check_params(params, target, where="tune.space")
+        check_params({**config.fixed, **params}, target, "tune.space", splits.facts["features"])
 
 
 def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) -> None:
