@@ -56,7 +56,7 @@ _DAY, _MONTH = re.compile("%[-_0#]?[djDFesc+]"), re.compile("%[-_0#]?[mbBhjDFsc+
 
 
 def parsed(value: pl.Expr, fmt: str) -> pl.Expr:
-    """Parse texts in one format, as UTC; null where one does not fit. A format without a day or month means the first."""
+    """Parse texts in one format, as UTC; null where one does not fit. Without a day or a month, it means the first."""
     if not _MONTH.search(fmt):
         value, fmt = pl.lit("1 ") + value, f"%m {fmt}"
     if not _DAY.search(fmt):

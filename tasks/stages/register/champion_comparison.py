@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.core.errors import RunError
 from tasks.domain.targets import TARGETS
-from tasks.engines import registry, tracking
+from tasks.engines import model_versions, registry, tracking
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion
@@ -31,7 +31,7 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
     if (other := champion.tags.get(TARGET_TAG, target)) != target:
         return incomparable(f"was trained for the target {other}, not {target}")
     try:
-        booster = tracking.load_version(tracker.uri, name, version)
+        booster = model_versions.load_version(tracker.uri, name, version)
     except Exception as error:
         if tracking.is_outage(error):
             raise
