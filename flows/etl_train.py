@@ -132,7 +132,7 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
 
     def judge(data: bytes) -> _evaluate.Judged:
         cluster.start(settings.ray)  # not started yet if all stages were reused
-        return _evaluate.judge(splits, data, settings.evaluate)
+        return _evaluate.judge(splits, data, settings.evaluate, rival=_evaluate.model_bytes(model))
 
     candidate = Candidate(model, splits, scores, run.snapshots, about)
 

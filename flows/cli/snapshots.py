@@ -103,7 +103,7 @@ def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
 
 def registered_keys(settings: Settings) -> set[str]:
     """Return the keys of the snapshots behind all versions of the registered models, of any target."""
-    from tasks.engines import tracking
+    from tasks.engines import model_versions, tracking
 
     uri = tracking.tracking_uri(settings.tracking)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
@@ -112,7 +112,7 @@ def registered_keys(settings: Settings) -> set[str]:
     client = tracking.connect(uri)
     with tracking.reaching(uri):
         for name in {settings.registry.name_for(target) for target in TARGETS}:
-            for version in tracking.all_versions(client, name):
+            for version in model_versions.all_versions(client, name):
                 keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
     return keys
 

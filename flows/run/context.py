@@ -32,7 +32,7 @@ from tasks.core.stage import HasDigest, Stage, run_stage
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.whole_files import write_whole
-from tasks.engines import cluster, expectations, system_metrics, tracking
+from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
 
 VIEW: ContextVar[View] = ContextVar("view")
@@ -288,7 +288,7 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
     try:
         with (
             logs.about(run_id=run_id, flow_run_id=record.flow_run_id),
-            system_metrics.system_metrics(tracker, settings.tracking.system_metrics),
+            tracking.system_metrics(tracker, settings.tracking.system_metrics),
         ):
             yield run
         state = "completed"

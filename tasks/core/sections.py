@@ -82,6 +82,8 @@ class GatesConfig(Section):
     min_gain_over_mean: Gain
     min_gain_over_linear: Gain
     min_gain_over_champion: Gain
+    max_false_promotions: Annotated[float, Field(gt=0, lt=0.5)] | None
+    min_test_rows: Positive | None
     slice_rows: Positive
     max_slice_regression: Annotated[float, Field(ge=0)] | None
     max_slice_ratio: Annotated[float, Field(gt=0)] | None

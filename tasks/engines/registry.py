@@ -26,7 +26,7 @@ from typing import Any
 
 from tasks.core import locks
 from tasks.core.errors import InputError, RegistryError
-from tasks.engines.tracking import all_versions, version_by_alias
+from tasks.engines.model_versions import all_versions, version_by_alias
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHAMPIONS = "raymill.champions"  # tag of the registered model: JSON list of versions, the champion last

@@ -1,4 +1,4 @@
-"""MLflow: one run per flow run, a child per stage that learns, a grandchild per trial, and the model registry.
+"""MLflow: one run per flow run, a child per stage that learns, a grandchild per trial.
 
 Only the driver uses MLflow, through `MlflowClient` and no global state, so nothing depends on MLflow's active run. The
 database and the experiment are made once, before any work: concurrent migrations race, and an unreachable registry
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tasks.core.sections import PROJECT, TrackingConfig
 from tasks.core.snapshots import Snapshot
 
 REACH_TIMEOUT_S = 5.0
+SAMPLE_S = 10.0  # between two samples of the machine's load
+FINISH_S = 5.0  # the longest wait for the last sample
 # MLflow's own are 7 retries, of two minutes each where nobody answers. A variable that is set already stays.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -196,65 +199,27 @@ def gone(tracker: Tracker) -> str:
     return f"its MLflow run was deleted; `mlflow runs restore --run-id {tracker.run_id}` brings it back"
 
 
-def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, tags: dict[str, str]) -> Any:
-    """Log a booster as UBJ with signature and input example, and register it with these tags; returns the version."""
-    import mlflow
-    import mlflow.xgboost
-    import xgboost
-    from mlflow.models import infer_signature
+@contextmanager
+def system_metrics(tracker: Tracker, wanted: bool) -> Iterator[None]:
+    """Record this machine's load (`system/...` metrics of the parent run) while the block runs, if `wanted`.
 
-    mlflow.set_tracking_uri(tracker.uri)
-    mlflow.set_registry_uri(tracker.uri)
-    predicted = booster.predict(xgboost.DMatrix(example))
-    with mlflow.start_run(run_id=run_id):
-        info = mlflow.xgboost.log_model(
-            booster,
-            name="model",
-            model_format="ubj",
-            signature=infer_signature(example, predicted),
-            input_example=example,
-            metadata=tags,
-            # Listed, not inferred: inference imports the model in a new process, which takes ten seconds.
-            pip_requirements=[f"xgboost=={xgboost.__version__}"],
-        )
+    A thread samples every SAMPLE_S. It never fails: if MLflow goes down, the rest is missing.
+    """
+    monitor: Any = None
+    with suppress(Exception):
+        if wanted:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            monitor = SystemMetricsMonitor(tracker.run_id, sampling_interval=SAMPLE_S, tracking_uri=tracker.uri)
+            monitor.start()
     try:
-        tracker.client.create_registered_model(name)
-    except Exception as error:
-        if "RESOURCE_ALREADY_EXISTS" not in str(getattr(error, "error_code", "")):
-            raise
-    return tracker.client.create_model_version(name, info.model_uri, run_id=run_id, tags=tags, model_id=info.model_id)
-
-
-def version_with_tag(client: Any, name: str, tag: str, value: str) -> Any | None:
-    """Find the newest version of a registered model with this tag, or None."""
-    tagged = [v for v in all_versions(client, name) if v.tags.get(tag) == value]
-    return max(tagged, key=lambda v: int(v.version), default=None)
-
-
-def all_versions(client: Any, name: str) -> list[Any]:
-    return list(client.search_model_versions(f"name='{name}'", max_results=1000))
-
-
-def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
-    """Find the version with an alias, or None. Other errors are raised: no answer does not mean no version."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in ABSENT:
-            return None
-        raise
-
-
-def load_version(uri: str, name: str, version: str) -> Any:
-    """Load a registered booster from UBJ."""
-    import mlflow
-    import mlflow.xgboost
-
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return mlflow.xgboost.load_model(f"models:/{name}/{version}")
+        yield
+    finally:
+        if monitor is not None:
+            # Stopping may wait for a server that does not answer.
+            finish = threading.Thread(target=monitor.finish, name="system-metrics-end", daemon=True)
+            finish.start()
+            finish.join(FINISH_S)
 
 
 def read_text(client: Any, run_id: str, path: str) -> str:

@@ -92,8 +92,9 @@ class Loaded:
             yield pa.concat_tables(held)
 
     def _unit(self, unit: Unit, account: Account) -> Iterator[pa.Table]:
-        recipe, kept_rows = self.recipe.of(unit.file), 0
+        recipe = self.recipe.of(unit.file)
         reading = Reading(unit, recipe.profile, recipe.config, recipe.kind)
+        kept_rows = 0
         for batch in reading:
             kept, rejected = recipe.rows(batch, unit.file.name)
             account.rows += len(batch.numbers) + len(batch.bad)

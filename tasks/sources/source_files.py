@@ -19,7 +19,8 @@ class SourceFile:
     paths of the arrays with the rows in a JSON object that wraps them, `beside` those of its arrays of other columns,
     which are not read. `other_encodings` are as likely where `encoding` is a guess. `inner` is the packing inside
     `packing` of a file packed twice, `own` the profile as adapted to this file. `folders` are values that its folders
-    give to columns that no profile maps by name: those of product metadata, or all where no profile is known yet."""
+    give to columns that no profile maps by name: those of product metadata, or all where no profile is known yet.
+    `time_formats` are those of the profile's that its dates fit, None for all (see day_order)."""
 
     path: str
     name: str
@@ -37,7 +38,7 @@ class SourceFile:
     inner: str | None = None
     own: Profile | None = None
     folders: tuple[tuple[str, str], ...] = ()
-    time_formats: tuple[str, ...] | None = None  # of the profile's, those that fit; None: all (see day_order)
+    time_formats: tuple[str, ...] | None = None
 
     @property
     def adaptation(self) -> list[object]:

@@ -52,18 +52,15 @@ PATTERNS = (
     r"(\d{1,2}/\d{1,2}/\d{4})",
     r"(\d{1,2}\.\d{1,2}\.\d{4})",
 )
-_DAY = re.compile("%[-_0#]?[djDFesc+]")
-_MONTH = re.compile("%[-_0#]?[mbBh]")
+_DAY, _MONTH = re.compile("%[-_0#]?[djDFesc+]"), re.compile("%[-_0#]?[mbBhjDFsc+]")
 
 
 def parsed(value: pl.Expr, fmt: str) -> pl.Expr:
-    """Parse texts in one format, as UTC; null where one does not fit.
-
-    A format without a day means the first; one without a month, too, January."""
+    """Parse texts in one format, as UTC; null where one does not fit. Without a day or a month, it means the first."""
+    if not _MONTH.search(fmt):
+        value, fmt = pl.lit("1 ") + value, f"%m {fmt}"
     if not _DAY.search(fmt):
-        lacking = [("1", "%d")] if _MONTH.search(fmt) else [("1", "%d"), ("1", "%m")]
-        for given, directive in lacking:
-            value, fmt = pl.lit(f"{given} ") + value, f"{directive} {fmt}"
+        value, fmt = pl.lit("1 ") + value, f"%d {fmt}"
     return value.str.to_datetime(fmt, strict=False, time_unit="ms", time_zone="UTC")
 
 

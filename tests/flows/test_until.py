@@ -16,6 +16,7 @@ from flows.run import context, stage_task
 from flows.run.context import Run
 from flows.run.names import stage_names
 from flows.run.record import RunRecord, StageRow
+from flows.run.usage import Usage
 from tasks.core.errors import SettingsError
 from tasks.settings import Settings, load_settings
 from tests.support.pipeline import not_asked_for
@@ -53,7 +54,8 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
     @contextmanager
     def opened(settings: Settings, until: str | None) -> Iterator[Run]:
         none: Any = SimpleNamespace(waiting=[])
-        run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, last=until)
+        meter: Any = SimpleNamespace(total=Usage)
+        run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, meter, last=until)
         token = context._CURRENT.set(run)
         yield run
         context._CURRENT.reset(token)

@@ -183,6 +183,16 @@ def test_a_judge_says_of_a_model_what_evaluation_says(scored: dict[str, Any]) ->
     assert judged.slices == {r["slice"]: (r["rows"], pytest.approx(r["loss_tuned"])) for r in slices}
 
 
+def test_a_judge_compares_a_rival_on_the_same_rows(scored: dict[str, Any]) -> None:
+    models, predicted, label = scored["models"], scored["predicted"], scored["label"]
+    judged = judge(scored["splits"], models["train"], settings().evaluate, rival=models["refit"])
+    differences = (predicted["tuned"] - label) ** 2 - (predicted["baseline"] - label) ** 2
+    assert judged.difference is not None
+    assert judged.difference.rows == ROWS["test"]
+    assert judged.difference.mean == pytest.approx(differences.mean(), rel=1e-4)
+    assert judged.difference.error == pytest.approx(differences.std(ddof=1) / ROWS["test"] ** 0.5, rel=1e-4)
+
+
 def test_a_judge_refuses_a_model_of_other_features_or_of_another_target(
     scored: dict[str, Any], store: SnapshotStore
 ) -> None:

@@ -120,7 +120,7 @@ def test_a_lost_worker_is_tried_again_as_often_as_the_settings_say_and_a_wrong_i
 def test_the_parent_run_in_mlflow_keeps_how_busy_the_machine_was(
     toys: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.engines.system_metrics.SAMPLE_S", 0.05)
+    monkeypatch.setattr("tasks.engines.tracking.SAMPLE_S", 0.05)
     client = MlflowClient(toys.tracking.uri)
 
     def measured(opened: Run) -> dict[str, float]:

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> tracking.Tracker:
     folder = tmp_path_factory.mktemp("mlruns")
-    config = TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}", experiment="raymill", system_metrics=False)
+    config = TrackingConfig(
+        uri=f"sqlite:///{folder / 'mlflow.db'}", experiment="raymill", system_metrics=False, price_per_core_hour=None
+    )
     return tracking.Tracker.open(config, "tests", {})
 
 
@@ -216,6 +218,8 @@ def test_what_cannot_be_done_is_an_error_that_says_why(shop: Shop) -> None:
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql://u:secret@127.0.0.1:9/db", "nothing://here"])
 def test_a_registry_that_is_down_is_an_error_before_any_work_and_no_secret_is_told(uri: str) -> None:
     with pytest.raises(RegistryError) as caught:
-        tracking.Tracker.open(TrackingConfig(uri=uri, experiment="x", system_metrics=False), "run", {})
+        tracking.Tracker.open(
+            TrackingConfig(uri=uri, experiment="x", system_metrics=False, price_per_core_hour=None), "run", {}
+        )
     assert "MLflow cannot be used" in str(caught.value)
     assert "secret" not in str(caught.value)

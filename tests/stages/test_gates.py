@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.core.sections import GatesConfig
 from tasks.settings import load_settings
+from tasks.stages.evaluate.scoring import Difference
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 OFF = GatesConfig(**{name: None for name in GatesConfig.model_fields if name != "slice_rows"}, slice_rows=10)
@@ -21,7 +23,12 @@ MODEL = Measured(
     size_bytes=2_000_000,
     latency_ms={1: 0.5, 1000: 4.0},
 )
-CHAMPION = Champion("3", 1.0, {"stars 1": (100, 1.0), "stars 5": (900, 1.0), "tiny": (9, 0.1)})
+CHAMPION = Champion(
+    "3",
+    1.0,
+    {"stars 1": (100, 1.0), "stars 5": (900, 1.0), "tiny": (9, 0.1)},
+    difference=Difference(rows=1000, mean=-0.02, error=0.01),
+)
 
 
 def gates(model: Measured = MODEL, champion: Champion = CHAMPION, **on: Any) -> tuple[Gate, ...]:
@@ -35,6 +42,12 @@ def gates(model: Measured = MODEL, champion: Champion = CHAMPION, **on: Any) -> 
         ("min_gain_over_mean", 0.09, 0.1),  # a margin must be exceeded: 0.9 is not below 1.0 - 10%
         ("min_gain_over_linear", 0.05, 0.06),
         ("min_gain_over_champion", 0.09, 0.11),
+        (
+            "max_false_promotions",
+            0.04,
+            0.03,
+        ),  # two standard errors: a chance of 2.3%, and 6 / pi^2 of the budget is due
+        ("min_test_rows", 1000, 1001),
         ("max_slice_regression", 0.21, 0.19),  # stars 1: 1.2 against 1.0; the slice of nine rows is not judged
         ("max_slice_ratio", 1.34, 1.33),  # stars 1: 1.2 / 0.9
         ("max_megabytes", 2.0, 1.9),
@@ -65,6 +78,33 @@ def test_all_gates_of_conf_are_switched_by_a_setting_and_judged() -> None:
     found = judge_gates(MODEL, CHAMPION, config)
     assert len(found) == len(GatesConfig.model_fields) - 1  # slice_rows says for which slices
     assert [g.name for g in found if not g.passed] == ["slice against the champion"]
+
+
+def test_in_a_hundred_nights_of_equal_models_hardly_any_champion_changes() -> None:
+    rng, chance = np.random.default_rng(7), 0.05
+    changed = 0
+    for _ in range(400):
+        for night in range(100):
+            drawn = Difference(rows=500, mean=float(rng.normal(0, 0.01)), error=0.01)
+            (gate,) = gates(champion=replace(CHAMPION, difference=drawn, survived=night), max_false_promotions=chance)
+            if gate.passed:
+                changed += 1
+                break
+    assert changed / 400 < chance + 0.02  # two standard errors of this simulation's own
+
+
+def test_a_clearly_better_model_is_promoted_even_after_a_hundred_nights() -> None:
+    better = Difference(rows=500, mean=-0.05, error=0.01)
+    (gate,) = gates(champion=replace(CHAMPION, difference=better, survived=100), max_false_promotions=0.05)
+    assert gate.passed
+    assert "its comparison 101" in str(gate)
+
+
+def test_the_same_predictions_are_no_evidence_and_uncompared_rows_are_none_either() -> None:
+    same = replace(CHAMPION, difference=Difference(500, 0.0, 0.0))
+    assert [gate.passed for gate in gates(champion=same, max_false_promotions=0.05)] == [False]
+    uncompared = replace(CHAMPION, difference=None)
+    assert [gate.passed for gate in gates(champion=uncompared, max_false_promotions=0.05, min_test_rows=5)] == [None]
 
 
 def test_equal_to_the_champion_is_not_better() -> None:

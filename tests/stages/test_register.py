@@ -15,7 +15,7 @@ from tasks.core.errors import RunError
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
-from tasks.engines import tracking
+from tasks.engines import model_versions
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register import champion_comparison
 from tasks.stages.register.candidate import Candidate, first_rows, measure
@@ -82,7 +82,7 @@ def against(
             raise champion
         return JUDGED
 
-    monkeypatch.setattr(tracking, "load_version", load)
+    monkeypatch.setattr(model_versions, "load_version", load)
     version = SimpleNamespace(version=3, tags={f"raymill.{k}": v for k, v in tags.items()})
     return champion_score(candidate, SimpleNamespace(uri="u"), "m", version, judge)  # type: ignore[arg-type]
 

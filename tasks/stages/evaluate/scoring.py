@@ -48,6 +48,16 @@ class Job:
     shap_of: str = ""
     sample: tuple[int, ...] = ()
     sink: FileSink | None = None
+    pair: tuple[str, str] | None = None  # two models whose losses are compared row by row
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first model's loss less the second's, paired by row: the mean and its standard error."""
+
+    rows: int
+    mean: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -195,9 +205,9 @@ def texts_of(file: Path, ids: Sequence[str]) -> pl.DataFrame:
 
 
 def measure_models(
-    target: Target, config: EvaluateConfig, *batches: list[Columns]
-) -> tuple[dict[str, Measures], dict[str, list[dict[str, float]]]]:
-    """Measure each model on all rows, with intervals; returns this and the calibration of the trained ones."""
+    target: Target, config: EvaluateConfig, pair: tuple[str, str] | None, *batches: list[Columns]
+) -> tuple[dict[str, Measures], dict[str, list[dict[str, float]]], Difference | None]:
+    """Measure each model on all rows, with intervals; returns this, the trained ones' calibration, and the `pair`'s."""
     parts = [columns for batch in batches for columns in batch]
     label = np.concatenate([columns["label"] for columns in parts])
     measures, bins = {}, {}
@@ -206,4 +216,11 @@ def measure_models(
         measures[name] = measure(target, label, prediction, config.resamples, config.seed)
         if name not in ("mean", "linear"):
             bins[name] = calibration(target, label, prediction)
-    return measures, bins
+    return measures, bins, paired(target, label, parts, pair) if pair else None
+
+
+def paired(target: Target, label: Array, parts: Sequence[Columns], pair: tuple[str, str]) -> Difference:
+    first, second = (losses(target, label, np.concatenate([columns[name] for columns in parts])) for name in pair)
+    differences = first - second
+    error = differences.std(ddof=1) / len(label) ** 0.5 if len(label) > 1 else np.inf
+    return Difference(len(label), float(differences.mean()), float(error))

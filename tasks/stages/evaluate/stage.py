@@ -50,11 +50,15 @@ CALIBRATION = pa.schema(
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's scores on the test slice. slices: {name: (rows, the target's metric)}."""
+    """A model's scores on the test slice. slices: {name: (rows, the target's metric)}.
+
+    difference: a rival's loss less this model's, row by row, where there is a rival.
+    """
 
     rows: int
     measures: Measures
     slices: dict[str, tuple[int, float]]
+    difference: scoring.Difference | None = None
 
 
 @stage(version=2, config=EvaluateConfig, libraries=("xgboost", "numpy", "polars"))
@@ -80,7 +84,7 @@ def evaluate(
         sample=tuple(np.unique(np.linspace(0, rows - 1, min(rows, config.shap_rows)).astype(int)).tolist()),
         sink=out.sink,
     )
-    scored, measures, bins = score(splits, job)
+    scored, measures, bins, _ = score(splits, job)
     out.add(one.entry for one in scored)
     sums = slices.add_up(one.sums for one in scored)
     out.write_table(part_name(0, "slices"), slices.table(sums, target.metric, config))
@@ -100,25 +104,29 @@ def evaluate(
     )
 
 
-def judge(splits: Snapshot, data: bytes, config: EvaluateConfig) -> Judged:
-    """Score any model (XGBoost's UBJ bytes) on the test slice, on Ray; nothing is written.
+def judge(splits: Snapshot, data: bytes, config: EvaluateConfig, rival: bytes | None = None) -> Judged:
+    """Score any model (XGBoost's UBJ bytes) on the test slice, on Ray, beside a rival; nothing is written.
 
     Raises RunError if the splits lack one of its features, or its predictions are not the target's.
     """
     target = TARGETS[splits.facts["target"]]
-    job = scoring.Job(target, {"model": data}, config, repeats=repeats(splits))
-    scored, measures, _ = score(splits, job)
+    models = {"model": data} if rival is None else {"model": data, "rival": rival}
+    pair = None if rival is None else ("rival", "model")
+    job = scoring.Job(target, models, config, repeats=repeats(splits), pair=pair)
+    scored, measures, _, difference = score(splits, job)
     sums = slices.add_up(one.sums for one in scored)
     by_slice = slices.metric_by_slice(sums, "model", target.metric, config)
-    return Judged(splits.rows("test"), measures["model"], by_slice)
+    return Judged(splits.rows("test"), measures["model"], by_slice, difference)
 
 
 def model_bytes(model: Snapshot) -> bytes:
     return model.path("model.ubj").read_bytes()
 
 
-def score(splits: Snapshot, job: scoring.Job) -> tuple[list[scoring.Scored], dict[str, Measures], dict[str, Any]]:
-    """Score the whole test slice; returns each file's results, all models' measures, the trained ones' calibration.
+def score(
+    splits: Snapshot, job: scoring.Job
+) -> tuple[list[scoring.Scored], dict[str, Measures], dict[str, Any], scoring.Difference | None]:
+    """Score the whole test slice; returns each file's results, and what `measure_models` makes of all.
 
     Ray tasks score runs of files, and one more task measures their predictions.
     """
@@ -129,10 +137,10 @@ def score(splits: Snapshot, job: scoring.Job) -> tuple[list[scoring.Scored], dic
     shared = ray.put(job)
     score_files = ray.remote(scoring.score_files).options(num_returns=2)
     results, columns = zip(*(score_files.remote(parts, shared) for parts in batched(splits)), strict=True)
-    measured = ray.remote(scoring.measure_models).remote(job.target, job.config, *columns)
+    measured = ray.remote(scoring.measure_models).remote(job.target, job.config, job.pair, *columns)
     scored = [one for batch in cluster.gather(results) for one in batch]
-    ((measures, bins),) = cluster.gather([measured])
-    return scored, measures, bins
+    ((measures, bins, difference),) = cluster.gather([measured])
+    return scored, measures, bins, difference
 
 
 def batched(splits: Snapshot) -> Iterator[list[scoring.Part]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.core.errors import RunError
 from tasks.domain.targets import TARGETS
-from tasks.engines import tracking
+from tasks.engines import model_versions, registry, tracking
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion
@@ -17,7 +17,10 @@ Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidat
 
 
 def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, champion: Any, judge: Judge) -> Champion:
-    """Score the current champion on this run's test slice. What prevents it is returned as `problem`, not raised."""
+    """Score the current champion on this run's test slice. What prevents it is returned as `problem`, not raised.
+
+    Where the judge compares both models row by row, the comparisons that this champion has survived are counted, too.
+    """
     if champion is None:
         return Champion()
     version, target = str(champion.version), candidate.target
@@ -28,7 +31,7 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
     if (other := champion.tags.get(TARGET_TAG, target)) != target:
         return incomparable(f"was trained for the target {other}, not {target}")
     try:
-        booster = tracking.load_version(tracker.uri, name, version)
+        booster = model_versions.load_version(tracker.uri, name, version)
     except Exception as error:
         if tracking.is_outage(error):
             raise
@@ -44,4 +47,11 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
     loss = scores.measures[TARGETS[target].metric]["value"]
     if loss is None:
         return incomparable("has no loss on these rows")
-    return Champion(version, loss, scores.slices, note=seen)
+    survived = 0 if scores.difference is None else comparisons(tracker.client, name, version)
+    return Champion(version, loss, scores.slices, note=seen, difference=scores.difference, survived=survived)
+
+
+def comparisons(client: Any, name: str, champion: str) -> int:
+    """Count the decisions against which this version has kept its place."""
+    audits = registry.history(client, name)
+    return sum(audit.action == registry.BLOCK and audit.from_version == champion for audit in audits)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import inf, isfinite, pi
+from statistics import NormalDist
 from typing import Any
 
 from tasks.core.sections import GatesConfig
+from tasks.stages.evaluate.scoring import Difference
 
 Slices = Mapping[str, tuple[int, float]]  # name: (rows, loss)
 
@@ -66,7 +68,8 @@ class Measured:
 class Champion:
     """The current champion on the same rows, or why it cannot be compared (`problem`).
 
-    `version` is "" if there is none. `note` qualifies the comparison.
+    `version` is "" if there is none. `note` qualifies the comparison. `difference`: the model's loss less the
+    champion's, row by row; `survived`: the comparisons in which the champion has kept its place.
     """
 
     version: str = ""
@@ -74,6 +77,8 @@ class Champion:
     slices: Slices = field(default_factory=dict)
     problem: str = ""
     note: str = ""
+    difference: Difference | None = None
+    survived: int = 0
 
 
 def judge_gates(model: Measured, champion: Champion, config: GatesConfig) -> tuple[Gate, ...]:
@@ -123,7 +128,8 @@ def _gain(
 
 
 def _against_champion(model: Measured, champion: Champion, config: GatesConfig) -> Iterator[Gate]:
-    if config.min_gain_over_champion is None and config.max_slice_regression is None:
+    on = (config.min_gain_over_champion, config.max_slice_regression, config.max_false_promotions, config.min_test_rows)
+    if all(limit is None for limit in on):
         return
     if champion.problem:
         # A champion that cannot be compared stays: a person has to decide.
@@ -137,8 +143,30 @@ def _against_champion(model: Measured, champion: Champion, config: GatesConfig) 
         without="there is none yet",
         note=champion.note,
     )
+    if config.min_test_rows is not None and champion.version and champion.difference is not None:
+        rows = champion.difference.rows
+        yield Gate("test rows against the champion", rows, config.min_test_rows, rows >= config.min_test_rows)
+    if config.max_false_promotions is not None and champion.version:
+        yield _evidence(champion, config.max_false_promotions)
     if config.max_slice_regression is not None and champion.version:
         yield _worst_regression(model, champion, config.max_slice_regression, config.slice_rows)
+
+
+def _evidence(champion: Champion, chance: float) -> Gate:
+    """Test whether the model is better than the champion on the same rows, by a budget of errors over many nights.
+
+    The value is the mean difference of the losses in standard errors. The n-th comparison of a champion may err with
+    the probability 6 / (pi n)^2 times `chance`: over any number of comparisons these add up to `chance`, which bounds
+    the probability of any error (Bonferroni's inequality).
+    """
+    name, number = "evidence against the champion", champion.survived + 1
+    if champion.difference is None:
+        return Gate(name, None, None, None, "the losses were not compared row by row")
+    share = chance * 6 / (pi * number) ** 2
+    limit = NormalDist().inv_cdf(1 - share)
+    found = champion.difference
+    errors = -found.mean / found.error if found.error > 0 else (inf if found.mean < 0 else 0.0)
+    return Gate(name, errors, limit, bool(errors >= limit), f"standard errors; its comparison {number}")
 
 
 def _worst_regression(model: Measured, champion: Champion, limit: float, min_rows: int) -> Gate:

@@ -24,7 +24,7 @@ import pandas as pd
 from tasks.core.digests import digest_of
 from tasks.core.errors import RegistryError
 from tasks.core.sections import RegistryConfig
-from tasks.engines import boosting, registry, tracking
+from tasks.engines import boosting, model_versions, registry, tracking
 from tasks.stages.evaluate.stage import model_bytes
 from tasks.stages.register import model_card
 from tasks.stages.register.candidate import Candidate, first_rows, measure
@@ -77,8 +77,8 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
     client, model = tracker.client, candidate.model
     name = config.name_for(candidate.target)
     rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
-    registered = tracking.version_with_tag(client, name, DIGEST_TAG, model.digest)
-    champion = tracking.version_by_alias(client, name, registry.CHAMPION)
+    registered = model_versions.version_with_tag(client, name, DIGEST_TAG, model.digest)
+    champion = model_versions.version_by_alias(client, name, registry.CHAMPION)
     if registered is not None and _is_settled(registered, champion, rests_on):
         return _earlier(tracker, registered, champion)
 
@@ -124,7 +124,7 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
         **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }
     booster = boosting.load_model(model_bytes(candidate.model))
-    return str(tracking.save_model(tracker, run_id, name, booster, example, tags).version)
+    return str(model_versions.save_model(tracker, run_id, name, booster, example, tags).version)
 
 
 def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: Champion) -> dict[str, str]:
