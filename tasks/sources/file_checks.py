@@ -24,6 +24,7 @@ from tasks.sources.python_lines import parse_record
 from tasks.sources.settings import ReadConfig
 
 Kind = Literal["reviews", "items"]
+LINES = 1_000  # that are looked at
 
 
 class Unreadable(Exception):
@@ -41,7 +42,7 @@ def check_json_lines(
 
     Raises Unreadable if no complete record has the mandatory columns: it is another kind of file. `whole`: `start` is
     all of the file, so its last line is not cut."""
-    lines = start.split(b"\n")[: None if whole or b"\n" not in start else -1]
+    lines = start.split(b"\n")[: None if whole or b"\n" not in start else -1][:LINES]
     if records := _objects(lines, parse_literal if kind == "items" else parse_json):
         check_records(records, profile, kind)
         return "json-lines", records
@@ -57,7 +58,7 @@ def check_json_lines(
             f"not JSON lines, and its first {len(start) >> 10} KB name none of {', '.join(profile.mandatory)}",
             "give JSON lines, or one array of objects",
         )
-    return "json-lines", []
+    return ("python-lines" if kind == "reviews" and start[1:].lstrip()[:1] == b"'" else "json-lines"), []
 
 
 def _names(start: bytes, column: str) -> bool:

@@ -72,8 +72,11 @@ def sniff_text(
     if not text:
         raise Unreadable("the file holds only white space", "remove it or write it again")
     if text[:1] == b"{" and ending not in (".csv", ".tsv"):
-        form = form_of(text, more, lambda records: fit(records, profile, kind))
+        read: list[bytes] = []
+        form = form_of(text, lambda: _kept(more(), read), lambda records: fit(records, profile, kind))
         if form.name == "json-lines":
+            if read and not whole:  # the first line is longer than the beginning, or damaged
+                text, whole = text + b"".join(read), not all(read)
             lines, records = check_json_lines(text, profile, kind, whole=whole)
             return Shape(lines, names=tuple(columns_of(records, profile.wanted)))
         check_records(form.rows, profile, kind)
@@ -81,12 +84,19 @@ def sniff_text(
         return Shape(form.name, rows_at=form.rows_at, beside=form.beside, names=names)
     if text[:1] == b"[" and ending not in (".csv", ".tsv"):
         rows = check_json_array(text, profile, kind)
+        if not rows and not whole:  # the first element is longer than the beginning
+            rows = check_json_array(text + more(), profile, kind)
         return Shape("json-array", names=tuple(columns_of(rows, profile.wanted)))
     if ending in (".json", ".jsonl", ".ndjson"):
         raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
     start += more() if b"\n" not in start else more(MORE_BYTES) if b'"' in start else b""
     quoting, header = _delimited(start, ending, profile, kind)
     return Shape("delimited", quoting, header, names=header or ())
+
+
+def _kept(piece: bytes, pieces: list[bytes]) -> bytes:
+    pieces.append(piece)
+    return piece
 
 
 def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
