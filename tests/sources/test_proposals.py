@@ -120,10 +120,10 @@ class TestProposals:
         assert found.chosen is not None
         assert "review_id" not in found.chosen.profile.columns
 
-    # Without letters: a column named "category" is rightly taken for what it says.
+    # Without letters: a column named "category" is rightly taken for what it says. A blank name is none.
     @given(
         st.lists(
-            st.text(st.characters(codec="utf-8", exclude_categories=["L"]), min_size=1),
+            st.text(st.characters(codec="utf-8", exclude_categories=["L"]), min_size=1).filter(str.strip),
             min_size=2,
             max_size=2,
             unique=True,
