@@ -17,6 +17,7 @@ from tasks.sources.discovery import Quarantined
 from tasks.sources.file_groups import Layout
 from tasks.sources.inspection import Inspection, Judgement
 from tasks.sources.lost_values import in_words
+from tasks.sources.text_encoding import is_wide
 
 SHOWN = 5  # files of a list that are printed
 EXAMPLE_CHARS = 60
@@ -62,6 +63,8 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     wrong = chosen.quarantined if chosen else found.unreadable
     _print_files(console, "would be quarantined", [q for q in wrong if not q.left_out])
     _print_files(console, "would be left out", [q for q in wrong if q.left_out])
+    if chosen:
+        _print_files(console, f"would be read as {chosen.profile.encoding}", _in_other_encodings(found, chosen))
     if found.items:
         metadata = [Quarantined(name, f"fits the profile {profile}") for name, profile in found.items.items()]
         _print_files(console, "product metadata: give it with --items, not as reviews", metadata)
@@ -83,6 +86,18 @@ def print_inspection(console: Console, found: Inspection, paths: Sequence[str], 
     _print(console, f"  {command}")
 
 
+def _in_other_encodings(found: Inspection, chosen: Judgement) -> list[Quarantined]:
+    """List the files whose bytes seem to be in another encoding than the profile's."""
+    given = chosen.profile.encoding
+    return [
+        Quarantined(file.name, f"seems to be in {file.encoding}; give files of one encoding to a run")
+        for layout in found.layouts
+        for file in layout.files
+        if given != "utf-8" and given not in (file.encoding, *file.other_encodings)
+        if file.encoding != "utf-8" and not is_wide(file.encoding)
+    ]
+
+
 def _command(found: Inspection, paths: Sequence[str], name: str) -> list[str]:
     """Return the command of the run to start; reviews and product metadata in one folder are listed file by file."""
     few = 0 < len(found.item_paths) <= SHOWN and len(found.review_paths) <= SHOWN
@@ -96,8 +111,15 @@ def _print_layout(console: Console, layout: Layout) -> None:
     if layout.wrong_bytes:
         trouble = f"encoding trouble: {layout.wrong_bytes:,} value(s) with �, which replaces bytes that are not"
         _print(console, f"{trouble} {layout.encoding}, here or where the file was written", "yellow")
+    if layout.encoding != "utf-8" and not is_wide(layout.encoding):
+        others = f", as likely {' or '.join(layout.first.other_encodings)}" if layout.first.other_encodings else ""
+        _print(console, f"encoding {layout.encoding}{others}: guessed; check that the texts read well", "yellow")
+    if layout.first.beside:
+        _print(console, f"not read, as their columns are others: {_paths_in_words(layout.first.beside)}", "yellow")
     _print(console, f"Of the first {layout.rows:,} rows:", "dim")
-    rows = [[_shown(c.name), c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns]
+    rows = [
+        [_shown(c.name) or "(no name)", c.kind, _percent(c.null_share), _excerpt(c.example)] for c in layout.columns
+    ]
     _print_table(console, ("column", "holds", "empty", "example"), rows)
 
 
@@ -110,6 +132,9 @@ def _files_in_words(layout: Layout) -> str:
 def _format_in_words(layout: Layout) -> str:
     file = layout.first
     words = {"parquet": "parquet", "json-lines": "JSON lines", "json-array": "a JSON array"}
+    words |= {"json-joined": "JSON objects one after the other", "json-columns": "a JSON object by column"}
+    words["python-lines"] = "Python literals, one a line"
+    words["json-wrapped"] = f"a JSON object with its rows in {_paths_in_words(file.rows_at)}"
     parts = [words.get(file.format, "")]
     if file.quoting is not None:
         parts = [f"text with {_DELIMITERS.get(file.quoting.delimiter, file.quoting.delimiter)} between fields"]
@@ -119,11 +144,16 @@ def _format_in_words(layout: Layout) -> str:
             parts.append("no header row")
         else:
             parts.append(f"a header row in all but {without:,}" if without else "a header row")
+    if file.format != "parquet":
         parts.append("UTF-8" if layout.encoding == "utf-8" else layout.encoding)
     packings = sorted({f.packing for f in layout.files if f.packing})
     parts.append(f"packed with {', '.join(packings)}" if packings else "not packed")
     size = sum({f.path: f.size for f in layout.files}.values())
     return f"{', '.join(parts)}, {size / 1e6:,.1f} MB"
+
+
+def _paths_in_words(paths: Sequence[tuple[str, ...]]) -> str:
+    return ", ".join(_shown(".".join(path)) for path in paths)
 
 
 def _print_files(console: Console, what: str, files: Sequence[Quarantined]) -> None:

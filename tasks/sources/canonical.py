@@ -160,8 +160,7 @@ def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
             return moment
         digits = value.cast(pl.Int64, strict=False).cast(pl.String)  # 20180105, as in CSV
         digits = pl.when(value == value.floor()).then(digits) if kind.is_float() else digits
-        ways = [digits.str.to_datetime(f, strict=False, time_unit="ms", time_zone="UTC") for f in rule.formats]
-        return pl.coalesce(*ways, moment)
+        return pl.coalesce(*(parsed(digits, f) for f in rule.formats), moment)
     if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
         return value.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
     return value.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")

@@ -50,6 +50,8 @@ class Column:
     values: pl.Series
     null_share: float
     null_words: tuple[str, ...] = ()
+    inside: bool = False  # an object: `name` is its path
+    counts_rows: bool = False  # each value is one more than the last, from 0 or 1 on in each file
 
     @classmethod
     def of(cls, name: str, series: pl.Series) -> Column:
@@ -62,7 +64,8 @@ class Column:
             filled = filled.filter(~filled.is_in(list(NULL_WORDS)))
         share = 1 - len(filled) / len(series) if len(series) else 1.0
         step = max(1, len(filled) // LOOKED_AT)
-        return cls(name, filled.gather_every(step).head(LOOKED_AT), share, tuple(words))
+        values = filled.gather_every(step).head(LOOKED_AT)
+        return cls(name, values, share, tuple(words), counts_rows=_counts_rows(filled))
 
     @cached_property
     def texts(self) -> pl.Series:
@@ -146,6 +149,8 @@ class Column:
             return f"time ({ways[0]})" if ways else "time"
         if self.pairs:
             return "pair of numbers"
+        if self.counts_rows:
+            return "row number"
         if self.nested:
             return "list" if self.texts[0].startswith("[") else "object"
         if self.numeric or self.counts:
@@ -167,6 +172,12 @@ class Column:
         long_enough = not self.numeric or self.mean_chars >= 4
         return _share(one_word) >= MOST and long_enough and self.values.n_unique() > 1 and not self.flag
 
+    @cached_property
+    def ascends(self) -> bool:
+        """Whether the values are numbers, each above the last: positions rather than identities."""
+        steps = self.numbers.diff().drop_nulls()
+        return self.counts_rows or (len(steps) > 20 and self.numeric and bool((steps > 0).all()))
+
     @property
     def example(self) -> str:
         """A short value among the first, as text, control characters included."""
@@ -185,6 +196,15 @@ def series_of(name: str, values: Sequence[Any]) -> pl.Series:
     texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values]
     clean = [t.encode("utf-8", "replace").decode() if isinstance(t, str) else None for t in texts]
     return pl.Series(name, clean, dtype=pl.String)
+
+
+def _counts_rows(values: pl.Series) -> bool:
+    """Whether these values number the rows they stand in."""
+    if len(values) < 3 or not (values.dtype.is_integer() or values.dtype == pl.String):
+        return False
+    numbers = values.cast(pl.Int64, strict=False)
+    # It begins again in each file, and rejected rows leave gaps.
+    return numbers[0] in (0, 1) and _share(numbers.diff().drop_nulls() == 1) >= 0.95 and numbers.null_count() == 0
 
 
 def _numbers(texts: pl.Series) -> pl.Series:

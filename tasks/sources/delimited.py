@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import re
 from typing import Any
@@ -12,27 +11,30 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.sources.discovery import BOM
+from tasks.sources import dialects
+from tasks.sources.profiles import Quoting
+from tasks.sources.text_encoding import BOM
 
 _BEGUN = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})?\Z")  # an incomplete character
 
 
 class Text(io.RawIOBase):
-    """A stream as UTF-8 without a byte order mark, ending in a line break and one extra record.
+    """A stream of UTF-8 without a byte order mark, ending in a line break and one extra record.
 
-    Bytes invalid in the encoding become U+FFFD: pyarrow silently drops a bad line that it cannot show. The extra
+    Bytes invalid in UTF-8 become U+FFFD: pyarrow silently drops a bad line that it cannot show. The extra
     record, the mark, has one field where others have several, or two where they have one. If the parser meets it, all
     records before it were parsed correctly. If not, a quote that was never closed has swallowed it.
     """
 
-    def __init__(self, stream: Any, encoding: str, delimiter: str, columns: int) -> None:
+    def __init__(self, stream: Any, quoting: Quoting, columns: int) -> None:
         super().__init__()
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._utf8 = codecs.lookup(encoding).name == "utf-8"
         self._held = b""  # the beginning of an incomplete character
         self.mark = uuid4().hex  # random, so that no file contains it
-        self._last_record = (self.mark if columns > 1 else delimiter.join([self.mark, self.mark])) + "\n"
+        self._quoting = quoting
+        self._slash = b""  # a backslash whose next character is not read yet
+        self._counts = (0, 0)  # quotes escaped by a backslash, and doubled ones, where a backslash is data
+        self._last_record = (self.mark if columns > 1 else quoting.delimiter.join([self.mark, self.mark])) + "\n"
         self._marked = False
         head = (stream.read(1 << 16) or b"").removeprefix(BOM)
         self._last = head[-1:]
@@ -56,14 +58,35 @@ class Text(io.RawIOBase):
                 self._ready = memoryview(self._decoded(data))
             else:
                 self._marked = True
-                rest = self._held.decode(errors="replace") + self._decoder.decode(b"", final=True)
+                rest = (self._held + 2 * self._slash).decode(errors="replace")
                 self._ready = memoryview((rest + "\n" * self.unfinished + self._last_record).encode())
         piece, self._ready = bytes(self._ready[:size]), self._ready[size:]
         return piece
 
+    @property
+    def misread(self) -> str | None:
+        """Why the quotes seem to be escaped in another way than they are read. Valid at the end."""
+        escaped, doubled = self._counts
+        if not escaped or escaped < doubled:
+            return None
+        return f"{escaped:,} quotes are escaped by a backslash, which the file's beginning does not show: set `escape`"
+
     def _decoded(self, data: bytes) -> bytes:
-        if not self._utf8:
-            return self._decoder.decode(data).encode()
+        return self._escaped(self._whole_characters(data))
+
+    def _escaped(self, data: bytes) -> bytes:
+        if self._quoting.escape is None:
+            if self._quoting.quote is not None and b'\\"' in data:
+                counts = dialects.count_escapes(data, self._quoting.delimiter)
+                self._counts = (self._counts[0] + counts[0], self._counts[1] + counts[1])
+            return data
+        data = self._slash + data
+        slashes = len(data) - len(data.rstrip(b"\\"))
+        whole = len(data) - slashes % 2
+        data, self._slash = data[:whole], data[whole:]
+        return dialects.plain_backslashes(data)
+
+    def _whole_characters(self, data: bytes) -> bytes:
         data = self._held + data
         complete = len(data) - len(_BEGUN.search(data[-3:])[0])  # type: ignore[index]  # it matches nothing, too
         data, self._held = data[:complete], data[complete:]

@@ -6,38 +6,27 @@ no file is left, or `damaged_files: refuse` is set, it raises InputError before 
 
 from __future__ import annotations
 
-import csv
+import codecs
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
 from tasks.sources import locations, signatures, streams
-from tasks.sources.file_checks import (
-    Kind,
-    Unreadable,
-    check_columns,
-    check_json_array,
-    check_json_lines,
-    check_parquet,
-    item_columns,
-    item_id_path,
-    json_names,
-)
+from tasks.sources.file_checks import Kind, Unreadable, check_parquet, item_columns
 from tasks.sources.opening import HEAD_BYTES, limits, opened
 from tasks.sources.own_profile import folder_values, with_folders, with_names, without
-from tasks.sources.profiles import Profile, Quoting, load_profile
+from tasks.sources.profiles import Profile, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
-from tasks.sources.source_files import Format, Quarantined, Source, SourceFile
+from tasks.sources.source_files import Quarantined, Source, SourceFile
+from tasks.sources.text_encoding import BOM
+from tasks.sources.text_shapes import Shape, readable_encoding, sniff_text
 
-__all__ = ["BOM", "HEAD_BYTES", "Quarantined", "Source", "SourceFile", "discover", "limits", "look", "sniff"]
-
-BOM = b"\xef\xbb\xbf"
-
+__all__ = ["HEAD_BYTES", "Quarantined", "Source", "SourceFile", "discover", "limits", "look", "sniff"]
 
 Judge = Callable[[SourceFile, bytes, Profile, ReadConfig], SourceFile]
 
@@ -85,7 +74,7 @@ def discover(
                 else:
                     wrong.append((entry.name, file.path, Unreadable(entry.reason, "write the archive again")))
         except Unreadable as problem:
-            if file.doubtful:
+            if file.doubtful and not problem.of_reviews:
                 aside.append(_no_review_file(file, problem))
             else:
                 wrong.append((file.name, file.path, problem))
@@ -123,7 +112,7 @@ def look(
         entries = _look(file, profile, config, kind, judge)
     except Unreadable as problem:
         damaged = Quarantined(file.name, problem.what, fix=problem.fix)
-        return [], [_no_review_file(file, problem) if file.doubtful else damaged]
+        return [], [_no_review_file(file, problem) if file.doubtful and not problem.of_reviews else damaged]
     wrong = [e for e in entries if isinstance(e, Quarantined)]
     return [e for e in entries if isinstance(e, SourceFile)], wrong
 
@@ -199,7 +188,9 @@ def _look_at_members(
         except Unreadable as problem:
             if len(readable) == 1:
                 raise
-            entries.append(Quarantined(name, problem.what, left_out=not kind_of_name and not member.problem))
+            entries.append(
+                Quarantined(name, problem.what, left_out=not (kind_of_name or member.problem or problem.of_reviews))
+            )
     return entries
 
 
@@ -217,15 +208,15 @@ def _look_inside(
     name = f"{file.name}/{member.name}" if member else file.name
     values = folder_values(urlsplit(file.path).path, file.name, member.name if member else "")
     own = with_folders(profile, values)
-    fmt, quoting, header = sniff(start, lambda: unpacked.read(config.max_record_mb << 20) or b"", name, own, kind)
-    names: Sequence[str] = header or ()
+    longest = config.max_record_mb << 20
+    shape = sniff(start, lambda size=longest: unpacked.read(size) or b"", name, own, kind)
+    header = shape.header
+    names: Sequence[str] = shape.names
     empty: Sequence[str] = ()
-    if fmt == "parquet":
+    if shape.format == "parquet":
         if packing:
             raise Unreadable(f"a parquet file inside {packing}", "unpack it; parquet is packed already")
         names, empty = check_parquet(file.path, own, config, kind)
-    elif fmt != "delimited":
-        names = json_names(start, fmt == "json-array")
     if header is not None and len(header) > config.max_columns:
         raise Unreadable(
             f"{len(header):,} columns; the limit is {config.max_columns:,}",
@@ -237,11 +228,15 @@ def _look_inside(
         name,
         file.size,
         "",
-        fmt,
+        shape.format,
         packing,
         member,
-        quoting,
+        shape.quoting,
         header,
+        shape.rows_at,
+        shape.beside,
+        shape.encoding,
+        shape.other_encodings,
         inner,
         None if own == profile else own,
         tuple((k, v) for k, v in values.items() if k in item_columns(profile, kind) or not profile.columns),
@@ -249,67 +244,23 @@ def _look_inside(
     return judge(found, start, own, config) if kind == "reviews" else found
 
 
-def sniff(
-    start: bytes, more: Callable[[], bytes], name: str, profile: Profile, kind: Kind
-) -> tuple[Format, Quoting | None, tuple[str, ...] | None]:
+def sniff(start: bytes, more: Callable[..., bytes], name: str, profile: Profile, kind: Kind) -> Shape:
     """Detect format, quoting and header from a file's first (unpacked) bytes. Raises Unreadable."""
     ending = locations.ending(name)
     if start[:4] == b"PAR1":
-        return "parquet", None, None
+        return Shape("parquet")
     if ending == ".parquet":
         raise Unreadable("this is not a parquet file", "write or copy it again")
-    text = start.removeprefix(BOM).lstrip()
-    if not text:
-        raise Unreadable("the file holds only white space", "remove it or write it again")
-    if start.count(0) > len(start) // 8 or start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        wide = " (UTF-16?)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise Unreadable(
-            f"this is not UTF-8 or similar text{wide}", f"readable endings: {', '.join(locations.ENDINGS)}"
-        )
-    if text[:1] == b"{" and ending not in (".csv", ".tsv"):
-        check_json_lines(text, profile, kind, whole=len(start) < HEAD_BYTES)
-        return "json-lines", None, None
-    if text[:1] == b"[" and ending not in (".csv", ".tsv"):
-        check_json_array(text, profile, kind)
-        return "json-array", None, None
-    if ending in (".json", ".jsonl", ".ndjson"):
-        raise Unreadable("the first line is not a JSON object", "give JSON lines, or one array of objects")
-    if b"\n" not in start:
-        start += more()
-    return "delimited", *_delimited(start.removeprefix(BOM), ending, profile, kind)
+    encoding, others = readable_encoding(start, profile)
+    whole = len(start) < HEAD_BYTES
+    if encoding == "utf-8":
+        shape = sniff_text(start.removeprefix(BOM), more, ending, profile, kind, whole=whole)
+    else:
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        text = decoder.decode(start).encode("utf-8", "replace")
 
+        def decoded(*size: int) -> bytes:
+            return decoder.decode(more(*size)).encode("utf-8", "replace")
 
-def _delimited(start: bytes, ending: str, profile: Profile, kind: Kind) -> tuple[Quoting, tuple[str, ...] | None]:
-    by_ending: dict[str, list[Quoting]] = {".csv": [profile.csv], ".tsv": [profile.tsv]}
-    choices = by_ending.get(ending, [profile.tsv, profile.csv])
-    failures: list[Sequence[str]] = []
-    for quoting in choices:
-        first = first_record(start, quoting, profile.encoding)
-        own = with_names(profile, first)
-        needed_columns = set(own.mandatory) if kind == "reviews" else {item_id_path(profile)}
-        if needed_columns <= set(first) or 2 * len(set(first) & set(profile.header)) >= len(first) > 1:
-            check_columns(first, profile, kind)
-            return quoting, tuple(first)
-        if needed_columns & set(first):
-            failures.insert(0, first)
-        elif profile.header and len(first) == len(profile.header):
-            return quoting, None
-        else:
-            failures.append(first)
-    if needed_columns & set(failures[0]):
-        check_columns(failures[0], profile, kind)
-    columns = ", ".join(sorted(needed_columns))
-    raise Unreadable(
-        f"the first line has {len(failures[0])} fields and is not the header that the profile expects",
-        f"check that the file is {ending[1:].upper() or 'CSV'} and that the dataset profile is right, which needs the "
-        f"columns {columns}; `raymill data inspect` proposes a profile",
-    )
-
-
-def first_record(start: bytes, quoting: Quoting, encoding: str) -> list[str]:
-    text = start.decode(encoding, errors="replace")
-    if quoting.quote is None:
-        return [n.strip() for n in text.split("\n", 1)[0].rstrip("\r").split(quoting.delimiter)]
-    csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
-    return [n.strip() for n in next(reader, [])]
+        shape = sniff_text(text, decoded, ending, profile, kind, whole=whole)
+    return replace(shape, encoding=encoding, other_encodings=others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -13,69 +13,86 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.domain.schemas import REVIEWS
-from tasks.sources import locations
+from tasks.sources import locations, parquet_frames
 from tasks.sources.item_records import parse_literal, steps_of
 from tasks.sources.json_records import blocks
-from tasks.sources.json_values import DECODER, parse_json
+from tasks.sources.json_values import parse_json
 from tasks.sources.own_profile import with_names
+from tasks.sources.paths import columns_of, columns_to_read, opened, path_of, type_at
 from tasks.sources.profiles import Profile
+from tasks.sources.python_lines import parse_record
 from tasks.sources.settings import ReadConfig
 
 Kind = Literal["reviews", "items"]
+LINES = 1_000  # that are looked at
 
 
 class Unreadable(Exception):
     """One file cannot be read: what is wrong, and what to do."""
 
-    def __init__(self, what: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str, *, of_reviews: bool = False) -> None:
         super().__init__(what)
-        self.what, self.fix = what, fix
+        self.what, self.fix, self.of_reviews = what, fix, of_reviews
 
 
-def check_json_lines(start: bytes, profile: Profile, kind: Kind, *, whole: bool) -> None:
-    """Raise Unreadable if no complete record has the mandatory columns: it is another kind of file.
+def check_json_lines(
+    start: bytes, profile: Profile, kind: Kind, *, whole: bool
+) -> tuple[Literal["json-lines", "python-lines"], list[dict[str, Any]]]:
+    """Return whether the lines are JSON or Python literals, and the first records.
 
-    `whole`: `start` is all of the file, so its last line is not cut."""
-    lines = start.split(b"\n")[: None if whole else -1]
+    Raises Unreadable if no complete record has the mandatory columns: it is another kind of file. `whole`: `start` is
+    all of the file, so its last line is not cut."""
+    lines = start.split(b"\n")[: None if whole or b"\n" not in start else -1][:LINES]
     if records := _objects(lines, parse_literal if kind == "items" else parse_json):
-        check_columns(sorted(set().union(*records)), profile, kind)
-    elif profile.mandatory and _objects(lines, parse_literal):
-        raise Unreadable(
-            "the lines are Python literals, as in product metadata, not JSON", "give product metadata as --items"
-        )
-    elif profile.columns and (first := _over_lines(start)) is not None:
-        check_columns(sorted(first), profile, kind)
-    elif not whole and profile.mandatory and not any(json.dumps(c).encode() in start for c in profile.mandatory):
+        check_records(records, profile, kind)
+        return "json-lines", records
+    if kind == "reviews" and (records := _objects(lines, parse_record)):
+        if profile.mandatory and not fit(records, profile, kind):
+            raise Unreadable(
+                "the lines are Python literals, as in product metadata, without the columns of reviews",
+                "give product metadata as --items",
+            )
+        return "python-lines", records
+    if not whole and profile.mandatory and not any(_names(start, column) for column in profile.mandatory):
         raise Unreadable(
             f"not JSON lines, and its first {len(start) >> 10} KB name none of {', '.join(profile.mandatory)}",
             "give JSON lines, or one array of objects",
         )
+    return ("python-lines" if kind == "reviews" and start[1:].lstrip()[:1] == b"'" else "json-lines"), []
 
 
-def _over_lines(start: bytes) -> dict[str, Any] | None:
-    """Return the object that a file begins with if it takes several lines."""
-    try:
-        first, _ = DECODER.raw_decode(start.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return first if isinstance(first, dict) else None
+def _names(start: bytes, column: str) -> bool:
+    """Tell whether a text holds the key of a column, in quotes, in any case."""
+    key = str((path_of(column) or (column,))[0])
+    text = start.decode("utf-8", "replace").casefold()
+    return any(quoted.casefold() in text for quoted in (json.dumps(key), repr(key)))
 
 
-def check_json_array(start: bytes, profile: Profile, kind: Kind) -> None:
-    """Raise Unreadable if the first elements are no records with the mandatory columns: it is another kind of file."""
-    if not profile.columns:
-        return
+def check_json_array(start: bytes, profile: Profile, kind: Kind) -> list[dict[str, Any]]:
+    """Return the first elements.
+
+    Raises Unreadable if they are no records with the mandatory columns: it is another kind of file."""
     first = next(iter(blocks(io.BytesIO(start), array=True, max_record_bytes=len(start))))
-    if first.rows:
-        check_columns(sorted(set().union(*first.rows)), profile, kind)
-    elif complete := [bad for bad in first.bad if bad.reason.endswith("not an object")]:
+    if profile.columns and first.rows:
+        check_records(first.rows, profile, kind)
+    elif profile.columns and (complete := [bad for bad in first.bad if bad.reason.endswith("not an object")]):
         raise Unreadable(f"the array holds no objects, but {complete[0].text[:40]}", "give one object for each review")
+    return first.rows
 
 
-def json_names(start: bytes, array: bool) -> list[str]:
-    """Return the keys of the records in a file's first bytes."""
-    found = blocks(io.BytesIO(start), array=array, max_record_bytes=len(start), parse_line=parse_literal)
-    return [*dict.fromkeys(key for block in found for row in block.rows for key in row)]
+def check_records(records: Sequence[dict[str, Any]], profile: Profile, kind: Kind) -> None:
+    """Raise Unreadable if none of these records has a mandatory column."""
+    check_columns(columns_of(records, profile.mandatory if kind == "reviews" else ()), profile, kind)
+
+
+def fit(records: Iterable[dict[str, Any]], profile: Profile, kind: Kind) -> bool:
+    """Whether some of these records have the mandatory columns; no record fits a profile that needs none."""
+    if kind == "items":
+        needed = {str(steps_of(item_id_path(profile))[0])}
+        return needed <= set(columns_of(records, needed))
+    names = columns_of(records, profile.mandatory)
+    mandatory = with_names(profile, names).mandatory
+    return bool(mandatory) and set(mandatory) <= set(names)
 
 
 def _objects(lines: Sequence[bytes], parse: Callable[[bytes], Any]) -> list[dict[str, Any]]:
@@ -114,12 +131,13 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
             f"{len(schema):,} columns; the limit is {config.max_columns:,}",
             "raise ingest.max_columns if the file is right",
         )
-    check_columns(schema.names, profile, kind)
+    names = [*schema.names, *(p for p in profile.wanted if p not in schema.names and type_at(schema, p) is not None)]
+    check_columns(names, profile, kind)
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise Unreadable(f"several columns have the name {twice[0]!r}", "write the file with a name for each")
     if kind == "items":
-        return schema.names, []
-    profile, empty = with_names(profile, schema.names), []
+        return names, []
+    profile, empty = with_names(profile, names), []
     scalar = (
         pa.types.is_string,
         pa.types.is_large_string,
@@ -132,9 +150,8 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
     timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
     texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
     for canonical, source in profile.columns.items():
-        if source not in schema.names:
+        if (kind_of := type_at(schema, source)) is None:
             continue
-        kind_of = schema.field(source).type
         allowed = {"timestamp": timely, "text": texty, "title": texty, "verified": (*scalar, pa.types.is_boolean)}
         if not (pa.types.is_null(kind_of) or any(is_kind(kind_of) for is_kind in allowed.get(canonical, scalar))):
             if is_empty(path, source):
@@ -145,29 +162,32 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
                 f"({REVIEWS.field(canonical).type})",
                 "map another column in the dataset profile, or write the file with a plain type",
             )
-    if profile.votes and profile.votes.pair in schema.names:
-        kind_of = schema.field(profile.votes.pair).type
+    if profile.votes and (kind_of := type_at(schema, profile.votes.pair)) is not None:
         listed = pa.types.is_list(kind_of) or pa.types.is_large_list(kind_of)
         whole = listed and (pa.types.is_integer(kind_of.value_type) or pa.types.is_null(kind_of.value_type))
         if not (whole or any(is_kind(kind_of) for is_kind in (pa.types.is_null, *texty))):
             if is_empty(path, profile.votes.pair):
-                return schema.names, [*empty, profile.votes.pair]
+                return names, [*empty, profile.votes.pair]
             raise Unreadable(
                 f"column {profile.votes.pair!r} has type {kind_of}, not a list of two whole numbers",
                 "leave votes.pair out of the dataset profile, or write the file with a plain type",
             )
 
-    return schema.names, empty
+    return names, empty
 
 
 def is_empty(path: str, column: str) -> bool:
-    """Tell whether a parquet column holds nulls (or NaN) only, from the statistics where they are there."""
+    """Tell whether a parquet column, or a path in one, holds nulls (or NaN) only, from the statistics where they are
+    there."""
     with locations.open_raw(path) as raw:
         file = pq.ParquetFile(raw)
-        index = file.schema_arrow.names.index(column)
+        schema = file.schema_arrow
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-        nan = pa.types.is_floating(file.schema_arrow.field(column).type)
-        if not nan and len(file.schema_arrow) == file.metadata.num_columns:  # no nested columns: a leaf for each
+        if column not in schema.names:
+            return _is_empty_inside(file, column)
+        nan = pa.types.is_floating(schema.field(column).type)
+        if not nan and len(schema) == file.metadata.num_columns:  # no nested columns: a leaf for each
+            index = schema.names.index(column)
             chunks = [(group.num_rows, group.column(index).statistics) for group in groups]
             if all(stats is not None and stats.has_null_count for _, stats in chunks):
                 return all(stats.null_count == rows for rows, stats in chunks)
@@ -176,6 +196,19 @@ def is_empty(path: str, column: str) -> bool:
             return all(v.is_null(nan_is_null=nan).true_count == len(v) for v in values)
         except (pa.ArrowException, OSError):
             return False
+
+
+def _is_empty_inside(file: pq.ParquetFile, path: str) -> bool:
+    """Tell whether a path into a parquet column leads to nulls (or NaN) only."""
+    schema = file.schema_arrow
+    try:
+        for batch in file.iter_batches(1 << 16, columns=columns_to_read(schema, [path])):
+            values = opened(parquet_frames.of(pa.Table.from_batches([batch]), {}), schema, [path]).to_series()
+            if not (values.fill_nan(None) if values.dtype.is_float() else values).is_null().all():
+                return False
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def check_columns(names: Sequence[str], profile: Profile, kind: Kind) -> None:

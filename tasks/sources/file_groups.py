@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from tasks.sources import locations, sampled_columns, streams
+from tasks.sources import dialects, locations, paths, sampled_columns, streams
 from tasks.sources.column_guesses import Column, series_of
-from tasks.sources.discovery import BOM, HEAD_BYTES, Quarantined, SourceFile, limits
+from tasks.sources.discovery import HEAD_BYTES, Quarantined, SourceFile, limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
-from tasks.sources.json_records import blocks
+from tasks.sources.json_objects import record_blocks
 from tasks.sources.partitions import Unit
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.readers import Batch, Reading
 from tasks.sources.settings import ReadConfig
+from tasks.sources.text_encoding import BOM, as_utf8
 
 KEPT_RECORDS = 500
 ANY = Profile(description="whatever can be read", columns={})
@@ -57,11 +55,7 @@ def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
     detected = [_detected(file, config) for file in files]
     for file, names, encoding in sorted(detected, key=lambda d: d[0].format == "delimited" and d[0].header is None):
         for layout in layouts:
-            same_way = (layout.first.format, layout.first.quoting, layout.encoding) == (
-                file.format,
-                file.quoting,
-                encoding,
-            )
+            same_way = _way(layout.first) == _way(file) and layout.encoding == encoding
             if same_way and _alike(file, names, layout):
                 layout.files.append(file)
                 if file.format == "delimited" and file.header is None:
@@ -71,6 +65,11 @@ def layouts_of(files: Sequence[SourceFile], config: ReadConfig) -> list[Layout]:
             lacking = file.format == "delimited" and file.header is None
             layouts.append(Layout([file], names, names if lacking else (), encoding))
     return layouts
+
+
+def _way(file: SourceFile) -> tuple[object, ...]:
+    # Not the escape: a file without quotes within its texts shows none.
+    return file.format, file.quoting and (file.quoting.delimiter, file.quoting.quote), file.rows_at
 
 
 def _alike(file: SourceFile, names: tuple[str, ...], layout: Layout) -> bool:
@@ -86,76 +85,71 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
         with locations.open_raw(file.path) as raw:
             return file, tuple(pq.read_schema(raw).names), "utf-8"
     if file.format != "delimited":
-        record_blocks = blocks(
-            io.BytesIO(_head(file, config)),
-            array=file.format == "json-array",
-            max_record_bytes=config.max_record_mb << 20,
-            parse_line=parse_literal,
-        )
-        return file, tuple(dict.fromkeys(key for block in record_blocks for row in block.rows for key in row)), "utf-8"
-    start = _head(file, config)
-    encoding = _encoding(start)
-    quoting, first, second = _dialect(start.removeprefix(BOM).decode(encoding, "replace"), locations.ending(file.name))
+        with locations.open_raw(file.path) as raw:
+            stream = _text(raw, file, config)
+            head = stream if file.format == "json-columns" else io.BytesIO(stream.read(4 * HEAD_BYTES) or b"")
+            found = record_blocks(
+                cast(BinaryIO, head),
+                file.format,
+                file.rows_at,
+                max_record_bytes=config.max_record_mb << 20,
+                parse_line=parse_literal,
+            )
+            return (
+                file,
+                tuple(dict.fromkeys(key for block in found for row in block.rows for key in row)),
+                file.encoding,
+            )
+    encoding = file.encoding
+    start = _head(file, config).removeprefix(BOM)
+    quoting, first, others = _dialect(start, locations.ending(file.name))
     names = tuple(n.strip() for n in first)
-    if _is_header(names, second):
-        return replace(file, quoting=quoting, header=names), names, encoding
-    numbered_names = tuple(f"column_{i + 1}" for i in range(len(names)))
+    fitted = dialects.fitted_header(names, others)
+    if _is_header(names, next((r for r in others if len(r) == len(fitted)), [])):
+        return replace(file, quoting=quoting, header=fitted), fitted, encoding
+    width = len(dialects.fitted_header(names, [first, *others]))
+    numbered_names = tuple(f"column_{i + 1}" for i in range(width))
     return replace(file, quoting=quoting, header=None), numbered_names, encoding
 
 
 def _head(file: SourceFile, config: ReadConfig) -> bytes:
     with locations.open_raw(file.path) as raw:
-        return streams.unpacked(raw, file.packing, limits(config), file.member, file.inner).read(4 * HEAD_BYTES) or b""
+        return _text(raw, file, config).read(4 * HEAD_BYTES) or b""
 
 
-def _encoding(start: bytes) -> str:
-    """Return UTF-8 unless most non-ASCII characters are invalid in it."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-        return "utf-8"
-    except UnicodeDecodeError:
-        text = start.decode("utf-8", "replace")
-        wrong = text.count("\ufffd")
-        return "windows-1252" if wrong > sum(c > "\x7f" for c in text) - wrong else "utf-8"
+def _text(raw: BinaryIO, file: SourceFile, config: ReadConfig) -> Any:
+    unpacked = streams.unpacked(raw, file.packing, limits(config), file.member, file.inner)
+    return as_utf8(unpacked, file.encoding)
 
 
-def _dialect(text: str, ending: str) -> tuple[Quoting, list[str], list[str]]:
-    """Choose the dialect with the most uniform records; returns (quoting, first record, a later one)."""
+def _dialect(start: bytes, ending: str) -> tuple[Quoting, list[str], list[list[str]]]:
+    """Choose the dialect with the most uniform records; returns (quoting, first record, later ones)."""
     usual = {".tsv": ANY.tsv, ".csv": ANY.csv}.get(ending)
     best: tuple[Any, ...] = ()
-    chosen: tuple[Quoting, list[str], list[str]] = (ANY.csv, [""], [])
-    for quoting in _DIALECTS:
-        records = _records(text, quoting)
+    chosen: tuple[Quoting, list[str], list[list[str]]] = (ANY.csv, [""], [])
+    quoted_tabs = dialects.are_quoted(start, "\t")
+    for dialect in _DIALECTS:
+        quoting = dialects.resolved(dialect, start)
+        records = dialects.records_of(start, quoting)
         if not records:
             continue
         width, alike = Counter(len(r) for r in records).most_common(1)[0]
         share = round(alike / len(records), 1)  # a few of them may be damaged
-        first_fits = width > 1 and len(records[0]) == width
+        first_fits = width > 1 and len(dialects.fitted_header(records[0], records[1:])) == width
         usual_delimiter = usual is not None and quoting.delimiter == usual.delimiter
-        usual_quote = quoting.quote == (usual.quote if usual and usual_delimiter else _USUAL_QUOTE[quoting.delimiter])
+        usual_quote = quoting.quote == ('"' if quoted_tabs else _USUAL_QUOTE[quoting.delimiter])
         # With the wrong quotes, delimiters inside texts seem to make more fields.
         score = (first_fits, share >= 0.9, usual_quote, share, width, usual_delimiter)
         if score > best:
             best = score
-            chosen = (quoting, records[0], next((r for r in records[1:] if len(r) == width), []))
+            chosen = (quoting, records[0], records[1:])
     return chosen
-
-
-def _records(text: str, quoting: Quoting, at_most: int = 100) -> list[list[str]]:
-    lines = text.splitlines(keepends=True)
-    if quoting.quote is None:
-        records = [line.rstrip("\r\n").split(quoting.delimiter) for line in text.split("\n")[: at_most + 1]]
-    else:
-        csv.field_size_limit(1 << 30)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=quoting.delimiter, quotechar=quoting.quote)
-        records = list(islice(reader, at_most + 1))
-    records = records[:-1] if len(records) > 1 and (len(records) > at_most or not lines[-1].endswith("\n")) else records
-    return [r for r in records if r and r != [""]]
 
 
 def _is_header(names: Sequence[str], second: Sequence[str]) -> bool:
     """Whether these are distinct short texts, none of them a number, and differ from the row below."""
-    if len(set(names)) < len(names) or any(len(n) > 60 or "\n" in n for n in names):
+    named = [name for name in names if name]
+    if not named or len(set(named)) < len(named) or any(len(n) > 60 or "\n" in n for n in names):
         return False
     return not any(re.fullmatch(r"[-+\d.,:/ ]+", n) for n in names if n) and list(names) != list(second)
 
@@ -165,10 +159,12 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
     reader = Profile(description="", columns={}, encoding=layout.encoding, header=layout.header or layout.names)
     values: dict[str, list[Any]] = {}
     frames: list[pl.DataFrame] = []
+    known: dict[str, None] = {}
     for batch, file in sample(layout.files, reader, config, rows, "items", layout.damage):
         given = dict(file.folders)
         if batch.records is not None:
-            for record in [given | record for record in batch.records] if given else batch.records:
+            for nested in batch.records:
+                record = paths.flattened(given | nested, known)
                 for key in record:
                     values.setdefault(key, [None] * layout.rows)
                 for key, column in values.items():
@@ -177,8 +173,11 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
             layout.records += batch.records[: KEPT_RECORDS - len(layout.records)]
         elif len(batch.numbers):
             lacking = [pl.lit(v or None, pl.String).alias(k) for k, v in given.items() if k not in batch.frame.columns]
-            frames.append(sampled_columns.plain(batch.frame.with_columns(lacking)))
-            layout.records += frames[-1].head(KEPT_RECORDS - len(layout.records)).to_dicts()
+            own = batch.frame.with_columns(lacking)
+            frame = paths.unnested(own)
+            known.update((name, None) for name in frame.columns if name not in own.columns)
+            frames.append(sampled_columns.plain(frame))
+            layout.records += sampled_columns.dated(own.head(KEPT_RECORDS - len(layout.records))).to_dicts()
             layout.rows += len(batch.numbers)
     if frames:
         series = [*sampled_columns.joined(frames)]
@@ -186,7 +185,7 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
         series = [series_of(name, column) for name, column in values.items()]
     texts = [s for s in series if s.dtype == pl.String]
     layout.wrong_bytes = sum(int(s.str.contains("\ufffd", literal=True).sum()) for s in texts)
-    layout.columns = [Column.of(s.name, s) for s in series]
+    layout.columns = [replace(Column.of(s.name, s), inside=s.name in known) for s in series]
 
 
 def sample(

@@ -15,6 +15,7 @@ from tasks.sources.day_order import MISREAD, Orders, month_first, swapped
 from tasks.sources.discovery import Quarantined, Source, SourceFile
 from tasks.sources.file_checks import Kind, Unreadable
 from tasks.sources.file_groups import sample
+from tasks.sources.paths import type_at
 from tasks.sources.profiles import Profile
 from tasks.sources.settings import ReadConfig
 from tasks.sources.time_formats import cut, parsed
@@ -43,7 +44,7 @@ def look(
 def judged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig) -> SourceFile:
     """Return the file with the formats that its own dates choose. Raises Unreadable if they contradict the profile.
 
-    start: its first bytes, unpacked: a file without such a date there is not read.
+    start: its first bytes, unpacked: a file without such a date there is not read, unless its rows may begin later.
     """
     formats = profile.timestamp.formats
     orders, both = Orders.of(formats), [f for f in formats if swapped(f) in formats]
@@ -53,7 +54,7 @@ def judged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig)
     if not (
         _is_text(file, profile.columns["timestamp"])
         if file.format == "parquet"
-        else _DATE.search(start.replace(b"\0", b""))
+        else file.format in ("json-wrapped", "json-columns") or _DATE.search(start.replace(b"\0", b""))
     ):
         return file
     month, day, example = _decisive(file, profile, config, orders)
@@ -68,6 +69,7 @@ def judged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig)
         raise Unreadable(
             f"dates such as {example[expects_month]} fit {other}, not {alone[0]}: {MISREAD}",
             f"add {other} to the profile's timestamp.formats: then each file is judged by its own days above 12",
+            of_reviews=True,
         )
     return file
 
@@ -75,8 +77,10 @@ def judged(file: SourceFile, start: bytes, profile: Profile, config: ReadConfig)
 def _is_text(file: SourceFile, column: str) -> bool:
     with locations.open_raw(file.path) as raw:
         schema = pq.read_schema(raw)
-    kind = schema.field(column).type if column in schema.names else pa.null()
-    return not (pa.types.is_temporal(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind))
+    kind = type_at(schema, column)
+    return kind is not None and not (
+        pa.types.is_temporal(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind)
+    )
 
 
 def _decisive(

@@ -32,6 +32,7 @@ from tasks.sources.profiles import Profile, known_profiles, load_profile
 from tasks.sources.proposals import Proposal, propose, with_both_orders
 from tasks.sources.rating_guesses import RatingWatch
 from tasks.sources.settings import IngestConfig
+from tasks.sources.text_encoding import is_wide
 
 TRIED_FILES = 3  # files of each layout to try every profile on; the chosen one is tried on all
 
@@ -172,7 +173,7 @@ def judge(
         table = pl.DataFrame(pl.from_arrow(kept))
         nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
         judgement.lost += lost_values(batch.frame, batch.numbers, kept, rejected, own.profile)
-        watch.see(batch.frame, table)
+        watch.see(batch.frame, table, own.profile)
         judgement.examples += table.head(3 - len(judgement.examples)).to_dicts()
     judgement.warnings = watch.warnings()
     if judgement.usable:
@@ -207,7 +208,7 @@ def _items(layouts: Sequence[Layout]) -> dict[str, str]:
     items: dict[str, str] = {}
     profiles = [(name, profile.items) for name in known_profiles() if (profile := load_profile(name)).items]
     for layout in layouts:
-        if not layout.records or isinstance(_proposal(layout), Proposal):
+        if not layout.records or isinstance(_proposal(layout, nested=False), Proposal):
             continue
         best, most = "", 2  # an id and a title are not enough: reviews have both
         for name, mapping in profiles:
@@ -221,14 +222,16 @@ def _items(layouts: Sequence[Layout]) -> dict[str, str]:
     return items
 
 
-def _proposal(layout: Layout) -> Proposal | str:
+def _proposal(layout: Layout, nested: bool = True) -> Proposal | str:
     delimited = layout.first.format == "delimited"
     name = layout.first.name if len(layout.files) == 1 else f"{layout.first.name} and {len(layout.files) - 1} more"
     return propose(
-        layout.columns,
+        [column for column in layout.columns if nested or not column.inside],
         description=f"Reviews as in {name}",
         header=layout.header,
         quoting=layout.first.quoting if delimited else None,
         ending=locations.ending(layout.first.name),
-        encoding=layout.encoding,
+        encoding="utf-8" if is_wide(layout.encoding) else layout.encoding,  # a mark names it in each file
+        other_encodings=layout.first.other_encodings,
+        several_files=len(layout.files) > 1,
     )

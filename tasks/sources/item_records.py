@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import html
-import json
 import math
 import re
 import warnings
@@ -29,12 +28,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.domain.schemas import ITEMS
+from tasks.sources.json_values import DECODER
 
-# What repr() writes for dicts, lists, texts, numbers, booleans and None, and nothing else. Python's parser alone is
-# not safe: a megabyte of f-string takes it minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
+# What repr() writes for dicts, lists, texts, numbers, booleans, None, nan and inf, and nothing else. Python's parser
+# alone is not safe: a megabyte of f-string takes it minutes, and a megabyte of "1+1+1" takes 400 MB before it fails.
 _STRING = r"""u?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _NUMBER = r"-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
-_VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None)(?=\s*+(?:[\]){{}},:]|\Z))"
+_VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None|nan|-?inf)(?=\s*+(?:[\]){{}},:]|\Z))"
+_NOT_FINITE = re.compile(rf"({_STRING})|nan|inf", re.S)
 _LITERAL = re.compile(rf"(?:[\s\[\](){{}},:]|{_VALUE})*+", re.S)
 # Parsing takes up to 1 kB for a value; no record of any release has a hundredth of these.
 MAX_VALUES = 100_000
@@ -100,17 +101,20 @@ def parse_literal(line: bytes) -> Any:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     try:
-        return json.loads(text)  # takes NaN, Infinity and half a surrogate pair, which orjson refuses
+        return DECODER.decode(text)  # takes NaN, Infinity and half a surrogate pair, which orjson refuses
     except (ValueError, RecursionError):
         pass
-    return _parse_python(text)
+    return parse_python(text)
 
 
-def _parse_python(text: str) -> Any:
+def parse_python(text: str) -> Any:
+    """Parse one Python literal by Python's parser. Raises ValueError with the reason."""
     if not text or not _LITERAL.fullmatch(text):
         raise ValueError("neither JSON nor a Python literal")
     if text.count(",") > MAX_VALUES:
         raise ValueError(f"a Python literal of more than {MAX_VALUES:,} values")
+    if "nan" in text or "inf" in text:
+        text = _NOT_FINITE.sub(lambda m: m[1] or {"nan": "None", "inf": "1e999"}[m[0]], text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unknown escape such as \d stays as it is

@@ -17,11 +17,17 @@ TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-DECODER = json.JSONDecoder(strict=False)  # not strict: control characters inside strings stay
+def _constant(name: str) -> float | None:
+    """Return null for NaN, which data frames write for a missing value, and the float for the infinities."""
+    return None if name == "NaN" else float(name)
+
+
+# Not strict: control characters inside strings stay.
+DECODER = json.JSONDecoder(strict=False, parse_constant=_constant)
 
 
 def parse_json(line: bytes) -> Any:
-    """Parse one JSON value. NaN and Infinity are numbers; invalid UTF-8 and halves of surrogate pairs become U+FFFD.
+    """Parse one JSON value. NaN is null, Infinity a number; invalid UTF-8 and halves of surrogate pairs become U+FFFD.
 
     Raises ValueError with the reason.
     """

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from tasks.core.digests import digest_of
 from tasks.sources import locations
+from tasks.sources.dialects import same_length
 from tasks.sources.discovery import Source, SourceFile
+from tasks.sources.text_encoding import keeps_ascii
 
 PART_MIN_BYTES, PART_MAX_BYTES = 4 << 20, 64 << 20
 SCAN_BYTES = 64 << 20
@@ -36,7 +38,7 @@ class Unit:
         """What decides its rows, as JSON values."""
         file = self.file
         quoting = file.quoting.model_dump() if file.quoting else None
-        whole = [file.name, file.sha256, file.format, quoting, file.header]
+        whole = [file.name, file.sha256, file.format, quoting, file.header, *file.rows_at]
         whole += [file.time_formats] if file.time_formats else []
         return [*whole, self.row_groups, self.first_row, self.start, self.end, *file.adaptation]
 
@@ -94,12 +96,16 @@ def _units(file: SourceFile) -> Iterator[tuple[Unit, int]]:
     """Yield the smallest pieces that a file can be read in, with their sizes in bytes."""
     if file.format == "parquet":
         yield from _row_groups(file)
-    elif file.packing or file.format == "json-array" or file.size < 2 * PART_MIN_BYTES:
+    elif file.packing or not _in_lines(file) or file.size < 2 * PART_MIN_BYTES:
         yield Unit(file), file.size
     elif file.quoting is None or file.quoting.quote is None:
         yield from _ranges(file, range(0, file.size, _target(file.size)))
     else:
         yield from _ranges(file, [0, *quoted_cuts(file)])
+
+
+def _in_lines(file: SourceFile) -> bool:
+    return file.format in ("json-lines", "python-lines", "delimited") and keeps_ascii(file.encoding)
 
 
 def _row_groups(file: SourceFile) -> Iterator[tuple[Unit, int]]:
@@ -134,6 +140,9 @@ def quoted_cuts(file: SourceFile) -> list[int]:
     inside, before, offset = False, ord("\n"), 0
     with locations.open_raw(file.path) as raw:
         for chunk in locations.chunks(raw, SCAN_BYTES):
+            while file.quoting.escape and (len(chunk) - len(chunk.rstrip(b"\\"))) % 2 and (more := raw.read(1)):
+                chunk += more
+            chunk = same_length(chunk) if file.quoting.escape else chunk
             text = np.frombuffer(chunk, dtype=np.uint8)
             quotes = np.flatnonzero(text == quote)
             opening = quotes[1 if inside else 0 :: 2]

@@ -70,10 +70,13 @@ class VotesRule(_Model):
 
 
 class Quoting(_Model):
-    """`quote: null`: quotes are data, and no field holds a line break."""
+    """`quote: null`: quotes are data, and no field holds a line break.
+
+    `escape`, and the quote of TSV, are found from each file where they are not given."""
 
     quote: str | None = Field(min_length=1, max_length=1)
     delimiter: str = Field(min_length=1, max_length=1)
+    escape: Literal["\\"] | None = None  # null: a quote within quotes is doubled
 
 
 class Csv(Quoting):

@@ -88,8 +88,9 @@ class RatingWatch:
     raw: list[pl.Series] = field(default_factory=list)
     kept: list[pl.DataFrame] = field(default_factory=list)
 
-    def see(self, frame: pl.DataFrame, kept: pl.DataFrame) -> None:
-        if (column := self.profile.columns.get("rating")) in frame.columns:
+    def see(self, frame: pl.DataFrame, kept: pl.DataFrame, own: Profile) -> None:
+        """Collect rows that the file's own profile read and kept."""
+        if (column := own.columns.get("rating")) in frame.columns:
             self.raw.append(frame[column].cast(pl.String, strict=False).cast(pl.Float64, strict=False))
         self.kept.append(kept.select("rating", "title", "text"))
 

@@ -6,7 +6,6 @@ ends early (a file cut off, damaged data) raises nothing: `Reading.damage` has t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -17,18 +16,23 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from tasks.sources import class_labels, delimited, locations, parquet_frames, streams
+from tasks.sources import class_labels, delimited, locations, parquet_frames, paths, streams
 from tasks.sources.discovery import limits
 from tasks.sources.file_checks import Kind
 from tasks.sources.item_records import parse_literal
-from tasks.sources.json_records import BadRecord, Block, blocks
+from tasks.sources.json_objects import record_blocks
+from tasks.sources.json_records import BadRecord, Block
+from tasks.sources.json_series import series_of
 from tasks.sources.json_values import parse_json
 from tasks.sources.partitions import PART_MAX_BYTES, Unit
 from tasks.sources.profiles import Profile
+from tasks.sources.python_lines import parse_record
 from tasks.sources.settings import ReadConfig
+from tasks.sources.text_encoding import as_utf8
 
 BLOCK_BYTES = 16 << 20
 ROWS_AT_ONCE = 131_072
+NUMERIC = ("rating", "timestamp", "helpful_votes", "total_votes")
 CUT_OFF = "cut off: the file ends within this record"
 UNCLOSED = "a quote that opens here is never closed"
 
@@ -99,8 +103,8 @@ class Reading:
                 return
         with locations.open_raw(unit.file.path) as raw:
             reader = pq.ParquetFile(raw, page_checksum_verification=True)
-            names = reader.schema_arrow.names
-            columns = [c for c in self.profile.wanted if c in names] if self.kind == "reviews" else None
+            schema, wanted = reader.schema_arrow, self.profile.wanted
+            columns = paths.columns_to_read(schema, wanted) if self.kind == "reviews" else None
             first = unit.first_row
             labels = class_labels.names_of(reader.schema_arrow.metadata)
             lost: dict[int, int] = {}  # rows by row group
@@ -109,8 +113,9 @@ class Reading:
                 read, reason = 0, "fewer rows than announced"
                 try:
                     for table in reader.iter_batches(ROWS_AT_ONCE, [group], columns, use_threads=False):
-                        numbers = np.arange(first + read, first + read + table.num_rows)
-                        yield Batch(parquet_frames.of(pa.Table.from_batches([table]), labels), numbers)
+                        frame = parquet_frames.of(pa.Table.from_batches([table]), labels)
+                        frame = frame if columns is None else paths.opened(frame, schema, wanted)
+                        yield Batch(frame, np.arange(first + read, first + read + table.num_rows))
                         read += table.num_rows
                 except (pa.ArrowException, OSError) as error:
                     reason = " ".join(str(error).split())[:200]
@@ -123,16 +128,17 @@ class Reading:
     def _parquet_at_once(self) -> pl.DataFrame | None:
         """Read all of the unit's rows; None if they are too many to hold."""
         unit = self.unit
-        meta = pq.read_metadata(unit.file.path)
-        if parquet_frames.is_foreign(pq.read_schema(unit.file.path)):
+        meta, wanted = pq.read_metadata(unit.file.path), self.profile.wanted
+        schema = meta.schema.to_arrow_schema()
+        if parquet_frames.is_foreign(schema):
             return None
         groups = [meta.row_group(group) for group in unit.row_groups]
         if not groups or sum(g.total_byte_size for g in groups) > 2 * PART_MAX_BYTES:
             return None
         rows = sum(g.num_rows for g in groups)
         scan = pl.scan_parquet(unit.file.path, glob=False, hive_partitioning=False)
-        columns = [c for c in self.profile.wanted if c in scan.collect_schema().names()]
-        frame = scan.select(columns).slice(unit.first_row, rows).collect()
+        frame = scan.select(paths.columns_to_read(schema, wanted)).slice(unit.first_row, rows).collect()
+        frame = paths.opened(frame, schema, wanted)
         if len(frame) != rows:
             return None
         frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
@@ -161,7 +167,7 @@ class Reading:
         size = self.config.max_record_mb << 20
         if self.unit.end is not None:
             size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # one byte may become three
-        text = delimited.Text(stream, self.profile.encoding, file.quoting.delimiter, len(columns))
+        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting, len(columns))
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far
@@ -176,6 +182,7 @@ class Reading:
                 parse_options=pa_csv.ParseOptions(
                     delimiter=file.quoting.delimiter,
                     quote_char=file.quoting.quote or False,
+                    escape_char=file.quoting.escape or False,
                     newlines_in_values=file.quoting.quote is not None,
                     invalid_row_handler=keep_bad,
                 ),
@@ -201,19 +208,22 @@ class Reading:
             last = last.with_last_bad(CUT_OFF if cut else UNCLOSED, text.mark)
             if not cut and last.bad:
                 self.damage = f"a quote that opens in row {last.bad[-1].number} is never closed"
+        self.damage = self.damage or text.misread
         yield last
 
     def _json(self, stream: Any) -> Iterator[Batch]:
-        parse = parse_literal if self.kind == "items" else parse_json
-        record_blocks = blocks(
-            stream,
-            array=self.unit.file.format == "json-array",
+        of_reviews = parse_record if self.unit.file.format == "python-lines" else parse_json
+        parse = parse_literal if self.kind == "items" else of_reviews
+        read_blocks = record_blocks(
+            as_utf8(stream, self.unit.file.encoding),
+            self.unit.file.format,
+            self.unit.file.rows_at,
             block_bytes=BLOCK_BYTES,
             max_record_bytes=self.config.max_record_mb << 20,
             parse_line=parse,
         )
         held: Block | None = None  # held back: the last block may end in a record that was cut
-        for block in record_blocks:
+        for block in read_blocks:
             if held:
                 yield self._json_batch(held)
             held = block
@@ -229,7 +239,11 @@ class Reading:
         if self.kind == "items":
             return Batch(pl.DataFrame(), numbers, block.bad, block.rows)
         pair = self.profile.votes.pair if self.profile.votes else None
-        columns = {c: _json_series([row.get(c) for row in block.rows], c == pair) for c in self.profile.wanted}
+        numeric = [self.profile.columns.get(c) for c in NUMERIC]
+        columns = {
+            c: series_of([paths.value_at(row, c) for row in block.rows], c == pair, c in numeric)
+            for c in self.profile.wanted
+        }
         return Batch(pl.DataFrame(columns), numbers, block.bad)
 
 
@@ -249,25 +263,3 @@ def _next_line(raw: BinaryIO, offset: int) -> int:
             return position + at + 1
         position += len(chunk)
     return position
-
-
-def _json_series(values: list[Any], pairs: bool) -> pl.Series:
-    """Make a Series: values of one type unchanged; of several types, or of one that no column holds, as JSON text.
-
-    What is finally parsed from a value does not depend on its neighbours."""
-    kinds = set(map(type, values)) - {type(None)}
-    if len(kinds) <= 1 and kinds <= {str, int, float, bool, *([list] if pairs else [])}:
-        try:
-            series = pl.Series(values=values, strict=True)
-        except (TypeError, OverflowError, pl.exceptions.PolarsError):
-            pass
-        else:
-            if kinds != {list} or (isinstance(series.dtype, pl.List) and series.dtype.inner.is_integer()):
-                return series
-    return pl.Series(values=[_text(v) for v in values], dtype=pl.String)
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)

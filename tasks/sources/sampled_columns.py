@@ -25,6 +25,11 @@ def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         return pl.concat(texts, how="diagonal_relaxed")
 
 
+def dated(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame without the times that no date can show."""
+    return frame.with_columns([_dated(column) for column in frame if isinstance(column.dtype, pl.Datetime)])
+
+
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame whose columns can all become text."""
     return frame.with_columns([_plain(column) for column in frame])
@@ -34,8 +39,12 @@ def _plain(column: pl.Series) -> pl.Series:
     """Return a column that can become text: nested and binary values as text, times without those no date can show."""
     kind = column.dtype
     if isinstance(kind, pl.Datetime):
-        return column.zip_with(in_years(column).fill_null(True), pl.Series([None], dtype=kind))
+        return _dated(column)
     if kind.is_numeric() or kind.is_temporal() or kind in (pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum):
         return column
     values = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in column.to_list()]
     return series_of(column.name, values)
+
+
+def _dated(column: pl.Series) -> pl.Series:
+    return column.zip_with(in_years(column).fill_null(True), pl.Series([None], dtype=column.dtype))

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from tasks.core.digests import digest_of
 from tasks.sources import streams
 from tasks.sources.file_checks import Kind
 from tasks.sources.profiles import Profile, Quoting
-
-Format = Literal["parquet", "json-lines", "json-array", "delimited"]
+from tasks.sources.text_shapes import Format
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One raw file, or one member of a zip. `name` is relative to the input; `header` is the first row of a
-    delimited file, or None where the profile supplies the header. `inner` is the packing inside `packing` of a file
-    packed twice, `own` the profile as adapted to this file. `folders` are values that its folders give to columns that
-    no profile maps by name: those of product metadata, or all where no profile is known yet. `time_formats` are those
-    of the profile's that its dates fit, None for all (see day_order)."""
+    """One raw file, or one member of a zip. `name` is relative to the input.
+
+    `header` is the first row of a delimited file, or None where the profile supplies the header. `rows_at` are the
+    paths of the arrays with the rows in a JSON object that wraps them, `beside` those of its arrays of other columns,
+    which are not read. `other_encodings` are as likely where `encoding` is a guess. `inner` is the packing inside
+    `packing` of a file packed twice, `own` the profile as adapted to this file. `folders` are values that its folders
+    give to columns that no profile maps by name: those of product metadata, or all where no profile is known yet.
+    `time_formats` are those of the profile's that its dates fit, None for all (see day_order)."""
 
     path: str
     name: str
@@ -30,6 +31,10 @@ class SourceFile:
     member: streams.Member | None = None
     quoting: Quoting | None = None
     header: tuple[str, ...] | None = None
+    rows_at: tuple[tuple[str, ...], ...] = ()
+    beside: tuple[tuple[str, ...], ...] = ()
+    encoding: str = "utf-8"
+    other_encodings: tuple[str, ...] = ()
     inner: str | None = None
     own: Profile | None = None
     folders: tuple[tuple[str, str], ...] = ()

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
+from tasks.sources import readers
 from tests.support.accounts import Outcome, read_all
 from tests.support.raw_files import BASE, delimited, review
 
@@ -44,7 +45,7 @@ class TestValues:
             (-3, "rating outside 1..5"),
             (10**30, "rating outside 1..5"),
             (math.inf, "rating outside 1..5"),
-            (math.nan, "rating is not a number"),
+            (math.nan, "no rating"),
             (True, "rating is not a number"),
             ([5], "rating is not a number"),
             ({"stars": 5}, "rating is not a number"),
@@ -108,7 +109,7 @@ class TestText:
         assert found.reasons == [(1, "no user_id")]
 
     def test_a_file_of_nuls_or_of_wide_characters_is_refused(self, tmp_path: Path) -> None:
-        for data in (b"\0" * 100, delimited([BASE]).encode("utf-16")):
+        for data in (b"\0" * 100, delimited([BASE]).encode("utf-16-le")):
             (tmp_path / "a.csv").write_bytes(data)
             with pytest.raises(InputError, match="not UTF-8 or similar text"):
                 read_all(tmp_path)
@@ -181,6 +182,19 @@ class TestRecords:
     def test_what_is_no_number_is_nobodys_id(self, tmp_path: Path) -> None:
         assert of_lines(tmp_path, {**PLAIN, "reviewerID": math.nan}).reasons == [(0, "no user_id")]
         assert of_lines(tmp_path, {**PLAIN, "asin": math.inf}).reasons == [(0, "no item_id")]
+
+    @pytest.mark.parametrize("missing", ["NaN", "Infinity", "-Infinity"])
+    @pytest.mark.parametrize("block", [1, 1 << 20])
+    def test_what_is_no_number_is_no_text_either_whatever_its_neighbours(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, block: int
+    ) -> None:
+        monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+        lacking = json.dumps({**PLAIN, "summary": "?", "reviewText": "?", "helpful": "?"}).replace('"?"', missing)
+        odd = [lacking, {**PLAIN, "summary": "One", "helpful": [1, 2]}, lacking, {**PLAIN, "reviewText": 2.5}]
+        found = of_lines(tmp_path, *odd, lacking.replace('"u"', missing))
+        assert [(row["title"], row["text"]) for row in found.kept] == [("", ""), ("One", "Fine"), ("", ""), ("", "2.5")]
+        assert [row["helpful_votes"] for row in found.kept] == [None, 1, None, None]
+        assert found.reasons == [(4, "no user_id")]
 
     def test_votes_are_a_pair_of_whole_numbers_or_unknown(self, tmp_path: Path) -> None:
         pairs = [[2, 3], "[2, 3]", [2], [], [2, 3, 4], [2.5, 3], ["2", "3"], [[2], [3]], {"a": 2}, 2, True, None]

@@ -46,6 +46,8 @@ def records(release: int, *rows: dict[str, Any]) -> list[dict[str, Any]]:
         (rb"""{'asin': 'B1', 'title': 'a\'b "c" \xe9 \d'}""", {"title": 'a\'b "c" é \\d'}),
         (b'{"asin": "B1", "price": null, "ok": true}', {"price": None, "ok": True}),
         (b'{"asin": "B1", "price": Infinity}', {"price": math.inf}),
+        (b"{'asin': 'B1', 'price': nan, 'n': [-inf, 'nan']}", {"price": None, "n": [-math.inf, "nan"]}),
+        (b'{"asin": "B1", "price": NaN}', {"price": None}),
         (b"  {'asin': 'B1'}\r\n", {}),
         ("{'asin': 'B1', 'title': 'Äther 灯'}".encode(), {"title": "Äther 灯"}),
     ],

@@ -17,6 +17,8 @@ from tasks import sources
 from tasks.settings import load_settings
 from tasks.sources import delimited as delimited_text
 from tasks.sources.partitions import Unit
+from tasks.sources.profiles import Quoting
+from tasks.sources.text_encoding import as_utf8
 from tests.support.accounts import PACK, Outcome, read, read_all, zipped
 from tests.support.raw_files import DAY, HEADER, delimited, review, write_parquet
 
@@ -204,7 +206,7 @@ def test_text_is_decoded_alike_however_it_is_read(pieces: list[bytes], size: int
             return super().read(size)
 
     data = b"".join(pieces)
-    text = delimited_text.Text(Dribble(data), encoding, ",", 2)
+    text = delimited_text.Text(as_utf8(Dribble(data), encoding), Quoting(quote='"', delimiter=","), 2)
     read = b"".join(iter(lambda: text.read(7), b"")).decode()
     plain = data.removeprefix(b"\xef\xbb\xbf") if size > 2 else data
     assert read == plain.decode(encoding, "replace") + "\n" * text.unfinished + text.mark + "\n"

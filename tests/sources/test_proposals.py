@@ -96,6 +96,30 @@ class TestProposals:
         assert [(r["helpful_votes"], r["total_votes"]) for r in kept] == [(i, i + 2) for i in range(30)]
         assert kept[0]["timestamp"] == dt.datetime(2020, 3, 4, 10, 11, 12, tzinfo=dt.UTC)
 
+    @pytest.mark.parametrize("name", ["", "Unnamed: 0", "index", "id"])
+    @pytest.mark.parametrize("gaps", [False, True])
+    def test_row_numbers_are_nobodys_id(self, tmp_path: Path, name: str, gaps: bool) -> None:
+        rows = [
+            [i * (1 + gaps) + 1000 * gaps, 400 + i * i % 37, i % 5 + 1, words(i), "2019-03-01"] for i in range(1500)
+        ]
+        (tmp_path / "a.csv").write_text(as_csv([[name, "Clothing ID", "Rating", "Review", "Date"], *rows]))
+        found = proposed(tmp_path)
+        assert found.chosen is not None
+        assert found.chosen.profile.columns["item_id"] == "Clothing ID"
+        assert "user_id" not in found.chosen.profile.columns
+        if not gaps:
+            assert found.layouts[0].columns[0].kind == "row number"
+            assert "review_id" not in found.chosen.profile.columns
+
+    def test_row_numbers_of_several_files_are_no_ids_of_reviews(self, tmp_path: Path) -> None:
+        for name in "ab":
+            rows = [[i + 1, f"u{i % 9}", f"i{i % 4}", i % 5 + 1, "2019-03-01", words(i)] for i in range(40)]
+            head = ["review_id", "user", "item", "stars", "date", "text"]
+            (tmp_path / f"{name}.csv").write_text(as_csv([head, *rows]))
+        found = proposed(tmp_path)
+        assert found.chosen is not None
+        assert "review_id" not in found.chosen.profile.columns
+
     # Without letters: a column named "category" is rightly taken for what it says.
     @given(
         st.lists(
