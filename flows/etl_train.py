@@ -155,7 +155,7 @@ def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> N
     record = run.record
     record.decision, record.card = str(decision), decision.card
     record.gates = [gate.as_json() for gate in decision.gates]
-    record.metrics = by_measure(scores.facts["measures"])
+    record.metrics, record.target = by_measure(scores.facts["measures"]), str(scores.facts["target"])
 
 
 def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:

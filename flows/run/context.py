@@ -17,14 +17,13 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from flows.run import links, logs, warm_up
-from flows.run.mlflow_record import git_commit, record_stage
+from flows.run.mlflow_record import record_stage, run_tags
 from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.run.names import check_stage_name
 from flows.run.progress import Artifacts, LogView, View
 from flows.run.record import RunRecord, StageRow
-from flows.run.usage import Meter
+from flows.run.usage import Meter, cost
 from flows.servers import engine
-from tasks.core.digests import digest_of
 from tasks.core.progress import Progress
 from tasks.core.secrets import mask_error, masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -192,14 +191,14 @@ class Run:
     def summary(self, state: str) -> RunRecord:
         """Return a copy of the run's record in its present state, without secrets."""
         record, ingested = self.record, self.record.row("ingest")
-        usage, price = self.meter.total(), self.settings.tracking.price_per_core_hour
+        usage = self.meter.total()
         return replace(
             record.masked(),
             state=state,
             wall_s=round(time.perf_counter() - self.clock, 2),
             cpu_s=usage.cpu_s,
             peak_mb=usage.peak_mb,
-            cost=None if price is None else round(usage.cpu_s / 3600 * price, 6),
+            cost=cost(usage, self.settings),
             rows_in=ingested.rows_in if ingested else 0,
             stages=list(record.stages),
             at_work=list(record.at_work),
@@ -231,9 +230,11 @@ class Run:
         def ended() -> RunRecord:
             return self.summary(state)
 
-        self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
-        self.save(state)
-        self.meter.close()
+        try:
+            self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
+            self.save(state)
+        finally:
+            self.meter.close()
 
 
 def current() -> Run:
@@ -246,19 +247,10 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
     check_stage_name(until)
     began = datetime.now(UTC)
     run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    tags = {
-        "raymill.run_id": run_id,
-        "raymill.config_digest": digest_of(settings.model_dump(mode="json")),
-        "raymill.dataset": settings.data.dataset,
-        "mlflow.source.name": "raymill etl-train",
-        "mlflow.source.git.commit": git_commit(),
-        "prefect.flow_run_id": str(flow_run.id or ""),
-        "prefect.flow_run_name": str(flow_run.name or ""),
-    }
     clock = time.perf_counter()
     store = open_store(settings.storage)
     store.check()
-    tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", tags)
+    tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", run_tags(run_id, settings))
     engine.collect_again()
     record = RunRecord(
         run_id=run_id,

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from prefect.runtime import flow_run
+
 from flows.run.usage import Usage
+from tasks.core.digests import digest_of
 from tasks.core.sections import PROJECT
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import HasDigest, Stage, StageRun
 from tasks.engines import tracking
+from tasks.settings import Settings
 from tasks.stages.tune.plots import search_plots
 
 KEY = "raymill.key"  # tag of a child run: the key of its snapshot
@@ -86,6 +90,19 @@ def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> N
         for file, picture in files.items():
             file.write_bytes(picture)
         tracker.log_files(child, files, "plots")
+
+
+def run_tags(run_id: str, settings: Settings) -> dict[str, str]:
+    """Return the tags of the parent run."""
+    return {
+        "raymill.run_id": run_id,
+        "raymill.config_digest": digest_of(settings.model_dump(mode="json")),
+        "raymill.dataset": settings.data.dataset,
+        "mlflow.source.name": "raymill etl-train",
+        "mlflow.source.git.commit": git_commit(),
+        "prefect.flow_run_id": str(flow_run.id or ""),
+        "prefect.flow_run_name": str(flow_run.name or ""),
+    }
 
 
 def git_commit() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flows.run.mlflow_record import KEY, record_stage
 from flows.run.record import RunRecord, StageRow, read_record
-from tasks.core.errors import RegistryError
+from tasks.core.errors import RaymillError, RegistryError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import StageRun
@@ -141,6 +141,9 @@ def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> lis
                 lines.append(f"{record.run_id}: {_catch_up(record, tracker, store)}")
         except RegistryError:
             break
+        except RaymillError as error:  # a damaged snapshot must not keep tonight's run from starting
+            lines.append(f"{record.run_id}: not recorded: {error.what}")
+            continue
         write_whole(path, json.dumps(replace(read_record(path), unrecorded=[]).to_json(), indent=1), synced=True)
     return lines
 

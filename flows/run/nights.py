@@ -13,8 +13,8 @@ SHOWN = 30
 def nights(root: Path, this: RunRecord, metric: str) -> list[dict[str, Any]]:
     """Return a row for each of the last runs in ROOT/runs, the latest first; `this` run takes the place of its record.
 
-    loss: the tuned model's on its test slice, in this measure; None for a run that did not come so far, or measured
-    another one. A record that cannot be read is left out.
+    loss: the tuned model's on its test slice, in this measure; None for a run that did not come so far, or had another
+    target. A record that cannot be read is left out.
     """
     records = [this]
     for path in sorted((root / "runs").glob("*.json"), reverse=True):
@@ -26,10 +26,10 @@ def nights(root: Path, this: RunRecord, metric: str) -> list[dict[str, Any]]:
             continue
         if record.run_id != this.run_id:
             records.append(record)
-    return [_row(record, metric) for record in sorted(records, key=lambda r: r.run_id, reverse=True)]
+    return [_row(record, metric, this.target) for record in sorted(records, key=lambda r: r.run_id, reverse=True)]
 
 
-def _row(record: RunRecord, metric: str) -> dict[str, Any]:
+def _row(record: RunRecord, metric: str, target: str | None) -> dict[str, Any]:
     return {
         "run_id": record.run_id,
         "started": record.started or None,
@@ -39,5 +39,5 @@ def _row(record: RunRecord, metric: str) -> dict[str, Any]:
         "cpu_s": record.cpu_s or None,
         "peak_mb": record.peak_mb or None,
         "cost": record.cost,
-        "loss": (record.metrics or {}).get(metric, {}).get("tuned"),
+        "loss": (record.metrics or {}).get(metric, {}).get("tuned") if record.target == target else None,
     }

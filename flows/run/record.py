@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LATER = (
     *("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s"),
     "cost",
+    "target",
 )
 # Fields whose texts may hold secrets. `report` and `data_docs` are local paths, which must stay usable.
 MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
@@ -116,6 +117,7 @@ class RunRecord:
     card: str | None = None
     gates: list[dict[str, Any]] | None = None
     metrics: dict[str, dict[str, float]] | None = None  # by measure, then model
+    target: str | None = None
     mlflow: str | None = None
     report: str | None = None
     data_docs: str | None = None

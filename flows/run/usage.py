@@ -1,7 +1,7 @@
 """Measure the CPU seconds and the memory of a run, stage by stage: of this process and all processes below it.
 
 Processes are sampled once a second and at the ends of stages, as the kernel keeps no sums for processes that nobody
-waited for: what one uses after its last sample is missing. On a cluster, processes of other nodes are not counted.
+waited for: what one uses after its last sample is missing. Of a cluster that was there before, no worker is counted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+
+from tasks.core.errors import SettingsError
+from tasks.engines import cluster_connect
+from tasks.settings import Settings
 
 EVERY_S = 1.0
 MB = 1_000_000
@@ -83,6 +87,15 @@ class Meter:
         self._total = _sum(self._total, used, peak_mb)
         share = used / max(1, len(self._under_way))
         self._under_way = {stage: _sum(usage, share, peak_mb) for stage, usage in self._under_way.items()}
+
+
+def cost(usage: Usage, settings: Settings) -> float | None:
+    """Return the price of the CPU seconds; None without a price, and on a cluster, whose workers are not counted."""
+    price = settings.tracking.price_per_core_hour
+    with suppress(SettingsError):  # the run itself reports a wrong address
+        if price is not None and cluster_connect.wanted(settings.ray) is None:
+            return round(usage.cpu_s / 3600 * price, 6)
+    return None
 
 
 def _sum(usage: Usage, cpu_s: float, peak_mb: int) -> Usage:

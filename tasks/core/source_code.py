@@ -88,4 +88,5 @@ def _is_module(package: str, name: str) -> bool:
     parent = util.find_spec(package)
     if parent is None or not parent.submodule_search_locations:
         return False
-    return any((Path(folder) / f"{name}.py").exists() for folder in parent.submodule_search_locations)
+    files = (f"{name}.py", f"{name}/__init__.py")
+    return any((Path(folder) / file).exists() for folder in parent.submodule_search_locations for file in files)

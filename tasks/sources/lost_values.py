@@ -27,6 +27,8 @@ def lost_values(
         if source not in usable.columns or name in profile.defaults:
             continue
         values = usable[source].drop_nulls()
+        if values.dtype.is_float():
+            values = values.drop_nans()
         if values.dtype == pl.String:
             values = values.filter((values.str.strip_chars() != "") & ~values.is_in(list(profile.nulls)))
         lost[name] = max(0, len(values) - (kept.num_rows - kept[name].null_count))

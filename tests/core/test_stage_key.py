@@ -215,3 +215,11 @@ def test_features_are_made_again_when_what_a_word_means_changes(tmp_path: Path, 
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     after = subprocess.check_output([sys.executable, "-c", KEY_OF_FEATURES], cwd=tmp_path, env=environment, text=True)
     assert after.strip() != declared_stages()["features"].code["source"]
+
+
+@pytest.mark.parametrize("stage_name", ["ingest", "ingest-items"])
+def test_what_reads_the_raw_files_belongs_to_the_key(stage_name: str) -> None:
+    """`from tasks import sources` names a package, whose modules are followed like any other."""
+    modules = source_code.source_modules(declared_stages()[stage_name].function.__module__)
+    reading = ("canonical", "readers", "discovery", "loading", "streams")
+    assert {f"tasks.sources.{name}" for name in reading} <= set(modules)

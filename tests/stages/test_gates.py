@@ -86,7 +86,7 @@ def test_in_a_hundred_nights_of_equal_models_hardly_any_champion_changes() -> No
     for _ in range(400):
         for night in range(100):
             drawn = Difference(rows=500, mean=float(rng.normal(0, 0.01)), error=0.01)
-            (gate,) = gates(champion=replace(CHAMPION, difference=drawn, survived=night), max_false_promotions=chance)
+            (gate,) = gates(champion=replace(CHAMPION, difference=drawn, earlier=night), max_false_promotions=chance)
             if gate.passed:
                 changed += 1
                 break
@@ -95,7 +95,7 @@ def test_in_a_hundred_nights_of_equal_models_hardly_any_champion_changes() -> No
 
 def test_a_clearly_better_model_is_promoted_even_after_a_hundred_nights() -> None:
     better = Difference(rows=500, mean=-0.05, error=0.01)
-    (gate,) = gates(champion=replace(CHAMPION, difference=better, survived=100), max_false_promotions=0.05)
+    (gate,) = gates(champion=replace(CHAMPION, difference=better, earlier=100), max_false_promotions=0.05)
     assert gate.passed
     assert "its comparison 101" in str(gate)
 

@@ -19,7 +19,7 @@ Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidat
 def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, champion: Any, judge: Judge) -> Champion:
     """Score the current champion on this run's test slice. What prevents it is returned as `problem`, not raised.
 
-    Where the judge compares both models row by row, the comparisons that this champion has survived are counted, too.
+    Where the judge compares both models row by row, this champion's earlier comparisons are counted, too.
     """
     if champion is None:
         return Champion()
@@ -47,11 +47,11 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
     loss = scores.measures[TARGETS[target].metric]["value"]
     if loss is None:
         return incomparable("has no loss on these rows")
-    survived = 0 if scores.difference is None else comparisons(tracker.client, name, version)
-    return Champion(version, loss, scores.slices, note=seen, difference=scores.difference, survived=survived)
+    earlier = 0 if scores.difference is None else comparisons(tracker.client, name, version)
+    return Champion(version, loss, scores.slices, note=seen, difference=scores.difference, earlier=earlier)
 
 
 def comparisons(client: Any, name: str, champion: str) -> int:
-    """Count the decisions against which this version has kept its place."""
-    audits = registry.history(client, name)
-    return sum(audit.action == registry.BLOCK and audit.from_version == champion for audit in audits)
+    """Count the decisions by gates while this version was the champion, also those that it lost before a rollback."""
+    decided = (registry.BLOCK, registry.PROMOTE)
+    return sum(a.action in decided and a.from_version == champion for a in registry.history(client, name))

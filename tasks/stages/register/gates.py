@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, pi
-from statistics import NormalDist
 from typing import Any
+
+from scipy.special import stdtrit
 
 from tasks.core.sections import GatesConfig
 from tasks.stages.evaluate.scoring import Difference
@@ -69,7 +70,7 @@ class Champion:
     """The current champion on the same rows, or why it cannot be compared (`problem`).
 
     `version` is "" if there is none. `note` qualifies the comparison. `difference`: the model's loss less the
-    champion's, row by row; `survived`: the comparisons in which the champion has kept its place.
+    champion's, row by row; `earlier`: how often the champion was compared before.
     """
 
     version: str = ""
@@ -78,7 +79,7 @@ class Champion:
     problem: str = ""
     note: str = ""
     difference: Difference | None = None
-    survived: int = 0
+    earlier: int = 0
 
 
 def judge_gates(model: Measured, champion: Champion, config: GatesConfig) -> tuple[Gate, ...]:
@@ -159,12 +160,12 @@ def _evidence(champion: Champion, chance: float) -> Gate:
     the probability 6 / (pi n)^2 times `chance`: over any number of comparisons these add up to `chance`, which bounds
     the probability of any error (Bonferroni's inequality).
     """
-    name, number = "evidence against the champion", champion.survived + 1
+    name, number = "evidence against the champion", champion.earlier + 1
     if champion.difference is None:
         return Gate(name, None, None, None, "the losses were not compared row by row")
     share = chance * 6 / (pi * number) ** 2
-    limit = NormalDist().inv_cdf(1 - share)
     found = champion.difference
+    limit = -float(stdtrit(max(found.rows - 1, 1), share))  # Student's t: the standard error is estimated
     errors = -found.mean / found.error if found.error > 0 else (inf if found.mean < 0 else 0.0)
     return Gate(name, errors, limit, bool(errors >= limit), f"standard errors; its comparison {number}")
 

@@ -48,7 +48,9 @@ def run(
     folder: Path,
 ) -> dict[str, float]:
     """Run the trials that the study lacks; `on_end` is called after each. Returns seconds, see `Overhead`."""
-    config = study.config
+    config, missing = study.config, study.missing()
+    if missing <= 0:  # another machine has begun the last ones meanwhile
+        return {}
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
     ray_private.clear_trial_environments()
@@ -56,7 +58,7 @@ def run(
     # No CPU claimed: trials that hold them all wait for this task.
     reading: Any = ray.remote(read_slices).options(num_cpus=0, num_returns=2)
     problem, data = reading.remote([list(train), list(valid)], list(features), config.max_rows)
-    concurrent = min(config.concurrent or cluster.cpus(), study.missing())
+    concurrent = min(config.concurrent or cluster.cpus(), missing)
     rungs = milestones(config)
     # On a cluster a trial may have a node to itself; no more threads than that node has cores.
     threads = min(max(1, cluster.cpus() // concurrent), cluster.node_cpus())
@@ -73,7 +75,7 @@ def run(
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Trial, data=[data], task=task), {"cpu": 0.5}),
         tune_config=tune.TuneConfig(
-            num_samples=study.missing(),
+            num_samples=missing,
             max_concurrent_trials=concurrent,
             search_alg=search,
             scheduler=asha(config, study.ended()) if config.stopping == "asha" else None,

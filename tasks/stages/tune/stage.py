@@ -85,7 +85,8 @@ def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) 
     improved: list[tuple[float, float]] = []  # seconds since the search began, the best loss from then on
 
     def ended() -> None:
-        trials = study.ended()
+        if not (trials := study.ended()):  # this one came on top of those that are wanted
+            return
         best = min(trial.loss for trial in trials)
         if not improved or best < improved[-1][1]:
             improved.append((round(time.perf_counter() - began, 3), best))
