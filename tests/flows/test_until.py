@@ -34,7 +34,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
     def do(name: str) -> Any:
         names.append(name)
         context.current().record.stages.append(StageRow(name))
-        return SimpleNamespace(facts={"measures": {}})
+        return SimpleNamespace(facts={"measures": {}, "target": "rating"})
 
     class Task:
         def __init__(self, name: str) -> None:
