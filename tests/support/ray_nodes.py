@@ -18,6 +18,10 @@ from typing import Any
 
 import psutil
 
+from tasks.engines import cluster
+
+# What `cluster.start` sets in this process for a session of its own would keep nodes on loopback.
+SESSION = (*cluster.LOCAL_ENV, *cluster.WORKER_ENV)
 TOKEN = "a-token-of-these-tests-alone"
 RAY = str(Path(sys.executable).with_name("ray"))
 # The GCS declares a node dead after seconds, not half a minute. The token: servers that listen on more than loopback
@@ -31,6 +35,10 @@ ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "4",
 }
+
+
+def without_session() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in SESSION}
 
 
 @dataclass
@@ -83,7 +91,7 @@ class Nodes:
     @property
     def environment(self) -> dict[str, str]:
         """Of a driver of this cluster."""
-        return {**os.environ, **ENVIRONMENT, "RAY_ADDRESS": self.address}
+        return {**without_session(), **ENVIRONMENT, "RAY_ADDRESS": self.address}
 
     def start(
         self, cpus: int, *, around: Sequence[str] = (), ip: str | None = None, env: Mapping[str, str] | None = None
@@ -106,7 +114,7 @@ class Nodes:
         ]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **ENVIRONMENT, **(env or {})},
+            env={**without_session(), **ENVIRONMENT, **(env or {})},
             cwd=folder,  # none that the project could be imported from
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
