@@ -19,11 +19,11 @@ _ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst")
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in a folder. `problem` is the reason if it is not read, `fix` what to do about that; `left_out`: it is no
-    damaged review file.
+    """A name in a folder. problem: why it is not read, None if it is; fix: what to do about that.
 
-    `doubtful`: neither the name nor the first bytes tell that it holds reviews, so it is left out if it cannot be
-    read."""
+    left_out: it is another kind of file, not a damaged review file. doubtful: neither its name nor its first bytes show
+    that it holds reviews; it is left out if it cannot be read.
+    """
 
     name: str
     problem: str | None = None

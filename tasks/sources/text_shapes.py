@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tasks.sources import dialects, locations, text_encoding
 from tasks.sources.file_checks import (
@@ -39,6 +39,10 @@ class Shape:
     encoding: str = "utf-8"
     other_encodings: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+
+    def of_file(self) -> dict[str, Any]:
+        """Return the fields that SourceFile has, too."""
+        return {name: value for name, value in vars(self).items() if name != "names"}
 
 
 def readable_encoding(start: bytes, profile: Profile) -> tuple[str, tuple[str, ...]]:
