@@ -1,6 +1,6 @@
 """Measure the CPU seconds and the memory of a run, stage by stage: of this process and all processes below it.
 
-Processes are sampled every two seconds and at both ends of stages, as the kernel keeps no sums for processes that nobody
+Processes are sampled every two seconds and at both ends of a stage, as the kernel keeps no sums for those that nobody
 waited for: what one uses after its last sample is missing. The workers of a cluster that ran before are not counted.
 """
 
