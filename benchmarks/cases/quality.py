@@ -7,9 +7,10 @@ same, logistic regression of four stars and more) and `notebook` (`benchmarks.pe
 out-of-fold TF-IDF ridge score, tuned XGBoost; three seeds). The test slice is read once, for the scores.
 
 Each side is computed once, and the harness reports that time for every run.
-`rmse_ratio`: our RMSE over the peer's, means over seeds; `auc_gain`: our AUC minus the peer's.
+`rmse_ratio`: our RMSE over the peer's, and over that of our own linear baseline, means over seeds; `auc_gain`: our AUC
+minus the peer's. Of an input with more than ROWS reviews the latest are used.
 
-    raymill bench quality --runs 1 [--input FOLDER | --size ROWS] [--peer NAME ...] [--json FILE|-]
+    raymill bench quality --runs 1 [--input FOLDER] [--size ROWS] [--peer NAME ...] [--json FILE|-]
 """
 
 from __future__ import annotations
@@ -57,8 +58,20 @@ def prepare(setup: Setup) -> Job:
     folder = setup.input or synthetic(setup.size)
     job = Job(folder, dataset_of(folder), setup.scratch / "ours", setup.scratch / "rows.parquet")
     job.storage.mkdir()
+    keep_latest(job, setup.size, setup.scratch / "latest")
     write_rows(run_flow(job, "split", {}), job)
     return job
+
+
+def keep_latest(job: Job, rows: int, folder: Path) -> None:
+    """Make the latest `rows` clean reviews the job's input, if it has more."""
+    import polars as pl
+
+    reviews = pl.DataFrame(pl.from_arrow(snapshot_of(job, run_flow(job, "clean", {}), "clean").read()))
+    if len(reviews) > rows:
+        folder.mkdir()
+        reviews.sort("timestamp", "review_id").tail(rows).write_parquet(folder / "reviews.parquet")
+        job.input, job.dataset = folder, "canonical"
 
 
 def dataset_of(folder: Path) -> str:
@@ -114,13 +127,16 @@ def ours(job: Job) -> SelfTimed:
 
 
 def _ours(job: Job) -> dict[str, Any]:
-    measured: dict[str, list[float]] = {"rmse": [], "auc": []}
+    measured: dict[str, list[float]] = {"rmse": [], "auc": [], "untuned_rmse": [], "linear_rmse": []}
     for target, measure in (("rating", "rmse"), ("positive", "auc")):
         for seed in SEEDS:
             seeds = {"features.target": target, "train.seed": seed, "tune.seed": seed}
             summary = run_flow(job, "evaluate", seeds)
-            scores = snapshot_of(job, summary, "evaluate")
-            measured[measure].append(scores.facts["measures"]["tuned"][measure]["value"])
+            of = snapshot_of(job, summary, "evaluate").facts["measures"]
+            measured[measure].append(of["tuned"][measure]["value"])
+            if measure == "rmse":
+                measured["untuned_rmse"].append(of["baseline"]["rmse"]["value"])
+                measured["linear_rmse"].append(of["linear"]["rmse"]["value"])
     return {**measured, "rows": _sizes(job)}
 
 
@@ -210,6 +226,9 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
     }
     mine = means["ours"]
     peers = {name: measured for name, measured in means.items() if name != "ours"}
+    if "linear_rmse" in outputs["ours"]:
+        peers["linear"] = {"rmse": _mean(outputs["ours"]["linear_rmse"])}
+        more["ours"]["untuned_rmse"] = _mean(outputs["ours"]["untuned_rmse"])
     more["ours"]["rmse_ratio"] = {n: round(mine["rmse"] / p["rmse"], 4) for n, p in peers.items() if "rmse" in p}
     more["ours"]["auc_gain"] = {n: round(mine["auc"] - p["auc"], 4) for n, p in peers.items() if "auc" in p}
     return more
@@ -227,7 +246,7 @@ def measure_input(job: Job) -> dict[str, int]:
 CASE = Case(
     name="quality",
     size_of="rows",
-    default_size=20_000,
+    default_size=50_000,
     prepare=prepare,
     ours=ours,
     peers={"ridge": ridge, "notebook": notebook_peer, "logreg": logreg},

@@ -36,6 +36,11 @@ def losses(target: Target, label: Array, prediction: Array) -> Array:
     return nats
 
 
-def overall(metric: str, mean_loss: float) -> float:
+def overall(metric: str, mean: float) -> float:
     """Compute the metric from the mean loss."""
-    return float(mean_loss**0.5) if metric == "rmse" else float(mean_loss)
+    return float(mean**0.5) if metric == "rmse" else float(mean)
+
+
+def mean_loss(metric: str, value: float) -> float:
+    """Compute the mean loss from the metric: the inverse of `overall`."""
+    return value**2 if metric == "rmse" else value

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
 # What can be searched: the least and the largest value, and whether the least is allowed. Two integers: integers only.
 _SHARE = (0.0, 1.0, False)
@@ -32,7 +32,7 @@ NUMBERS: dict[str, tuple[float, float, bool]] = {
     "num_parallel_tree": (1, 1 << 10, True),
     "scale_pos_weight": (0.0, math.inf, False),
 }
-WORDS = {"grow_policy": ("depthwise", "lossguide")}
+WORDS = {"grow_policy": ("depthwise", "lossguide"), "begin": ("mean", "linear")}
 ALIASES = {
     "learning_rate": "eta",
     "min_split_loss": "gamma",
@@ -85,9 +85,13 @@ class Axis(BaseModel):
             if len(low_high) != 2 or not all(_is_number(b) for b in low_high) or scale not in ([], ["log"]):
                 raise ValueError(f"{FORMS}, got {list(value)}")
             return {"low": low_high[0], "high": low_high[1], "log": bool(scale)}
-        if isinstance(value, Mapping) and set(value) <= set(cls.model_fields):
-            return value  # as recorded
         raise ValueError(f"{FORMS}, got {value!r}")
+
+    @model_serializer
+    def _to_conf(self) -> Any:
+        if self.choice is not None:
+            return {"choice": list(self.choice)}
+        return [self.low, self.high, *(["log"] if self.log else [])]
 
     @property
     def whole(self) -> bool:

@@ -69,6 +69,11 @@ def arrays(table: pa.Table, features: Sequence[str]) -> tuple[Any, Any]:
     return x.T, table[LABEL].to_numpy()
 
 
+def column(rows: Sequence[Slab], name: str) -> Any:
+    """Read one column of these rows as an (n,) array, with NaN or NaT for null."""
+    return np.concatenate([slab.read([name])[name].to_numpy() for slab in rows] or [np.zeros(0, np.float32)])
+
+
 def label_range(files: Sequence[Path]) -> tuple[float, float] | None:
     """Return the smallest and the largest label, from the row groups' statistics; None without rows."""
     stats = []

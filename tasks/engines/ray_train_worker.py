@@ -17,8 +17,9 @@ from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, quantile_matrices, rounds
 from tasks.engines.boosting_params import check_params
 from tasks.engines.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from tasks.engines.feature_files import slabs
+from tasks.engines.feature_files import column, slabs
 from tasks.engines.feature_rows import Rows
+from tasks.engines.linear_start import Start
 from tasks.engines.train_job import Trained, TrainJob
 from tasks.engines.xgboost_collective import broadcast, communicator, first_of
 
@@ -68,7 +69,10 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
     target = TARGETS[job.target]
     own = constraints.positional(job.params, job.features, "train.params")
     params = {**own, **target.params, "seed": job.seed, "nthread": threads, "device": job.device}
-    plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every)
+    begin = None
+    if job.begin is not None:
+        begin = Start(column(rows["train"].slabs, job.begin), job.features.index(job.begin))
+    plan = rounds.Rounds(params, target, job.rounds, job.patience, job.checkpoint_every, begin)
     # Only rank 0 reads the checkpoint, so that all ranks begin at the same round.
     start = broadcast(read_checkpoint(job.folder, job.identity) if rank == 0 else None, size)
 

@@ -15,6 +15,7 @@ from tasks.core import faults
 from tasks.domain.targets import Target
 from tasks.engines import boosting
 from tasks.engines.checkpoints import Checkpoint, Curves
+from tasks.engines.linear_start import Start, linear_tree
 
 # Each of these below 1 makes a round draw rows or columns at random.
 SAMPLED = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
@@ -22,13 +23,18 @@ SAMPLED = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_byno
 
 @dataclass(frozen=True)
 class Rounds:
-    """The settings of a training, without its data. `patience`: rounds without improvement before stopping."""
+    """The settings of a training.
+
+    patience: rounds without improvement before stopping. begin: the linear baseline's scores of the training rows,
+    which the first round repeats; None to begin from the mean.
+    """
 
     params: Mapping[str, Any]
     target: Target
     rounds: int
     patience: int | None = None
     checkpoint_every: int | None = None
+    begin: Start | None = None
 
 
 def boost(
@@ -53,7 +59,11 @@ def boost(
         if job.patience is not None and done and done - 1 - best(curves) >= job.patience:
             break
         faults.point("train", "round", done)
-        booster.update(dtrain, done)
+        if done or job.begin is None:
+            booster.update(dtrain, done)
+        else:
+            first = linear_tree(dtrain, job.begin, job.target, params)
+            booster = xgb.Booster(params, [m for m, _ in evals], bytearray(first))
         for matrix, name in evals:
             curves[name].append(boosting.loss(booster, matrix, labels[name], job.target))
         if job.checkpoint_every and (done + 1) % job.checkpoint_every == 0 and done + 1 < job.rounds:

@@ -15,7 +15,8 @@ class TrainJob:
     """The input of each worker: file names and numbers, no data. All workers see `folder`.
 
     params: XGBoost's, without those of the target. patience: rounds without a better validation loss before stopping.
-    threads: per worker; None for an equal share of its machine's cores.
+    threads: per worker; None for an equal share of its machine's cores. begin: the feature that is the linear
+    baseline's prediction, which the first round repeats; None to begin from the mean.
     """
 
     train: tuple[Path, ...]
@@ -31,11 +32,13 @@ class TrainJob:
     threads: int | None = None
     external_memory: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
+    begin: str | None = None
 
     @property
     def identity(self) -> str:
         """Return a digest that a checkpoint must match. It omits the rows, which are part of the folder's key."""
-        return digest_of([self.features, self.target, self.params, self.seed, self.checkpoint_every, self.device])
+        own = [self.params, self.seed, self.checkpoint_every, self.device, self.begin]
+        return digest_of([self.features, self.target, *own])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, rounds
 from tasks.engines.boosting_params import check_params
 from tasks.engines.checkpoints import Checkpoint, Curves
+from tasks.engines.linear_start import Start
 from tasks.engines.quantile_matrices import quantile_matrix
 from tasks.engines.rounds import Rounds
 
@@ -53,6 +54,18 @@ def test_every_checkpoint_leads_to_the_bytes_of_the_undisturbed_run(target: str,
     assert [c.rounds for c in saved] == [6, 12, 18]
     for checkpoint in saved:
         assert boosted(job, checkpoint)[0] == undisturbed, checkpoint.rounds
+
+
+@pytest.mark.parametrize("target", ["rating", "positive"])
+@pytest.mark.parametrize("sampling", [{}, SAMPLING], ids=["all-rows", "sampled"])
+def test_a_run_that_begins_from_the_linear_baseline_resumes_to_the_same_bytes(
+    target: str, sampling: dict[str, float]
+) -> None:
+    start = Start(np.linspace(0.1, 0.9, 700, dtype=np.float32), 2)
+    job = plan(target, params=sampling, checkpoint_every=6, begin=start)
+    undisturbed, saved = boosted(job)
+    assert [boosted(job, checkpoint)[0] for checkpoint in saved] == [undisturbed] * 3
+    assert boosted(plan(target, params=sampling))[0][0] != undisturbed[0]
 
 
 def test_stopping_early_keeps_the_best_round_and_shows_all_that_ran() -> None:

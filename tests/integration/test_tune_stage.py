@@ -15,13 +15,18 @@ from tasks.core.errors import InputError, RunError
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import stage_key
 from tasks.core.storage.store import SnapshotStore
+from tasks.engines import boosting
+from tasks.stages.train.stage import refit
 from tasks.stages.tune.stage import tune
 from tasks.stages.tune.study import Study
 from tests.support.stage_runs import made, put, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["slope", "noise"]
-SMALL = ("tune.trials=3", "tune.concurrent=1", "tune.max_rounds=20", "tune.min_rounds=5", "tune.patience=4")
+SMALL = (
+    *("tune.trials=3", "tune.concurrent=1", "tune.max_rounds=20", "tune.min_rounds=5", "tune.patience=4"),
+    "tune.space.begin=null",  # these slices have no linear baseline
+)
 POINT = {"max_depth": 3, "min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.7, "lambda": 1.0}
 
 
@@ -36,6 +41,33 @@ def put_splits(store: SnapshotStore, target: str = "rating", *, rows: int = 400)
         columns = {"slope": x[:, 0], "noise": x[:, 1], "label": labels[target].astype(np.float32)}
         tables[name] = [pa.table(columns).slice(0, 150), pa.table(columns).slice(150)]
     return put(store, "split", tables, facts={"features": FEATURES, "target": target})
+
+
+def test_few_rows_do_not_unlearn_a_linear_baseline_that_is_right(tmp_path: Path) -> None:
+    """Trees that begin from the mean need more rows than these to follow it."""
+    tables = {}
+    for seed, (name, rows) in enumerate((("train", 240), ("valid", 30))):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(rows, 8)).astype(np.float32)
+        base = (3 + x[:, 0]).astype(np.float32)
+        label = base + rng.normal(0, 0.5, rows).astype(np.float32)
+        days = pa.array(np.arange(rows) + 1000 * seed, pa.timestamp("ms"))
+        tables[name] = [
+            pa.table({**{f"x{i}": x[:, i] for i in range(1, 8)}, "base": base, "label": label, "timestamp": days})
+        ]
+    names = [*(f"x{i}" for i in range(1, 8)), "base"]
+    facts = {"features": names, "target": "rating", "linear": "base", "borders": {"valid_until": "1970-01-01"}}
+    store = SnapshotStore(tmp_path)
+    splits = put(store, "split", tables, facts=facts)
+    config = settings("tune.trials=4", "tune.algorithm=random", "train.workers=1")
+    search = made(store, tune, [splits], config.tune).snapshot
+    assert search.facts["best_params"]["begin"] == "linear"
+    model = made(store, refit, [splits, search], config.train).snapshot
+    assert model.facts["params"]["begin"] == "linear"
+    booster = boosting.load_model(model.path("model.ubj").read_bytes())
+    x = np.full((3, 8), np.nan, np.float32)
+    x[:, 7] = [2.0, 3.0, 4.0]
+    assert np.abs(boosting.predict(booster, x, names) - x[:, 7]).max() < 0.4
 
 
 @dataclass(frozen=True)

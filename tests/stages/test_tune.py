@@ -47,7 +47,7 @@ def tried(study: Study) -> list[dict[str, Any]]:
         ("space.eta=[0.3, 0.1]", "eta: low must be below high, got [0.3, 0.1]"),
         ("space.eta=[0.1, 0.1]", "eta: low must be below high"),
         ("space.max_dept=[3, 8]", "max_dept: XGBoost has no such parameter that can be searched; did you mean max_d"),
-        ("space.zzz=[3, 8]", "known: alpha, colsample_bylevel"),
+        ("space.zzz=[3, 8]", "known: alpha, begin, colsample_bylevel"),
         ("space.max_depth=[3.0, 8.0]", "max_depth: expected whole numbers, got 3.0"),
         ("space.max_depth={choice: [3, deep]}", "max_depth: expected whole numbers, got 'deep'"),
         ("space.subsample=[0.5, 1.5]", "subsample: 1.5 is outside of what XGBoost takes, ]0, 1]"),
@@ -65,7 +65,7 @@ def tried(study: Study) -> list[dict[str, Any]]:
         ("space.objective={choice: [reg:squarederror]}", "objective: cannot be searched, features.target decides it"),
         (
             "space={max_depth: null, eta: null, min_child_weight: null, subsample: null, colsample_bytree: null, "
-            "lambda: null}",
+            "lambda: null, begin: null}",
             "no parameter to search",
         ),
         ("first.learning_rate=0.1", "learning_rate: call it eta"),
@@ -128,7 +128,7 @@ def test_a_search_begins_with_the_parameters_of_the_untuned_model(tmp_path: Path
     study = Study(config("trials=3", f"algorithm={algorithm}"), "study", tmp_path / "study.db")
     run(study, 3)
     first, *others = tried(study)
-    assert first == {"colsample_bytree": 1.0, **params}
+    assert first == {"colsample_bytree": 1.0, "begin": "mean", **params}
     assert all(other["eta"] != first["eta"] for other in others)
 
 
@@ -267,8 +267,8 @@ def test_what_another_machine_is_about_to_try_does_not_disturb(tmp_path: Path) -
 
 
 def test_a_grid_is_searched_once_and_whole(tmp_path: Path) -> None:
-    given = config("algorithm=grid", "trials=100", "grid_points=2", "space.subsample=null", "space.lambda=null",
-                   "space.min_child_weight=null", "space.max_depth={choice: [3, 5, 8]}")  # fmt: skip
+    unsearched = [f"space.{name}=null" for name in ("subsample", "lambda", "min_child_weight", "begin")]
+    given = config("algorithm=grid", "trials=100", "grid_points=2", *unsearched, "space.max_depth={choice: [3, 5, 8]}")
     study = Study(given, "study", tmp_path / "study.db")
     assert study.wanted == 3 * 2 * 2
     run(study, study.wanted)

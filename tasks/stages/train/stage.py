@@ -84,12 +84,14 @@ def fit(
     """Train on the slices `learn`, with the parameters in conf, overridden by those that a search `tuned`."""
     target = TARGETS[splits.facts["target"]]
     check_labels(splits, learn, target)
+    params = {**config.params, **tuned}
+    begin = params.pop("begin", "mean")  # of a search; the untuned model begins from the mean
     job = TrainJob(
         train=tuple(f for name in learn for f in splits.files(name)),
         valid=tuple(f for name in watch for f in splits.files(name)),
         features=tuple(splits.facts["features"]),
         target=target.name,
-        params={**config.params, **tuned},
+        params=params,
         seed=config.seed,
         rounds=rounds,
         folder=out.scratch,
@@ -98,6 +100,7 @@ def fit(
         threads=config.nthread,
         external_memory=config.external_memory,
         device=ray_train.device(config.device),
+        begin=splits.facts["linear"] if begin == "linear" else None,
     )
     done = ray_train.fit(job, config.workers or ray_train.worth_having(job))
     shutil.rmtree(out.scratch, ignore_errors=True)
@@ -108,7 +111,7 @@ def fit(
     out.fact(
         target=target.name,
         metric=target.metric,
-        params={**job.params, "seed": job.seed},
+        params={**job.params, "begin": begin, "seed": job.seed},
         rounds=done.rounds,
         features=list(job.features),
         loss={name: curve[done.rounds - 1] for name, curve in done.curves.items()},

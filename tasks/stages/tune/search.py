@@ -20,8 +20,8 @@ from tasks.core.errors import RunError, TransientError
 from tasks.domain import constraints
 from tasks.domain.targets import Target
 from tasks.engines import cluster, ray_private
-from tasks.engines.feature_rows import read_slices
 from tasks.stages.tune.ended_trial import Ended
+from tasks.stages.tune.folds import read_folds
 from tasks.stages.tune.rungs import ASHA_FACTOR, milestones
 from tasks.stages.tune.settings import TuneConfig
 from tasks.stages.tune.study import Study
@@ -43,6 +43,7 @@ def run(
     train: Sequence[Path],
     valid: Sequence[Path],
     features: Sequence[str],
+    linear: str | None,
     target: Target,
     on_end: Callable[[], None],
     folder: Path,
@@ -56,8 +57,8 @@ def run(
     ray_private.clear_trial_environments()
     ray_private.keep_trial_actors()
     # No CPU claimed: trials that hold them all wait for this task.
-    reading: Any = ray.remote(read_slices).options(num_cpus=0, num_returns=2)
-    problem, data = reading.remote([list(train), list(valid)], list(features), config.max_rows)
+    reading: Any = ray.remote(read_folds).options(num_cpus=0, num_returns=2)
+    problem, data = reading.remote([list(train), list(valid)], list(features), config.max_rows, config.folds)
     concurrent = min(config.concurrent or cluster.cpus(), missing)
     rungs = milestones(config)
     # On a cluster a trial may have a node to itself; no more threads than that node has cores.
@@ -70,7 +71,7 @@ def run(
         "seed_per_iteration": True,
         "nthread": threads,
     }
-    task = Task(tuple(features), target, {**fixed, **target.params}, rungs, config.patience)
+    task = Task(tuple(features), target, {**fixed, **target.params}, rungs, config.patience, linear)
     search = StudySearch(study, on_end)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Trial, data=[data], task=task), {"cpu": 0.5}),

@@ -1,11 +1,12 @@
 """Slices in, the best hyper-parameters out: Ray Tune runs what a study suggests, several trials at once.
 
-Trials learn on the train slice and are compared by the target's loss on the validation slice, or on samples of both
-(`tune.max_rows`); the test slice is not read. Concurrent trials end in an order of their own, so the search is not
-deterministic and its manifest says so. Trials are kept in Optuna's storage, beside the attempt or in a database
-(`tune.storage`): a search that was killed goes on from there, and several machines that run the same search in one
-database share its trials and come to the same output. The study is named after the stage's key, so another space,
-other data or other code is another study.
+Trials learn on the train slice and are compared by the target's loss on the validation slice, on samples of both
+(`tune.max_rows`), or on folds of both (`tasks.stages.tune.folds`); the test slice is not read. The first round of a
+trial that begins from the linear baseline repeats it: a best round of 1 says that no tree improved on it. Concurrent
+trials end in an order of their own, so the search is not deterministic and its manifest says so. Trials are kept in
+Optuna's storage, beside the attempt or in a database (`tune.storage`): a search that was killed goes on from there, and
+several machines that run the same search in one database share its trials and come to the same output. The study is
+named after the stage's key, so another space, other data or other code is another study.
 
 Out: the trials (`trial`, `status`, `rounds`, `best_round`, `valid_loss`, `params`), their curves (`curves/`: `trial`,
 `round`, `loss`), and as facts `target`, `metric`, `best_trial`, `best_params`, `best_rounds`, `best_loss`.
@@ -55,6 +56,7 @@ def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
 
     target = TARGETS[splits.facts["target"]]
     check_before(splits, config, target)
+    config = fitted(config, splits, target)
     study = Study(config, name=f"raymill-{out.key}", file=out.scratch / "study.db")
     try:
         with study.answering():
@@ -75,7 +77,21 @@ def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
     ends = {name: axis.ends() for name, axis in config.axes.items()}
     for i in range(max(map(len, ends.values()))):
         params = {name: values[i % len(values)] for name, values in ends.items()}
+        params.pop("begin", None)
         check_params({**config.fixed, **params}, target, "tune.space", splits.facts["features"])
+
+
+def fitted(config: TuneConfig, splits: Snapshot, target: Target) -> TuneConfig:
+    """Return the settings for these slices: one fold where there are rows enough, and the beginnings that exist.
+
+    On larger sets beginning from the linear baseline was no better (decision 019). Several classes have no single
+    margin to begin from, and XGBoost would ignore a `base_score` of the user's.
+    """
+    small = splits.rows("valid") < config.small_below
+    folds = config.folds if small and splits.facts.get("borders") else 1
+    can_begin = splits.facts.get("linear") and target.classes == 1 and "base_score" not in config.fixed
+    space = {name: axis for name, axis in config.space.items() if name != "begin" or (small and can_begin)}
+    return config.model_copy(update={"folds": folds, "space": space})
 
 
 def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) -> None:
@@ -106,6 +122,7 @@ def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) 
                     train=splits.files("train"),
                     valid=splits.files("valid"),
                     features=splits.facts["features"],
+                    linear=splits.facts.get("linear"),
                     target=target,
                     on_end=ended,
                     folder=out.scratch / "ray",

@@ -14,20 +14,47 @@ import numpy as np
 import ray
 from ray import tune
 
+from tasks.domain.losses import mean_loss, overall
 from tasks.domain.targets import Target
 from tasks.engines import boosting
+from tasks.engines.linear_start import Start, linear_tree
 from tasks.engines.quantile_matrices import quantile_matrix
 
 
 @dataclass(frozen=True)
 class Task:
-    """The input that all trials share. `rungs`: the rounds after which to report, the last one the maximum."""
+    """The input that all trials share.
+
+    rungs: the rounds after which to report, the last one the maximum. linear: the feature that is the linear baseline.
+    """
 
     features: tuple[str, ...]
     target: Target
     fixed: dict[str, Any]
     rungs: tuple[int, ...]
     patience: int
+    linear: str | None = None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The matrices of one fold, the labels to compare with, and the linear baseline's predictions of the first."""
+
+    learned: Any
+    compared: Any
+    label: Any
+    start: Start | None
+
+    @classmethod
+    def of(cls, learn: Any, compare: Any, task: Task) -> Fold:
+        bins = task.fixed["max_bin"]
+        learned = quantile_matrix(learn, task.features, max_bin=bins)
+        compared = quantile_matrix(compare, task.features, learned, bins)
+        start = None
+        if task.linear is not None:
+            feature = task.features.index(task.linear)
+            start = Start(np.concatenate([x[:, feature] for x, _ in learn]), feature)
+        return cls(learned, compared, compared.get_label(), start)
 
 
 class Trial(tune.Trainable):
@@ -39,13 +66,10 @@ class Trial(tune.Trainable):
         boosting.import_xgboost()
         boosting.use_threads(task.fixed["nthread"])
         try:
-            slices = ray.get(data[0])
+            folds = ray.get(data[0])
         except ray.exceptions.RayTaskError:
-            slices = []  # the search reports why reading failed; a lost worker raises another error, and is retried
-        bins = task.fixed["max_bin"]
-        self.dtrain: Any = quantile_matrix(slices[0], task.features, max_bin=bins) if slices else None
-        self.dvalid: Any = quantile_matrix(slices[1], task.features, self.dtrain, bins) if slices else None
-        self.label = self.dvalid.get_label() if self.dvalid else None
+            folds = []  # the search reports why reading failed; a lost worker raises another error, and is retried
+        self.folds = [Fold.of(*fold, task) for fold in folds]
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
         self.reset_config(config)
@@ -54,7 +78,15 @@ class Trial(tune.Trainable):
         import xgboost as xgb
 
         params = {**self.task.fixed, **new_config}
-        self.booster: Any = xgb.Booster(params, [self.dtrain, self.dvalid]) if self.dtrain else None
+        self.from_linear = params.pop("begin", "mean") == "linear"
+        first = [
+            linear_tree(f.learned, f.start, self.task.target, params) if f.start and self.from_linear else None
+            for f in self.folds
+        ]
+        self.boosters = [
+            xgb.Booster(params, [fold.learned, fold.compared], tree and bytearray(tree))
+            for fold, tree in zip(self.folds, first, strict=True)
+        ]
         self.curve: list[float] = []
         self.idle_s = self.busy_s = 0.0
         return True
@@ -67,11 +99,10 @@ class Trial(tune.Trainable):
             self.idle_s += began - self.idle_since
         best = int(np.argmin(self.curve)) if self.curve else 0
         rung = next(r for r in self.task.rungs if r > len(self.curve))
-        stale, failed = False, "" if self.dtrain else "there is no data to learn from"
+        stale, failed = False, "" if self.folds else "there is no data to learn from"
         try:
             while len(self.curve) < rung and not stale and not failed:
-                self.booster.update(self.dtrain, len(self.curve))
-                loss = boosting.loss(self.booster, self.dvalid, self.label, self.task.target)
+                loss = self.round(len(self.curve))
                 failed = "" if math.isfinite(loss) else f"the loss is {loss}"
                 self.curve.append(loss)
                 best = best if loss >= self.curve[best] else len(self.curve) - 1
@@ -94,6 +125,17 @@ class Trial(tune.Trainable):
             "busy_s": self.busy_s,
             "setup_s": self.setup_s,
         }
+
+    def round(self, number: int) -> float:
+        """Boost one round on each fold; return the loss over the compared rows of all."""
+        metric, total, rows = self.task.target.metric, 0.0, 0
+        for fold, booster in zip(self.folds, self.boosters, strict=True):
+            if number or not self.from_linear:
+                booster.update(fold.learned, number)
+            loss = boosting.loss(booster, fold.compared, fold.label, self.task.target)
+            total += mean_loss(metric, loss) * len(fold.label)
+            rows += len(fold.label)
+        return overall(metric, total / rows)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: a trial whose worker is lost starts again."""
