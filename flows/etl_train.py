@@ -211,6 +211,7 @@ def _report_facts(run: Run, docs: Path | None, scores: Snapshot) -> dict[str, An
         "cost": record.cost,
         "metric": name_of(TARGETS[scores.facts["target"]], metric),
         "nights": nights(run.root, record, metric),
+        "warnings": record.warnings,
     }
 
 
@@ -226,6 +227,7 @@ def _artifact_row(row: StageRow) -> dict[str, Any]:
         "rejected": row.rejected,
         "repeated": row.repeated,
         "seconds": row.wall_s,
+        "warnings": len(row.warnings),
         "snapshot": row.digest[:12],
         "": "reused" if row.reused else "made",
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows.run import links, logs, warm_up
+from flows.run import links, logs, warm_up, warned
 from flows.run.mlflow_record import record_stage, run_tags
 from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.run.names import check_stage_name
@@ -226,6 +226,7 @@ class Run:
         if self._validators is not None:
             self._validators.close()
         self.artifacts.finish()
+        warned.to_prefect(self.record)
 
         def ended() -> RunRecord:
             return self.summary(state)

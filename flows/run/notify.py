@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.run import warned
 from flows.run.record import RunRecord, read_record
 from tasks.core import secrets
 from tasks.core.settings import ENV_PREFIX
@@ -25,6 +26,7 @@ from tasks.settings import Settings, load_settings
 TIMEOUT_S = 5.0  # for connecting, and for the response
 PAUSES_S = (1.0, 3.0)  # before the second and the third attempt
 PATIENCE_S = 25.0  # for all attempts together
+IN_TEXT = 5  # warnings that the text lists
 WEBHOOK_VARIABLE = f"{ENV_PREFIX}NOTIFY__WEBHOOK"
 
 # The settings of the latest flow run of this context, by its id.
@@ -71,13 +73,14 @@ def message(flow_run: Any, state: Any, record: RunRecord, settings: Settings | N
         "decision": record.decision,
         "failed_stage": stage,
         "error": error,
+        "warnings": record.warnings[: warned.SHOWN],
         "prefect": _prefect_page(flow_run),
         "mlflow": record.mlflow_page,
     }
-    return {"text": _text(facts), **facts}
+    return {"text": _text(facts, warned.lines(record.warnings, IN_TEXT)), **facts}
 
 
-def _text(facts: Mapping[str, Any]) -> str:
+def _text(facts: Mapping[str, Any], warnings: list[str]) -> str:
     where = f" in {facts['failed_stage']}" if facts["failed_stage"] else ""
     parts = [facts["dataset"]]
     parts += [f"{facts['rows']:,} rows"] if facts["rows"] else []
@@ -86,6 +89,7 @@ def _text(facts: Mapping[str, Any]) -> str:
     lines = [f"{facts['flow_run']} {facts['state']}{where}: {', '.join(p for p in parts if p)}"]
     lines += [facts["error"]] if facts["error"] else []
     lines += [f"Model {facts['decision']}"] if facts["decision"] else []
+    lines += [f"Warning: {text}" for text in warnings]
     return "\n".join([*lines, *(facts[page] for page in ("prefect", "mlflow") if facts[page])])
 
 

@@ -83,6 +83,11 @@ class StageRow:
     def usage(self) -> Usage:
         return Usage(self.cpu_s, self.peak_mb)
 
+    @property
+    def warnings(self) -> list[dict[str, str]]:
+        """List what the stage's validation warned of: stage, expectation, value and limit of each."""
+        return [{"stage": self.stage, **warned} for warned in self.validation.get("warnings", ())]
+
 
 class Failure(TypedDict):
     """The stage that failed, and the first line of its error."""
@@ -126,6 +131,11 @@ class RunRecord:
     def row(self, stage: str) -> StageRow | None:
         """Return a stage's row; None if the stage has not ended."""
         return next((row for row in self.stages if row.stage == stage), None)
+
+    @property
+    def warnings(self) -> list[dict[str, str]]:
+        """List what the validations of all stages warned of, in the stages' order."""
+        return [warned for row in self.stages for warned in row.warnings]
 
     def masked(self) -> RunRecord:
         """Return a copy without secrets, safe to show."""

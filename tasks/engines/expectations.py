@@ -19,7 +19,7 @@ from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError, ValidationFailed
 from tasks.engines.suites import ROW_WISE, Expectation, Suite, load_suite, plain
-from tasks.engines.validation import Validation, show_example
+from tasks.engines.validation import Validation, about, observed, show_example
 from tasks.engines.validator import EXAMPLES, Piece, Validator
 from tasks.engines.witnesses import may_have
 
@@ -185,6 +185,7 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
         "table": table,
         "type": expectation.type,
         "kwargs": plain(expectation.kwargs),
+        "severity": expectation.severity,
         "success": success and error is None,
         **counts,
         "unexpected_percent": percent,
@@ -211,13 +212,6 @@ def raise_on_failure(stage: str, validation: Validation, docs_link: str) -> None
 
 def describe(result: dict[str, Any]) -> str:
     """Describe a result in one line: table and column, expectation, number of unexpected rows, three examples."""
-    expectation = Expectation(result["type"], result["kwargs"])
-    name = ", ".join(expectation.columns) or "rows"
-    line = f"{result['table']}: {name}" if result["table"] else name
-    line += f": {expectation}"
-    if result["error"]:
-        return f"{line}: {result['error']}"
-    if result["unexpected_count"] is None:
-        return f"{line}: observed {result['observed_value']!r}"
+    line = f"{about(result)}: {Expectation(result['type'], result['kwargs'])}: {observed(result)}"
     examples = ", ".join(show_example(example) for example in result["examples"][:3])
-    return f"{line}: {result['unexpected_count']:,} of {result['element_count']:,} rows, for example {examples}"
+    return f"{line}, for example {examples}" if examples and not result["error"] else line

@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.core.errors import SettingsError
 from tasks.engines import witnesses
-from tasks.engines.suites import Expectation, plain
+from tasks.engines.suites import SEVERITIES, Expectation, plain
 from tasks.engines.validation import Validation
 
 EXAMPLES = 20
@@ -114,7 +114,10 @@ def _to_gx(expectation: Expectation, number: int, where: str) -> Any:
 
     try:
         return ExpectationConfiguration(
-            type=expectation.type, kwargs=expectation.kwargs, meta={"number": number}
+            type=expectation.type,
+            kwargs=expectation.kwargs,
+            meta={"number": number},
+            severity=SEVERITIES[expectation.severity],  # type: ignore[arg-type]  # it takes the word, too
         ).to_domain_obj()
     except (ValueError, TypeError, GreatExpectationsError) as error:  # pydantic's ValidationError is a ValueError
         problems = " ".join(str(error).split())

@@ -191,6 +191,10 @@ def test_a_refused_value_of_an_argument_is_a_settings_error(
         ('tables: {"": [{type: expect_column_values_to_be_unique, column: a, moslty: 1}]}', "takes no 'moslty'"),
         ('tables: {"": [{type: expect_column_values_to_be_unique}]}', "needs 'column'"),
         ('tables: {"": [{type: expect_table_columns_to_match_set, column_set: [a]}]}', "unknown expectation"),
+        (
+            'tables: {"": [{type: expect_column_values_to_be_unique, column: a, severity: warning}]}',
+            "severity is fail or warn, not 'warning'",
+        ),
     ],
 )
 def test_a_malformed_suite_is_a_settings_error_that_names_the_file(tmp_path: Path, text: str, said: str) -> None:
@@ -320,3 +324,43 @@ def test_the_shipped_suites_name_switches_that_there_are() -> None:
     settings = load_settings()
     for path in (CONF / "expectations").glob("*.yaml"):
         load_suite(path.stem).under(getattr(settings, path.stem, None))
+
+
+WARNING_SUITE = """
+tables:
+  "":
+    - {type: expect_column_values_to_be_between, column: rating, min_value: 1, max_value: 5, severity: warn}
+    - {type: expect_column_values_to_not_be_null, column: rating, severity: warn}
+    - {type: expect_column_mean_to_be_between, column: n, max_value: 5, severity: warn}
+    - {type: expect_column_values_to_not_be_null, column: text, severity: fail}
+"""
+
+
+def test_what_only_warns_fails_no_stage_and_is_told_with_value_and_limit(
+    validators: Validators, table: pa.Table, tmp_path: Path
+) -> None:
+    suite = load_suite("ratings", write_suite(tmp_path, WARNING_SUITE))
+    validation = validators.validate(suite, {"": write_parts(tmp_path, table, [0, 10])})
+    assert validation.success
+    raise_on_failure("ratings", validation, "docs")
+    between, null, mean = validation.warnings()
+    assert between == {
+        "expectation": "rating: expect_column_values_to_be_between",
+        "value": "3 of 30 rows",
+        "limit": "min_value=1, max_value=5",
+    }
+    assert (null["value"], null["limit"]) == ("1 of 30 rows", "every row")
+    assert (mean["value"], mean["limit"]) == ("observed 14.5", "max_value=5")
+    assert validation.summary()["failed"] == 0
+    assert validation.summary()["warnings"] == [between, null, mean]
+
+    night = datetime(2024, 1, 1, tzinfo=UTC)
+    index = validators.write_data_docs(tmp_path / "docs", {"ratings": validation}, "night", night)
+    assert "fa-exclamation-triangle" in index.read_text()  # neither a failure nor as it should be
+
+
+def test_a_warning_beside_a_failure_is_no_failure(validators: Validators, table: pa.Table, tmp_path: Path) -> None:
+    suite = load_suite("ratings", write_suite(tmp_path, WARNING_SUITE.replace("severity: warn}", "severity: fail}", 1)))
+    validation = validators.validate(suite, {"": write_parts(tmp_path, table, [0])})
+    with pytest.raises(ValidationFailed, match="1 of 4 expectations failed"):
+        raise_on_failure("ratings", validation, "docs")
