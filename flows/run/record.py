@@ -22,6 +22,7 @@ LATER = (
     *("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s"),
     "cost",
     "target",
+    "dataset",
 )
 # Fields whose texts may hold secrets. `report` and `data_docs` are local paths, which must stay usable.
 MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
@@ -123,6 +124,7 @@ class RunRecord:
     gates: list[dict[str, Any]] | None = None
     metrics: dict[str, dict[str, float]] | None = None  # by measure, then model
     target: str | None = None
+    dataset: str | None = None
     mlflow: str | None = None
     report: str | None = None
     data_docs: str | None = None

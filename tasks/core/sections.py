@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -99,6 +100,31 @@ class RegistryConfig(Section):
     def name_for(self, target: str) -> str:
         """The registered model's name for one target."""
         return self.model_name.replace("{target}", target)
+
+
+class HistoryConfig(Section):
+    """The comparison of tonight's numbers with those of past nights."""
+
+    severity: Literal["warn", "fail"] | None
+    nights: Annotated[int, Field(ge=3)]
+    warm_up: Annotated[int, Field(ge=3)]
+    since: date | None
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    min_change: Annotated[float, Field(ge=0)]
+    stages: list[str]
+    columns: list[str] | None
+
+    @model_validator(mode="after")
+    def _warms_up(self) -> HistoryConfig:
+        if self.warm_up > self.nights:
+            raise ValueError("warm_up must not be more than nights: nothing would ever be compared")
+        return self
+
+
+class ValidationConfig(Section):
+    """What validation does beyond the expectations of conf/expectations."""
+
+    history: HistoryConfig
 
 
 def _secret(description: str) -> Any:

@@ -168,7 +168,8 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
     error = error or next((part["error"] for part in parts if part["error"]), None)
     counted = [part["result"] for part in parts if part["result"].get("unexpected_count") is not None]
     counts: dict[str, int | None] = dict.fromkeys(("element_count", "missing_count", "unexpected_count"))
-    percent, observed = 0.0, None
+    percent, seen = 0.0, None
+    mean = None
     if len(counted) == len(parts):
         counts = {name: sum(result.get(name) or 0 for result in counted) for name in counts}
         elements, missing, unexpected = (count or 0 for count in counts.values())
@@ -178,9 +179,11 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
             "mostly", 1
         )
         percent = 100 * unexpected / present if present else 0.0
+        sums = [result.get("sum") for result in counted]
+        mean = sum(s for s in sums if s is not None) / present if present and None not in sums else None
     else:
         success = all(part["success"] for part in parts)
-        observed = plain(parts[0]["result"].get("observed_value"))
+        seen = plain(parts[0]["result"].get("observed_value"))
     return {
         "table": table,
         "type": expectation.type,
@@ -189,8 +192,9 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
         "success": success and error is None,
         **counts,
         "unexpected_percent": percent,
+        "mean": mean,
         "examples": list(itertools.islice(itertools.chain.from_iterable(p["examples"] for p in parts), EXAMPLES)),
-        "observed_value": observed,
+        "observed_value": seen,
         "error": error,
     }
 

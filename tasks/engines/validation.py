@@ -7,6 +7,10 @@ from typing import Any, TypedDict
 
 from tasks.engines.suites import FAIL, Expectation
 
+NOT_NULL = "expect_column_values_to_not_be_null"
+# Parts of the names of numbers: "rows", "train: rows", "share of nulls of text", "mean of rating".
+ROWS, NULLS, MEAN = "rows", "share of nulls of ", "mean of "
+
 
 class Warned(TypedDict):
     """A warning: something unexpected that fails no stage, each part as text. It shows no value of a row."""
@@ -21,7 +25,8 @@ class Validation:
     """The results, one JSON-able dictionary per expectation, and the number of rows of each table.
 
     Keys: table, type, kwargs, severity, success, element_count, missing_count, unexpected_count, unexpected_percent (of
-    the values that are not missing), examples (value, file, row counted from 0), observed_value, error.
+    the values that are not missing), mean (None where it was not computed), examples (value, file, row counted from 0),
+    observed_value, error.
     """
 
     stage: str
@@ -46,7 +51,36 @@ class Validation:
             "rows": sum(self.rows.values()),
             "unexpected": sum(result["unexpected_count"] or 0 for result in self.results),
             "warnings": self.warnings(),
+            "numbers": self.numbers(),
         }
+
+    def numbers(self) -> dict[str, float]:
+        """Return what can be compared with other nights: rows, columns' shares of nulls and means, by name.
+
+        A column that must not be null has no share of nulls to watch.
+        """
+        found: dict[str, float] = {_in(table, ROWS): float(rows) for table, rows in self.rows.items()}
+        for result in self.results:
+            column, table = result["kwargs"].get("column"), result["table"]
+            if column is None or not result["element_count"]:
+                continue
+            if (nulls := _null_share(result)) is not None:
+                found[_in(table, NULLS + column)] = nulls
+            if result.get("mean") is not None:
+                found[_in(table, MEAN + column)] = result["mean"]
+        for result in self.results:
+            if result["type"] == NOT_NULL and is_fatal(result) and result["kwargs"].get("mostly", 1) == 1:
+                found.pop(_in(result["table"], NULLS + result["kwargs"]["column"]), None)
+        return found
+
+
+def _in(table: str, name: str) -> str:
+    return f"{table}: {name}" if table else name
+
+
+def _null_share(result: dict[str, Any]) -> float | None:
+    nulls = result["unexpected_count"] if result["type"] == NOT_NULL else result["missing_count"]
+    return None if nulls is None else float(nulls / result["element_count"])
 
 
 def is_fatal(result: dict[str, Any]) -> bool:

@@ -16,12 +16,12 @@ import pytest
 from tasks.core.errors import SettingsError, ValidationFailed
 from tasks.core.settings import CONF
 from tasks.domain.schemas import REVIEWS
-from tasks.engines import data_docs
+from tasks.engines import data_docs, validator
 from tasks.engines import expectations as subject
 from tasks.engines.expectations import Validators, load_suite, raise_on_failure
 from tasks.engines.suites import ROW_WISE, Expectation
 from tasks.engines.validation import Validation
-from tasks.engines.validator import Piece
+from tasks.engines.validator import Piece, Validator
 from tasks.settings import load_settings
 
 STAGES = [path.stem.replace("_", "-") for path in sorted((CONF / "expectations").glob("*.yaml"))]
@@ -364,3 +364,41 @@ def test_a_warning_beside_a_failure_is_no_failure(validators: Validators, table:
     validation = validators.validate(suite, {"": write_parts(tmp_path, table, [0])})
     with pytest.raises(ValidationFailed, match="1 of 4 expectations failed"):
         raise_on_failure("ratings", validation, "docs")
+
+
+NUMBERS_SUITE = """
+tables:
+  "":
+    - {type: expect_column_values_to_be_between, column: rating, min_value: 0, max_value: 9}
+    - {type: expect_column_values_to_not_be_null, column: n}
+    - {type: expect_column_values_to_be_between, column: n, min_value: 0}
+    - {type: expect_column_values_to_be_between, column: when, max_value: 2100-01-01T00:00:00Z}
+    - {type: expect_column_values_to_be_between, column: large, min_value: 1}
+    - {type: expect_column_values_to_not_be_null, column: text, mostly: 0.1}
+"""
+
+
+@pytest.mark.parametrize("frame_rows", [0, 50_000], ids=["witnesses", "whole frame"])
+def test_a_validation_has_the_numbers_of_a_night(
+    table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rows: int
+) -> None:
+    monkeypatch.setattr(validator, "FRAME_ROWS", frame_rows)
+    when = pa.array([datetime(2012, 1, 1, tzinfo=UTC)] * 30, pa.timestamp("us", "UTC"))
+    text, large = pa.array(["a"] * 24 + [None] * 6), pa.array([9_050_904_883_363_853] * 30)  # beyond exact float64
+    whole = table.set_column(2, "text", text).append_column("when", when).append_column("large", large)
+    files = write_parts(tmp_path, whole, [0])
+    suite = load_suite("ratings", write_suite(tmp_path, NUMBERS_SUITE))
+    pieces = [Piece(str(files[0]), tuple(range(8)), 0, 30)]
+    parts = Validator().check(list(suite.tables[""]), pieces, "here")
+    results = [subject._merge("", e, [part], None) for e, part in zip(suite.tables[""], parts, strict=True)]
+    known = [rating for rating in table["rating"].to_pylist() if rating is not None]
+    assert Validation("ratings", results, {"": 30}).numbers() == {
+        "rows": 30,
+        "share of nulls of rating": pytest.approx(1 / 30),
+        "mean of rating": pytest.approx(sum(known) / 29),
+        "mean of n": 14.5,
+        "share of nulls of when": 0,
+        "share of nulls of large": 0,
+        "mean of large": pytest.approx(9_050_904_883_363_853),
+        "share of nulls of text": 0.2,
+    }
