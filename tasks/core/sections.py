@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from tasks.core.deadline import Deadline
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -158,10 +160,16 @@ class ServicesConfig(Section):
         return self
 
 
+def _deadline(text: str) -> str:
+    return str(Deadline.parse(text))
+
+
 class NotifyConfig(Section):
-    """Where to post how a run ended."""
+    """Where to post how a run ended, and what else is posted there."""
 
     webhook: Annotated[SecretStr, AfterValidator(_web_address)] | None = _secret("URL to post to; null: no messages")
+    events: list[Literal["ended", "promoted", "blocked", "rolled-back", "not-ready", "ready-late"]]
+    ready_by: Annotated[str, AfterValidator(_deadline)] | None
 
 
 class LoggingConfig(Section):
