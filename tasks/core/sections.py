@@ -35,6 +35,7 @@ class StorageConfig(Section):
     root: str
     remote: str | None = Field(description="A bucket for snapshots and run records, s3://BUCKET/PREFIX; null: none")
     keep_runs: Positive
+    keep_days: Positive | None
 
     @property
     def path(self) -> Path:
