@@ -180,7 +180,7 @@ class Run:
         if not validation.success:
             docs = self.write_docs()
             expectations.raise_on_failure(stage.name, validation, str(docs))
-        summary = validation.summary()
+        summary: dict[str, Any] = validation.summary()
         self.history.compared(stage.name, config, summary)  # which may fail the stage; its warnings are no content
         return summary
 
