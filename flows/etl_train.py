@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.run import environment, links, logs, notify
+from flows.run import environment, links, logs, notify, registry_events
 from flows.run.context import SETTINGS, Run, open_run
 from flows.run.mlflow_record import git_commit
 from flows.run.nights import nights
@@ -152,6 +152,10 @@ def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> N
     if run.over:
         return
     decision = _register_task(run, splits, model, scores)
+    if decision.audit is not None:
+        name = run.settings.registry.name_for(str(scores.facts["target"]))
+        if problem := registry_events.tell(run.settings, name, decision.audit):
+            get_run_logger().warning("no notification of the decision: %s", problem)
     record = run.record
     record.decision, record.card = str(decision), decision.card
     record.gates = [gate.as_json() for gate in decision.gates]
@@ -211,6 +215,7 @@ def _report_facts(run: Run, docs: Path | None, scores: Snapshot) -> dict[str, An
         "cost": record.cost,
         "metric": name_of(TARGETS[scores.facts["target"]], metric),
         "nights": nights(run.root, record, metric),
+        "warnings": record.warnings,
     }
 
 
@@ -226,6 +231,7 @@ def _artifact_row(row: StageRow) -> dict[str, Any]:
         "rejected": row.rejected,
         "repeated": row.repeated,
         "seconds": row.wall_s,
+        "warnings": len(row.warnings),
         "snapshot": row.digest[:12],
         "": "reused" if row.reused else "made",
     }

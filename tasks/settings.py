@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import create_model, model_validator
 
 from tasks.core import settings as layers
+from tasks.core.errors import SettingsError
 from tasks.core.sections import (
     DataConfig,
     LoggingConfig,
@@ -22,6 +23,7 @@ from tasks.core.sections import (
     ServicesConfig,
     StorageConfig,
     TrackingConfig,
+    ValidationConfig,
 )
 from tasks.stages import declared_stages
 
@@ -36,6 +38,7 @@ class CommonSettings(Section):
     retries: RetriesConfig
     notify: NotifyConfig
     logging: LoggingConfig
+    validation: ValidationConfig
     registry: RegistryConfig
     services: ServicesConfig
 
@@ -77,4 +80,9 @@ def load_settings(*, profile: str | None = None, overrides: Sequence[str] = (), 
 
     Raises SettingsError for an unknown key or a value of the wrong type, naming both.
     """
-    return layers.load(Settings, profile=profile, overrides=overrides, given=given)
+    settings = layers.load(Settings, profile=profile, overrides=overrides, given=given)
+    known = declared_stages()
+    if unknown := sorted(set(settings.validation.history.stages) - set(known)):
+        fix = f"stages: {', '.join(known)}"
+        raise SettingsError(f"there is no stage {unknown[0]!r}", where="validation.history.stages", fix=fix)
+    return settings

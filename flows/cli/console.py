@@ -6,12 +6,14 @@ import threading
 from collections.abc import Mapping
 
 from rich.console import Console, JustifyMethod
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from flows.cli.tables import compact_table
 from flows.run.progress import LOG_EVERY_S, Lines
 from flows.run.record import RunRecord, StageRow
+from flows.run.warned import lines
 from tasks.core.progress import Progress
 
 DRAW_EVERY_S = 0.2
@@ -59,6 +61,8 @@ class ConsoleView:
         more = f"  [yellow]{', '.join(lost)}[/]" if lost else ""
         if taken := row.notes.get("parts_taken_over"):
             more += f"  [dim]{taken:,} of {row.notes['parts']:,} parts as before[/]"
+        if row.warnings:
+            more += f"  [yellow]{len(row.warnings):,} warning(s)[/]"
         if not row.recorded:
             more += "  [yellow]MLflow does not answer; to be recorded later[/]"
         self.console.print(f"[green]✓[/] {row.stage:<16}{rows}  {done}{more}", highlight=False)
@@ -119,6 +123,11 @@ def print_summary(console: Console, record: RunRecord) -> None:
     console.print()
     if record.metrics is not None:
         console.print(_scores(record.metrics))
+        console.print()
+    if record.warnings:
+        console.print(f"Warnings ({len(record.warnings):,})", style="yellow", highlight=False)
+        for text in lines(record.warnings):
+            console.print(Padding(Text(text), (0, 0, 0, 2)), highlight=False)
         console.print()
     if record.decision is not None:
         console.print(f"Model {record.decision}", highlight=False)

@@ -171,18 +171,22 @@ def gc(
 ) -> None:
     """Remove attempts of dead processes and snapshots that nothing refers to.
 
-    Snapshots of the last storage.keep_runs runs and of registered models are never removed.
+    Snapshots of the last storage.keep_runs runs and of registered models are never removed. With storage.keep_days
+    older runs in MLflow and Prefect are removed, too.
     """
+    from flows.cli.old_runs import remove_old_runs
     from flows.cli.snapshots import plan_gc, remove
     from tasks.settings import load_settings
 
-    removals = plan_gc(load_settings(profile=profile, overrides=overrides or []), damaged=damaged)
+    settings = load_settings(profile=profile, overrides=overrides or [])
+    removals = plan_gc(settings, damaged=damaged)
     for removal in removals:
         console.print(f"{removal.path}  {removal.size / 1e6:.1f} MB  {removal.why}", highlight=False, soft_wrap=True)
         if not dry_run:
             remove(removal)
     verb = "would be freed" if dry_run else "freed"
     console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
+    remove_old_runs(settings, console, dry_run=dry_run)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from flows.cli.tables import NotedRow, noted_table
 
 if TYPE_CHECKING:
     from tasks.engines.registry import Audit
+    from tasks.settings import Settings
 
 models_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back registered models.")
 
@@ -28,6 +29,7 @@ class Registry:
     client: Any
     name: str
     experiment: str
+    settings: Settings
 
     @property
     def experiment_id(self) -> str:
@@ -55,7 +57,14 @@ def _registry(overrides: list[str] | None, profile: str | None, *, changing: boo
         )
     lock = settings.storage.path / "register.lock"
     with tracking.reaching(uri), registry.one_at_a_time(lock) if changing else nullcontext():
-        yield Registry(tracking.connect(uri), name, settings.tracking.experiment)
+        yield Registry(tracking.connect(uri), name, settings.tracking.experiment, settings)
+
+
+def _tell(at: Registry, decision: Audit) -> None:
+    from flows.run.registry_events import tell
+
+    if problem := tell(at.settings, at.name, decision):
+        console.print(f"no notification: {problem}", style="yellow", highlight=False, soft_wrap=True)
 
 
 @models_app.command("list")
@@ -114,6 +123,7 @@ def models_promote(
     if done is None:
         console.print(f"version {version} of {at.name} is champion already", highlight=False, soft_wrap=True)
         return
+    _tell(at, done)
     before = f", before it version {done.from_version} was" if done.from_version else ""
     console.print(f"version {version} of {at.name} is champion{before}", highlight=False, soft_wrap=True)
 
@@ -125,6 +135,7 @@ def models_rollback(overrides: SetOption = None, profile: ProfileOption = None) 
 
     with _registry(overrides, profile, changing=True) as at:
         done = registry.rollback(at.client, at.experiment_id, at.name)
+    _tell(at, done)
     gone = f", version {done.from_version} no longer" if done.from_version else ""
     console.print(f"version {done.to_version} of {at.name} is champion again{gone}", highlight=False, soft_wrap=True)
 

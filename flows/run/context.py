@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows.run import links, logs, warm_up
+from flows.run import links, logs, warm_up, warned
+from flows.run.history import History
 from flows.run.mlflow_record import record_stage, run_tags
 from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
 from flows.run.names import check_stage_name
@@ -54,6 +56,7 @@ class Run:
     began: datetime
     clock: float
     meter: Meter
+    history: History
     last: str | None = None
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     validations: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +86,8 @@ class Run:
                 done = run_stage(
                     stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
                 )
+                compared = self.history.compared(stage.name, config, done.validation, done.snapshot.digest)
+                done = replace(done, validation=compared)
         except BaseException as error:
             mask_error(error)  # Prefect stores its text
             self._failed(stage.name, error)
@@ -167,7 +172,7 @@ class Run:
                 links.link("ray-dashboard", links.ray_dashboard(), "Ray dashboard")
 
     def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
-        config = getattr(self.settings, stage.name.replace("-", "_"), None)
+        config = getattr(self.settings, stage.section)
         suite = expectations.load_suite(stage.name).under(config)
         tables = {name: out.files(name) for name in {e.table for e in out.entries if e.rows is not None} | {""}}
         validation = self._validators.validate(suite, tables)
@@ -176,6 +181,7 @@ class Run:
             docs = self.write_docs()
             expectations.raise_on_failure(stage.name, validation, str(docs))
         summary: dict[str, Any] = validation.summary()
+        self.history.compared(stage.name, config, summary)  # which may fail the stage; its warnings are no content
         return summary
 
     def write_docs(self) -> Path | None:
@@ -226,10 +232,9 @@ class Run:
         if self._validators is not None:
             self._validators.close()
         self.artifacts.finish()
+        warned.to_prefect(self.record)
 
-        def ended() -> RunRecord:
-            return self.summary(state)
-
+        ended = partial(self.summary, state)
         try:
             self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
             self.save(state)
@@ -259,6 +264,8 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
         tracking=tracker.uri,
         flow_run_id=str(flow_run.id or ""),
         mlflow_page=links.mlflow_page(tracker),
+        dataset=settings.data.dataset,
+        target=settings.features.target,
     )
     run = Run(
         settings=settings,
@@ -270,6 +277,7 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
         began=began,
         clock=clock,
         meter=Meter(),
+        history=History.of(settings, record),
         last=until,
     )
     record.caught_up = catch_up(run.root, tracker, store) or None

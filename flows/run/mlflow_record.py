@@ -34,6 +34,8 @@ def record_stage(
     metrics = {f"{stage.name}/seconds_{phase}": s for phase, s in done.seconds.items()}
     metrics[f"{stage.name}/rows"] = stage.size(snapshot)
     metrics |= {f"{stage.name}/cpu_seconds": usage.cpu_s, f"{stage.name}/peak_memory_mb": usage.peak_mb}
+    if warnings := done.validation.get("warnings"):
+        metrics[f"{stage.name}/warnings"] = len(warnings)
     metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
     tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
     tracker.log(tracker.run_id, metrics=metrics, tags=tags)

@@ -102,6 +102,7 @@ def replay(name: str, record: RunRecord, tracker: tracking.Tracker, store: Snaps
         if record.state != "running":
             used = {"seconds": record.wall_s, "cpu_seconds": record.cpu_s, "peak_memory_mb": record.peak_mb}
             used |= {} if record.cost is None else {"cost": record.cost}
+            used["warnings"] = len(record.warnings)
             tracker.log(tracker.run_id, metrics={f"run/{name}": value for name, value in used.items()})
             tracker.end(tracker.run_id, ENDS.get(record.state, "FAILED"))
     elif name == RESULTS:

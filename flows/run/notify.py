@@ -1,8 +1,8 @@
 """Notify a web address (`notify.webhook`) how a run of `etl-train` ended: done, failed, crashed or cancelled.
 
-The message is JSON for Slack and compatible services ("text"), with the facts in further keys. They come from the
-run's record in ROOT/runs, since a crash may be reported by another process than the run's. A failed notification never
-fails a run.
+Other events (`notify.events`) are posted there in the same way by `send`. The message is JSON for Slack and compatible
+services ("text"), with the facts in further keys. Those of a run come from its record in ROOT/runs, since a crash may
+be reported by another process than the run's. A failed notification never fails a run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.run import warned
 from flows.run.record import RunRecord, read_record
 from tasks.core import secrets
 from tasks.core.settings import ENV_PREFIX
@@ -25,6 +26,8 @@ from tasks.settings import Settings, load_settings
 TIMEOUT_S = 5.0  # for connecting, and for the response
 PAUSES_S = (1.0, 3.0)  # before the second and the third attempt
 PATIENCE_S = 25.0  # for all attempts together
+IN_TEXT = 5  # warnings that the text lists
+ENDED = "ended"
 WEBHOOK_VARIABLE = f"{ENV_PREFIX}NOTIFY__WEBHOOK"
 
 # The settings of the latest flow run of this context, by its id.
@@ -40,18 +43,26 @@ def tell_how_it_ended(flow: Any, flow_run: Any, state: Any) -> None:
     """Post how the run ended: Prefect's hook for every final state."""
     try:
         settings = _settings_of(flow_run)
-        webhook = _webhook(settings)
-        if webhook is None:
-            return
-        record = _record_of(settings, str(flow_run.id)) if settings else RunRecord()
-        secrets.remember(webhook, settings=settings)
-        problem = post(webhook, secrets.masked_within(message(flow_run, state, record, settings)))
+        record = record_of(settings, str(flow_run.id)) if settings else RunRecord()
+        problem = send(settings, ENDED, message(flow_run, state, record, settings))
     except Exception as error:
         problem = f"{type(error).__name__}, no message was sent"
     if problem:
         from prefect.logging import get_logger
 
         get_logger("raymill").warning("no notification of how the run ended: %s", problem)
+
+
+def send(settings: Settings | None, event: str, facts: Mapping[str, Any]) -> str:
+    """Post a message about an event, masked, if there is a webhook and the event is one to post.
+
+    facts: the message, with its `text`. Returns the last problem, or "".
+    """
+    webhook = _webhook(settings)
+    if webhook is None or (settings and event not in settings.notify.events):
+        return ""
+    secrets.remember(webhook, settings=settings)
+    return post(webhook, secrets.masked_within({"text": facts["text"], "event": event, **facts}))
 
 
 def message(flow_run: Any, state: Any, record: RunRecord, settings: Settings | None) -> dict[str, Any]:
@@ -71,13 +82,14 @@ def message(flow_run: Any, state: Any, record: RunRecord, settings: Settings | N
         "decision": record.decision,
         "failed_stage": stage,
         "error": error,
+        "warnings": record.warnings[: warned.SHOWN],
         "prefect": _prefect_page(flow_run),
         "mlflow": record.mlflow_page,
     }
-    return {"text": _text(facts), **facts}
+    return {"text": _text(facts, warned.lines(record.warnings, IN_TEXT)), **facts}
 
 
-def _text(facts: Mapping[str, Any]) -> str:
+def _text(facts: Mapping[str, Any], warnings: list[str]) -> str:
     where = f" in {facts['failed_stage']}" if facts["failed_stage"] else ""
     parts = [facts["dataset"]]
     parts += [f"{facts['rows']:,} rows"] if facts["rows"] else []
@@ -86,6 +98,7 @@ def _text(facts: Mapping[str, Any]) -> str:
     lines = [f"{facts['flow_run']} {facts['state']}{where}: {', '.join(p for p in parts if p)}"]
     lines += [facts["error"]] if facts["error"] else []
     lines += [f"Model {facts['decision']}"] if facts["decision"] else []
+    lines += [f"Warning: {text}" for text in warnings]
     return "\n".join([*lines, *(facts[page] for page in ("prefect", "mlflow") if facts[page])])
 
 
@@ -138,7 +151,7 @@ def _webhook(settings: Settings | None) -> str | None:
     return os.environ.get(WEBHOOK_VARIABLE)  # for a run whose settings are wrong, or lack the secrets
 
 
-def _record_of(settings: Settings, flow_run_id: str) -> RunRecord:
+def record_of(settings: Settings, flow_run_id: str) -> RunRecord:
     """Return the flow run's record; an empty one if it ended before it had any."""
     records = (settings.storage.path / "runs").glob("*.json")
     for path in sorted(records, key=lambda path: path.name, reverse=True):

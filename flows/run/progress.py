@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from flows.run.record import StageRow
+from flows.run.warned import lines
 from tasks.core.progress import Progress, Receiver
 
 RECENT_S = 30.0
@@ -56,6 +57,8 @@ class LogView:
     def ended(self, row: StageRow) -> None:
         done = "reused" if row.reused else "made"
         _prefect_log().info("%s: %s rows, %s, %.1f s", row.stage, f"{row.rows:,}", done, row.wall_s)
+        for text in lines(row.warnings):
+            _prefect_log().warning("%s", text)
 
     def failed(self, stage: str, error: BaseException) -> None:
         pass

@@ -22,6 +22,7 @@ LATER = (
     *("caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow", "report", "data_docs", "startup_s"),
     "cost",
     "target",
+    "dataset",
 )
 # Fields whose texts may hold secrets. `report` and `data_docs` are local paths, which must stay usable.
 MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
@@ -83,6 +84,11 @@ class StageRow:
     def usage(self) -> Usage:
         return Usage(self.cpu_s, self.peak_mb)
 
+    @property
+    def warnings(self) -> list[dict[str, str]]:
+        """List what the stage's validation warned of: stage, expectation, value and limit of each."""
+        return [{"stage": self.stage, **warned} for warned in self.validation.get("warnings", ())]
+
 
 class Failure(TypedDict):
     """The stage that failed, and the first line of its error."""
@@ -118,6 +124,7 @@ class RunRecord:
     gates: list[dict[str, Any]] | None = None
     metrics: dict[str, dict[str, float]] | None = None  # by measure, then model
     target: str | None = None
+    dataset: str | None = None
     mlflow: str | None = None
     report: str | None = None
     data_docs: str | None = None
@@ -126,6 +133,11 @@ class RunRecord:
     def row(self, stage: str) -> StageRow | None:
         """Return a stage's row; None if the stage has not ended."""
         return next((row for row in self.stages if row.stage == stage), None)
+
+    @property
+    def warnings(self) -> list[dict[str, str]]:
+        """List what the validations of all stages warned of, in the stages' order."""
+        return [warned for row in self.stages for warned in row.warnings]
 
     def masked(self) -> RunRecord:
         """Return a copy without secrets, safe to show."""

@@ -18,6 +18,7 @@ from typing import IO, Any
 import psutil
 from rich.console import Console
 
+from flows.servers.deadline_watch import watching
 from flows.servers.deploy import POOL_READY
 from flows.servers.services import Service, answers, basic, plan
 from flows.servers.supervisor import LOG_BYTES, Supervisor, end, leftovers
@@ -52,7 +53,8 @@ def up(settings: Settings, console: Console, overrides: Sequence[str], profile: 
                 try:
                     _start(supervisor, services, settings)
                     console.print(_ready(services, settings, time.perf_counter() - began), highlight=False)
-                    supervisor.watch()
+                    with watching(settings, services[-1].env["PREFECT_API_URL"], folder, say):
+                        supervisor.watch()
                 except KeyboardInterrupt:
                     pass
                 finally:

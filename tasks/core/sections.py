@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from tasks.core.deadline import Deadline
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +35,7 @@ class StorageConfig(Section):
     root: str
     remote: str | None = Field(description="A bucket for snapshots and run records, s3://BUCKET/PREFIX; null: none")
     keep_runs: Positive
+    keep_days: Positive | None
 
     @property
     def path(self) -> Path:
@@ -101,6 +105,31 @@ class RegistryConfig(Section):
         return self.model_name.replace("{target}", target)
 
 
+class HistoryConfig(Section):
+    """The comparison of tonight's numbers with those of past nights."""
+
+    severity: Literal["warn", "fail"] | None
+    nights: Annotated[int, Field(ge=3)]
+    warm_up: Annotated[int, Field(ge=3)]
+    since: date | None
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    min_change: Annotated[float, Field(ge=0)]
+    stages: list[str]
+    columns: list[str] | None
+
+    @model_validator(mode="after")
+    def _warms_up(self) -> HistoryConfig:
+        if self.warm_up > self.nights:
+            raise ValueError("warm_up must not be more than nights: nothing would ever be compared")
+        return self
+
+
+class ValidationConfig(Section):
+    """What validation does beyond the expectations of conf/expectations."""
+
+    history: HistoryConfig
+
+
 def _secret(description: str) -> Any:
     """Declare a setting that holds a password and decides no output: it is never written to records."""
     return Field(None, exclude=True, description=description)
@@ -132,10 +161,16 @@ class ServicesConfig(Section):
         return self
 
 
+def _deadline(text: str) -> str:
+    return str(Deadline.parse(text))
+
+
 class NotifyConfig(Section):
-    """Where to post how a run ended."""
+    """Where to post how a run ended, and what else is posted there."""
 
     webhook: Annotated[SecretStr, AfterValidator(_web_address)] | None = _secret("URL to post to; null: no messages")
+    events: list[Literal["ended", "promoted", "blocked", "rolled-back", "not-ready", "ready-late"]]
+    ready_by: Annotated[str, AfterValidator(_deadline)] | None
 
 
 class LoggingConfig(Section):

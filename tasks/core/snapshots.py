@@ -52,7 +52,10 @@ class PartRecord(Record):
 
 
 class Manifest(Record):
-    """The description of a snapshot. `digest` covers only `files`, `counts`, `facts` and `stage`."""
+    """The description of a snapshot. `digest` covers only `files`, `counts`, `facts` and `stage`.
+
+    `validation`: what the validation found, its warnings among it.
+    """
 
     format: int = FORMAT
     stage: str
@@ -64,6 +67,7 @@ class Manifest(Record):
     parts: dict[str, PartRecord] = Field(default_factory=dict)
     counts: dict[str, int]
     facts: dict[str, Any]
+    validation: dict[str, Any] = Field(default_factory=dict)
     inputs: tuple[InputRef, ...]
     config: dict[str, Any]
     config_digest: str

@@ -179,7 +179,9 @@ def run_stage(
     clock = _Clock()
     key = stage_key(stage, inputs, config)
     if committed := store.find(stage.name, key):
-        return StageRun(committed, reused=True, seconds={"reuse": clock.lap()})
+        return StageRun(
+            committed, reused=True, seconds={"reuse": clock.lap()}, validation=committed.manifest.validation
+        )
 
     prepare()
     out = store.open_attempt(stage.name, key)
@@ -207,6 +209,7 @@ def run_stage(
             config_digest=digest_of(config_json),
             code=stage.code,
             deterministic=stage.deterministic,
+            validation=validation,
             seconds=dict(seconds),
             committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )

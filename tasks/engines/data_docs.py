@@ -18,7 +18,8 @@ from typing import Any
 
 from tasks.core import locks
 from tasks.core.digests import digest_of
-from tasks.engines.validation import Validation, show_example
+from tasks.engines.suites import FAIL, SEVERITIES
+from tasks.engines.validation import Validation, is_fatal, show_example
 
 KEEP_RUNS = 5
 STORE = "gx/uncommitted/validations"
@@ -142,7 +143,8 @@ def _to_gx(validation: Validation, table: str, run: Any) -> Any:
             result["observed_value"] = entry["observed_value"]
         error = entry["error"]
         raised = {"raised_exception": True, "exception_message": error, "exception_traceback": ""} if error else None
-        config = ExpectationConfiguration(type=entry["type"], kwargs=entry["kwargs"])
+        severity: Any = SEVERITIES[entry.get("severity", FAIL)]
+        config = ExpectationConfiguration(type=entry["type"], kwargs=entry["kwargs"], severity=severity)
         results.append(
             ExpectationValidationResult(
                 success=entry["success"], expectation_config=config, result=result, exception_info=raised
@@ -151,7 +153,7 @@ def _to_gx(validation: Validation, table: str, run: Any) -> Any:
     good = sum(entry["success"] for entry in entries)
     name = f"{validation.stage}.{table}" if table else validation.stage
     return ExpectationSuiteValidationResult(
-        success=good == len(entries),
+        success=all(entry["success"] or not is_fatal(entry) for entry in entries),
         results=results,
         suite_name=name,
         statistics={
@@ -173,7 +175,7 @@ def _store_suite(context: Any, outcome: Any) -> bool:
     import great_expectations as gx
 
     configs = [result.expectation_config for result in outcome.results]
-    digest = digest_of([[config.type, config.kwargs] for config in configs])
+    digest = digest_of([[config.type, config.kwargs, config.severity] for config in configs])
     path = Path(context.root_directory) / "expectations" / (outcome.suite_name.replace(".", "/") + ".json")
     if path.exists() and (_whole(path) or {}).get("meta", {}).get("digest") == digest:
         return False
@@ -227,7 +229,9 @@ def _row(page: Path, result: dict[str, Any]) -> str:
     run, good = result["meta"]["run_id"], result["success"]
     unmet: Iterable[dict[str, Any]] = (r["expectation_config"] for r in result["results"] if not r["success"])
     names = "; ".join(f"{config['kwargs'].get('column', 'table')}: {config['type']}" for config in unmet)
-    mark = '<i class="fas fa-check-circle text-success"></i>' if good else '<i class="fas fa-times text-danger"></i>'
+    warned = "fa-exclamation-triangle" if names else "fa-check-circle text-success"
+    sign = warned if good else "fa-times text-danger"
+    mark = f'<i class="fas {sign}"></i>'
     link = f'<a href="validations/{escape(page.as_posix())}">{escape(result["suite_name"])}</a>'
     cells = [mark, link, escape(names), escape(run["run_name"]), escape(run["run_time"])]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

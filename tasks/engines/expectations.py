@@ -19,7 +19,7 @@ from typing import Any
 
 from tasks.core.errors import RaymillError, TransientError, ValidationFailed
 from tasks.engines.suites import ROW_WISE, Expectation, Suite, load_suite, plain
-from tasks.engines.validation import Validation, show_example
+from tasks.engines.validation import Validation, about, observed, show_example
 from tasks.engines.validator import EXAMPLES, Piece, Validator
 from tasks.engines.witnesses import may_have
 
@@ -168,7 +168,8 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
     error = error or next((part["error"] for part in parts if part["error"]), None)
     counted = [part["result"] for part in parts if part["result"].get("unexpected_count") is not None]
     counts: dict[str, int | None] = dict.fromkeys(("element_count", "missing_count", "unexpected_count"))
-    percent, observed = 0.0, None
+    percent, seen = 0.0, None
+    mean = None
     if len(counted) == len(parts):
         counts = {name: sum(result.get(name) or 0 for result in counted) for name in counts}
         elements, missing, unexpected = (count or 0 for count in counts.values())
@@ -178,18 +179,22 @@ def _merge(table: str, expectation: Expectation, parts: list[dict[str, Any]], er
             "mostly", 1
         )
         percent = 100 * unexpected / present if present else 0.0
+        sums = [result.get("sum") for result in counted]
+        mean = sum(s for s in sums if s is not None) / present if present and None not in sums else None
     else:
         success = all(part["success"] for part in parts)
-        observed = plain(parts[0]["result"].get("observed_value"))
+        seen = plain(parts[0]["result"].get("observed_value"))
     return {
         "table": table,
         "type": expectation.type,
         "kwargs": plain(expectation.kwargs),
+        "severity": expectation.severity,
         "success": success and error is None,
         **counts,
         "unexpected_percent": percent,
+        "mean": mean,
         "examples": list(itertools.islice(itertools.chain.from_iterable(p["examples"] for p in parts), EXAMPLES)),
-        "observed_value": observed,
+        "observed_value": seen,
         "error": error,
     }
 
@@ -211,13 +216,6 @@ def raise_on_failure(stage: str, validation: Validation, docs_link: str) -> None
 
 def describe(result: dict[str, Any]) -> str:
     """Describe a result in one line: table and column, expectation, number of unexpected rows, three examples."""
-    expectation = Expectation(result["type"], result["kwargs"])
-    name = ", ".join(expectation.columns) or "rows"
-    line = f"{result['table']}: {name}" if result["table"] else name
-    line += f": {expectation}"
-    if result["error"]:
-        return f"{line}: {result['error']}"
-    if result["unexpected_count"] is None:
-        return f"{line}: observed {result['observed_value']!r}"
+    line = f"{about(result)}: {Expectation(result['type'], result['kwargs'])}: {observed(result)}"
     examples = ", ".join(show_example(example) for example in result["examples"][:3])
-    return f"{line}: {result['unexpected_count']:,} of {result['element_count']:,} rows, for example {examples}"
+    return f"{line}, for example {examples}" if examples and not result["error"] else line

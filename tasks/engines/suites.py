@@ -9,8 +9,8 @@
           max_value: 5
 
 An entry is a Great Expectations type in snake case and its arguments. With `only_if: remove_html` it is expected only
-if this switch is on in the stage's section of the settings (`groups.user`: a nested switch). This module does not
-import great_expectations.
+if this switch is on in the stage's section of the settings (`groups.user`: a nested switch). With `severity: warn` it
+fails no stage (default: fail). This module does not import great_expectations.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ ROW_WISE = frozenset(
     }
 )
 _ROW_COUNTS = ("expect_table_row_count_to_be_between", "expect_table_row_count_to_equal")
+FAIL, WARN = "fail", "warn"
+SEVERITIES = {FAIL: "critical", WARN: "warning"}  # ours, and Great Expectations'
+_OURS = ("type", "only_if", "severity")  # keys of an entry that are no arguments
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
 # Set by us, or (a row condition) in need of columns that are not read.
 _NOT_IN_A_SUITE = {
@@ -79,15 +82,20 @@ class Expectation:
     type: str
     kwargs: dict[str, Any]
     only_if: str | None = None
+    severity: str = FAIL
 
     @property
     def columns(self) -> tuple[str, ...]:
         given = [self.kwargs[key] for key in _COLUMN_KEYS if key in self.kwargs]
         return tuple(itertools.chain.from_iterable([c] if isinstance(c, str) else c for c in given))
 
+    @property
+    def arguments(self) -> str:
+        """The arguments other than columns, as text."""
+        return ", ".join(f"{k}={plain(v)!r}" for k, v in self.kwargs.items() if k not in _COLUMN_KEYS)
+
     def __str__(self) -> str:
-        arguments = ", ".join(f"{k}={plain(v)!r}" for k, v in self.kwargs.items() if k not in _COLUMN_KEYS)
-        return f"{self.type}({arguments})"
+        return f"{self.type}({self.arguments})"
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,12 @@ def _parse(entry: Any, *, where: str) -> Expectation:
 
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
         raise SettingsError(f"expected a mapping with a `type`, got {entry!r}", where=where)
-    kind, kwargs = entry["type"], {key: value for key, value in entry.items() if key not in ("type", "only_if")}
+    kind, kwargs = entry["type"], {key: value for key, value in entry.items() if key not in _OURS}
+    severity = entry.get("severity", FAIL)
+    if severity not in SEVERITIES:
+        raise SettingsError(
+            f"severity is {FAIL} or {WARN}, not {severity!r}", where=where, fix="without it, a failure fails the stage"
+        )
     known = _argument_schemas()
     if kind not in known:
         near = get_close_matches(kind, known, n=1)
@@ -174,7 +187,7 @@ def _parse(entry: Any, *, where: str) -> Expectation:
         raise SettingsError(f"{kind} takes no {key!r}", where=where, fix=fix)
     for key in sorted(required - set(kwargs)):
         raise SettingsError(f"{kind} needs {key!r}", where=where)
-    return Expectation(kind, kwargs, entry.get("only_if"))
+    return Expectation(kind, kwargs, entry.get("only_if"), severity)
 
 
 @lru_cache(maxsize=1)

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
+
+from tasks.engines.suites import FAIL, Expectation
+
+NOT_NULL = "expect_column_values_to_not_be_null"
+# Parts of the names of numbers: "rows", "train: rows", "share of nulls of text", "mean of rating".
+ROWS, NULLS, MEAN = "rows", "share of nulls of ", "mean of "
+
+
+class Warned(TypedDict):
+    """A warning: something unexpected that fails no stage, each part as text. It shows no value of a row."""
+
+    expectation: str
+    value: str
+    limit: str
 
 
 @dataclass(frozen=True)
 class Validation:
     """The results, one JSON-able dictionary per expectation, and the number of rows of each table.
 
-    Keys: table, type, kwargs, success, element_count, missing_count, unexpected_count, unexpected_percent (of the
-    values that are not missing), examples (value, file, row counted from 0), observed_value, error.
+    Keys: table, type, kwargs, severity, success, element_count, missing_count, unexpected_count, unexpected_percent (of
+    the values that are not missing), mean (None where it was not computed), examples (value, file, row counted from 0),
+    observed_value, error.
     """
 
     stage: str
@@ -20,18 +35,78 @@ class Validation:
 
     @property
     def success(self) -> bool:
-        return all(result["success"] for result in self.results)
+        """Whether nothing failed but, at most, expectations that only warn."""
+        return not self.failures()
 
     def failures(self) -> list[dict[str, Any]]:
-        return [result for result in self.results if not result["success"]]
+        return [result for result in self.results if not result["success"] and is_fatal(result)]
 
-    def summary(self) -> dict[str, int]:
+    def warnings(self) -> list[Warned]:
+        return [_warned(result) for result in self.results if not result["success"] and not is_fatal(result)]
+
+    def summary(self) -> dict[str, Any]:
         return {
             "expectations": len(self.results),
             "failed": len(self.failures()),
             "rows": sum(self.rows.values()),
             "unexpected": sum(result["unexpected_count"] or 0 for result in self.results),
+            "warnings": self.warnings(),
+            "numbers": self.numbers(),
         }
+
+    def numbers(self) -> dict[str, float]:
+        """Return what can be compared with other nights: rows, columns' shares of nulls and means, by name.
+
+        A column that must not be null has no share of nulls to watch.
+        """
+        found: dict[str, float] = {_in(table, ROWS): float(rows) for table, rows in self.rows.items()}
+        for result in self.results:
+            column, table = result["kwargs"].get("column"), result["table"]
+            if column is None or not result["element_count"]:
+                continue
+            if (nulls := _null_share(result)) is not None:
+                found[_in(table, NULLS + column)] = nulls
+            if result.get("mean") is not None:
+                found[_in(table, MEAN + column)] = result["mean"]
+        for result in self.results:
+            if result["type"] == NOT_NULL and is_fatal(result) and result["kwargs"].get("mostly", 1) == 1:
+                found.pop(_in(result["table"], NULLS + result["kwargs"]["column"]), None)
+        return found
+
+
+def _in(table: str, name: str) -> str:
+    return f"{table}: {name}" if table else name
+
+
+def _null_share(result: dict[str, Any]) -> float | None:
+    nulls = result["unexpected_count"] if result["type"] == NOT_NULL else result["missing_count"]
+    return None if nulls is None else float(nulls / result["element_count"])
+
+
+def is_fatal(result: dict[str, Any]) -> bool:
+    """Tell whether the result fails its stage if it is no success."""
+    return bool(result.get("severity", FAIL) == FAIL)
+
+
+def _warned(result: dict[str, Any]) -> Warned:
+    expectation = Expectation(result["type"], result["kwargs"])
+    limit = expectation.arguments or "every row"
+    return {"expectation": f"{about(result)}: {expectation.type}", "value": observed(result), "limit": limit}
+
+
+def about(result: dict[str, Any]) -> str:
+    """Name what a result is about: the table, unless it is the main one, and the columns, or its rows."""
+    name = ", ".join(Expectation(result["type"], result["kwargs"]).columns) or "rows"
+    return f"{result['table']}: {name}" if result["table"] else name
+
+
+def observed(result: dict[str, Any]) -> str:
+    """Say what was found, without a value of a row."""
+    if result["error"]:
+        return str(result["error"])
+    if result["unexpected_count"] is None:
+        return f"observed {result['observed_value']!r}"
+    return f"{result['unexpected_count']:,} of {result['element_count']:,} rows"
 
 
 def show_example(example: dict[str, Any]) -> str:

@@ -65,6 +65,13 @@ def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int
     return None if rows is None else (rows, missing)
 
 
+def total(column: Any) -> float | None:
+    """Return the sum of the numbers in a column, without nulls and NaN; None if it holds no numbers."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return None
+    return float(pc.sum(_without_nan(column).cast(pa.float64(), safe=False)).as_py() or 0.0)
+
+
 def _without_nan(column: Any) -> Any:
     """Return the column with NaN replaced by null, as pandas treats NaN as missing."""
     return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column

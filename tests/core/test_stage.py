@@ -97,6 +97,7 @@ def test_a_stage_that_is_there_is_reused_and_nothing_runs(store: SnapshotStore) 
     assert CALLS == []
     assert again.reused
     assert again.snapshot == first.snapshot
+    assert again.validation == first.validation == {"checked": 1}  # its warnings, too
     assert set(again.seconds) == {"reuse"}
 
 

@@ -16,12 +16,12 @@ import pytest
 from tasks.core.errors import SettingsError, ValidationFailed
 from tasks.core.settings import CONF
 from tasks.domain.schemas import REVIEWS
-from tasks.engines import data_docs
+from tasks.engines import data_docs, validator
 from tasks.engines import expectations as subject
 from tasks.engines.expectations import Validators, load_suite, raise_on_failure
 from tasks.engines.suites import ROW_WISE, Expectation
 from tasks.engines.validation import Validation
-from tasks.engines.validator import Piece
+from tasks.engines.validator import Piece, Validator
 from tasks.settings import load_settings
 
 STAGES = [path.stem.replace("_", "-") for path in sorted((CONF / "expectations").glob("*.yaml"))]
@@ -191,6 +191,10 @@ def test_a_refused_value_of_an_argument_is_a_settings_error(
         ('tables: {"": [{type: expect_column_values_to_be_unique, column: a, moslty: 1}]}', "takes no 'moslty'"),
         ('tables: {"": [{type: expect_column_values_to_be_unique}]}', "needs 'column'"),
         ('tables: {"": [{type: expect_table_columns_to_match_set, column_set: [a]}]}', "unknown expectation"),
+        (
+            'tables: {"": [{type: expect_column_values_to_be_unique, column: a, severity: warning}]}',
+            "severity is fail or warn, not 'warning'",
+        ),
     ],
 )
 def test_a_malformed_suite_is_a_settings_error_that_names_the_file(tmp_path: Path, text: str, said: str) -> None:
@@ -320,3 +324,81 @@ def test_the_shipped_suites_name_switches_that_there_are() -> None:
     settings = load_settings()
     for path in (CONF / "expectations").glob("*.yaml"):
         load_suite(path.stem).under(getattr(settings, path.stem, None))
+
+
+WARNING_SUITE = """
+tables:
+  "":
+    - {type: expect_column_values_to_be_between, column: rating, min_value: 1, max_value: 5, severity: warn}
+    - {type: expect_column_values_to_not_be_null, column: rating, severity: warn}
+    - {type: expect_column_mean_to_be_between, column: n, max_value: 5, severity: warn}
+    - {type: expect_column_values_to_not_be_null, column: text, severity: fail}
+"""
+
+
+def test_what_only_warns_fails_no_stage_and_is_told_with_value_and_limit(
+    validators: Validators, table: pa.Table, tmp_path: Path
+) -> None:
+    suite = load_suite("ratings", write_suite(tmp_path, WARNING_SUITE))
+    validation = validators.validate(suite, {"": write_parts(tmp_path, table, [0, 10])})
+    assert validation.success
+    raise_on_failure("ratings", validation, "docs")
+    between, null, mean = validation.warnings()
+    assert between == {
+        "expectation": "rating: expect_column_values_to_be_between",
+        "value": "3 of 30 rows",
+        "limit": "min_value=1, max_value=5",
+    }
+    assert (null["value"], null["limit"]) == ("1 of 30 rows", "every row")
+    assert (mean["value"], mean["limit"]) == ("observed 14.5", "max_value=5")
+    assert validation.summary()["failed"] == 0
+    assert validation.summary()["warnings"] == [between, null, mean]
+
+    night = datetime(2024, 1, 1, tzinfo=UTC)
+    index = validators.write_data_docs(tmp_path / "docs", {"ratings": validation}, "night", night)
+    assert "fa-exclamation-triangle" in index.read_text()  # neither a failure nor as it should be
+
+
+def test_a_warning_beside_a_failure_is_no_failure(validators: Validators, table: pa.Table, tmp_path: Path) -> None:
+    suite = load_suite("ratings", write_suite(tmp_path, WARNING_SUITE.replace("severity: warn}", "severity: fail}", 1)))
+    validation = validators.validate(suite, {"": write_parts(tmp_path, table, [0])})
+    with pytest.raises(ValidationFailed, match="1 of 4 expectations failed"):
+        raise_on_failure("ratings", validation, "docs")
+
+
+NUMBERS_SUITE = """
+tables:
+  "":
+    - {type: expect_column_values_to_be_between, column: rating, min_value: 0, max_value: 9}
+    - {type: expect_column_values_to_not_be_null, column: n}
+    - {type: expect_column_values_to_be_between, column: n, min_value: 0}
+    - {type: expect_column_values_to_be_between, column: when, max_value: 2100-01-01T00:00:00Z}
+    - {type: expect_column_values_to_be_between, column: large, min_value: 1}
+    - {type: expect_column_values_to_not_be_null, column: text, mostly: 0.1}
+"""
+
+
+@pytest.mark.parametrize("frame_rows", [0, 50_000], ids=["witnesses", "whole frame"])
+def test_a_validation_has_the_numbers_of_a_night(
+    table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rows: int
+) -> None:
+    monkeypatch.setattr(validator, "FRAME_ROWS", frame_rows)
+    when = pa.array([datetime(2012, 1, 1, tzinfo=UTC)] * 30, pa.timestamp("us", "UTC"))
+    text, large = pa.array(["a"] * 24 + [None] * 6), pa.array([9_050_904_883_363_853] * 30)  # beyond exact float64
+    whole = table.set_column(2, "text", text).append_column("when", when).append_column("large", large)
+    files = write_parts(tmp_path, whole, [0])
+    suite = load_suite("ratings", write_suite(tmp_path, NUMBERS_SUITE))
+    pieces = [Piece(str(files[0]), tuple(range(8)), 0, 30)]
+    parts = Validator().check(list(suite.tables[""]), pieces, "here")
+    results = [subject._merge("", e, [part], None) for e, part in zip(suite.tables[""], parts, strict=True)]
+    known = [rating for rating in table["rating"].to_pylist() if rating is not None]
+    assert Validation("ratings", results, {"": 30}).numbers() == {
+        "rows": 30,
+        "share of nulls of rating": pytest.approx(1 / 30),
+        "mean of rating": pytest.approx(sum(known) / 29),
+        "mean of n": 14.5,
+        "share of nulls of when": 0,
+        "share of nulls of large": 0,
+        "mean of large": pytest.approx(9_050_904_883_363_853),
+        "share of nulls of text": 0.2,
+    }

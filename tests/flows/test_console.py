@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from flows.cli.ablate import print_worths
-from flows.cli.console import print_summary, stage_table
+from flows.cli.console import ConsoleView, print_summary, stage_table
 from flows.cli.inspect import print_inspection
 from flows.cli.models import audit_table, version_table
 from flows.cli.snapshots import snapshot_table
@@ -162,3 +162,16 @@ def test_the_worths_of_feature_groups_are_whole() -> None:
     }
     text = printed(80, lambda console: print_worths(console, result))
     whole(text, "without", "features", "difference", "95% interval", "-0.0021 to -0.0001", "harms", "0.5971")
+
+
+def test_warnings_are_counted_in_their_stages_line_and_listed_at_the_end() -> None:
+    found = {
+        "expectation": "helpful_votes: expect_column_values_to_be_between",
+        "value": "30,000,000 of 250,000,000 rows",
+        "limit": "min_value=0, mostly=0.99",
+    }
+    row = StageRow("clean", rows=3, validation={"warnings": [found]})
+    assert "1 warning(s)" in printed(80, lambda console: ConsoleView(console).ended(row))
+    said = printed(80, lambda console: print_summary(console, RunRecord(run_id="r", stages=[row])))
+    whole(said, "Warnings (1)", "clean: helpful_votes: expect_column_values_to_be_between")
+    assert "30,000,000 of 250,000,000 rows; limit: min_value=0, mostly=0.99" in " ".join(said.split())

@@ -77,6 +77,18 @@ def test_a_completed_run_tells_its_rows_seconds_score_and_decision(hook: Hook, e
     assert (told["failed_stage"], told["error"]) == (None, None)
 
 
+def test_what_validation_warns_of_is_told(hook: Hook, ended: Ended) -> None:
+    found = [{"expectation": f"column {i}", "value": "3 of 30 rows", "limit": "mostly=0.99"} for i in range(25)]
+    stages = [{"stage": "ingest"}, {"stage": "clean", "validation": {"warnings": found}}]
+    ended(hook.url, StateType.COMPLETED, record={**RECORD, "stages": stages})
+    (told,) = hook.posted
+    assert told["warnings"][0] == {"stage": "clean", **found[0]}
+    assert len(told["warnings"]) == 20
+    lines = [line for line in told["text"].splitlines() if line.startswith("Warning: ")]
+    assert lines[0] == "Warning: clean: column 0: 3 of 30 rows; limit: mostly=0.99"
+    assert lines[-1] == "Warning: and 20 more"  # of all, also of those that are not sent
+
+
 def test_a_failed_run_tells_the_stage_and_the_first_line_of_its_error(hook: Hook, ended: Ended) -> None:
     record = {"rows_in": 10, "wall_s": 1.0, "failed": {"stage": "clean", "error": "part-3: not UTF-8\n  → mend it"}}
     ended(hook.url, StateType.FAILED, "Flow run encountered an exception: InputError: part-3", record)

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
+from flows.run import registry_events
 from tasks.core.errors import InputError, RegistryError
 from tasks.core.sections import TrackingConfig
 from tasks.engines import registry, tracking
+from tasks.settings import load_settings
 from tasks.stages.register import model_card
 from tasks.stages.register.champion_comparison import Candidate
 from tasks.stages.register.stage import Decision
 from tests.support.registry_shop import Shop
+from tests.support.webhook import listening
 
 pytestmark = pytest.mark.slow
 
@@ -223,3 +226,36 @@ def test_a_registry_that_is_down_is_an_error_before_any_work_and_no_secret_is_to
         )
     assert "MLflow cannot be used" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_the_webhook_is_told_of_models_that_are_promoted_blocked_and_rolled_back(
+    story: Story, three: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening() as hook:
+        monkeypatch.setenv("RAYMILL__NOTIFY__WEBHOOK", hook.url)
+        settings = load_settings()
+        for decision in story.decisions[:2]:
+            assert decision.audit is not None
+            assert registry_events.tell(settings, "story", decision.audit) == ""
+        assert three.raymill("promote", "2").exit_code == three.raymill("rollback").exit_code == 0
+        assert three.raymill("promote", "3").exit_code == 0  # it is champion already
+    promoted, blocked, by_hand, back = hook.posted
+    assert [told["event"] for told in hook.posted] == ["promoted", "blocked", "promoted", "rolled-back"]
+    assert promoted["text"].startswith("version 1 of story is champion\n")
+    assert blocked["text"].startswith("version 2 of story is blocked by the gates")
+    assert blocked["failed_gates"] == [gate.name for gate in story.decisions[1].gates if gate.passed is False]
+    assert by_hand["text"] == f"version 2 of {three.name} is champion, by hand, before it version 3\ndecided by hand"
+    assert back["text"].startswith(f"version 3 of {three.name} is champion again, rolled back, before it version 2")
+    assert (back["from_version"], back["to_version"]) == ("2", "3")
+
+
+def test_a_webhook_that_is_down_does_not_keep_a_model_from_being_promoted(
+    three: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.run.notify.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setenv("RAYMILL__NOTIFY__WEBHOOK", "http://127.0.0.1:9/s3cretpath")
+    done = three.raymill("promote", "2")
+    assert done.exit_code == 0
+    assert "no notification: the webhook cannot be reached" in done.output
+    assert "s3cretpath" not in done.output
+    assert three.aliases["champion"] == "2"

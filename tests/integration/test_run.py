@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,29 @@ def test_models_are_listed_and_promoted_by_hand(place: Place, second: Any) -> No
     assert refused.returncode == 2
     assert "no version 99" in refused.stderr
     assert "is champion" in place.call("models", "promote", "1").stdout
+
+
+def test_a_night_unlike_the_last_ones_is_told_of_in_every_place(
+    place: Place, first: dict[str, Any], run_again: Any
+) -> None:
+    assert [row["validation"]["warnings"] for row in first["stages"] if row["key"]] == [[]] * 14
+    for night in range(1, 8):
+        stages = []
+        for row in first["stages"]:
+            numbers = {name: value * 3 for name, value in row["validation"].get("numbers", {}).items()}
+            stages.append({**row, "validation": {**row["validation"], "numbers": numbers}})
+        about = {"run_id": f"20200101-04300{night}-past", "started": f"2020-01-0{night}T04:30:00+00:00"}
+        record = {**first, **about, "stages": stages}
+        (place.root / "data" / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
+    said, summary = run_again("--until", "clean")
+    numbers = first["stages"][1]["validation"]["numbers"]
+    assert {"rows", "mean of rating"} <= set(numbers)
+    clean = summary["stages"][1]
+    assert clean["reused"]
+    told = {warned["expectation"]: warned for warned in clean["validation"]["warnings"]}
+    assert told["rows"]["value"] == f"{clean['rows']:,}"
+    assert told["rows"]["limit"].endswith("by 7 nights")
+    assert f"clean: rows: {clean['rows']:,}; limit: {told['rows']['limit']}" in said
+    metrics = MlflowClient(place.database, place.database).get_run(summary["mlflow_run"]).data.metrics
+    assert metrics["clean/warnings"] == len(told)
+    assert metrics["run/warnings"] >= len(told)

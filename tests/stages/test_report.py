@@ -19,7 +19,7 @@ from tasks.domain.schemas import WORD_COUNTS
 from tasks.domain.targets import TARGETS
 from tasks.stages.report.data_section import activity, repeats, review_histograms, telling_words, top_words
 from tasks.stages.report.model_section import histograms
-from tasks.stages.report.stage import RUN_MARK, render
+from tasks.stages.report.stage import RUN_MARK, WARNINGS_MARK, render
 from tests.support.report_inputs import Inputs, Outline, commit, make, page_of, publish
 
 HOSTILE = "<script>alert(1)</script>"
@@ -105,7 +105,7 @@ def test_render_adds_the_runs_facts_and_leaves_the_rest_as_it_is(made: Snapshot)
     outline = Outline(page)
     before, after = page_of(made).split(RUN_MARK)
     assert page.startswith(before)
-    assert page.endswith(after)
+    assert page.endswith(after.replace(WARNINGS_MARK, ""))
     assert outline.ids == ["headline", "run", *SECTIONS[1:]]
     assert {"../docs/index.html", "http://host:5000"} <= set(outline.links)
     assert [text for text in ("1,305", "reused", "0123456789ab</code>", "promoted") if text not in page] == []
@@ -124,6 +124,15 @@ def test_the_model_card_and_the_gates_are_shown_where_a_run_has_them(made: Snaps
     assert re.search(r"size in MB</th><td[^>]*>3.2</td><td[^>]*>2</td><td><span[^>]*>▲ not passed", page)
     assert "there is none yet" in page
     assert 'card-text"' not in render(made, [], {"run_id": "r"})
+
+
+def test_what_validation_warns_of_is_a_table_of_the_datas_section(made: Snapshot) -> None:
+    warned = {"stage": "clean", "expectation": f"text {HOSTILE}", "value": "3 of 30 rows", "limit": "mostly=0.99"}
+    page = render(made, [], {"run_id": "r", "warnings": [warned]})
+    section = page[page.index('<section id="data">') :].partition("</section>")[0]
+    assert re.search(r"<th>clean</th>.*▲ 3 of 30 rows.*mostly=0.99", section)
+    assert HOSTILE not in page
+    assert "<h3>Warnings</h3>" not in render(made, [], {"run_id": "r"})
 
 
 def test_render_refuses_a_page_without_the_marked_place(tmp_path: Path) -> None:

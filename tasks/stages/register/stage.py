@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -40,13 +40,14 @@ DESCRIPTION_CHARS = 5000  # the limit of MLflow's database
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision on a model, and why. `card` is the model card, in markdown."""
+    """The decision on a model, and why. `card` is the model card, in markdown; `audit` None for an earlier decision."""
 
     version: str
     promoted: bool
     gates: tuple[Gate, ...]
     reused: bool = False
     card: str = ""
+    audit: registry.Audit | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         role = "champion" if self.promoted else "challenger"
@@ -91,7 +92,8 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
         gates = judge_gates(measured, rival, config.gates)
         decision = Decision(version, all_passed(gates), gates)
         decision = replace(decision, card=model_card.render(decision, name, candidate, measured, rival))
-        _record(tracker, child, name, decision, candidate, measured, rival)
+        audit = _record(tracker, child, name, decision, candidate, measured, rival)
+        decision = replace(decision, audit=audit)
     except BaseException:
         with suppress(Exception):
             tracker.end(child, "FAILED")
@@ -150,7 +152,7 @@ def _record(
     candidate: Candidate,
     measured: Measured,
     rival: Champion,
-) -> None:
+) -> registry.Audit:
     """Write card, tags and audit record, and the alias last: whoever loads `champion` finds all of them."""
     client, version = tracker.client, decision.version
     tags = {**_tags(decision, candidate, measured, rival), DECISION_RUN: run_id}
@@ -173,3 +175,4 @@ def _record(
             client.set_model_version_tag(name, version, tag, value)
         if decision.promoted:
             registry.make_champion(client, name, version)
+    return audit

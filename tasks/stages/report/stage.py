@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 TEMPLATES = ("report.html.j2", "report_models.html.j2", "report.css")
 RUN_TEMPLATE = "report_run.html.j2"
 RUN_MARK = "<!-- raymill:run -->"  # no data can forge it: all data is escaped
+WARNINGS_TEMPLATE = "report_warnings.html.j2"
+WARNINGS_MARK = "<!-- raymill:warnings -->"
 
 # Half octaves, but whole ones below 8 characters, where half ones would hold no integer.
 LENGTH_EDGES = np.unique(np.rint(2.0 ** np.r_[0:3, 3:17.5:0.5])).astype(np.int64)
@@ -90,6 +92,7 @@ def report(
     page = _template(TEMPLATES[0]).render(
         title=config.title,
         mark=RUN_MARK,
+        warnings_mark=WARNINGS_MARK,
         limits=LIMITS,
         plots={name: b64encode(png).decode() for name, png in pictures.items()},
         inputs=inputs,
@@ -128,15 +131,17 @@ def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapp
     `run_table` has a row per stage: stage, rows_in, rows_out, rejected, repeated (None: does not apply), seconds,
     cpu_s, peak_mb, reused (bool), digest. `run` has run_id and when, and, if known, seconds, cpu_s, peak_mb, cost,
     nights (rows of `flows.run.nights`) and the name of their metric, decision, data_docs, mlflow, note, gates (each
-    with name, value, limit, passed and note) and card (the model card, in markdown). Raises SnapshotCorrupt unless the
-    page has the marked place exactly once.
+    with name, value, limit, passed and note), warnings (each with stage, expectation, value and limit) and card (the
+    model card, in markdown). Raises SnapshotCorrupt unless the page has both marked places exactly once.
     """
     path = snapshot.path("report.html")
-    before, *after = path.read_text(encoding="utf-8").split(RUN_MARK)
-    if len(after) != 1:
+    page = path.read_text(encoding="utf-8")
+    if any(page.count(mark) != 1 for mark in (RUN_MARK, WARNINGS_MARK)):
         raise SnapshotCorrupt("the page has no place for the run's facts", where=str(path), fix="run the report again")
     card = _from_markdown(str(run.get("card") or ""))
-    return before + _template(RUN_TEMPLATE).render(rows=run_table, run=run, card=card) + after[0]
+    warned = _template(WARNINGS_TEMPLATE).render(warnings=run.get("warnings") or ())
+    page = page.replace(WARNINGS_MARK, warned)
+    return page.replace(RUN_MARK, _template(RUN_TEMPLATE).render(rows=run_table, run=run, card=card))
 
 
 def _data_plots(seen: data.ReviewHistograms, borders: Mapping[str, str] | None) -> dict[str, bytes]:
