@@ -78,6 +78,32 @@ def run(
 
 
 @app.command()
+def plan(
+    input: InputOption = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
+    items: Annotated[list[str] | None, typer.Option("--items", help="Product metadata, as for run.")] = None,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Plan no stage after this one.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Show which stages a run would reuse and which it would run, and the change that causes it. Runs nothing.
+
+    The options are those of raymill run. Files of the input are read in full, to see whether they have changed.
+    """
+    from flows.cli.plan import plan_run, print_plan
+    from flows.run.names import check_stage_name
+    from tasks.settings import load_settings
+
+    check_stage_name(until)
+    data = {k: v for k, v in (("input", input), ("dataset", dataset), ("items", items)) if v}
+    view_console = Console(stderr=True) if json_file == "-" else console
+    planned = plan_run(load_settings(profile=profile, overrides=overrides or [], data=data), view_console, until)
+    print_plan(view_console, planned)
+    write_json(json_file, {"stages": [stage.as_json() for stage in planned]})
+
+
+@app.command()
 def ablate(
     input: InputOption = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
