@@ -60,6 +60,8 @@ def _why(row: StagePlan, shown: int) -> list[str]:
     lines = [change.says for change in row.changes[:shown]]
     if (more := len(row.changes) - shown) > 0:
         lines.append(f"and {more} more changes: --json lists them")
+    if row.parts and row.parts[0]:
+        lines.append(f"{row.parts[0]:,} of {row.parts[1]:,} parts are taken over from earlier snapshots")
     if row.waits_for:
         lines.append(f"made from {', '.join(dict.fromkeys(row.waits_for))}")
     return [*([row.note] if row.note else []), *lines]

@@ -42,6 +42,7 @@ class StagePlan:
     changes: tuple[Change, ...] = ()
     waits_for: tuple[str, ...] = ()
     note: str = ""
+    parts: tuple[int, int] | None = None  # how many of how many are taken over from earlier snapshots
     compared_with: str = ""
     run: str = ""
 
@@ -112,6 +113,13 @@ class Planner:
         # The stage is reused after all if the missing digests turn out to be those of a snapshot without changes.
         alike = next((known for known in by_age if not found[known]), None) if waits_for else None
         than = alike or by_age[0]
+        parts = None
+        if stage.parts and not waits_for:
+            identities, known = (
+                stage.parts(stage, inputs[0], config),
+                {part for m in earlier.values() for part in m.parts},
+            )
+            parts = len(known.intersection(identities)), len(identities)
         note = "" if found[than] or waits_for else "something that the older snapshot does not name"
         run = next((run for known, run in recorded if known == than), "")
         return StagePlan(
@@ -120,6 +128,7 @@ class Planner:
             changes=tuple(found[than]),
             waits_for=waits_for,
             note=note,
+            parts=parts,
             compared_with=earlier[than].digest,
             run=run,
         )

@@ -64,6 +64,7 @@ class Stage:
     unit: str
     size: Callable[[Snapshot], int]
     reads: Callable[[Any], Iterable[Path]] | None = None
+    parts: Callable[[Stage, Any, Any], list[str]] | None = None
 
     @property
     def code(self) -> dict[str, str]:
@@ -96,6 +97,7 @@ def stage(
     deterministic: bool = True,
     name: str = "",
     reads: Callable[[Any], Iterable[Path]] | None = None,
+    parts: Callable[[Stage, Any, Any], list[str]] | None = None,
 ) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage.
 
@@ -104,6 +106,7 @@ def stage(
     unit: what its output is counted in; `size`: counts a snapshot's units.
     libraries, files: distributions, and files in conf/, that decide the output; they are part of the key.
     reads: lists the files that the user's settings name; their contents are part of the key.
+    parts: identifies the parts of a source, by (stage, source, config), before the stage runs; for `raymill plan`.
     """
 
     def wrap(function: Callable[..., None]) -> Stage:
@@ -126,6 +129,7 @@ def stage(
             unit=unit,
             size=size,
             reads=reads,
+            parts=parts,
         )
 
     return wrap
