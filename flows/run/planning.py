@@ -114,12 +114,10 @@ class Planner:
         alike = next((known for known in by_age if not found[known]), None) if waits_for else None
         than = alike or by_age[0]
         parts = None
-        if stage.parts and not waits_for:
-            identities, known = (
-                stage.parts(stage, inputs[0], config),
-                {part for m in earlier.values() for part in m.parts},
-            )
-            parts = len(known.intersection(identities)), len(identities)
+        if stage.parts:
+            known = {part for manifest in earlier.values() for part in manifest.parts}
+            needed = stage.parts(stage, inputs[0], config)
+            parts = len(known.intersection(needed)), len(needed)
         note = "" if found[than] or waits_for else "something that the older snapshot does not name"
         run = next((run for known, run in recorded if known == than), "")
         return StagePlan(

@@ -25,6 +25,7 @@ from tasks.core.snapshots import Snapshot
 from tasks.core.stage import HasDigest, Stage, run_stage
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import Settings, load_settings
+from tasks.sources import partitions
 from tasks.sources.synth import synthesize
 from tasks.stages import declared_stages
 from tests.support.command import raymill
@@ -53,12 +54,14 @@ class Run:
             return None
 
         def make(*_: Any, out: Any, **__: Any) -> None:
+            for identity in stage.parts(stage, inputs[0], config) if stage.parts else ():
+                out.part(identity, [])
             out.fact(says=self.outputs.get(stage.name, ""))
 
+        config = getattr(self.settings, stage.section)
         # The key is of the declared function's module.
         make.__module__ = stage.function.__module__
         faked = Stage(**{**vars(stage), "function": make})
-        config = getattr(self.settings, stage.section)
         ended = run_stage(faked, inputs, config, self.store, validate=lambda *_: {})
         self.done[stage.name] = ended.reused
         self.rows.append(StageRow(stage.name, digest=ended.snapshot.digest, key=ended.snapshot.key))
@@ -189,6 +192,15 @@ def test_a_new_and_a_changed_file_of_the_input_are_named(place: Place) -> None:
     shutil.copy(more, place.reviews / f"zz{old.suffix}")
     (line,) = reasons(place.plan()["ingest"])
     assert line == f"files of the input: 1 changed (zz{old.suffix}), 1 gone ({old.name})"
+
+
+def test_parts_that_are_taken_over_are_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "PART_MIN_BYTES", 1)
+    place.run("ingest.min_rows=2")
+    synthesize(50, 8, place.root / "more")
+    shutil.copy(place.root / "more" / "part-00000.parquet", place.reviews / "zz.parquet")
+    assert place.plan("ingest.min_rows=2")["ingest"].parts == (1, 2)
+    assert place.plan("ingest.max_columns=1999")["ingest"].parts == (0, 2)
 
 
 @pytest.fixture
