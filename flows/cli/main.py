@@ -187,6 +187,28 @@ def snapshots(
 
 
 @app.command()
+def diff(
+    a: Annotated[str | None, typer.Argument(metavar="A", help="STAGE@DIGEST, a digest, a run or STAGE@RUN.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="What to compare it with.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print everything, not only the most different.")] = False,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare two snapshots of a stage, or two runs; without names the last two runs.
+
+    Snapshots: rows, columns, distributions, facts, and the settings, code and inputs that differ. Runs: each stage,
+    the models' losses and the decisions. Digests and ids may be shortened.
+    """
+    from flows.cli.diff import compare, print_diff
+    from tasks.settings import load_settings
+
+    found = compare(load_settings(profile=profile, overrides=overrides or []), a, b)
+    print_diff(Console(stderr=True) if json_file == "-" else console, found, everything=everything)
+    write_json(json_file, found.as_json())
+
+
+@app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     damaged: Annotated[

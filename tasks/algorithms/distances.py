@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log
-
-HALF = 0.5  # added to each count (Jeffreys' prior), so that an empty bin makes no infinite distance
+from math import log, pi, sqrt
 
 
 def population_stability_index(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return PSI = Σ (qᵢ - pᵢ) ln(qᵢ / pᵢ) over bins, for shares p of `a` and q of `b`; 0 for equal counts.
+    """Return PSI = Σ (qᵢ - pᵢ) ln(qᵢ / pᵢ) over bins, for shares p of `a` and q of `b`; 0 for equal shares.
 
     It is the symmetric divergence J of Kullback and Leibler (On Information and Sufficiency, 1951). By custom a shift
-    below 0.1 is small and one above 0.25 large (Siddiqi, Credit Risk Scorecards, 2006). Two samples of n and m rows of
-    one distribution have about (bins - 1)(1/n + 1/m) (Yurdakul and Naranjo, Statistical Properties of the PSI, 2020).
+    below 0.1 is small and one above 0.25 large (Siddiqi, Credit Risk Scorecards, 2006). To each share half a row of the
+    smaller side is added, so that an empty bin makes no infinite distance.
     """
-    if not sum(a) or not sum(b):
+    n, m = sum(a), sum(b)
+    if not n or not m:
         return 0.0
-    p, q = (_smoothed(counts) for counts in (a, b))
-    return sum((y - x) * log(y / x) for x, y in zip(p, q, strict=True))
+    half = 0.5 / min(n, m)
+    shares = ((x / n + half, y / m + half) for x, y in zip(a, b, strict=True))
+    return sum((q - p) * log(q / p) for p, q in shares) / (1 + half * len(a))
 
 
-def _smoothed(counts: Sequence[float]) -> list[float]:
-    total = sum(counts) + HALF * len(counts)
-    return [(count + HALF) / total for count in counts]
+def psi_by_chance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return about the mean PSI of two samples of one distribution, as large as these: (bins - 1)(1/n + 1/m).
+
+    Yurdakul and Naranjo, Statistical Properties of the Population Stability Index, 2020. Bins empty in both do not
+    count.
+    """
+    n, m = sum(a), sum(b)
+    if not n or not m:
+        return 0.0
+    return (sum(1 for x, y in zip(a, b, strict=True) if x + y) - 1) * (1 / n + 1 / m)
 
 
 def total_variation(a: Mapping[str | None, int], b: Mapping[str | None, int]) -> float:
@@ -35,3 +42,16 @@ def total_variation(a: Mapping[str | None, int], b: Mapping[str | None, int]) ->
     if not n or not m:
         return 0.0
     return sum(abs(b.get(name, 0) / m - a.get(name, 0) / n) for name in {*a, *b}) / 2
+
+
+def total_variation_by_chance(a: Mapping[str | None, int], b: Mapping[str | None, int]) -> float:
+    """Return about the mean total variation of two samples of one distribution, as large as these.
+
+    The difference of a category's shares is nearly normal, with variance p(1 - p)(1/n + 1/m); the mean absolute value
+    of a normal variable is its standard deviation times √(2/π).
+    """
+    n, m = sum(a.values()), sum(b.values())
+    if not n or not m:
+        return 0.0
+    shares = ((a.get(name, 0) + b.get(name, 0)) / (n + m) for name in {*a, *b})
+    return sum(sqrt(p * (1 - p)) for p in shares) * sqrt((1 / n + 1 / m) * 2 / pi) / 2

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tasks.core.secrets import masked, masked_within
 from tasks.core.snapshots import InputRef, Provenance
 
-Kind = Literal["format", "version", "setting", "code", "library", "file", "input"]
+Kind = Literal["format", "version", "setting", "code", "library", "file", "source", "input"]
 FEW = 3  # names that a line shows
 CODE_KEYS = ("source", "version")
 MISSING = "–"
@@ -70,11 +70,12 @@ def _inputs(then: Provenance, now: Provenance) -> Iterator[Change]:
     for name in dict.fromkeys([*after, *before]):
         was, is_now = before.get(name), after.get(name)
         if was is None and is_now is not None:
-            yield Change("input", name, f"{is_now.stage} is a new input", None, is_now.digest or None)
+            yield Change("input", is_now.stage, f"{is_now.stage} is a new input", None, is_now.digest or None)
         elif was is not None and is_now is None:
-            yield Change("input", name, f"{was.stage} is no longer an input", was.digest, None)
+            yield Change("input", was.stage, f"{was.stage} is no longer an input", was.digest, None)
         elif was is not None and is_now is not None and is_now.digest not in ("", was.digest):
-            yield Change("input", name, _input_says(was, is_now), was.digest, is_now.digest)
+            kind: Kind = "input" if is_now.key else "source"
+            yield Change(kind, is_now.stage, _input_says(was, is_now), was.digest, is_now.digest)
 
 
 def _input_says(then: InputRef, now: InputRef) -> str:
