@@ -108,7 +108,7 @@ def _summary(shift: Shift) -> str:
         of = "length " if shift.kind == "length" else ""
         parts = [f"{of}mean {_pair(a['mean'], b['mean'])}", f"sd {_pair(a['std'], b['std'])}"]
         if a["min"] != b["min"] or a["max"] != b["max"]:
-            parts.append(f"{_text(a['min'])} to {_text(a['max'])} → {_text(b['min'])} to {_text(b['max'])}")
+            parts.append(f"range {_text(a['min'])} to {_text(a['max'])} → {_text(b['min'])} to {_text(b['max'])}")
     if a.get("different") != b.get("different"):
         parts.append(f"about {_pair(a['different'], b['different'])} different")
     if a["missing"] or b["missing"]:

@@ -30,7 +30,8 @@ class Change:
 
     def as_json(self) -> dict[str, Any]:
         about = {"kind": self.kind, "name": self.name, "says": self.says, "before": self.before, "now": self.now}
-        return masked_within(about)
+        masked_about: dict[str, Any] = masked_within(about)
+        return masked_about
 
 
 def changes(then: Provenance, now: Provenance, section: str = "") -> list[Change]:

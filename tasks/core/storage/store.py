@@ -57,7 +57,7 @@ class SnapshotStore:
     def look(self, stage: str, key: str) -> Manifest | None:
         """Return the manifest that `find` would find; nothing is fetched or sent. Raises SnapshotCorrupt as it does."""
         found = SnapshotStore.find(self, stage, key)
-        return found and found.manifest
+        return found.manifest if found else None
 
     def find(self, stage: str, key: str) -> Snapshot | None:
         """Find the committed snapshot with this key. Raises SnapshotCorrupt if its files are not as committed."""
