@@ -82,18 +82,23 @@ def compare_snapshots(store: SnapshotStore, a: Manifest, b: Manifest) -> Snapsho
     made = tuple(changes(a, b, stage.section if stage else ""))
     if a.digest == b.digest:
         return SnapshotDiff(a, b, made)
-    sides = [store.find(m.stage, m.key) for m in (a, b)]
-    assert None not in sides  # their manifests were there a moment ago
+    before, after = (_found(store, manifest) for manifest in (a, b))
     tables = dict.fromkeys([*a.schemas, *b.schemas])
-    differing = sorted({*_differing_files(a, b)})
     return SnapshotDiff(
         a,
         b,
         made,
-        tuple(_table(name, *sides) for name in tables),
+        tuple(_table(name, before, after) for name in tables),
         tuple(sorted(_values(a, b), key=lambda value: (-value.apart, value.name))),
-        tuple(differing),
+        tuple(sorted(_differing_files(a, b))),
     )
+
+
+def _found(store: SnapshotStore, manifest: Manifest) -> Snapshot:
+    found = store.find(manifest.stage, manifest.key)
+    if found is None:
+        raise UserError("it was removed a moment ago", where=f"{manifest.stage}@{manifest.digest[:12]}")
+    return found
 
 
 def _table(name: str, a: Snapshot, b: Snapshot) -> TableDiff:

@@ -104,7 +104,7 @@ class Planner:
         earlier = self.store.manifests(stage.name)
         now = provenance(stage, inputs, config)
         recorded = self._recorded.get(stage.name, [])
-        if key in (known for known, _ in recorded):
+        if key and key in (known for known, _ in recorded):
             return StagePlan(stage.name, "runs", note="its snapshot was removed")
         if not earlier:
             return StagePlan(stage.name, "runs", note="no snapshot yet", waits_for=waits_for)

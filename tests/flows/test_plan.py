@@ -1,107 +1,26 @@
-"""`raymill plan` agrees with what a run on the same settings, input and code then does, and names the reasons.
-
-The runs here walk the flow's graph and commit a small output of each stage under its true key.
-"""
+"""`raymill plan` agrees with what a run on the same settings, input and code then does, and names the reasons."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flows import graph
-from flows.run.planning import StagePlan, plan
-from flows.run.record import RunRecord, StageRow
+from flows.run.planning import StagePlan
 from tasks.core import stage as stage_module
+from tasks.core.digests import digest_of
 from tasks.core.errors import InputError, SettingsError
+from tasks.core.sections import PROJECT
 from tasks.core.settings import CONF
-from tasks.core.snapshots import Snapshot
-from tasks.core.stage import HasDigest, Stage, run_stage
-from tasks.core.storage.store import SnapshotStore
-from tasks.settings import Settings, load_settings
+from tasks.core.source_code import source_modules
 from tasks.sources import partitions
 from tasks.sources.synth import synthesize
-from tasks.stages import declared_stages
 from tests.support.command import raymill
-
-
-@dataclass
-class Run:
-    """Runs the graph; each stage's output is the text that `outputs` names for it, if any."""
-
-    settings: Settings
-    store: SnapshotStore
-    name: str
-    until: str | None
-    outputs: dict[str, str]
-    done: dict[str, bool] = field(default_factory=dict)  # whether it was reused
-    rows: list[StageRow] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return partial(self._run, declared_stages()[name.replace("_", "-")])
-
-    def together(self, *calls: tuple[Any, ...]) -> list[Any]:
-        return [call(*inputs) for call, *inputs in calls]
-
-    def _run(self, stage: Stage, *inputs: HasDigest | None) -> Snapshot | None:
-        if self.until in self.done:
-            return None
-
-        def make(*_: Any, out: Any, **__: Any) -> None:
-            for identity in stage.parts(stage, inputs[0], config) if stage.parts else ():
-                out.part(identity, [])
-            out.fact(says=self.outputs.get(stage.name, ""))
-
-        config = getattr(self.settings, stage.section)
-        # The key is of the declared function's module.
-        make.__module__ = stage.function.__module__
-        faked = Stage(**{**vars(stage), "function": make})
-        ended = run_stage(faked, inputs, config, self.store, validate=lambda *_: {})
-        self.done[stage.name] = ended.reused
-        self.rows.append(StageRow(stage.name, digest=ended.snapshot.digest, key=ended.snapshot.key))
-        path = self.store.root.parent / "runs" / f"{self.name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(RunRecord(run_id=self.name, stages=self.rows).to_json()))
-        return ended.snapshot
-
-
-@dataclass
-class Place:
-    """Reviews, a store, and the settings that are set."""
-
-    root: Path
-    runs: int = 0
-
-    @property
-    def reviews(self) -> Path:
-        return self.root / "reviews"
-
-    @property
-    def store(self) -> SnapshotStore:
-        return SnapshotStore(self.root / "data" / "snapshots")
-
-    def settings(self, *overrides: str) -> Settings:
-        data = {"input": str(self.reviews), "dataset": "amazon-us"}
-        return load_settings(overrides=[f"storage.root={self.root / 'data'}", *overrides], data=data)
-
-    def run(self, *overrides: str, until: str | None = None, **outputs: str) -> dict[str, bool]:
-        """Run; returns whether each stage was reused."""
-        self.runs += 1
-        settings = self.settings(*overrides)
-        run = Run(settings, self.store, f"night-{self.runs}", until, outputs)
-        graph.walk(graph.find_given(settings, until), run, run.together, lambda *_: None)
-        return run.done
-
-    def plan(self, *overrides: str, until: str | None = None) -> dict[str, StagePlan]:
-        settings = self.settings(*overrides)
-        found = plan(settings, graph.find_given(settings, until), self.store, until)
-        return {stage.stage: stage for stage in found}
+from tests.support.walked_runs import Place
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +141,19 @@ def test_changed_expectations_run_their_stage_alone(place: Place, conf: Path) ->
     assert [name for name, reused in done.items() if not reused] == ["clean"]
 
 
+def test_a_changed_module_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edited(module: str) -> dict[str, str]:
+        found = source_modules(module)
+        return {**found, "tasks.stages.tune.search": "0" * 64} if "tasks.stages.tune.search" in found else found
+
+    monkeypatch.setattr(stage_module, "source_modules", edited)
+    monkeypatch.setattr(stage_module, "source_digest", lambda module: digest_of(edited(module)))
+    planned = place.plan()
+    assert those(planned, "runs") == ["tune"]
+    assert reasons(planned["tune"]) == ["code of tasks.stages.tune.search"]
+    assert_agrees(planned, place.run())
+
+
 def test_another_version_of_a_library(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     version = stage_module.metadata.version
     monkeypatch.setattr(stage_module.metadata, "version", lambda n: "9.9" if n == "xgboost" else version(n))
@@ -308,3 +240,9 @@ def test_the_command_prints_the_plan_and_the_same_as_json(place: Place) -> None:
     refused = raymill("plan", "--until", "cleen")
     assert refused.returncode == 2
     assert "no stage 'cleen'" in refused.stderr
+
+
+def test_the_systems_that_take_seconds_to_import_are_not_imported() -> None:
+    code = "import sys, flows.cli.plan, flows.cli.diff; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, text=True, capture_output=True, check=True)
+    assert {"prefect", "ray", "mlflow", "xgboost", "matplotlib"}.isdisjoint(done.stdout.split())
