@@ -14,7 +14,7 @@ from flows.cli.tables import NotedRow, compact_table, noted_table
 from flows.compare.named import Names
 from flows.compare.runs import RunDiff, StagePair, compare_runs
 from flows.compare.snapshots import SnapshotDiff, TableDiff, compare_snapshots
-from flows.run.record import RunRecord
+from flows.run.record import RunRecord, StageRow
 from tasks.algorithms.column_shifts import Shift
 from tasks.core.errors import UserError
 from tasks.core.secrets import masked
@@ -24,6 +24,7 @@ from tasks.settings import Settings
 
 SHOWN = 10  # lines of a list that are printed without --all
 MISSING = "–"
+LONGEST = 40  # characters of a value
 SHIFT_COLUMNS = ("column", "distance", "chance", "by")
 Diff = SnapshotDiff | RunDiff
 
@@ -65,7 +66,7 @@ def _print_snapshots(console: Console, diff: SnapshotDiff, shown: int) -> None:
     for table in diff.tables:
         if not table.same:
             _print_table(console, table, shown)
-    values = [f"{value.name}: {_text(value.a)} → {_text(value.b)}" for value in diff.values]
+    values = [f"{value.name}: {_apart(value.a, value.b)}" for value in diff.values]
     _list(console, "Counts and facts:", [masked(line) for line in values], shown)
     _list(console, "Other files that differ:", diff.files, shown)
 
@@ -126,27 +127,44 @@ def _pair(a: Any, b: Any) -> str:
     return before if before == after else f"{before} → {after}"
 
 
+def _apart(a: Any, b: Any) -> str:
+    """Return `a → b`, with all digits if four do not tell them apart."""
+    if _text(a) != _text(b):
+        return _pair(a, b)
+    in_full = [json.dumps(side, ensure_ascii=False) for side in (a, b)]
+    return " → ".join(in_full) if max(map(len, in_full)) <= LONGEST else f"{_text(a)} differ further on"
+
+
 def _text(value: Any) -> str:
     """Return a value shortly: numbers with four digits."""
     if value is None:
         return MISSING
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return text if len(text) <= 40 else f"{text[:39]}…"
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def _print_runs(console: Console, diff: RunDiff, shown: int) -> None:
     for label, run in (("A", diff.a), ("B", diff.b)):
         used = f"{run.wall_s:,.1f} s, {run.cpu_s:,.1f} CPU s, {run.peak_mb:,} MB"
-        _say(console, f"{label} {run.run_id}, {run.state}, {used}")
+        at = f" in {run.failed['stage']}" if run.failed else ""
+        _say(console, f"{label} {run.run_id}, {run.state}{at}, {used}")
     _say(console, "")
     rows = []
     for pair in diff.stages:
-        digests = [row.digest[:8] if row else MISSING for row in (pair.a, pair.b)]
-        cells = [pair.stage, _rows(pair), _pair(_seconds(pair.a), _seconds(pair.b)), _pair(*digests)]
+        if pair.a is None or pair.b is None:
+            continue
+        a, b = pair.a, pair.b
+        cells = [pair.stage, _rows(a, b), _pair(_seconds(a), _seconds(b)), _pair(a.digest[:8], b.digest[:8])]
         rows.append(NotedRow(cells, _reasons(pair, shown)))
     console.print(noted_table(["stage", "rows", "seconds", "snapshot"], rows, right={"rows", "seconds"}))
+    for label, names in (
+        ("A", [pair.stage for pair in diff.stages if pair.b is None]),
+        ("B", [pair.stage for pair in diff.stages if pair.a is None]),
+    ):
+        if names:
+            _say(console, f"Only in {label}: {', '.join(names)}")
     if diff.losses:
         _say(console, "")
         console.print(_losses(diff.losses), highlight=False)
@@ -166,21 +184,16 @@ def _losses(losses: Mapping[str, Mapping[str, tuple[float | None, float | None]]
     return table
 
 
-def _seconds(row: Any) -> str:
-    return MISSING if row is None else "reused" if row.reused else f"{row.wall_s:,.1f}"
+def _seconds(row: StageRow) -> str:
+    return "reused" if row.reused else f"{row.wall_s:,.1f}"
 
 
-def _rows(pair: StagePair) -> str:
-    rows = [f"{side.rows:,}" if side and side.rows else "" for side in (pair.a, pair.b)]
-    if rows[0] == rows[1]:
-        return rows[0]
-    return " → ".join(side or MISSING for side in rows)
+def _rows(a: StageRow, b: StageRow) -> str:
+    return _pair(a.rows or None, b.rows or None) if a.rows or b.rows else ""
 
 
 def _reasons(pair: StagePair, shown: int) -> list[str]:
     """Say what makes the difference; the inputs that are other snapshots last, on one line."""
-    if pair.a is None or pair.b is None:
-        return [f"only in {'A' if pair.a else 'B'}"]
     inputs = [change for change in pair.changes if change.kind == "input"]
     other = [change.name for change in inputs if change.before and change.now]
     lines = [change.says for change in pair.changes if change.kind != "input" or not (change.before and change.now)]

@@ -176,7 +176,7 @@ def test_without_names_the_last_two_runs_are_compared(store: SnapshotStore) -> N
     record(store, "20240103-000000-cccccc", *(s for s in store if s.key in ("ingest-1", "clean-2")))
     said = as_json(store)
     assert (said["a"]["run_id"], said["b"]["run_id"]) == ("20240102-000000-bbbbbb", "20240103-000000-cccccc")
-    assert "only in A" in diff(store).stdout
+    assert "Only in A: count-words, split" in diff(store).stdout
 
 
 def test_two_runs_are_compared_stage_by_stage(store: SnapshotStore) -> None:
@@ -215,6 +215,15 @@ def test_all_shows_what_is_left_out_otherwise(store: SnapshotStore) -> None:
     assert "10 more differ: --all shows them" in short
     assert all(name in full for name in many)
     assert "--all" not in full
+
+
+def test_values_that_differ_little_are_printed_so_that_they_differ(store: SnapshotStore) -> None:
+    ids = list(range(100))
+    commit(store, "split", "near-1", facts={"loss": 1.00001, "ids": ids})
+    commit(store, "split", "near-2", facts={"loss": 1.00002, "ids": [*ids, 100]})
+    said = diff(store, "near-1", "near-2").stdout
+    assert "loss: 1.00001 → 1.00002" in said
+    assert "… differ further on" in said
 
 
 def test_a_damaged_snapshot_is_an_error_without_traceback(store: SnapshotStore) -> None:
