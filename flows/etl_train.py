@@ -1,4 +1,4 @@
-"""The flow `etl-train`: from raw reviews to a registered model and a report.
+"""The flow `etl-train`: from raw reviews to a registered model and a report; its stages' order is in flows/graph.py.
 
 raymill run --input PATH --dataset amazon-us        # from the shell
 prefect deployment run etl-train/default            # on a worker
@@ -7,6 +7,7 @@ prefect deployment run etl-train/default            # on a worker
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows import graph
 from flows.run import environment, links, logs, notify, registry_events
 from flows.run.context import SETTINGS, Run, open_run
 from flows.run.mlflow_record import git_commit
 from flows.run.nights import nights
 from flows.run.record import RunRecord, StageRow
 from flows.run.stage_task import StageTasks, together
-from tasks.core.errors import InputError, RaymillError, SettingsError
+from tasks.core.errors import RaymillError
 from tasks.core.snapshots import Snapshot
 from tasks.domain.metrics import MODELS, by_measure, name_of
 from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, registry
 from tasks.settings import Settings, load_settings
-from tasks.sources import Source, discover
 from tasks.stages.evaluate import stage as _evaluate
 from tasks.stages.register import stage as _register
 from tasks.stages.register.candidate import Candidate
@@ -74,29 +75,10 @@ def etl_train(
     settings = SETTINGS.get() or _with_data(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
-    packs = _is_enabled("pack-tokens", settings.pack_tokens, until)
-    embeds = _is_enabled("embeddings", settings.embeddings, until)
-    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    metadata = _metadata(settings, until)
+    given = graph.find_given(settings, until)
 
     with open_run(settings, until) as run:
-        raw = stages.ingest(source)
-        catalogue = stages.items(stages.ingest_items(metadata)) if metadata else None
-        reviews = stages.clean(raw)
-        described = stages.describe(reviews)
-        alike = stages.near_duplicates(reviews)
-        counts, tokens = together((stages.count_words, reviews), (stages.tokenize, reviews))
-        if packs:
-            stages.pack_tokens(tokens)
-        language = stages.language_model(reviews, tokens)
-        vectors = stages.embeddings(reviews, tokens) if embeds else None
-        table = stages.features(reviews, counts, tokens, language, vectors, catalogue)
-        splits = stages.split(table, alike)
-        baseline, search = together((stages.train, splits), (stages.tune, splits))
-        model = stages.refit(splits, search)
-        scores = stages.evaluate(splits, reviews, baseline, model)
-        register(run, splits, model, scores)
-        page = stages.report(raw, reviews, counts, described, splits, baseline, search, model, scores)
+        page, scores = graph.walk(given, stages, together, partial(register, run))
         publish(run, page, scores)
     return run.summary("completed")
 
@@ -104,25 +86,6 @@ def etl_train(
 def _with_data(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
     changes = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
     return settings.model_copy(update={"data": settings.data.model_copy(update=changes)})
-
-
-def _metadata(settings: Settings, until: str | None) -> Source | None:
-    """Find the files of product metadata; None if the settings name none."""
-    if settings.data.items:
-        return discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
-    if until in ("ingest-items", "items"):
-        raise InputError(
-            f"there is no stage {until} without product metadata", where="--until", fix="give --items PATH"
-        )
-    return None
-
-
-def _is_enabled(stage: str, config: Any, until: str | None) -> bool:
-    """Tell whether an optional stage is switched on. Raises SettingsError if it is off and the last one to run."""
-    if until == stage and not config.enabled:
-        section = stage.replace("-", "_")
-        raise SettingsError(f"{stage} is switched off", where="--until", fix=f"add --set {section}.enabled=true")
-    return bool(config.enabled)
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli.comparing import diff, plan
 from flows.cli.launch import launch
 from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
@@ -50,31 +51,32 @@ def run(
     A stage that is done for the same data, settings and code is reused. To resume a killed run, start it again.
     """
     began = time.perf_counter()
+    from flows.graph import find_given
     from flows.run.names import check_stage_name
     from tasks.settings import load_settings
-    from tasks.sources import discover
 
     check_stage_name(until)
     data = {k: v for k, v in (("input", input), ("dataset", dataset), ("items", items)) if v}
     settings = load_settings(profile=profile, overrides=overrides or [], data=data)
     # A wrong input fails here, before anything starts.
-    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
+    given = find_given(settings, until)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     from flows.cli.source_lines import print_source
 
-    print_source(view_console, source, settings.data.dataset)
-    if settings.data.items:
-        metadata = discover(settings.data.items, settings.data.dataset, settings.ingest_items, "items")
-        print_source(view_console, metadata, settings.data.dataset)
+    for source in filter(None, (given.source, given.metadata)):
+        print_source(view_console, source, settings.data.dataset)
 
     # A registry that is down fails here, before anything starts, too.
-    record = launch(settings, source, view_console, until)
+    record = launch(settings, given.source, view_console, until)
     total = time.perf_counter() - began
     record.startup_s, record.wall_s = round(total - record.wall_s, 2), round(total, 2)
     from flows.cli.console import print_summary
 
     print_summary(view_console, record)
     write_json(json_file, record.to_json())
+
+
+app.command()(plan)
 
 
 @app.command()
@@ -158,6 +160,9 @@ def snapshots(
         write_json(json_file, [s.manifest.model_dump() for s in found])
         return
     console.print(snapshot_table(found) if found else "no snapshots yet: raymill run makes them")
+
+
+app.command()(diff)
 
 
 @app.command()

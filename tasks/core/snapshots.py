@@ -33,12 +33,16 @@ FORMAT = 1
 
 
 class InputRef(Record):
-    """An input of a snapshot. `stage` is "source" for raw files, which have no key."""
+    """An input of a snapshot. `stage` is "source" for raw files, which have no key.
+
+    `contents`: what raw files the digest covers, a short digest each, by kind and name; for `plan` and `diff` alone.
+    """
 
     name: str
     stage: str
     key: str
     digest: str
+    contents: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class PartRecord(Record):
@@ -51,14 +55,28 @@ class PartRecord(Record):
     about: Any = None
 
 
-class Manifest(Record):
+class Provenance(Record):
+    """What a snapshot was made from, and by: all that its key covers.
+
+    `modules` of the code and files that were `read`, each with a digest, are kept for `plan` and `diff` alone;
+    manifests of earlier versions have none.
+    """
+
+    format: int = FORMAT
+    stage: str
+    inputs: tuple[InputRef, ...]
+    config: dict[str, Any]
+    code: dict[str, str]
+    modules: dict[str, str] = Field(default_factory=dict)
+    read: dict[str, str] = Field(default_factory=dict)
+
+
+class Manifest(Provenance):
     """The description of a snapshot. `digest` covers only `files`, `counts`, `facts` and `stage`.
 
     `validation`: what the validation found, its warnings among it.
     """
 
-    format: int = FORMAT
-    stage: str
     key: str
     digest: str
     attempt: str
@@ -68,10 +86,7 @@ class Manifest(Record):
     counts: dict[str, int]
     facts: dict[str, Any]
     validation: dict[str, Any] = Field(default_factory=dict)
-    inputs: tuple[InputRef, ...]
-    config: dict[str, Any]
     config_digest: str
-    code: dict[str, str]
     deterministic: bool
     seconds: dict[str, float]
     committed_at: str

@@ -25,8 +25,8 @@ from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SettingsError, TooManyRejects
 from tasks.core.progress import Receiver, Reporter, nothing
 from tasks.core.settings import CONF
-from tasks.core.snapshots import FORMAT, InputRef, Snapshot, SnapshotWriter
-from tasks.core.source_code import source_digest
+from tasks.core.snapshots import FORMAT, InputRef, Provenance, Snapshot, SnapshotWriter
+from tasks.core.source_code import source_digest, source_modules
 from tasks.core.storage.store import SnapshotStore
 
 
@@ -64,6 +64,7 @@ class Stage:
     unit: str
     size: Callable[[Snapshot], int]
     reads: Callable[[Any], Iterable[Path]] | None = None
+    parts: Callable[[Stage, Any, Any], list[str]] | None = None
 
     @property
     def code(self) -> dict[str, str]:
@@ -75,6 +76,11 @@ class Stage:
         digests = {name: file_sha256(CONF / name) for name in (suite, *self.files) if (CONF / name).exists()}
         versions = {name: metadata.version(name) for name in self.libraries}
         return {"source": source_digest(self.function.__module__), "version": str(self.version), **versions, **digests}
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """Identify each module of the code by 64 bits, so that a changed one can be named."""
+        return {name: digest[:16] for name, digest in source_modules(self.function.__module__).items()}
 
 
 def stage(
@@ -91,6 +97,7 @@ def stage(
     deterministic: bool = True,
     name: str = "",
     reads: Callable[[Any], Iterable[Path]] | None = None,
+    parts: Callable[[Stage, Any, Any], list[str]] | None = None,
 ) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage.
 
@@ -99,6 +106,7 @@ def stage(
     unit: what its output is counted in; `size`: counts a snapshot's units.
     libraries, files: distributions, and files in conf/, that decide the output; they are part of the key.
     reads: lists the files that the user's settings name; their contents are part of the key.
+    parts: identifies the parts of a source, by (stage, source, config), before the stage runs; for `raymill plan`.
     """
 
     def wrap(function: Callable[..., None]) -> Stage:
@@ -121,6 +129,7 @@ def stage(
             unit=unit,
             size=size,
             reads=reads,
+            parts=parts,
         )
 
     return wrap
@@ -150,15 +159,33 @@ def stage_key(stage: Stage, inputs: Sequence[HasDigest | None], config: BaseMode
         "inputs": [i and i.digest for i in inputs],
     }
     if stage.reads:
-        try:
-            decides["read"] = {file.name: file_sha256(file) for file in sorted(stage.reads(config))}
-        except OSError as error:
-            raise SettingsError(
-                f"cannot be read: {error.strerror}",
-                where=f"{stage.name}: {error.filename}",
-                fix="check its permissions",
-            ) from None
+        decides["read"] = _files_read(stage, config)
     return digest_of(decides)[:32]
+
+
+def _files_read(stage: Stage, config: BaseModel) -> dict[str, str]:
+    try:
+        return {file.name: file_sha256(file) for file in sorted(stage.reads(config))} if stage.reads else {}
+    except OSError as error:
+        raise SettingsError(
+            f"cannot be read: {error.strerror}", where=f"{stage.name}: {error.filename}", fix="check its permissions"
+        ) from None
+
+
+def provenance(stage: Stage, inputs: Sequence[HasDigest | None], config: BaseModel) -> Provenance:
+    """Return what decides a stage's output, taken apart. An input that is not made yet has an empty digest."""
+    return Provenance(
+        stage=stage.name,
+        inputs=tuple(
+            InputRef(name=n, stage=i.stage, key=i.key, digest=i.digest, contents=getattr(i, "contents", {}))
+            for n, i in zip(stage.input_names, inputs, strict=True)
+            if i is not None
+        ),
+        config=config.model_dump(mode="json"),
+        code=stage.code,
+        modules=stage.modules,
+        read=_files_read(stage, config),
+    )
 
 
 def run_stage(
@@ -197,17 +224,11 @@ def run_stage(
         validation = validate(stage, out)
         seconds["validate"] = clock.lap()
         faults.point(stage.name, "after-validate")
-        config_json = config.model_dump(mode="json")
+        made_from = provenance(stage, inputs, config)
         snapshot = store.commit(
             out,
-            inputs=tuple(
-                InputRef(name=n, stage=i.stage, key=i.key, digest=i.digest)
-                for n, i in zip(stage.input_names, inputs, strict=True)
-                if i is not None
-            ),
-            config=config_json,
-            config_digest=digest_of(config_json),
-            code=stage.code,
+            **{name: value for name, value in made_from if name not in ("format", "stage")},
+            config_digest=digest_of(made_from.config),
             deterministic=stage.deterministic,
             validation=validation,
             seconds=dict(seconds),

@@ -72,6 +72,17 @@ class Source:
     key: str = ""
 
     @property
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Return what `digest` covers, by kind and name, each with a short digest."""
+        profile = self.profile.model_dump(mode="json")
+        return {
+            "files of the input": {f.name: digest_of([f.sha256, f.adaptation])[:16] for f in self.files},
+            "unreadable files": {q.name: digest_of(q.reason)[:16] for q in self.quarantined},
+            "files left out": {q.name: digest_of(q.reason)[:16] for q in self.left_out},
+            "dataset profile": {name: digest_of(value)[:16] for name, value in profile.items()},
+        }
+
+    @property
     def digest(self) -> str:
         files = [(f.name, f.sha256) for f in self.files]
         wrong = [(q.name, q.reason) for q in self.quarantined]

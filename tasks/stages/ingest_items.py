@@ -17,7 +17,13 @@ from tasks.sources.settings import IngestItemsConfig
 from tasks.stages.ingest import read_parts
 
 
-@stage(version=1, config=IngestItemsConfig, unit="items", libraries=("pyarrow", "polars", "orjson"))
+@stage(
+    version=1,
+    config=IngestItemsConfig,
+    unit="items",
+    libraries=("pyarrow", "polars", "orjson"),
+    parts=read_parts.part_identities,
+)
 def ingest_items(source: sources.Source, config: IngestItemsConfig, out: SnapshotWriter) -> None:
     read_parts.read(ingest_items, source, sources.Recipe("items", source.profile, config), out)
     if not out.rows():

@@ -33,6 +33,16 @@ def test_what_one_machine_commits_another_finds(machine: Machine, bucket: Bucket
     assert (Path(there.folder) / "manifest.json").read_bytes() == (Path(here.folder) / "manifest.json").read_bytes()
 
 
+def test_a_snapshot_of_the_bucket_is_looked_up_without_fetching_it(machine: Machine, bucket: Bucket) -> None:
+    here, other = made(machine("a")), made(machine("a"), stage="other")
+    store = machine("b")
+    assert store.look("toy", "k") == here.manifest
+    assert store.look("toy", "unknown") is None
+    assert store.manifests("toy") == {"k": here.manifest}
+    assert store.manifests("other") == {"k": other.manifest}
+    assert not store.root.exists()
+
+
 def test_a_key_that_nobody_committed_is_found_nowhere(machine: Machine) -> None:
     made(machine("a"))
     assert machine("b").find("toy", "other") is None

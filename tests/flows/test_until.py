@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows import etl_train as flow_module
+from flows import graph
 from flows.run import context, stage_task
 from flows.run.context import Run
 from flows.run.names import stage_names
@@ -65,7 +66,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
     monkeypatch.setattr(flow_module, "_register_task", register)
     monkeypatch.setattr(flow_module, "publish", lambda *_: None)
     monkeypatch.setattr(flow_module, "open_run", opened)
-    monkeypatch.setattr(flow_module, "discover", lambda *_: None)
+    monkeypatch.setattr(graph, "discover", lambda *_: None)
     monkeypatch.setattr(flow_module, "environment", SimpleNamespace(prepare=lambda: None))
     monkeypatch.setattr(flow_module, "logs", SimpleNamespace(set_up=lambda _: None))
     monkeypatch.setattr(flow_module, "notify", SimpleNamespace(remember=lambda *_: None))

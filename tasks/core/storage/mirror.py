@@ -80,9 +80,13 @@ class MirroredStore(SnapshotStore):
                 if record is not None:
                     yield record, name in here
 
-    def manifests(self) -> dict[str, Manifest]:
+    def manifests(self, stage: str = "*") -> dict[str, Manifest]:
         """Return the manifests of folder and bucket by key; damaged ones in the bucket are left out."""
-        return {manifest.key: manifest for manifest in self.there.all()} | super().manifests()
+        below = "" if stage == "*" else f"{stage}/"
+        return {manifest.key: manifest for manifest in self.there.all(below)} | super().manifests(stage)
+
+    def look(self, stage: str, key: str) -> Manifest | None:
+        return super().look(stage, key) or self.there.find(stage, key)
 
     def holds(self, stage: str, key: str) -> bool:
         return super().holds(stage, key) or self.there.find(stage, key) is not None

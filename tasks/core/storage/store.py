@@ -54,6 +54,11 @@ class SnapshotStore:
         """Whether a snapshot with this key is committed; its files are not checked."""
         return (self.root / stage / key / "manifest.json").exists()
 
+    def look(self, stage: str, key: str) -> Manifest | None:
+        """Return the manifest that `find` would find; nothing is fetched or sent. Raises SnapshotCorrupt as it does."""
+        found = SnapshotStore.find(self, stage, key)
+        return found.manifest if found else None
+
     def find(self, stage: str, key: str) -> Snapshot | None:
         """Find the committed snapshot with this key. Raises SnapshotCorrupt if its files are not as committed."""
         folder = self.root / stage / key
@@ -149,16 +154,19 @@ class SnapshotStore:
         return snapshot
 
     def __iter__(self) -> Iterator[Snapshot]:
-        for path in sorted(self.root.glob("*/*/manifest.json")):
+        return self._snapshots()
+
+    def _snapshots(self, stage: str = "*") -> Iterator[Snapshot]:
+        for path in sorted(self.root.glob(f"{stage}/*/manifest.json")):
             try:
                 manifest = load_manifest(path)
             except SnapshotCorrupt:
                 continue  # `gc --damaged` lists and removes these
             yield Snapshot(manifest.stage, manifest.key, manifest.digest, str(path.parent))
 
-    def manifests(self) -> dict[str, Manifest]:
-        """Read the manifests of all snapshots, by key."""
-        return {snapshot.key: snapshot.manifest for snapshot in self}
+    def manifests(self, stage: str = "*") -> dict[str, Manifest]:
+        """Read the manifests of all snapshots, or of one stage's, by key."""
+        return {snapshot.key: snapshot.manifest for snapshot in self._snapshots(stage)}
 
     def lineage(self, keys: Iterable[str]) -> set[str]:
         """Return these keys and those of everything they were made from."""

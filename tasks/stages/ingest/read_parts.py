@@ -25,6 +25,7 @@ from tasks.core.snapshots import PartRecord, SnapshotWriter, read_tables
 from tasks.core.stage import Stage
 from tasks.domain.schemas import FEW_VALUES, LEFT_OUT, QUARANTINE, REJECTS
 from tasks.engines import cluster, frames
+from tasks.sources.settings import ReadConfig
 
 # The account of a part: a row for each file written and for each unit read (`row`: the unit's first byte, `rows`: its
 # number of rows, `reason`: why it ended early, `lost`: counts of lost values by column, as JSON).
@@ -41,10 +42,8 @@ def read(
 ) -> None:
     """Read the whole source; write the canonical table, `rejects/` and `quarantine/`, and count the rows."""
     out.side_table("quarantine")
-    config = recipe.config.model_dump(mode="json")
-    how = digest_of([stage.code, config, source.profile.model_dump(mode="json")])
     parts = sources.plan(source)
-    identities = [digest_of([how, sources.identity(part)]) for part in parts]
+    identities = identify(parts, stage, source, recipe.config)
     done = {i: record for i, name in enumerate(identities) if (record := out.reuse_part(name, i))}
     new = [i for i in range(len(parts)) if i not in done]
     out.note(parts=len(parts), parts_taken_over=len(done))
@@ -56,6 +55,16 @@ def read(
     if lost:
         out.fact(lost_values=dict(sorted(lost.items())))
     _quarantine(units, source, recipe, out)
+
+
+def identify(parts: Sequence[sources.Part], stage: Stage, source: sources.Source, config: ReadConfig) -> list[str]:
+    """Return a digest for each part of all that decides its output, by which a later snapshot reuses it."""
+    how = digest_of([stage.code, config.model_dump(mode="json"), source.profile.model_dump(mode="json")])
+    return [digest_of([how, sources.identity(part)]) for part in parts]
+
+
+def part_identities(stage: Stage, source: sources.Source, config: ReadConfig) -> list[str]:
+    return identify(sources.plan(source), stage, source, config)
 
 
 def first_reject(out: SnapshotWriter) -> str:

@@ -20,7 +20,7 @@ from tasks.sources.settings import IngestConfig
 from tasks.stages.ingest import read_parts, row_hashes
 
 
-@stage(version=2, config=IngestConfig, libraries=("pyarrow", "polars"))
+@stage(version=2, config=IngestConfig, libraries=("pyarrow", "polars"), parts=read_parts.part_identities)
 def ingest(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
     out.side_table("keys")
     period = sources.Period.of(config.earliest, config.latest)
