@@ -59,7 +59,7 @@ def drill(console: Console, work: Drill, found: Sequence[Point], described: str)
         if todo:
             with work.serving():
                 console.print("reference run …", highlight=False)
-                work.refer()
+                work.refer(found)
                 for number, point in enumerate(todo, 1):
                     result = work.strike(point)
                     sign = "[green]✓[/]" if result.passed else "[yellow]-[/]" if result.skipped else "[red]✗[/]"

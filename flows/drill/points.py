@@ -9,8 +9,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from flows.drill import scenes
+from flows.drill import postgres, scenes
 from flows.drill.scenes import Surroundings
 from tasks.core import faults
 from tasks.settings import Settings
@@ -51,7 +52,7 @@ END = ("tune", "refit", "evaluate", "report")  # made again by the points that c
 
 def points() -> list[Point]:
     """Return all points, in the order in which they are tried: by stage, then what surrounds a run."""
-    return [*_stages(), *_workers(), *_nodes(), *_flow(), *_disk(), *_servers()]
+    return [*_stages(), *_workers(), *_nodes(), *_flow(), *_disk(), *_servers(), *_stores()]
 
 
 def _stages() -> Iterator[Point]:
@@ -143,6 +144,30 @@ def _servers() -> Iterator[Point]:
         yield Point(
             f"prefect:{word}:features", f"Prefect's server is {word}", "features", at, "SIGSTOP", scenes.prefect(number)
         )
+
+
+def _stores() -> Iterator[Point]:
+    """Points of a bucket and of a database, with servers of the drill's own."""
+    for at in ("sent:0", "before-remote-manifest", "after-remote-manifest"):
+        says = "the run is killed on the way to the bucket"
+        yield Point(f"bucket:{at}", says, "clean", f"clean:{at}", scene=scenes.stored_in_bucket, needs=(has_bucket,))
+    for number, word in ((signal.SIGKILL, "killed"), (signal.SIGSTOP, "silent")):
+        says, scene = f"the bucket's server is {word}", scenes.bucket(number)
+        yield Point(f"bucket:{word}", says, "clean", "clean:after-run", "SIGSTOP", scene, needs=(has_bucket,))
+    says, scene = "the database of the search's trials ends", scenes.postgres_dies
+    yield Point("postgres:killed", says, "tune", "tune:before-run", "SIGSTOP", scene, needs=(has_postgres,))
+
+
+def has_bucket(settings: Settings) -> str:
+    if settings.storage.remote is None:
+        return "the deployment has no bucket (storage.remote)"
+    return "" if find_spec("moto") and find_spec("boto3") else "moto, a server to break, is not installed"
+
+
+def has_postgres(settings: Settings) -> str:
+    if not str(settings.tune.storage or "").startswith("postgres"):
+        return "the deployment has no PostgreSQL (tune.storage)"
+    return "" if postgres.programs() else "this machine has no programs of PostgreSQL"
 
 
 def own_ray(settings: Settings) -> str:

@@ -89,9 +89,6 @@ class Forked:
         self.process.join(seconds)
 
 
-Start = Callable[[Sequence[str], Path, Mapping[str, str]], Process]
-
-
 def spawn(command: Sequence[str], said: Path, variables: Mapping[str, str], around: Sequence[str] = ()) -> Process:
     """Start `raymill` with these words in a new process and session. around: a command that runs it."""
     with said.open("wb") as output:  # not a pipe: a process that outlives a killed one would hold it open
@@ -138,8 +135,13 @@ def _become(command: Sequence[str], said: Path, variables: Mapping[str, str]) ->
         atexit._run_exitfuncs()  # multiprocessing leaves these out
 
 
-def run(start: Callable[[], Process], said: Path, limit_s: float, watch: Callable[[int], None]) -> Ended:
-    """Start a process and wait until it ends or the limit; then end all that it left. `watch` is called on the way."""
+def run(
+    start: Callable[[], Process], said: Path, limit_s: float, watch: Callable[[int], None] = lambda _: None
+) -> Ended:
+    """Start a process and wait until it ends or the limit; then end all that it left.
+
+    said: the file that it writes to. `watch` is called with its id on the way.
+    """
     began = time.monotonic()
     process = start()
     try:

@@ -43,6 +43,8 @@ SMALL = (
 # Above them. Concurrent trials end in an order of their own; one at a time, a search too gives equal digests.
 FIXED = ("tune.concurrent=1", "tune.storage=null", "storage.remote=null", "notify.webhook=null", "logging.json=false")
 
+LAST = "report"  # the last stage of a whole run
+
 
 @dataclass
 class Drill:
@@ -121,15 +123,19 @@ class Drill:
             server.kill()
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def refer(self) -> None:
-        """Make the reference run unless it is there. Raises RunError if it fails."""
-        place = self.reference
-        if place.summary:
+    def refer(self, points: Sequence[Point]) -> None:
+        """Make the reference run that these points need, unless it is there. Raises RunError if it fails.
+
+        Points of one stage need no later ones.
+        """
+        place, wanted = self.reference, {point.stage for point in points}
+        until = wanted.pop() if len(wanted) == 1 else ""
+        if {until or LAST, LAST} & {row["stage"] for row in place.summary.get("stages", ())}:
             return
-        shutil.rmtree(place.root, ignore_errors=True)
-        place.root.mkdir(parents=True)
-        new_database(place.root / "mlflow.db")
-        ended = self._run(place, Scene(), "", limit_s=10 * self.limit_s)
+        place.root.mkdir(parents=True, exist_ok=True)
+        if not (place.root / "mlflow.db").exists():
+            new_database(place.root / "mlflow.db")
+        ended = self._run(place, Scene(), until, limit_s=10 * self.limit_s)
         if ended.status != 0:
             raise RunError(
                 f"the undisturbed run failed: {last_line(ended.said)}",
@@ -173,7 +179,7 @@ class Drill:
 
     def skipped(self, point: Point) -> str:
         """Return why a point cannot be tried here; "" if it can."""
-        settings = self.settings(self.reference)
+        settings = load_settings(profile=self.profile, overrides=self.overrides)  # what the deployment has
         stages = {row["stage"] for row in self.reference.summary["stages"]}
         if point.stage and point.stage not in stages:
             return f"these settings make no {point.stage}"
@@ -214,13 +220,14 @@ class Drill:
                 return seen
             scene.heal()
             again = self._run(place, scene, point.stage)
-            return self._examined(point, place, seen, again)
+            return self._examined(point, place, scene, seen, again)
 
-    def _examined(self, point: Point, place: Place, seen: Evidence, again: Ended) -> Evidence:
+    def _examined(self, point: Point, place: Place, scene: Scene, seen: Evidence, again: Ended) -> Evidence:
         said, expected = place.summary, self.reference.summary
         compared = [row for row in said.get("stages", ()) if not (point.afresh and row["stage"] == "report")]
-        gc = ["gc", *self._profile, *(f"--set={setting}" for setting in (*self.overriding, *place.settings))]
-        cleaned = self._start(gc, place.root / "said-gc.txt", Scene())
+        settings = (*self.overriding, *place.settings, *scene.settings)
+        gc = ["gc", *self._profile, *(f"--set={setting}" for setting in settings)]
+        cleaned = self._start(gc, place.root / "said-gc.txt", scene)
         keys = {row["key"] for row in compared}
         return Evidence(
             struck=seen.struck,

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import psutil
 
+from flows.drill import postgres
 from flows.drill.place import Place
-from flows.drill.servers import MlflowServer, PrefectServer, Server
+from flows.drill.servers import MlflowServer, PrefectServer, S3Server, Server
 
 DAY_S = 86_400
 FEW_HANDLES = 48  # a quiet Python process that has imported Prefect and MLflow has some thirty open
@@ -90,6 +91,39 @@ def prefect(number: signal.Signals) -> Surroundings:
             yield Scene(variables=variables, strike=lambda *_: server.signal(number), heal=_healer(server, number))
 
     return scene
+
+
+def bucket(number: signal.Signals) -> Surroundings:
+    """Keep the snapshots in a bucket, whose server gets this signal. Killed, it has also lost all it held."""
+
+    @contextmanager
+    def scene(place: Place) -> Iterator[Scene]:
+        server = S3Server(place.root)
+        with _serving(server):
+            settings = [f"storage.remote={server.url}"]
+            heal = _healer(server, number)
+            yield Scene(settings, S3Server.CREDENTIALS, strike=lambda *_: server.signal(number), heal=heal)
+
+    return scene
+
+
+@contextmanager
+def stored_in_bucket(place: Place) -> Iterator[Scene]:
+    """Keep the snapshots in a bucket."""
+    server = S3Server(place.root)
+    with _serving(server):
+        yield Scene([f"storage.remote={server.url}"], S3Server.CREDENTIALS)
+
+
+@contextmanager
+def postgres_dies(_place: Place) -> Iterator[Scene]:
+    """Keep the search's trials in a PostgreSQL server, which ends without notice and comes back."""
+    where = postgres.programs()
+    assert where is not None
+    with postgres.postgres(where) as server:
+        server.create("trials")
+        settings = [f"tune.storage={server.url('postgresql', 'trials')}"]
+        yield Scene(settings, strike=lambda *_: server.stop(), heal=server.start)
 
 
 @contextmanager

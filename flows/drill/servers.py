@@ -1,4 +1,4 @@
-"""Servers of the drill's own, on loopback, that are killed, stopped and started again: MLflow's and Prefect's."""
+"""Servers of the drill's own, on loopback, that are killed, stopped and started again: MLflow's, Prefect's, S3's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from flows.servers.tether import END_WITH_PARENT
 from tasks.core.errors import RunError
@@ -127,3 +128,34 @@ class PrefectServer(Server):
             "PREFECT__SERVER_EPHEMERAL": "1",
             "PREFECT__SERVER_FINAL": "1",
         }
+
+
+class S3Server(Server):
+    """An S3 server, moto's, which forgets all when it ends. Any credentials will do."""
+
+    bucket: str = "drill"
+    CREDENTIALS: ClassVar[dict[str, str]] = {
+        "AWS_ACCESS_KEY_ID": "drill",
+        "AWS_SECRET_ACCESS_KEY": "drill-only",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+    @property
+    def url(self) -> str:
+        """Return the address of a folder in the bucket, as storage.remote takes it."""
+        return f"s3://{self.bucket}/home?endpoint_override=127.0.0.1:{self.port}&scheme=http"
+
+    @property
+    def health(self) -> str:
+        return f"{self.uri}/moto-api/data.json"
+
+    def command(self) -> list[str]:
+        serve = f"{END_WITH_PARENT}from moto.server import main; main(sys.argv[1:])"
+        return [sys.executable, "-c", serve, "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def start(self) -> None:
+        super().start()
+        made = Request(f"{self.uri}/{self.bucket}", method="PUT", headers={"Authorization": "AWS drill:drill"})
+        urlopen(made, timeout=30).close()
