@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli.drill import drill
 from flows.cli.launch import launch
 from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Make synthetic reviews; inspect your own.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.command()(drill)
 
 
 @app.callback()
@@ -233,44 +235,6 @@ def doctor() -> None:
         if finding.fix:
             console.print(f"    → {escaped(finding.fix)}", highlight=False, soft_wrap=True)
     if any(f.level == "bad" for f in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
-def drill(
-    point_globs: Annotated[
-        list[str] | None, typer.Option("--points", metavar="GLOB", help="Only these fault points; repeatable.")
-    ] = None,
-    show: Annotated[bool, typer.Option("--list", help="Only list the fault points.")] = False,
-    input: InputOption = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to drill; data/drill if not given.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a run counts as hanging.")] = 600,
-    overrides: SetOption = None,
-    profile: ProfileOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Prove that a run resumes to the same digests, whatever is killed: let each fault happen on a copy.
-
-    Reads a few hundred synthetic reviews unless --input is given: give a small file. What is done is kept: an
-    interrupted drill goes on. Exit status 1 if any point fails.
-    """
-    from flows.cli.drill import FOLDER, Drill, chosen, print_certificate, print_points, synthetic
-    from flows.cli.drill import drill as try_points
-
-    found = chosen(point_globs or [])
-    if show:
-        print_points(console, found)
-        return
-    view_console = Console(stderr=True) if json_file == "-" else console
-    folder = (out or FOLDER).resolve()
-    arguments = [word for path in input or () for word in ("--input", str(path))]
-    arguments = [*arguments, *(["--dataset", dataset] if dataset else [])] if input else synthetic(folder)
-    work = Drill(folder, arguments, overrides or [], timeout, profile)
-    certificate = try_points(view_console, work, found, ", ".join(input) if input else "synthetic reviews")
-    print_certificate(view_console, certificate, certificate.write(folder))
-    write_json(json_file, certificate.to_json())
-    if not certificate.holds:
         raise typer.Exit(1)
 
 

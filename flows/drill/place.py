@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +47,13 @@ class Place:
         with suppress(OSError, ValueError):
             return dict(json.loads((self.root / "summary.json").read_text()))
         return {}
+
+    def clear(self) -> None:
+        """Empty the place of what an earlier drill has left, mounted or not."""
+        if self.data.is_mount():
+            subprocess.run(["umount", "-l", str(self.data)], check=False, capture_output=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.mkdir(parents=True)
 
     def run(self, arguments: Sequence[str], settings: Sequence[str]) -> list[str]:
         """Return the words of a run; the summary of the one before is removed. Of settings later ones win."""

@@ -120,6 +120,7 @@ def import_all() -> None:
 
 def _become(command: Sequence[str], said: Path, variables: Mapping[str, str]) -> None:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(PROJECT)
     with open(os.devnull, "rb") as nothing, said.open("wb") as output:
         for source, target in ((nothing, 0), (output, 1), (output, 2)):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -80,9 +81,14 @@ class Drill:
             return Result(**json.loads(self.result_file(point).read_text()))
         return None
 
+    def is_settled(self, point: Point) -> bool:
+        """Tell whether a point has a result that still holds; what was skipped may be possible by now."""
+        result = self.result(point)
+        return result is not None and (not result.skipped or result.reason == self.skipped(point))
+
     def plan(self) -> bool:
         """Write down what is drilled, and remove the results of another plan; return whether it is the earlier one."""
-        settings = self.settings(self.reference)
+        settings = load_settings(profile=self.profile, overrides=self.overriding)
         source = discover(*_data(self.arguments, settings), settings.ingest)
         about = {
             "settings": settings.model_dump(mode="json"),
@@ -105,6 +111,9 @@ class Drill:
         """Run the drill's own Prefect server, and give Ray a folder of its own, with a short name for its sockets."""
         self.folder.mkdir(parents=True, exist_ok=True)
         server, temporary = PrefectServer(self.folder), Path(mkdtemp(prefix="rd", dir="/tmp"))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # So that mounts and servers end with the drill; and a shell's background jobs ignore SIGINT, as runs would.
+            signal.signal(number, signal.default_int_handler)
         try:
             server.start()
             self.variables = {
@@ -130,6 +139,8 @@ class Drill:
         """
         place, wanted = self.reference, {point.stage for point in points}
         until = wanted.pop() if len(wanted) == 1 else ""
+        if _is_optional(until, self.settings(place)):
+            until = ""
         if {until or LAST, LAST} & {row["stage"] for row in place.summary.get("stages", ())}:
             return
         place.root.mkdir(parents=True, exist_ok=True)
@@ -191,8 +202,7 @@ class Drill:
             result = Result(point.name, "skipped", reason)
         else:
             place = Place(self.folder / "points" / _file_name(point.name), self._bytes(point.stage))
-            shutil.rmtree(place.root, ignore_errors=True)
-            place.root.mkdir(parents=True)
+            place.clear()
             try:
                 result = judged(point.name, self._evidence(point, place))
             except (OSError, RunError) as error:
@@ -267,6 +277,12 @@ class Armed:
                 self.scene.strike(stopped, psutil.Process(run))
                 self.scene.strike = None
                 process.resume()
+
+
+def _is_optional(stage: str, settings: Settings) -> bool:
+    """Tell whether a run may be without this stage: its own `--until` is then refused."""
+    section = getattr(settings, stage.replace("-", "_"), None)
+    return stage in ("ingest-items", "items") or hasattr(section, "enabled")
 
 
 def _role(summary: dict[str, object]) -> str:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows.cli import drill as command
+from flows.cli import drill_console as command
 from flows.drill import points as declared
 from flows.drill import processes
 from flows.drill.certificate import Certificate, quantile
@@ -209,7 +209,7 @@ def without_runs(monkeypatch: pytest.MonkeyPatch) -> Any:
 def tried(folder: Path, arguments: list[str], found: list[Point], *overrides: str) -> tuple[Certificate, str]:
     said = io.StringIO()
     work = Drill(folder, arguments, overrides, 60, forks=False)
-    certificate = command.drill(Console(file=said, width=80), work, found, "reviews")
+    certificate = command.tried(Console(file=said, width=80), work, found, "reviews")
     command.print_certificate(Console(file=said, width=80), certificate, certificate.write(folder))
     return certificate, said.getvalue()
 
