@@ -41,9 +41,7 @@ def drill(
     folder = (out or FOLDER).resolve()
     if dataset and not input:
         raise UserError("a dataset profile without reviews", where="--dataset", fix="give --input PATH, too")
-    paths = [
-        path if "://" in path else str(Path(path).absolute()) for path in input or ()
-    ]
+    paths = [path if "://" in path else str(Path(path).absolute()) for path in input or ()]
     arguments = [word for path in paths for word in ("--input", path)]
     arguments = [*arguments, *(["--dataset", dataset] if dataset else [])] if input else synthetic(folder)
     work = Drill(folder, arguments, overrides or [], timeout, profile)

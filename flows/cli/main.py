@@ -23,6 +23,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Make synthetic reviews; inspe
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.command()(drill)
+INTERRUPTED = 130  # exit status
 
 
 @app.callback()
@@ -273,6 +274,8 @@ def main() -> None:
     try:
         # Without standalone mode, Typer returns the status of its Exit instead of raising it.
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # so does it with KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except RaymillError as error:
         if not logs.tell(error):
@@ -280,7 +283,7 @@ def main() -> None:
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; start it again to continue after the last finished stage")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except SystemExit:
         raise
     except Exception as error:

@@ -45,7 +45,8 @@ class Ended:
 class Process(Protocol):
     """What `run` needs of a process that it has started."""
 
-    pid: int
+    @property
+    def pid(self) -> int: ...
 
     def status(self) -> int | None:
         """Return the exit status, negative for a signal; None while it runs."""
@@ -157,10 +158,13 @@ def run(
 
 def _end(process: Process) -> None:
     """Kill a process and all of its descendants and session, whatever state they are in."""
+    doomed: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        doomed = psutil.Process(process.pid).children(recursive=True)
+    for child in doomed:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)
+    psutil.wait_procs(doomed, timeout=10)

@@ -229,6 +229,18 @@ def test_a_drill_goes_on_with_the_points_that_have_no_result(
     assert max(map(len, said.splitlines())) <= 80 or "certificate" in said
 
 
+def test_an_interrupted_drill_says_that_it_goes_on(
+    tmp_path: Path, without_runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Drill, "refer", interrupted)
+    done = raymill("drill", "--out", str(tmp_path), "--points", "clean:after-run")
+    assert done.returncode == 130
+    assert "start it again to continue" in done.stderr
+
+
 def test_other_settings_begin_anew(tmp_path: Path, reviews: list[str], without_runs: Any) -> None:
     found = [p for p in points() if p.name.startswith("clean:")][:1]
     runs = without_runs(Runs())
