@@ -85,9 +85,8 @@ def _nodes() -> Iterator[Point]:
     )
     for who, stage, at in dies:
         name = "workers" if who == "ray::" else who.removesuffix("_server")
-        scene = scenes.killing(who, "ray_") if who == "gcs_server" else scenes.killing(who)
-        says = f"Ray's {name} is killed in the middle of the stage" if name != "workers" else "all workers are killed"
-        yield Point(f"ray:{name}:{stage}", says, stage, at, "SIGSTOP", scene, needs=(own_ray,))
+        says = "all of Ray's workers are killed" if who == "ray::" else f"Ray's {who} is killed"
+        yield Point(f"ray:{name}:{stage}", says, stage, at, "SIGSTOP", scenes.killing(who), needs=(own_ray,))
 
 
 def _flow() -> Iterator[Point]:

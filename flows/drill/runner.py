@@ -17,32 +17,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from subprocess import SubprocessError
 from tempfile import mkdtemp
 
 import psutil
 
+from flows.drill.armed import Armed
 from flows.drill.databases import new_database
 from flows.drill.place import Place, is_whole, orphans
+from flows.drill.plan import FIXED, SMALL, is_optional, plan_digest
 from flows.drill.points import Point
 from flows.drill.processes import Ended, Process, fork, import_all, run, spawn
 from flows.drill.result import Evidence, Result, judged, last_line
 from flows.drill.scenes import Scene
 from flows.drill.servers import PrefectServer
-from tasks.core.digests import digest_of
 from tasks.core.errors import RunError
 from tasks.core.whole_files import write_whole
 from tasks.settings import Settings, load_settings
-from tasks.sources import discover
-from tasks.stages import declared_stages
-
-# Below the user's settings: a run of a minute.
-SMALL = (
-    *("ray.object_store_mb=150", "ray.workers=1", "tracking.system_metrics=false", "retries.first_delay_s=1"),
-    *("tune.trials=3", "tune.max_rounds=20", "tune.min_rounds=10", "train.rounds=10", "train.checkpoint_rounds=3"),
-    *("features.text_score.dimensions=4096", "features.text_score.borders=[0.3,0.6]"),
-)
-# Above them. Concurrent trials end in an order of their own; one at a time, a search too gives equal digests.
-FIXED = ("tune.concurrent=1", "tune.storage=null", "storage.remote=null", "notify.webhook=null", "logging.json=false")
 
 LAST = "report"  # the last stage of a whole run
 
@@ -89,13 +80,7 @@ class Drill:
     def plan(self) -> bool:
         """Write down what is drilled, and remove the results of another plan; return whether it is the earlier one."""
         settings = load_settings(profile=self.profile, overrides=self.overriding)
-        source = discover(*_data(self.arguments, settings), settings.ingest)
-        about = {
-            "settings": settings.model_dump(mode="json"),
-            "input": source.digest,
-            "code": {name: stage.code for name, stage in declared_stages().items()},
-        }
-        file, plan = self.folder / "plan.json", json.dumps({"plan": digest_of(about)})
+        file, plan = self.folder / "plan.json", json.dumps({"plan": plan_digest(settings, self.arguments)})
         if file.exists() and file.read_text() == plan:
             return True
         for name in ("reference", "results", "points"):
@@ -139,7 +124,7 @@ class Drill:
         """
         place, wanted = self.reference, {point.stage for point in points}
         until = wanted.pop() if len(wanted) == 1 else ""
-        if _is_optional(until, self.settings(place)):
+        if is_optional(until, self.settings(place)):
             until = ""
         if {until or LAST, LAST} & {row["stage"] for row in place.summary.get("stages", ())}:
             return
@@ -205,7 +190,7 @@ class Drill:
             place.clear()
             try:
                 result = judged(point.name, self._evidence(point, place))
-            except (OSError, RunError) as error:
+            except (OSError, RunError, SubprocessError, psutil.Error) as error:
                 result = Result(point.name, "failed", f"the drill itself: {error}".splitlines()[0])
             if result.passed:
                 shutil.rmtree(place.root, ignore_errors=True)
@@ -254,37 +239,6 @@ class Drill:
         )
 
 
-@dataclass
-class Armed:
-    """A fault that waits for its process. Called while the run goes on: a process that stops at the point is what the
-    scene strikes beside; then it goes on."""
-
-    point: Point
-    place: Place
-    scene: Scene
-
-    @property
-    def variables(self) -> dict[str, str]:
-        where = {"RAYMILL_KILL_AT": self.point.at, "RAYMILL_FAULT": self.point.fault}
-        return {} if self.scene.always else {**where, "RAYMILL_KILL_ONCE": str(self.place.marker)}
-
-    def __call__(self, run: int) -> None:
-        if self.scene.strike is None or (stopped := self.place.struck()) is None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(stopped)
-            if process.status() == psutil.STATUS_STOPPED:
-                self.scene.strike(stopped, psutil.Process(run))
-                self.scene.strike = None
-                process.resume()
-
-
-def _is_optional(stage: str, settings: Settings) -> bool:
-    """Tell whether a run may be without this stage: its own `--until` is then refused."""
-    section = getattr(settings, stage.replace("-", "_"), None)
-    return stage in ("ingest-items", "items") or hasattr(section, "enabled")
-
-
 def _role(summary: dict[str, object]) -> str:
     """Return the version and role of a summary's model, as in "version 1 is challenger"; "" if none was decided on."""
     return str(summary.get("decision") or "").partition(":")[0]
@@ -292,10 +246,3 @@ def _role(summary: dict[str, object]) -> str:
 
 def _file_name(point: str) -> str:
     return re.sub(r"[^\w-]+", "_", point)
-
-
-def _data(arguments: Sequence[str], settings: Settings) -> tuple[str | list[str], str]:
-    """Return the input and the data set that these arguments of `raymill run` name."""
-    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    inputs = [value for name, value in zip(arguments[::2], arguments[1::2], strict=True) if name == "--input"]
-    return inputs or settings.data.input, given.get("--dataset", settings.data.dataset)
