@@ -14,7 +14,7 @@ from flows.cli.drill import drill
 from flows.cli.launch import launch
 from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
-from flows.run import environment, logs
+from flows.run import environment, logs, machine
 from tasks.core.errors import RaymillError
 from tasks.core.secrets import mask_error
 
@@ -277,21 +277,20 @@ def main() -> None:
         if status == INTERRUPTED:  # so does it with KeyboardInterrupt
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
-    except RaymillError as error:
-        if not logs.tell(error):
-            errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; start it again to continue after the last finished stage")
         sys.exit(INTERRUPTED)
-    except SystemExit:
-        raise
     except Exception as error:
         mask_error(error)
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "show"):
             error.show()
             sys.exit(2)
-        raise
+        told = error if isinstance(error, RaymillError) else machine.as_run_error(error)
+        if told is None:
+            raise
+        if not logs.tell(told):
+            errors.print(f"[bold red]error:[/] {escaped(str(told))}", highlight=False, soft_wrap=True)
+        sys.exit(told.exit_status)
 
 
 if __name__ == "__main__":
