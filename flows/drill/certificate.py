@@ -90,6 +90,8 @@ class Certificate:
         lines += _table(["point", "outcome", "recovered, s", "orphan bytes"], rows)
         if skipped := [[f"`{r.point}`", r.reason] for r in self.results if r.skipped]:
             lines += ["", *_table(["skipped", "why"], skipped)]
+        if self.missing:
+            lines += ["", f"Not tried yet: {', '.join(f'`{name}`' for name in self.missing)}."]
         return "\n".join([*lines, ""])
 
     def facts(self) -> list[list[str]]:

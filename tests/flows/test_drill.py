@@ -134,7 +134,9 @@ def test_the_certificate_counts_what_was_tried_and_names_what_was_not() -> None:
     assert "| `x:y` | the deployment has no bucket |" in page
     assert "| `a:b` | resumed | 1.0 | 0 |" in page
     assert whole.to_json()["totals"]["recovery_p95_s"] == 3.0
-    assert not Certificate(results, ["c:d"], "reviews").holds
+    unfinished = Certificate(results, ["c:d"], "reviews")
+    assert not unfinished.holds
+    assert "Not tried yet: `c:d`." in unfinished.to_markdown()
     assert not Certificate(results[3:], [], "reviews").holds
 
 
