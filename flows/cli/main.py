@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from flows.cli.comparing import diff, plan
+from flows.cli.drill import drill
 from flows.cli.launch import launch
 from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
-from flows.run import environment, logs
+from flows.run import environment, logs, machine
 from tasks.core.errors import RaymillError
 from tasks.core.secrets import mask_error
 
@@ -22,6 +23,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Make synthetic reviews; inspect your own.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.command()(drill)
+INTERRUPTED = 130  # exit status
 
 
 @app.callback()
@@ -280,22 +283,23 @@ def main() -> None:
     try:
         # Without standalone mode, Typer returns the status of its Exit instead of raising it.
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # so does it with KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
-    except RaymillError as error:
-        if not logs.tell(error):
-            errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; start it again to continue after the last finished stage")
-        sys.exit(130)
-    except SystemExit:
-        raise
+        sys.exit(INTERRUPTED)
     except Exception as error:
         mask_error(error)
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "show"):
             error.show()
             sys.exit(2)
-        raise
+        told = error if isinstance(error, RaymillError) else machine.as_run_error(error)
+        if told is None:
+            raise
+        if not logs.tell(told):
+            errors.print(f"[bold red]error:[/] {escaped(str(told))}", highlight=False, soft_wrap=True)
+        sys.exit(told.exit_status)
 
 
 if __name__ == "__main__":

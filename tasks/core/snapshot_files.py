@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core import faults
 from tasks.core.digests import file_sha256
 
 ROW_GROUP_ROWS = 65_536
@@ -118,6 +119,7 @@ class FileSink:
         try:
             with draft.open("wb") as file:
                 rows = write(file)
+                faults.point("files", "written")
                 fsync(file)
             entry = FileEntry(name=name, size=draft.stat().st_size, rows=rows, sha256=file_sha256(draft))
             os.replace(draft, path)

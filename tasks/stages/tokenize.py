@@ -69,6 +69,12 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
             rows, tokens = rows + part["rows"], tokens + part["tokens"]
             out.progress(rows, reviews.rows(), tokens=tokens)
     except Exception as error:
+        if type(error) is ZeroDivisionError:  # not from a task: Ray Data divides by what the nodes have
+            raise TransientError(
+                "no node with CPUs is left in the Ray cluster",
+                where="tokenize",
+                fix="the stage is tried again; see retries.times, or start a node and run again",
+            ) from error
         if not cluster.is_lost(error):
             raise
         left = {f.name for i, f in enumerate(reviews.files()) if all(part["index"] != i for part in written)}

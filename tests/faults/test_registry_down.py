@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pyarrow as pa
 import pytest
@@ -23,6 +14,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from flows.cli.console import ConsoleView, print_summary
+from flows.drill.servers import MlflowServer
 from flows.run.context import VIEW, Run, open_run
 from flows.run.record import RunRecord
 from tasks.core.errors import RegistryError
@@ -34,49 +26,12 @@ from tasks.stages.tune.settings import TuneConfig
 from tests.support.mlflow_database import new_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
-START_TIMEOUT_S = 300  # some five seconds where the machine is free
-
-
-class Server:
-    """An MLflow server on a port of its own, with all it keeps in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        stores = [f"--backend-store-uri=sqlite:///{self.folder}/m.db", f"--artifacts-destination={self.folder}/files"]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *stores, "--workers", "1"],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            with suppress(URLError, OSError), urlopen(f"{self.uri}/health", timeout=5):
-                return
-            assert self.process.poll() is None, (self.folder / "server.log").read_text()
-        raise AssertionError("the server did not start")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    new_database(tmp_path / "m.db")
-    server = Server(tmp_path)
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    new_database(tmp_path / "mlflow.db")
+    server = MlflowServer(tmp_path)
     try:
         server.start()
         yield server
@@ -116,7 +71,7 @@ def stages_of(run: Run) -> None:
 
 
 def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twice(
-    server: Server,
+    server: MlflowServer,
 ) -> None:
     settings = settings_of(server.uri, server.folder)
     shown = io.StringIO()
@@ -152,7 +107,7 @@ def test_what_a_killed_server_missed_is_recorded_by_the_next_run_and_nothing_twi
 
 
 @pytest.mark.nightly
-def test_a_server_that_comes_back_while_a_run_goes_on_is_told_the_rest_by_the_run(server: Server) -> None:
+def test_a_server_that_comes_back_while_a_run_goes_on_is_told_the_rest_by_the_run(server: MlflowServer) -> None:
     settings = settings_of(server.uri, server.folder)
     with open_run(settings) as run:
         assert run.record.caught_up is None

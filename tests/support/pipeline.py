@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.sections import PROJECT
+from flows.drill import processes
 from tasks.core.storage.store import SnapshotStore, damaged_files
 from tasks.settings import load_settings
 from tasks.stages import declared_stages
@@ -69,25 +65,11 @@ class Place:
 
     def start(self, *command: str, kill_at: str = "") -> tuple[int, str]:
         """Run a command of `raymill` in a process of its own; returns its exit status and what it said."""
-        # Into a file: a process that outlives a killed one would hold a pipe open.
-        with (self.root / "said.txt").open("w+") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli.main", *self.words(*command)],
-                cwd=PROJECT,
-                env={**os.environ, "COLUMNS": "200", "RAYMILL_KILL_AT": kill_at},
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                status = process.wait(timeout=LIMIT_S)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            said.seek(0)
-            return status, said.read()
+        said = self.root / "said.txt"
+        variables = {"COLUMNS": "200", "RAYMILL_KILL_AT": kill_at}
+        ended = processes.run(lambda: processes.spawn(self.words(*command), said, variables), said, LIMIT_S)
+        assert ended.status is not None, f"it did not end: {ended.said}"
+        return ended.status, ended.said
 
     def copy(self, root: Path, *, without: Collection[str]) -> Place:
         """A place as a run leaves it that got so far: the same snapshots, but for those of some stages."""

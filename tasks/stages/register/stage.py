@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core import faults
 from tasks.core.digests import digest_of
 from tasks.core.errors import RegistryError
 from tasks.core.sections import RegistryConfig
@@ -86,6 +87,7 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
     child = tracker.child("register", tags={DIGEST_TAG: model.digest})
     try:
         version = str(registered.version) if registered else _save(tracker, child, name, candidate)
+        faults.point("register", "saved")
         client.set_registered_model_alias(name, registry.CHALLENGER, version)
         rival = champion_score(candidate, tracker, name, champion, judge)
         measured = measure(candidate)
@@ -98,6 +100,7 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
         with suppress(Exception):
             tracker.end(child, "FAILED")
         raise
+    faults.point("register", "recorded")
     client.set_model_version_tag(name, version, DECIDED, rests_on)
     return decision
 

@@ -1,0 +1,41 @@
+"""Faults of the machine as errors for users: a full disk, a read-only one, too few file handles."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from tasks.core.errors import RunError
+
+AGAIN = "then start the run again: it goes on after the last finished stage"
+SPACE = ("no space is left on the disk", f"free some (raymill gc frees what nothing refers to), {AGAIN}")
+HANDLES = ("too many files are open", f"raise the limit (ulimit -n 4096), {AGAIN}")
+FAULTS = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EROFS: ("the file system is read-only", f"mount it for writing, or change storage.root, {AGAIN}"),
+    errno.EIO: ("the disk cannot be read or written", f"check it (dmesg), or change storage.root, {AGAIN}"),
+    errno.EMFILE: HANDLES,
+    errno.ENFILE: HANDLES,
+}
+
+
+def as_run_error(error: BaseException) -> RunError | None:
+    """Return an error that says what is wrong with the machine, where an error of the system, here or in a worker, is
+    the cause; else None."""
+    for one in _causes(error):
+        number = getattr(one, "errno", None)
+        if isinstance(one, OSError) and number in FAULTS:
+            what, fix = FAULTS[number]
+            return RunError(what, where=str(getattr(one, "filename", None) or ""), fix=fix)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it comes from; Ray's errors keep the worker's as `cause`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
