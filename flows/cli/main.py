@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli.bench import bench
 from flows.cli.comparing import diff, plan
 from flows.cli.drill import drill
 from flows.cli.launch import launch
@@ -23,7 +24,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Make synthetic reviews; inspect your own.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-app.command()(drill)
 INTERRUPTED = 130  # exit status
 
 
@@ -248,32 +248,8 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def bench(
-    case: Annotated[str, typer.Argument(help="The case, such as pipeline.")],
-    size: Annotated[int | None, typer.Option(help="Size in the case's own unit, such as rows.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Parallel processes.")] = 2,
-    runs: Annotated[int, typer.Option(min=1, help="Timed pairs, after one warm-up.")] = 3,
-    input: Annotated[
-        Path | None, typer.Option("--input", help="Measure on these reviews instead of synthetic ones.")
-    ] = None,
-    peers: Annotated[list[str] | None, typer.Option("--peer", help="Only this peer; repeatable.")] = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Compare a case with the best single-process way: first check equal results, then time both in turn."""
-    from benchmarks.harness import run_case
-
-    log = Console(stderr=True)
-    result = run_case(
-        case,
-        size=size,
-        workers=workers,
-        runs=runs,
-        input=input,
-        peers=peers,
-        log=lambda line: log.print(line, highlight=False),
-    )
-    write_json(json_file or "-", result)
+app.command()(drill)
+app.command()(bench)
 
 
 def main() -> None:
