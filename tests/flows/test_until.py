@@ -50,13 +50,13 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
 
     def register(*_: Any) -> Any:
         do("register")
-        return SimpleNamespace(card="", gates=[])
+        return SimpleNamespace(card="", gates=[], audit=None)
 
     @contextmanager
     def opened(settings: Settings, until: str | None) -> Iterator[Run]:
         none: Any = SimpleNamespace(waiting=[])
         meter: Any = SimpleNamespace(total=Usage)
-        run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, meter, last=until)
+        run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, meter, none, last=until)
         token = context._CURRENT.set(run)
         yield run
         context._CURRENT.reset(token)
