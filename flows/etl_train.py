@@ -24,6 +24,7 @@ from flows.run.nights import nights
 from flows.run.record import RunRecord, StageRow
 from flows.run.stage_task import StageTasks, together
 from tasks.core.errors import RaymillError
+from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.domain.metrics import MODELS, by_measure, name_of
 from tasks.domain.targets import TARGETS
@@ -97,7 +98,9 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
         cluster.start(settings.ray)  # not started yet if all stages were reused
         return _evaluate.judge(splits, data, settings.evaluate, rival=_evaluate.model_bytes(model))
 
-    candidate = Candidate(model, splits, scores, run.snapshots, about)
+    candidate = Candidate(
+        model, splits, scores, run.snapshots, about, settings.data.called, masked(settings.data.origin)
+    )
 
     def decide() -> _register.Decision:
         with registry.one_at_a_time(run.root / "register.lock", waiting):
@@ -116,7 +119,7 @@ def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> N
         return
     decision = _register_task(run, splits, model, scores)
     if decision.audit is not None:
-        name = run.settings.registry.name_for(str(scores.facts["target"]))
+        name = run.settings.registry.name_for(str(scores.facts["target"]), run.settings.data.called)
         if problem := registry_events.tell(run.settings, name, decision.audit):
             get_run_logger().warning("no notification of the decision: %s", problem)
     record = run.record

@@ -50,7 +50,7 @@ def _registry(overrides: list[str] | None, profile: str | None, *, changing: boo
 
     settings = load_settings(profile=profile, overrides=overrides or [])
     uri = tracking.tracking_uri(settings.tracking)
-    name = settings.registry.name_for(settings.features.target)
+    name = settings.registry.name_for(settings.features.target, settings.data.called)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise RegistryError(  # connecting would make an empty database
             f"no model {name} is registered yet: there is no database", where=uri, fix="raymill run registers one"
@@ -71,7 +71,8 @@ def _tell(at: Registry, decision: Audit) -> None:
 def models_list(overrides: SetOption = None, profile: ProfileOption = None, json_file: JsonOption = None) -> None:
     """List the registered model's versions, with aliases, losses on their test slices and the decision on each.
 
-    It is the model for the target in the settings; for another target give --set features.target=NAME.
+    It is the model of the data set and the target in the settings; for others give --set data.name=NAME or
+    data.dataset=PROFILE, and --set features.target=NAME.
     """
     from tasks.engines import registry
 

@@ -19,7 +19,6 @@ from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
-from tasks.domain.targets import TARGETS
 from tasks.settings import Settings
 
 
@@ -102,7 +101,7 @@ def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:
 
 
 def registered_keys(settings: Settings) -> set[str]:
-    """Return the keys of the snapshots behind all versions of the registered models, of any target."""
+    """Return the keys of the snapshots behind all versions of all registered models."""
     from tasks.engines import model_versions, tracking
 
     uri = tracking.tracking_uri(settings.tracking)
@@ -111,9 +110,8 @@ def registered_keys(settings: Settings) -> set[str]:
     keys: set[str] = set()
     client = tracking.connect(uri)
     with tracking.reaching(uri):
-        for name in {settings.registry.name_for(target) for target in TARGETS}:
-            for version in model_versions.all_versions(client, name):
-                keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
+        for version in model_versions.all_versions(client):
+            keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
     return keys
 
 

@@ -27,6 +27,18 @@ class DataConfig(Section):
     input: str | list[str] = Field(description="Files, folders or globs with reviews; local, s3:// or gs://")
     dataset: str = Field(description="A dataset profile: a name in conf/datasets, or a path to a YAML file")
     items: str | list[str] | None = Field(description="Product metadata, in the same ways; null: none")
+    name: Annotated[str, Field(pattern=r"^[^{}:/\s]+$")] | None
+
+    @property
+    def called(self) -> str:
+        """The data set's name: its own, or that of its profile."""
+        return self.name or Path(self.dataset).stem
+
+    @property
+    def origin(self) -> str:
+        """Tell data sets without a name of their own apart: by their inputs, absolute."""
+        paths = [self.input] if isinstance(self.input, str) else self.input
+        return "" if self.name else ", ".join(p if "://" in p else str(Path(p).absolute()) for p in paths)
 
 
 class StorageConfig(Section):
@@ -97,12 +109,12 @@ class GatesConfig(Section):
 
 
 class RegistryConfig(Section):
-    model_name: Annotated[str, Field(pattern=r"^([^{}:/]|\{target\})+$")]
+    model_name: Annotated[str, Field(pattern=r"^([^{}:/]|\{target\}|\{dataset\})+$")]
     gates: GatesConfig
 
-    def name_for(self, target: str) -> str:
-        """The registered model's name for one target."""
-        return self.model_name.replace("{target}", target)
+    def name_for(self, target: str, dataset: str) -> str:
+        """The registered model's name for a target of a data set."""
+        return self.model_name.replace("{target}", target).replace("{dataset}", dataset)
 
 
 class HistoryConfig(Section):

@@ -42,8 +42,16 @@ def version_with_tag(client: Any, name: str, tag: str, value: str) -> Any | None
     return max(tagged, key=lambda v: int(v.version), default=None)
 
 
-def all_versions(client: Any, name: str) -> list[Any]:
-    return list(client.search_model_versions(f"name='{name}'", max_results=1000))
+def all_versions(client: Any, name: str | None = None) -> list[Any]:
+    """List the versions of a registered model, or of all."""
+    found: list[Any] = []
+    token = None
+    while not found or token:
+        page = client.search_model_versions(name and f"name='{name}'", max_results=1000, page_token=token)
+        found, token = [*found, *page], page.token
+        if not page:
+            break
+    return found
 
 
 def version_by_alias(client: Any, name: str, alias: str) -> Any | None:

@@ -146,9 +146,10 @@ def existing(client: Any, name: str) -> list[Any]:
     """List all versions in order. Raises RegistryError if there are none."""
     if versions := sorted(all_versions(client, name), key=lambda v: int(v.version)):
         return versions
+    others = ", ".join(model.name for model in client.search_registered_models(max_results=20))
     raise RegistryError(
-        f"no model {name} is registered yet",
-        fix="raymill run registers one; for another target give --set features.target=NAME",
+        f"no model {name} is registered yet" + (f"; there are {others}" if others else ""),
+        fix="raymill run registers one; of another data set or target: --set data.name=NAME, features.target=NAME",
     )
 
 

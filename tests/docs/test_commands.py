@@ -144,7 +144,7 @@ def test_the_cheap_commands_of_a_page_work_one_after_another(page: str, new_plac
         name = split(command.words[1:])[1]
         if name[0] == "models":
             assert isinstance(done.exception, RegistryError), said
-            assert "no model raymill-rating is registered yet" in str(done.exception)
+            assert "no model raymill-amazon-us-rating is registered yet" in str(done.exception)
         elif "--graph" in command.words:
             assert "raymill run makes them" in said
         else:

@@ -122,11 +122,13 @@ def test_the_registered_model_is_ubj_with_signature_and_example(place: Place, fi
     import mlflow
 
     client = MlflowClient(place.database, place.database)
-    versions = [client.get_model_version_by_alias("raymill-rating", a).version for a in ("champion", "challenger")]
+    versions = [
+        client.get_model_version_by_alias("raymill-amazon-us-rating", a).version for a in ("champion", "challenger")
+    ]
     assert [str(v) for v in versions] == ["1", "1"]
     mlflow.set_tracking_uri(place.database)
     mlflow.set_registry_uri(place.database)
-    loaded = mlflow.pyfunc.load_model("models:/raymill-rating@champion")
+    loaded = mlflow.pyfunc.load_model("models:/raymill-amazon-us-rating@champion")
     assert loaded.metadata.signature.inputs.input_names() == [i.name for i in loaded.metadata.get_input_schema().inputs]
     assert "text_score" in loaded.metadata.signature.inputs.input_names()
     assert loaded.metadata.flavors["xgboost"]["model_format"] == "ubj"
@@ -135,7 +137,7 @@ def test_the_registered_model_is_ubj_with_signature_and_example(place: Place, fi
 
 def test_a_run_is_not_registered_twice(place: Place, second: Any) -> None:
     client = MlflowClient(place.database, place.database)
-    assert len(client.search_model_versions("name='raymill-rating'")) == 1
+    assert len(client.search_model_versions("name='raymill-amazon-us-rating'")) == 1
 
 
 def test_snapshots_are_listed_with_what_they_were_made_from(place: Place, first: dict[str, Any]) -> None:

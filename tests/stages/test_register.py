@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import model_versions
+from tasks.settings import load_settings
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register import champion_comparison
 from tasks.stages.register.candidate import Candidate, first_rows, measure
@@ -142,6 +144,29 @@ def test_what_keeps_a_champion_from_being_compared_is_told_with_the_way_out(
     assert found.loss is None
     assert why in found.problem
     assert "raymill models promote" in found.problem
+
+
+def test_a_champion_of_another_data_set_keeps_its_place(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(candidate, origin="/reviews/books")
+    assert against(own, monkeypatch, input="/reviews/books").loss == 0.75
+    assert against(own, monkeypatch).loss == 0.75  # of a version that did not keep its input
+    assert against(replace(own, origin=""), monkeypatch, input="/reviews/all").loss == 0.75  # named: any input
+    found = against(own, monkeypatch, input="/reviews/all")
+    assert found.loss is None
+    assert "version 3 learned from another input, /reviews/all (give each data set a name" in found.problem
+
+
+def test_a_registered_model_is_named_after_its_data_set_and_target() -> None:
+    def name_of(*overrides: str) -> str:
+        settings = load_settings(overrides=overrides)
+        return settings.registry.name_for("rating", settings.data.called)
+
+    assert name_of() == "raymill-amazon-us-rating"
+    assert name_of("data.dataset=/profiles/shop.yaml") == "raymill-shop-rating"
+    assert name_of("data.name=books") == "raymill-books-rating"
+    assert name_of("registry.model_name=stars") == "stars"
+    named, unnamed = (load_settings(overrides=[*o, "data.input=x/y"]).data for o in (["data.name=books"], []))
+    assert (named.origin, unnamed.origin) == ("", str(Path("x/y").absolute()))
 
 
 def test_a_registry_that_goes_down_over_the_champion_is_no_reason_against_it(

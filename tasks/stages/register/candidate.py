@@ -24,7 +24,8 @@ WARM_UP, CALLS, LATENCY_S = 5, 200, 0.5  # predictions before timing; the most t
 class Candidate:
     """A model, the snapshots it was trained and scored on, and the run's other snapshots.
 
-    snapshots: all of the run, by stage. about: lines for the model card, such as the data set.
+    snapshots: all of the run, by stage. about: lines for the model card, such as the data set. dataset: its name.
+    origin: its input, or "" if any input with this name is the same data set.
     """
 
     model: Snapshot
@@ -32,6 +33,8 @@ class Candidate:
     scores: Snapshot
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    dataset: str = ""
+    origin: str = ""
 
     @property
     def target(self) -> str:

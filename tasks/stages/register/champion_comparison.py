@@ -12,7 +12,7 @@ from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion
 
-TARGET_TAG, UNTIL_TAG = "raymill.target", "raymill.trained_until"  # tags of a version
+TARGET_TAG, UNTIL_TAG, ORIGIN_TAG = "raymill.target", "raymill.trained_until", "raymill.input"  # tags of a version
 Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidate's test slice
 
 
@@ -30,6 +30,9 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
 
     if (other := champion.tags.get(TARGET_TAG, target)) != target:
         return incomparable(f"was trained for the target {other}, not {target}")
+    if candidate.origin and (other := champion.tags.get(ORIGIN_TAG, candidate.origin)) != candidate.origin:
+        name_it = "give each data set a name: --set data.name=NAME"
+        return incomparable(f"learned from another input, {other or 'of a named data set'} ({name_it})")
     try:
         booster = model_versions.load_version(tracker.uri, name, version)
     except Exception as error:

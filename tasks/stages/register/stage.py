@@ -29,7 +29,7 @@ from tasks.engines import boosting, model_versions, registry, tracking
 from tasks.stages.evaluate.stage import model_bytes
 from tasks.stages.register import model_card
 from tasks.stages.register.candidate import Candidate, first_rows, measure
-from tasks.stages.register.champion_comparison import TARGET_TAG, UNTIL_TAG, Judge, champion_score
+from tasks.stages.register.champion_comparison import ORIGIN_TAG, TARGET_TAG, UNTIL_TAG, Judge, champion_score
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 DIGEST_TAG = "raymill.model_digest"
@@ -77,7 +77,7 @@ def register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tra
 
 def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
     client, model = tracker.client, candidate.model
-    name = config.name_for(candidate.target)
+    name = config.name_for(candidate.target, candidate.dataset)
     rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
     registered = model_versions.version_with_tag(client, name, DIGEST_TAG, model.digest)
     champion = model_versions.version_by_alias(client, name, registry.CHAMPION)
@@ -126,6 +126,7 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
         DIGEST_TAG: candidate.model.digest,
         TARGET_TAG: candidate.target,
         UNTIL_TAG: candidate.trained_until,
+        ORIGIN_TAG: candidate.origin,
         **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }
     booster = boosting.load_model(model_bytes(candidate.model))
