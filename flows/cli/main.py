@@ -182,7 +182,6 @@ def gc(
     Snapshots of the last storage.keep_runs runs and of registered models are never removed. With storage.keep_days
     older runs in MLflow and Prefect are removed, too.
     """
-    from flows.cli.old_runs import remove_old_runs
     from flows.cli.snapshots import plan_gc, remove
     from tasks.settings import load_settings
 
@@ -194,7 +193,10 @@ def gc(
             remove(removal)
     verb = "would be freed" if dry_run else "freed"
     console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
-    remove_old_runs(settings, console, dry_run=dry_run)
+    if settings.storage.keep_days is not None:
+        from flows.cli.old_runs import remove_old_runs
+
+        remove_old_runs(settings, console, settings.storage.keep_days, dry_run=dry_run)
 
 
 @app.command()

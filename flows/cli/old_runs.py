@@ -17,14 +17,13 @@ from tasks.engines import tracking
 from tasks.settings import Settings
 
 
-def remove_old_runs(settings: Settings, console: Console, *, dry_run: bool, now: datetime | None = None) -> None:
-    """Print and remove the runs older than `storage.keep_days`; without it do nothing.
+def remove_old_runs(
+    settings: Settings, console: Console, days: int, *, dry_run: bool, now: datetime | None = None
+) -> None:
+    """Print and remove the runs that are older than so many days.
 
     Raises RegistryError or TransientError if MLflow or Prefect's server does not answer.
     """
-    days = settings.storage.keep_days
-    if days is None:
-        return
     before = (now or datetime.now(UTC)) - timedelta(days=days)
 
     def say(line: str) -> None:

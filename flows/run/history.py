@@ -120,7 +120,7 @@ def _shown(name: str, value: float) -> str:
 def _failed(stage: str, outside: list[Warned]) -> ValidationFailed:
     lines = ["{expectation}: {value}; limit: {limit}".format(**warned) for warned in outside]
     return ValidationFailed(
-        f"{len(outside)} number(s) are not as on past nights\n  " + "\n  ".join(lines),
+        f"{len(outside)} number(s) are not as on past nights; nothing was committed\n  " + "\n  ".join(lines),
         where=stage,
         fix="if the change is right: --set validation.history.since=TODAY, a date, forgets the nights before it",
     )

@@ -19,6 +19,7 @@ from flows.cli.old_runs import remove_old_runs
 from tasks.core.errors import SettingsError
 from tasks.engines.registry import AUDIT
 from tasks.settings import Settings, load_settings
+from tests.support.command import raymill
 from tests.support.mlflow_database import new_database
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -53,7 +54,7 @@ class Tracked:
 
     def gc(self, *, dry_run: bool = False) -> str:
         console = Console(file=io.StringIO(), width=200)
-        remove_old_runs(self.settings, console, dry_run=dry_run, now=NOW)
+        remove_old_runs(self.settings, console, 30, dry_run=dry_run, now=NOW)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
@@ -66,7 +67,7 @@ class Tracked:
 def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracked:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     uri = new_database(tmp_path / "m.db")
-    settings = load_settings(overrides=["storage.keep_days=30", f"tracking.uri={uri}"])
+    settings = load_settings(overrides=[f"tracking.uri={uri}"])
     client = MlflowClient(uri, uri)
     experiment = client.create_experiment("raymill", (tmp_path / "artifacts").as_uri())
     return Tracked(client, settings, experiment)
@@ -141,10 +142,15 @@ def test_a_server_only_marks_them_and_that_is_said(tracked: Tracked, monkeypatch
     assert tracked.client.get_run(night).info.lifecycle_stage == "deleted"
 
 
-def test_without_keep_days_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    console = Console(file=io.StringIO())
-    remove_old_runs(load_settings(overrides=["tracking.uri=http://127.0.0.1:9"]), console, dry_run=False)
+def test_by_default_gc_keeps_all_runs_and_an_age_of_no_days_is_refused(tracked: Tracked, tmp_path: Path) -> None:
+    tracked.run("old", 1000)
+    tracked.run("new", NEW)
+    given = [f"storage.root={tmp_path}", f"tracking.uri={tracked.settings.tracking.uri}"]
+    words = [word for setting in given for word in ("--set", setting)]
+    assert raymill("gc", *words).stdout.splitlines() == ["0 removed, 0.0 MB freed"]
+    said = raymill("gc", *words, "--set", "storage.keep_days=30").stdout
+    assert "1 run(s) of MLflow and 0 of Prefect older than 30 days removed" in said
+    assert tracked.names == {"new"}
     with pytest.raises(SettingsError, match="keep_days"):
         load_settings(overrides=["storage.keep_days=0"])
 

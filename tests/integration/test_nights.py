@@ -157,6 +157,19 @@ def test_the_runs_page_links_to_where_one_can_look(
     assert {a.key: a.data for a in found} == {"mlflow-run": "[MLflow run](http://mlflow:5000/#/experiments/1/runs/r)"}
 
 
+def test_warnings_are_a_table_on_the_runs_page_and_counted_in_mlflow(
+    toys: Settings, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"expectation": "rating: expect_x", "value": "3 of 30 rows", "limit": "mostly=0.99"}
+    monkeypatch.setattr(Run, "validate", lambda self, stage, out: {"warnings": [found]})
+    TRIED[:] = ["tried"] * 4
+    flow_run, mlflow_run = run(toys, lambda _: StageTask(lost)())
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run]))
+    (table,) = [a for a in client.read_artifacts(artifact_filter=of_run) if a.key == "warnings"]
+    assert json.loads(table.data) == [{"stage": "tokenize", **found}]
+    assert MlflowClient(toys.tracking.uri).get_run(mlflow_run).data.metrics["run/warnings"] == 1
+
+
 def test_a_failed_run_of_the_flow_is_told_of_by_prefects_hook(server: str, hook: Hook, overrides: list[str]) -> None:
     settings = load_settings(overrides=[*overrides, f"notify.webhook={hook.url}"])
     with pytest.raises(InputError):
