@@ -92,7 +92,7 @@ def _with_data(settings: Settings, input: str | list[str] | None, dataset: str |
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
 def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> _register.Decision:
     settings = run.settings
-    about = {"data set": settings.data.dataset, "run": run.run_id, "code": git_commit()}
+    about = {"data set": settings.data.called, "run": run.run_id, "code": git_commit()}
 
     def judge(data: bytes) -> _evaluate.Judged:
         cluster.start(settings.ray)  # not started yet if all stages were reused

@@ -264,7 +264,7 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
         tracking=tracker.uri,
         flow_run_id=str(flow_run.id or ""),
         mlflow_page=links.mlflow_page(tracker),
-        dataset=settings.data.dataset,
+        dataset=settings.data.called,
         target=settings.features.target,
     )
     run = Run(

@@ -99,7 +99,7 @@ def run_tags(run_id: str, settings: Settings) -> dict[str, str]:
     return {
         "raymill.run_id": run_id,
         "raymill.config_digest": digest_of(settings.model_dump(mode="json")),
-        "raymill.dataset": settings.data.dataset,
+        "raymill.dataset": settings.data.called,
         "mlflow.source.name": "raymill etl-train",
         "mlflow.source.git.commit": git_commit(),
         "prefect.flow_run_id": str(flow_run.id or ""),
