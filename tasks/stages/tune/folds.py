@@ -35,9 +35,9 @@ def read_folds(
         if problem is not None:
             return problem, []
         rows = [batch for batches in both for batch in batches]
-        times = [column(slabs(list(files)), "timestamp") for files in slices]
-        in_order = list(time_ordered(*(np.concatenate(part) for part in (*zip(*rows, strict=True), times)), folds))
-        if in_order:
+        x, y = (np.concatenate(part) for part in zip(*rows, strict=True))
+        times = np.concatenate([column(slabs(list(files)), "timestamp") for files in slices])
+        if in_order := list(time_ordered(x, y, times, folds)):
             return None, in_order
     problem, both = read_slices(slices, features, max_rows)
     return problem, [(both[0], both[1])] if both else []

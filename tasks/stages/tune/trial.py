@@ -69,7 +69,7 @@ class Trial(tune.Trainable):
             folds = ray.get(data[0])
         except ray.exceptions.RayTaskError:
             folds = []  # the search reports why reading failed; a lost worker raises another error, and is retried
-        self.folds = [Fold.of(*fold, task) for fold in folds]
+        self.folds = [Fold.of(learn, compare, task) for learn, compare in folds]
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
         self.reset_config(config)
@@ -84,7 +84,7 @@ class Trial(tune.Trainable):
             for f in self.folds
         ]
         self.boosters = [
-            xgb.Booster(params, [fold.learned, fold.compared], tree and bytearray(tree))
+            xgb.Booster(params, [fold.learned, fold.compared], bytearray(tree) if tree else None)
             for fold, tree in zip(self.folds, first, strict=True)
         ]
         self.curve: list[float] = []
