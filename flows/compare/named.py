@@ -45,10 +45,12 @@ class Names:
         return next(iter(found.values()))
 
     def last_two(self) -> tuple[RunRecord, RunRecord]:
-        """Return the two newest runs, the older first."""
+        """Return the newest run, and before it the newest other one of its data set and target, or of any."""
         if len(self.runs) < 2:
             raise UserError(f"there are {len(self.runs)} runs, and no two to compare", fix="raymill run makes one")
-        return self.runs[1], self.runs[0]
+        newest, *others = self.runs
+        own = newest.dataset, newest.target
+        return next((run for run in others if (run.dataset, run.target) == own), others[0]), newest
 
     def _of_run(self, run: RunRecord, stage: str, name: str) -> Manifest | RunRecord:
         if not stage:

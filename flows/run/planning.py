@@ -78,10 +78,11 @@ class Planner:
 
     @cached_property
     def _recorded(self) -> dict[str, list[tuple[str, str]]]:
-        """The keys that runs have recorded for each stage, with the runs' ids, the newest first."""
+        """The keys that runs have recorded for each stage, with the runs' ids: of this data set first, then the newest."""
         recorded: dict[str, list[tuple[str, str]]] = {}
-        for stored, _ in self.store.records():
-            record = RunRecord.from_json(stored)
+        own = self.settings.data.called, self.settings.features.target
+        records = [RunRecord.from_json(stored) for stored, _ in self.store.records()]
+        for record in sorted(records, key=lambda record: (record.dataset, record.target) != own):
             for row in record.stages:
                 recorded.setdefault(row.stage, []).append((row.key, record.run_id))
         return recorded

@@ -85,6 +85,8 @@ class Axis(BaseModel):
             if len(low_high) != 2 or not all(_is_number(b) for b in low_high) or scale not in ([], ["log"]):
                 raise ValueError(f"{FORMS}, got {list(value)}")
             return {"low": low_high[0], "high": low_high[1], "log": bool(scale)}
+        if isinstance(value, Mapping) and set(value) == set(cls.model_fields):
+            return value  # as in manifests of earlier versions
         raise ValueError(f"{FORMS}, got {value!r}")
 
     @model_serializer

@@ -42,7 +42,9 @@ def linear_tree(matrix: Any, start: Start, target: Target, params: Mapping[str, 
 
     label = matrix.get_label()
     total, rows = collective.allreduce(np.array([label.sum(dtype=np.float64), len(label)]), collective.Op.SUM)
-    mean = total / rows
+    mean = float(total / rows)
+    if target.objective == "binary:logistic":
+        mean = min(max(mean, LEAST), 1 - LEAST)
     wanted = link(start.scores, target)
     gradient = np.where(np.isnan(wanted), 0, link(np.array([mean]), target) - wanted).astype(np.float32)
     features = matrix.num_col()

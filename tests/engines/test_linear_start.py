@@ -53,3 +53,11 @@ def test_later_rounds_draw_their_features_as_without_it() -> None:
     linear_tree(used, Start(x[:, 2], 2), TARGETS["rating"], {"nthread": 1})
     dumps = [xgb.train(sampled, matrix, 6).get_dump() for matrix in (used, fresh)]
     assert dumps[0] == dumps[1]
+
+
+def test_labels_of_one_class_leave_the_baseline_as_it_is() -> None:
+    x = rows(0.02, 0.98)
+    matrix = quantile_matrix([(x, np.ones(ROWS, np.float32))], FEATURES, max_bin=64)
+    model = boosting.load_model(linear_tree(matrix, Start(x[:, 2], 2), TARGETS["positive"], {"max_bin": 64}))
+    known = ~np.isnan(x[:, 2])
+    assert np.abs(boosting.predict(model, x, FEATURES) - x[:, 2])[known].max() < 0.03

@@ -17,16 +17,14 @@ from tasks.core.stage import stage_key
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import boosting
 from tasks.stages.train.stage import refit
-from tasks.stages.tune.stage import tune
+from tasks.stages.tune.plots import search_plots
+from tasks.stages.tune.stage import fitted, tune
 from tasks.stages.tune.study import Study
 from tests.support.stage_runs import made, put, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 FEATURES = ["slope", "noise"]
-SMALL = (
-    *("tune.trials=3", "tune.concurrent=1", "tune.max_rounds=20", "tune.min_rounds=5", "tune.patience=4"),
-    "tune.space.begin=null",  # these slices have no linear baseline
-)
+SMALL = ("tune.trials=3", "tune.concurrent=1", "tune.max_rounds=20", "tune.min_rounds=5", "tune.patience=4")
 POINT = {"max_depth": 3, "min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.7, "lambda": 1.0}
 
 
@@ -99,7 +97,8 @@ def studied(store: SnapshotStore, splits: Snapshot, overrides: tuple[str, ...]) 
     key = stage_key(tune, [splits], config)
     scratch = store.root / "tune" / key / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Study(config, f"raymill-{key}", scratch / "study.db")
+    own = fitted(config, splits, TARGETS[splits.facts["target"]])
+    return Study(own, f"raymill-{key}", scratch / "study.db")
 
 
 def add(study: Study, params: dict[str, Any], curve: list[float]) -> None:
@@ -118,6 +117,11 @@ def calm(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Calm:
     done = made(store, tune, [put_splits(store, "stars")], settings(*SMALL, storage).tune)
     assert done.notes["resumed_trials"] == 0
     return Calm(done.snapshot, storage)
+
+
+def test_a_search_without_a_baseline_to_begin_from_has_its_pictures(calm: Calm) -> None:
+    assert "begin" in calm.search.manifest.config["space"]
+    assert "parallel_coordinates.png" in search_plots(calm.search)
 
 
 def test_a_killed_search_takes_its_ended_trials_up_and_makes_those_of_one_that_was_not_killed(

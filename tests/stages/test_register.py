@@ -151,9 +151,15 @@ def test_a_champion_of_another_data_set_keeps_its_place(candidate: Candidate, mo
     assert against(own, monkeypatch, input="/reviews/books").loss == 0.75
     assert against(own, monkeypatch).loss == 0.75  # of a version that did not keep its input
     assert against(replace(own, origin=""), monkeypatch, input="/reviews/all").loss == 0.75  # named: any input
+    for same in ("/all, /reviews/books", "/reviews/books"):
+        assert against(own, monkeypatch, input=same).loss == 0.75
+    daily = replace(own, origin="/in/2026-11-30")
+    assert against(daily, monkeypatch, input="/in/2026-11-29").loss == 0.75
+    named = replace(own, dataset="books", origin="")
+    assert "belongs to the data set films, not books" in against(named, monkeypatch, dataset="films").problem
     found = against(own, monkeypatch, input="/reviews/all")
     assert found.loss is None
-    assert "version 3 learned from another input, /reviews/all (give each data set a name" in found.problem
+    assert "version 3 learned from another input, /reviews/all (a data set with a name of its own" in found.problem
 
 
 def test_a_registered_model_is_named_after_its_data_set_and_target() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion
 
-TARGET_TAG, UNTIL_TAG, ORIGIN_TAG = "raymill.target", "raymill.trained_until", "raymill.input"  # tags of a version
+# Tags of a version.
+TARGET_TAG, UNTIL_TAG = "raymill.target", "raymill.trained_until"
+DATASET_TAG, ORIGIN_TAG = "raymill.dataset", "raymill.input"
 Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidate's test slice
 
 
@@ -30,9 +33,11 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
 
     if (other := champion.tags.get(TARGET_TAG, target)) != target:
         return incomparable(f"was trained for the target {other}, not {target}")
-    if candidate.origin and (other := champion.tags.get(ORIGIN_TAG, candidate.origin)) != candidate.origin:
-        name_it = "give each data set a name: --set data.name=NAME"
-        return incomparable(f"learned from another input, {other or 'of a named data set'} ({name_it})")
+    if (other := champion.tags.get(DATASET_TAG, candidate.dataset)) != candidate.dataset:
+        return incomparable(f"belongs to the data set {other}, not {candidate.dataset}")
+    if not alike(other := str(champion.tags.get(ORIGIN_TAG, "")), candidate.origin):
+        name_it = "a data set with a name of its own has models of its own: --set data.name=NAME"
+        return incomparable(f"learned from another input, {other} ({name_it})")
     try:
         booster = model_versions.load_version(tracker.uri, name, version)
     except Exception as error:
@@ -52,6 +57,12 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
         return incomparable("has no loss on these rows")
     earlier = 0 if scores.difference is None else comparisons(tracker.client, name, version)
     return Champion(version, loss, scores.slices, note=seen, difference=scores.difference, earlier=earlier)
+
+
+def alike(origin: str, other: str) -> bool:
+    """Tell whether two inputs may be of one data set: one is not known, or they share a path but for its numbers."""
+    paths, others = ({re.sub(r"\d+", "0", path) for path in text.split(", ")} for text in (origin, other))
+    return not origin or not other or bool(paths & others)
 
 
 def comparisons(client: Any, name: str, champion: str) -> int:

@@ -29,7 +29,14 @@ from tasks.engines import boosting, model_versions, registry, tracking
 from tasks.stages.evaluate.stage import model_bytes
 from tasks.stages.register import model_card
 from tasks.stages.register.candidate import Candidate, first_rows, measure
-from tasks.stages.register.champion_comparison import ORIGIN_TAG, TARGET_TAG, UNTIL_TAG, Judge, champion_score
+from tasks.stages.register.champion_comparison import (
+    DATASET_TAG,
+    ORIGIN_TAG,
+    TARGET_TAG,
+    UNTIL_TAG,
+    Judge,
+    champion_score,
+)
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 DIGEST_TAG = "raymill.model_digest"
@@ -126,6 +133,7 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
         DIGEST_TAG: candidate.model.digest,
         TARGET_TAG: candidate.target,
         UNTIL_TAG: candidate.trained_until,
+        DATASET_TAG: candidate.dataset,
         ORIGIN_TAG: candidate.origin,
         **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }

@@ -24,7 +24,9 @@ def search_plots(search: Snapshot) -> dict[str, bytes]:
     params = [json.loads(trial["params"]) for trial in trials]
     losses = [trial["valid_loss"] for trial in trials]
     best = np.array([trial["trial"] == search.facts["best_trial"] for trial in trials])
-    space = {name: Axis.model_validate(axis) for name, axis in search.manifest.config["space"].items()}
+    # A search leaves out axes that do not fit the slices.
+    searched = {name: axis for name, axis in search.manifest.config["space"].items() if all(name in p for p in params)}
+    space = {name: Axis.model_validate(axis) for name, axis in searched.items()}
     tried = {name: [p[name] for p in params] for name in space}
     lines = plots.parallel_coordinates(tried, np.array(losses), best, search.facts["metric"])
     images = {"parallel_coordinates.png": lines}

@@ -87,7 +87,8 @@ def fitted(config: TuneConfig, splits: Snapshot, target: Target) -> TuneConfig:
     On larger sets beginning from the linear baseline was no better (decision 019). Several classes have no single
     margin to begin from, and XGBoost would ignore a `base_score` of the user's.
     """
-    small = splits.rows("valid") < config.small_below
+    rows = {name: splits.rows(name) for name in ("train", "valid")}
+    small = rows["valid"] < config.small_below and sum(rows.values()) <= config.max_rows
     folds = config.folds if small and splits.facts.get("borders") else 1
     can_begin = splits.facts.get("linear") and target.classes == 1 and "base_score" not in config.fixed
     space = {name: axis for name, axis in config.space.items() if name != "begin" or (small and can_begin)}

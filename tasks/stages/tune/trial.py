@@ -37,8 +37,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Fold:
-    """The matrices of one fold, the labels to compare with, and the linear baseline's predictions of the first."""
+class Matrices:
+    """One fold: both matrices, the labels to compare with, and the linear baseline's predictions of the first."""
 
     learned: Any
     compared: Any
@@ -46,7 +46,7 @@ class Fold:
     start: Start | None
 
     @classmethod
-    def of(cls, learn: Any, compare: Any, task: Task) -> Fold:
+    def of(cls, learn: Any, compare: Any, task: Task) -> Matrices:
         bins = task.fixed["max_bin"]
         learned = quantile_matrix(learn, task.features, max_bin=bins)
         compared = quantile_matrix(compare, task.features, learned, bins)
@@ -69,7 +69,7 @@ class Trial(tune.Trainable):
             folds = ray.get(data[0])
         except ray.exceptions.RayTaskError:
             folds = []  # the search reports why reading failed; a lost worker raises another error, and is retried
-        self.folds = [Fold.of(learn, compare, task) for learn, compare in folds]
+        self.folds = [Matrices.of(learn, compare, task) for learn, compare in folds]
         self.setup_s = time.perf_counter() - began
         self.idle_since: float | None = None
         self.reset_config(config)
