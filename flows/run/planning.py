@@ -78,7 +78,7 @@ class Planner:
 
     @cached_property
     def _recorded(self) -> dict[str, list[tuple[str, str]]]:
-        """The keys that runs have recorded for each stage, with the runs' ids: of this data set first, then the newest."""
+        """The keys that runs have recorded for each stage, with the runs' ids: this data set's first, then by age."""
         recorded: dict[str, list[tuple[str, str]]] = {}
         own = self.settings.data.called, self.settings.features.target
         records = [RunRecord.from_json(stored) for stored, _ in self.store.records()]

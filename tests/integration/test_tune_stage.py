@@ -15,6 +15,7 @@ from tasks.core.errors import InputError, RunError
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import stage_key
 from tasks.core.storage.store import SnapshotStore
+from tasks.domain.targets import TARGETS
 from tasks.engines import boosting
 from tasks.stages.train.stage import refit
 from tasks.stages.tune.plots import search_plots
