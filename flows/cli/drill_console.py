@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from flows.cli.tables import NotedRow, compact_table, noted_table
 from flows.drill.certificate import Certificate, cells
@@ -33,7 +34,7 @@ def chosen(patterns: Sequence[str]) -> list[Point]:
 def print_points(console: Console, found: Sequence[Point]) -> None:
     table = compact_table(None, {"point": "left", "what happens": "left"})
     for point in found:
-        table.add_row(point.name, point.says)
+        table.add_row(Text(point.name), point.says)  # text: Rich makes a picture of `:train:`
     console.print(table)
     console.print(f"{len(found)} fault points", highlight=False)
 
@@ -64,8 +65,9 @@ def tried(console: Console, work: Drill, found: Sequence[Point], described: str)
                     result = work.strike(point)
                     sign = "[green]✓[/]" if result.passed else "[yellow]-[/]" if result.skipped else "[red]✗[/]"
                     text = f"{result.outcome} {result.recovery_s:.1f} s" if result.passed else result.reason
-                    console.print(f"{sign} {number}/{len(todo)} {point.name}  ", end="", highlight=False)
-                    console.print(text, highlight=False, markup=False, soft_wrap=True)
+                    console.print(sign, end=" ")
+                    line = Text(f"{number}/{len(todo)} {point.name}  {text}")
+                    console.print(line, highlight=False, soft_wrap=True)
         results = [(point, work.result(point)) for point in found]
         return Certificate(
             [result for _, result in results if result], [point.name for point, r in results if r is None], described

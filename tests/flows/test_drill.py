@@ -67,6 +67,7 @@ def test_the_list_is_shown_and_an_unknown_point_is_a_mistake() -> None:
     assert "clean:before-manifest" in shown.stdout
     assert f"{1 + len(faults.POINTS)} fault points" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "worker:train:train:round:1" in raymill("drill", "--list", "--points", "worker:train:*").stdout
     wrong = raymill("drill", "--points", "cleen:*")
     assert wrong.returncode == 2
     assert "raymill drill --list names them" in wrong.stderr
