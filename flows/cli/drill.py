@@ -30,7 +30,7 @@ def drill(
     Reads a few hundred synthetic reviews unless --input is given: give a small file. What is done is kept: an
     interrupted drill goes on. Exit status 1 if any point fails.
     """
-    from flows.cli.drill_console import FOLDER, chosen, print_certificate, print_points, synthetic, tried
+    from flows.cli.drill_console import FOLDER, chosen, claim, print_certificate, print_points, synthetic, tried
     from flows.drill.runner import Drill
 
     found = chosen(point_globs or [])
@@ -41,6 +41,7 @@ def drill(
     folder = (out or FOLDER).resolve()
     if dataset and not input:
         raise UserError("a dataset profile without reviews", where="--dataset", fix="give --input PATH, too")
+    claim(folder)
     paths = [path if "://" in path else str(Path(path).absolute()) for path in input or ()]
     arguments = [word for path in paths for word in ("--input", path)]
     arguments = [*arguments, *(["--dataset", dataset] if dataset else [])] if input else synthetic(folder)

@@ -19,6 +19,7 @@ from tasks.core.sections import PROJECT
 
 ROWS = 400  # of the synthetic reviews
 FOLDER = PROJECT / "data" / "drill"
+MARK = "DRILL"  # the file that marks a drill's folder
 
 
 def chosen(patterns: Sequence[str]) -> list[Point]:
@@ -37,6 +38,18 @@ def print_points(console: Console, found: Sequence[Point]) -> None:
         table.add_row(Text(point.name), point.says)  # text: Rich makes a picture of `:train:`
     console.print(table)
     console.print(f"{len(found)} fault points", highlight=False)
+
+
+def claim(folder: Path) -> None:
+    """Mark a folder as the drill's, which removes old results there. Raises UserError for one with other files."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise UserError(
+            "this folder holds files that are not a drill's",
+            where=str(folder),
+            fix="give --out an empty folder, or one that is not there yet",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("raymill drill works here, and removes what it finds\n")
 
 
 def synthetic(folder: Path) -> list[str]:

@@ -15,9 +15,8 @@ from typing import Any
 
 import psutil
 
+from flows.drill.plan import VERSIONS
 from flows.drill.result import Result
-
-VERSIONS = ("raymill", "ray", "prefect", "mlflow", "great-expectations", "xgboost", "pyarrow")
 
 
 @dataclass(frozen=True)

@@ -176,8 +176,8 @@ class Drill:
     def skipped(self, point: Point) -> str:
         """Return why a point cannot be tried here; "" if it can."""
         settings = load_settings(profile=self.profile, overrides=self.overrides)  # what the deployment has
-        stages = {row["stage"] for row in self.reference.summary["stages"]}
-        if point.stage and point.stage not in stages:
+        stages = {row["stage"] for row in self.reference.summary.get("stages", ())}  # none: it was interrupted
+        if stages and point.stage and point.stage not in stages:
             return f"these settings make no {point.stage}"
         return next((reason for need in point.needs if (reason := need(settings))), "")
 

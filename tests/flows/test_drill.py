@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from flows.cli import drill_console as command
+from flows.drill import plan, processes
 from flows.drill import points as declared
-from flows.drill import processes
 from flows.drill.certificate import Certificate, quantile
 from flows.drill.place import Place, orphans
 from flows.drill.points import Point, points
@@ -25,7 +25,9 @@ from flows.drill.result import Evidence, Result, judged
 from flows.drill.runner import Drill, _file_name
 from flows.drill.scenes import Scene
 from tasks.core import faults
+from tasks.core.errors import UserError
 from tasks.core.storage.store import SnapshotStore
+from tasks.settings import load_settings
 from tasks.stages import declared_stages
 from tests.support.command import raymill
 from tests.support.toy_snapshots import made
@@ -288,3 +290,24 @@ def test_copies_are_links_and_leave_the_reference_as_it_is(tmp_path: Path) -> No
     assert {s.stage for s in place.store} == {"clean"}
     assert place.store.find("clean", snapshot.key) is not None
     assert {s.stage for s in SnapshotStore(reference.data / "snapshots")} == {"clean", "split"}
+
+
+def test_a_folder_with_other_files_is_no_place_for_a_drill(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.csv").write_text("1")
+    with pytest.raises(UserError, match="not a drill's"):
+        command.claim(tmp_path)
+    for _ in range(2):  # a new one, and its own
+        command.claim(tmp_path / "drill")
+    assert (tmp_path / "results" / "mine.csv").exists()
+
+
+def test_results_hold_for_the_code_that_they_were_made_with(
+    tmp_path: Path, reviews: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings()
+    known = plan.plan_digest(settings, reviews)
+    assert plan.plan_digest(settings, reviews) == known
+    read = plan.file_sha256
+    monkeypatch.setattr(plan, "file_sha256", lambda path: "new" if path.name == "store.py" else read(path))
+    assert plan.plan_digest(settings, reviews) != known
