@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from flows.cli import old_mlflow_runs, old_prefect_runs
@@ -89,6 +90,32 @@ def test_an_old_run_goes_for_good_with_all_below_it_and_its_files(tracked: Track
         tracked.client.get_run(night)
     assert list((tmp_path / "artifacts").rglob("a.txt")) == []
     assert "0 run(s) of MLflow" in tracked.gc()
+
+
+def test_what_others_deleted_softly_stays_and_models_go_with_their_run(tracked: Tracked, tmp_path: Path) -> None:
+    """An experiment, a run and a model that somebody may yet restore, with their files."""
+    others = tracked.client.create_experiment("theirs", (tmp_path / "theirs").as_uri())
+    theirs = tracked.client.create_run(others).info.run_id
+    tracked.client.log_text(theirs, "text", "b.txt")
+    old, new = tracked.run("old", OLD), tracked.run("new", NEW)
+    ours, mine, kept = (
+        tracked.client.create_logged_model(of, name="model", source_run_id=run_id)
+        for of, run_id in ((tracked.experiment, old), (others, theirs), (tracked.experiment, new))
+    )
+    for model in (ours, mine, kept):
+        folder = Path(model.artifact_location.removeprefix("file://"))
+        folder.mkdir(parents=True)
+        (folder / f"{model.model_id}.ubj").write_text("trees")
+    for model in (mine, kept):
+        tracked.client.delete_logged_model(model.model_id)
+    tracked.client.delete_experiment(others)
+    assert "1 run(s) of MLflow and 0 of Prefect older than 30 days removed" in tracked.gc()
+    assert tracked.client.get_experiment(others).lifecycle_stage == "deleted"
+    assert tracked.client.get_run(theirs).info.lifecycle_stage == "deleted"
+    assert len(list((tmp_path / "theirs").rglob("b.txt"))) == 1
+    assert {path.stem for path in tmp_path.rglob("*.ubj")} == {mine.model_id, kept.model_id}
+    with pytest.raises(MlflowException, match="not found"):
+        tracked.client.get_logged_model(ours.model_id)
 
 
 @pytest.mark.parametrize("below", [False, True])
