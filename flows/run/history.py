@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,7 +26,7 @@ from tasks.core.sections import HistoryConfig
 from tasks.engines.validation import MEAN, NULLS, ROWS, Warned
 from tasks.settings import Settings
 
-MOST_RECORDS = 300  # that are read
+MOST_RECORDS = 300  # that are read for a stage that is new, or has new settings
 
 
 @dataclass
@@ -33,21 +34,27 @@ class History:
     """The numbers of past nights, by stage and its settings: by snapshot, the latest first."""
 
     config: HistoryConfig
+    records: Iterator[RunRecord] = field(default_factory=lambda: iter(()))  # not read yet, the latest first
     numbers: dict[tuple[str, str], dict[str, Mapping[str, float]]] = field(default_factory=dict)
     most: int = 1  # numbers watched on one night
+    lock: Lock = field(default_factory=Lock)  # stages run side by side
 
     @classmethod
     def of(cls, settings: Settings, this: RunRecord) -> History:
-        """Read the past of `this` run."""
+        """Return the past of `this` run. Records are read once a stage needs them."""
         config = settings.validation.history
-        history = cls(config)
-        if config.severity is not None:
-            for record in _past(settings.storage.path / "runs", this, config):
-                rows = [row for row in record.stages if row.stage in config.stages]
+        return cls(config, _past(settings.storage.path / "runs", this, config))
+
+    def _nights(self, stage: str, under: str) -> Mapping[str, Mapping[str, float]]:
+        """Return the nights of a stage under its settings, one more than count: one may be of tonight's snapshot."""
+        with self.lock:
+            nights = self.numbers.setdefault((stage, under), {})
+            while len(nights) <= self.config.nights and (record := next(self.records, None)):
+                rows = [row for row in record.stages if row.stage in self.config.stages]
                 for row in rows:
-                    history._add(row)
-                history.most = max(history.most, sum(len(history.watched(row.validation)) for row in rows))
-        return history
+                    self._add(row)
+                self.most = max(self.most, sum(len(self.watched(row.validation)) for row in rows))
+            return dict(nights)
 
     def _add(self, row: StageRow) -> None:
         if numbers := self.watched(row.validation):
@@ -74,7 +81,7 @@ class History:
         if self.config.severity is None or stage not in self.config.stages:
             return dict(validation)
         under = _under(config)
-        nights = self.numbers.get((stage, under), {})
+        nights = self._nights(stage, under)
         past = [night for of, night in nights.items() if of != digest][: self.config.nights]
         numbers = self.watched(validation)
         outside = []

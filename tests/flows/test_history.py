@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from flows.run import history as subject
 from flows.run.history import History
-from flows.run.record import RunRecord, StageRow
+from flows.run.record import RunRecord, StageRow, read_record
 from tasks.core.errors import SettingsError, ValidationFailed
 from tasks.settings import Settings, load_settings
 
@@ -108,6 +109,18 @@ def test_only_the_last_nights_count(nights: Nights) -> None:
     for rows in [1] * 10 + ROWS:
         nights.add(rows)
     assert [warned["expectation"] for warned in nights.told(numbers(1), "validation.history.nights=7")] == ["rows"]
+
+
+def test_no_more_records_are_read_than_the_nights_that_count(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    for night in range(40):
+        nights.add(20_000 + night, day=1 + night % 28)
+    read: list[Path] = []
+    monkeypatch.setattr(subject, "read_record", lambda path: read.append(path) or read_record(path))
+    assert nights.told(numbers(20_020)) == []
+    assert [path.stem for path in read] == [f"r{night:03d}" for night in range(40, 25, -1)]  # 14, and one more
+    read.clear()
+    assert nights.told(numbers(1), "clean.drop_duplicates=false") == []
+    assert len(read) == 40  # new settings: all are searched
 
 
 @pytest.mark.parametrize("about", [{"dataset": "my-books"}, {"target": "positive"}, {"started_before": True}])
