@@ -88,7 +88,7 @@ def forget() -> None:
 
 
 def shown(section: S) -> S:
-    """Return a copy of settings that is safe to show: texts masked, secret settings removed and not in its fields set."""
+    """Return a copy of settings that is safe to show: texts masked, secret settings removed and not set."""
     changed: dict[str, Any] = {}
     removed = set()
     for name in type(section).model_fields:
