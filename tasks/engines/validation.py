@@ -122,7 +122,7 @@ def _without_values(seen: Any) -> str:
         return repr(seen)
     if isinstance(seen, str):
         return f"a text of {len(seen):,} characters"
-    return f"{len(seen):,} values" if isinstance(seen, list | dict) else f"a {type(seen).__name__}"
+    return f"{len(seen):,} value(s)" if isinstance(seen, list | dict) else f"a {type(seen).__name__}"
 
 
 def show_example(example: dict[str, Any]) -> str:

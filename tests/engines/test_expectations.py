@@ -362,8 +362,8 @@ def test_what_only_warns_fails_no_stage_and_is_told_with_value_and_limit(
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        ([f"kanari-{n}" for n in range(2000)], "observed 2,000 values"),
-        ({"values": ["kanari-1"]}, "observed 1 values"),
+        ([f"kanari-{n}" for n in range(2000)], "observed 2,000 value(s)"),
+        ({"values": ["kanari-1"]}, "observed 1 value(s)"),
         ("kanari-1", "observed a text of 8 characters"),
         (14.5, "observed 14.5"),
         (None, "observed None"),
