@@ -115,7 +115,12 @@ def test_no_more_records_are_read_than_the_nights_that_count(nights: Nights, mon
     for night in range(40):
         nights.add(20_000 + night, day=1 + night % 28)
     read: list[Path] = []
-    monkeypatch.setattr(subject, "read_record", lambda path: read.append(path) or read_record(path))
+
+    def reading(path: Path) -> RunRecord:
+        read.append(path)
+        return read_record(path)
+
+    monkeypatch.setattr(subject, "read_record", reading)
     assert nights.told(numbers(20_020)) == []
     assert [path.stem for path in read] == [f"r{night:03d}" for night in range(40, 25, -1)]  # 14, and one more
     read.clear()
