@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from tasks.stages.register.stage import DECISION_RUN
 
 PARENT, OURS, DATASET = "mlflow.parentRunId", "raymill.run_id", "raymill.dataset"  # tags
 FLOW_RUN = "prefect.flow_run_id"
-AT_ONCE = 200  # runs that one call removes for good
 
 
 @dataclass(frozen=True)
@@ -135,12 +133,10 @@ def remove(client: Any, ids: Sequence[str], settings: Settings) -> bool:
 
     For good needs MLflow's database itself: a server only marks.
     """
-    for run_id in ids:
-        client.delete_run(run_id)
-    database = _database(tracking.tracking_uri(settings.tracking), settings)
-    return database is not None and all(
-        _purge(database, ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)
-    )
+    uri = tracking.tracking_uri(settings.tracking)
+    store = _store(_database(uri, settings))
+    gone = [_purge(client, store, run_id, uri) for run_id in ids]
+    return all(gone)
 
 
 def _database(uri: str, settings: Settings) -> str | None:
@@ -157,24 +153,47 @@ def _database(uri: str, settings: Settings) -> str | None:
     return given.get_secret_value() if given else f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
 
 
-def _purge(database: str, ids: Sequence[str]) -> bool:
-    """Remove deleted runs from the database, and their files, by MLflow's own command, within this process.
+def _store(database: str | None) -> Any:
+    """Open MLflow's store on its database; None if there is none, or one of another version of MLflow."""
+    if database is None or (
+        database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
+    ):
+        return None
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service.utils import _get_store
 
-    As a process of its own its arguments, with the database's password, would be seen by everybody on this machine.
+    with suppress(MlflowException):
+        return _get_store(database)
+    return None
+
+
+def _purge(client: Any, store: Any, run_id: str, uri: str) -> bool:
+    """Mark a run as deleted; then remove it from the store, with its files and models; return whether it is gone.
+
+    As `mlflow.cli.gc` does, which cannot be called: given runs alone it also removes all other deleted experiments and
+    models.
     """
-    if database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists():
-        return False
-    from mlflow import get_tracking_uri, set_tracking_uri
-    from mlflow.cli import gc
     from mlflow.exceptions import MlflowException
 
-    before = get_tracking_uri()
+    client.delete_run(run_id)
+    if store is None:
+        return False
     try:
-        with redirect_stdout(StringIO()):
-            arguments = ["--backend-store-uri", database, "--tracking-uri", database, "--run-ids", ",".join(ids)]
-            gc.main(args=arguments, standalone_mode=False)
+        run = store.get_run(run_id)
     except MlflowException:  # another database than the server's
         return False
-    finally:
-        set_tracking_uri(before)
+    models = store.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    for place in (run.info.artifact_uri, *(model.artifact_location for model in models)):
+        _delete_files(place, uri)
+    for model in models:
+        store._hard_delete_logged_model(model.model_id)
+    store._hard_delete_run(run_id)
     return True
+
+
+def _delete_files(place: str, uri: str) -> None:
+    from mlflow.exceptions import InvalidUrlException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with suppress(InvalidUrlException):  # what was never there
+        get_artifact_repository(place, tracking_uri=uri).delete_artifacts()

@@ -1,5 +1,7 @@
 """Remove Prefect's flow runs of raymill, with their tasks and logs, that ended before `storage.keep_days` ago.
 
+Other projects on the server may have flows of the same names: ours are runs with the tag of our deployments, and those
+that records of runs or MLflow name.
 Kept are those that have not ended, the newest of each flow and data set, and the newest that completed.
 """
 
@@ -12,15 +14,23 @@ from typing import Any
 from flows.servers.heartbeat import FLOWS
 from flows.servers.prefect_http import ask
 
+TAG = "raymill"  # of the deployments in prefect.yaml, and so of their runs
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 PAGE, AT_ONCE = 200, 50  # flow runs of one answer, and of one request to delete
 
 
-def old_flow_runs(api: str, authorization: str, before: datetime, kept: Collection[str]) -> list[Mapping[str, Any]]:
-    """List the flow runs to remove, the newest first. kept: ids of runs to keep in any case."""
+def old_flow_runs(
+    api: str, authorization: str, before: datetime, kept: Collection[str], ours: Collection[str]
+) -> list[Mapping[str, Any]]:
+    """List the flow runs to remove, the newest first.
+
+    kept: ids of runs to keep in any case. ours: ids of runs that are known to be raymill's, though without its tag.
+    """
     seen: set[tuple[str, str, str]] = set()
     found = []
     for run in _ended_runs(api, authorization):
+        if TAG not in (run.get("tags") or ()) and run["id"] not in ours:
+            continue
         parameters = run.get("parameters") or {}
         of = (str(run["flow_id"]), str(parameters.get("dataset") or _dataset(run)))
         first = (*of, "any") not in seen or (run["state_type"] == "COMPLETED" and (*of, "completed") not in seen)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from flows.cli import old_mlflow_runs as in_mlflow
 from flows.cli import old_prefect_runs as in_prefect
+from flows.run.record import read_record
+from tasks.core.errors import TransientError
 from tasks.engines import tracking
 from tasks.settings import Settings
 
@@ -22,7 +25,7 @@ def remove_old_runs(
 ) -> None:
     """Print and remove the runs that are older than so many days.
 
-    Raises RegistryError or TransientError if MLflow or Prefect's server does not answer.
+    Raises RegistryError if MLflow does not answer; TransientError if Prefect's server does not or refuses, at the end.
     """
     before = (now or datetime.now(UTC)) - timedelta(days=days)
 
@@ -38,8 +41,15 @@ def remove_old_runs(
         with tracking.reaching(uri):
             trees, kept = in_mlflow.old_and_kept(client, settings, int(before.timestamp() * 1000))
     api = os.environ.get("PREFECT_API_URL", "")
-    pages = {tree.tags.get(in_mlflow.FLOW_RUN, "") for tree in kept}
-    flow_runs = in_prefect.old_flow_runs(api, _authorization(), before, pages) if api else []
+    flow_runs: list[Mapping[str, Any]] = []
+    refused: TransientError | None = None
+    if api:
+        kept_ids, old_ids = ({tree.tags.get(in_mlflow.FLOW_RUN, "") for tree in of} for of in (kept, trees))
+        ours = kept_ids | old_ids | _recorded(settings)
+        try:
+            flow_runs = in_prefect.old_flow_runs(api, _authorization(), before, kept_ids, ours)
+        except TransientError as error:  # MLflow's runs can be removed all the same
+            refused = error
 
     for tree in trees:
         began = datetime.fromtimestamp(tree.began_ms / 1000, UTC)
@@ -54,6 +64,17 @@ def remove_old_runs(
     say(f"{len(ids):,} run(s) of MLflow and {len(flow_runs):,} of Prefect {older} {gone}")
     if not api:
         say("Prefect's runs were not looked at: no server is up")
+    if refused:
+        raise refused
+
+
+def _recorded(settings: Settings) -> set[str]:
+    """Return the flow runs that the records of runs name; broken records are passed over."""
+    found = set()
+    for path in (settings.storage.path / "runs").glob("*.json"):
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            found.add(read_record(path).flow_run_id)
+    return found
 
 
 def _remove(settings: Settings, client: Any, ids: Sequence[str], api: str, flow_runs: Sequence[str], say: Any) -> None:
@@ -67,6 +88,8 @@ def _remove(settings: Settings, client: Any, ids: Sequence[str], api: str, flow_
 
 
 def _authorization() -> str:
-    """Return the header for a Prefect server with a password (PREFECT_API_AUTH_STRING); "" without one."""
-    pair = os.environ.get("PREFECT_API_AUTH_STRING", "")
-    return "Basic " + base64.b64encode(pair.encode()).decode() if pair else ""
+    """Return the header for a Prefect server with a password or a key, as Prefect's client does; "" without one."""
+    if pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+    key = os.environ.get("PREFECT_API_KEY")
+    return f"Bearer {key}" if key else ""

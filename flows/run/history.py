@@ -1,9 +1,10 @@
 """Compare the numbers of tonight's snapshots with those of the last nights, from the run records in ROOT/runs.
 
 A stage's numbers are those that its validation computed: its rows, columns' shares of nulls and means. They are
-compared with those of the same stage, under the same settings, in runs of the same data set and target. The records of
-the same snapshot on the same day (UTC) are one night. A number outside its limits (`tasks.algorithms.night_limits`) is
-a warning, or fails the stage. The history is no input of a stage: no key and no digest depends on it.
+compared with those of the same stage, under the same settings, in runs of the same data set and target. All records of
+the same snapshot are one night, whatever their days: a delivery that is read again is no news. A number outside its
+limits (`tasks.algorithms.night_limits`) is a warning, or fails the stage. The history is no input of a stage: no key
+and no digest depends on it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from pydantic import BaseModel
@@ -24,35 +26,40 @@ from tasks.core.sections import HistoryConfig
 from tasks.engines.validation import MEAN, NULLS, ROWS, Warned
 from tasks.settings import Settings
 
-MOST_RECORDS = 300  # that are read
+MOST_RECORDS = 300  # that are read for a stage that is new, or has new settings
 
 
 @dataclass
 class History:
-    """The numbers of past nights, by stage and its settings: by day and snapshot, the latest first."""
+    """The numbers of past nights, by stage and its settings: by snapshot, the latest first."""
 
     config: HistoryConfig
-    today: str
-    numbers: dict[tuple[str, str], dict[tuple[str, str], Mapping[str, float]]] = field(default_factory=dict)
+    records: Iterator[RunRecord] = field(default_factory=lambda: iter(()))  # not read yet, the latest first
+    numbers: dict[tuple[str, str], dict[str, Mapping[str, float]]] = field(default_factory=dict)
     most: int = 1  # numbers watched on one night
+    lock: Lock = field(default_factory=Lock)  # stages run side by side
 
     @classmethod
     def of(cls, settings: Settings, this: RunRecord) -> History:
-        """Read the past of `this` run."""
+        """Return the past of `this` run. Records are read once a stage needs them."""
         config = settings.validation.history
-        history = cls(config, this.started[:10])
-        if config.severity is not None:
-            for record in _past(settings.storage.path / "runs", this, config):
-                rows = [row for row in record.stages if row.stage in config.stages]
-                for row in rows:
-                    history._add(row, record.started[:10])
-                history.most = max(history.most, sum(len(history.watched(row.validation)) for row in rows))
-        return history
+        return cls(config, _past(settings.storage.path / "runs", this, config))
 
-    def _add(self, row: StageRow, day: str) -> None:
+    def _nights(self, stage: str, under: str) -> Mapping[str, Mapping[str, float]]:
+        """Return the nights of a stage under its settings, one more than count: one may be of tonight's snapshot."""
+        with self.lock:
+            nights = self.numbers.setdefault((stage, under), {})
+            while len(nights) <= self.config.nights and (record := next(self.records, None)):
+                rows = [row for row in record.stages if row.stage in self.config.stages]
+                for row in rows:
+                    self._add(row)
+                self.most = max(self.most, sum(len(self.watched(row.validation)) for row in rows))
+            return dict(nights)
+
+    def _add(self, row: StageRow) -> None:
         if numbers := self.watched(row.validation):
             nights = self.numbers.setdefault((row.stage, row.validation.get("settings", "")), {})
-            nights.setdefault((day, row.digest), numbers)
+            nights.setdefault(row.digest, numbers)
 
     def watched(self, validation: Mapping[str, Any]) -> dict[str, float]:
         """Return the numbers to watch among those of a validation, by name."""
@@ -68,14 +75,14 @@ class History:
     ) -> dict[str, Any]:
         """Return the validation with warnings of the numbers that are outside their limits.
 
-        digest: the snapshot's, where there is one: what it said before on this day is no past. Raises ValidationFailed
-        if that is to fail the stage.
+        digest: the snapshot's, where there is one: what it said before is no past. Raises ValidationFailed if that is
+        to fail the stage.
         """
         if self.config.severity is None or stage not in self.config.stages:
             return dict(validation)
-        under = digest_of(config.model_dump(mode="json") if config else {})[:12]
-        nights = {at: n for at, n in self.numbers.get((stage, under), {}).items() if at != (self.today, digest)}
-        past = list(nights.values())[: self.config.nights]
+        under = _under(config)
+        nights = self._nights(stage, under)
+        past = [night for of, night in nights.items() if of != digest][: self.config.nights]
         numbers = self.watched(validation)
         outside = []
         for name, value in numbers.items():
@@ -91,6 +98,10 @@ class History:
         of = 1.0 if NULLS in name else abs(statistics.median(values))
         change = self.config.min_change * of
         return learned(values, numbers=numbers, false_alarms=self.config.false_alarms, least_change=change)
+
+
+def _under(config: BaseModel | None) -> str:
+    return digest_of(config.model_dump(mode="json") if config else {})[:12]
 
 
 def _past(folder: Path, this: RunRecord, config: HistoryConfig) -> Iterator[RunRecord]:

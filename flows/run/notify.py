@@ -146,9 +146,10 @@ def _settings_of(flow_run: Any) -> Settings | None:
 
 
 def _webhook(settings: Settings | None) -> str | None:
-    if settings and settings.notify.webhook:
-        return settings.notify.webhook.get_secret_value()
-    return os.environ.get(WEBHOOK_VARIABLE)  # for a run whose settings are wrong, or lack the secrets
+    """Return the address of the settings; the variable's where there are none, or those of a copy without secrets."""
+    if settings is None or "webhook" not in settings.notify.model_fields_set:
+        return os.environ.get(WEBHOOK_VARIABLE)
+    return settings.notify.webhook.get_secret_value() if settings.notify.webhook else None
 
 
 def record_of(settings: Settings, flow_run_id: str) -> RunRecord:

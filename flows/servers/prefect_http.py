@@ -11,9 +11,10 @@ TIMEOUT_S = 10.0
 
 
 def ask(api: str, authorization: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    """Send GET, or POST with a body, and return the answer's JSON. Raises TransientError if the server does not answer.
+    """Send GET, or POST with a body, and return the answer's JSON.
 
-    authorization: the header's value; "" for a server without a password.
+    authorization: the header's value; "" for a server without a password. Raises TransientError if the server does not
+    answer, or refuses the password.
     """
     import httpx
 
@@ -24,4 +25,10 @@ def ask(api: str, authorization: str, path: str, body: Mapping[str, Any] | None 
         answer.raise_for_status()
         return answer.json()
     except (httpx.HTTPError, ValueError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
+            raise TransientError(
+                f"Prefect's server refuses the password, or lacks one ({error.response.status_code})",
+                where=api,
+                fix="PREFECT_API_AUTH_STRING=user:password, as the server's services.auth; PREFECT_API_KEY for a key",
+            ) from None
         raise TransientError(f"Prefect's server does not answer: {type(error).__name__}", where=api) from None

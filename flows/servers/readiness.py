@@ -17,13 +17,12 @@ from tasks.settings import Settings
 
 FLOW, DEPLOYMENT = "etl-train", "default"
 LOOKED_AT = 50  # the latest runs
-# A night that skips the scheduled hour has its run up to an hour earlier.
-EARLIER = timedelta(hours=1)
+EARLIER = timedelta(hours=1)  # the run of a night on which clocks skip the scheduled hour
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a run has completed in time, since when runs count, and what there is otherwise, in words.
+    """Whether a run has completed in time, from which start on runs count, and what there is otherwise, in words.
 
     `run`: the run that this is about, as Prefect's API describes it; `stage`: at which it is or failed.
     """
@@ -37,13 +36,13 @@ class Readiness:
 
 
 def look(api: str, authorization: str, settings: Settings, deadline: Deadline, due: datetime) -> Readiness:
-    """Look for a run that completed between the schedule's last time before `due`, a deadline, and now.
+    """Look for a completed run that was to start at the schedule's last time before `due`, a deadline, or later.
 
-    Without a schedule, runs since the deadline before count. Raises TransientError if Prefect's server does not answer.
+    Without a schedule, runs from the deadline before on count. Raises TransientError if Prefect's server is away.
     """
     deployment = ask(api, authorization, f"deployments/name/{FLOW}/{DEPLOYMENT}")
     times = [] if deployment.get("paused") else last_times(deployment.get("schedules") or [], due)
-    since = max(times) - EARLIER if times else deadline.before(due - timedelta(minutes=1))
+    since = max(times).since if times else deadline.before(due - timedelta(minutes=1))
     query = {
         "flow_runs": {
             "deployment_id": {"any_": [deployment["id"]]},
@@ -53,10 +52,18 @@ def look(api: str, authorization: str, settings: Settings, deadline: Deadline, d
         "limit": LOOKED_AT,
     }
     runs = ask(api, authorization, "flow_runs/filter", query)
-    return judged(runs, since, deadline, settings, scheduled=max(times, default=None))
+    return judged(runs, since, deadline, settings, scheduled=max(times).at if times else None)
 
 
-def last_times(schedules: Sequence[Mapping[str, Any]], due: datetime) -> list[datetime]:
+@dataclass(frozen=True, order=True)
+class LastTime:
+    """When a schedule was last due, and from which start on runs are its own: an hour earlier where clocks changed."""
+
+    at: datetime
+    since: datetime
+
+
+def last_times(schedules: Sequence[Mapping[str, Any]], due: datetime) -> list[LastTime]:
     """Return the last time of each active cron schedule before `due`, in UTC; other schedules are passed over."""
     from zoneinfo import ZoneInfo
 
@@ -68,10 +75,18 @@ def last_times(schedules: Sequence[Mapping[str, Any]], due: datetime) -> list[da
         if one.get("active") and schedule.get("cron"):
             try:
                 local = due.astimezone(ZoneInfo(schedule.get("timezone") or "UTC"))
-                found.append(next(CronSim(schedule["cron"], local, reverse=True)).astimezone(UTC))
+                last = next(CronSim(schedule["cron"], local, reverse=True))
             except (CronSimError, StopIteration, KeyError, ValueError):
                 continue
+            at = last.astimezone(UTC)
+            found.append(LastTime(at, at - EARLIER if _clocks_change(last) else at))
     return found
+
+
+def _clocks_change(local: datetime) -> bool:
+    """Whether clocks change on this day of its zone."""
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    return midnight.utcoffset() != (midnight + timedelta(days=1)).utcoffset()
 
 
 def judged(
@@ -84,14 +99,13 @@ def judged(
 ) -> Readiness:
     """Judge by the deployment's latest runs: Prefect's descriptions of them, the latest first.
 
-    scheduled: when the last one was due; None without a schedule.
+    since: from which expected start on runs count. scheduled: when the last one was due; None without a schedule.
     """
-    ended = {run["id"]: _moment(run.get("end_time")) for run in runs}
-    done = [at for run in runs if run["state_type"] == "COMPLETED" and (at := ended[run["id"]]) and at >= since]
+    lately = [run for run in runs if (_moment(run["expected_start_time"]) or since) >= since]
+    done = [at for run in lately if run["state_type"] == "COMPLETED" and (at := _moment(run.get("end_time")))]
     if done:
         return Readiness(min(done), since)
     at_work = [run for state in ("RUNNING", "PENDING") for run in runs if run["state_type"] == state]
-    lately = [run for run in runs if (ended[run["id"]] or _moment(run["expected_start_time"]) or since) >= since]
     for run in (*at_work, *lately):
         return _described(run, since, deadline, settings)
     what = f"there is no run, due at {deadline.clock(scheduled)}" if scheduled else "no run, and no schedule is active"

@@ -88,17 +88,21 @@ def forget() -> None:
 
 
 def shown(section: S) -> S:
-    """Return a copy of settings that is safe to show: texts masked, secret settings removed."""
+    """Return a copy of settings that is safe to show: texts masked, secret settings removed and not set."""
     changed: dict[str, Any] = {}
+    removed = set()
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             changed[name] = shown(value)
         elif isinstance(value, SecretStr):
             changed[name] = None
+            removed.add(name)
         else:
             changed[name] = masked_within(value)
-    return section.model_copy(update=changed)
+    copy = section.model_copy(update=changed)
+    copy.model_fields_set.difference_update(removed)
+    return copy
 
 
 def mask_error(error: BaseException) -> None:

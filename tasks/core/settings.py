@@ -46,7 +46,9 @@ def load(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         got = "" if _holds_secret(model, first["loc"]) else f" (got {first['input']!r})"
-        raise SettingsError(f"{key}: {first['msg']}{got}", where="settings", fix="see conf/base.yaml") from None
+        raise SettingsError(
+            f"{key}{': ' if key else ''}{first['msg']}{got}", where="settings", fix="see conf/base.yaml"
+        ) from None
     secrets.remember(settings=settings)
     return settings
 
@@ -98,7 +100,9 @@ def _mappings(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 def _holds_secret(model: type[BaseModel], place: Sequence[int | str]) -> bool:
-    """Whether the setting at this place is, or contains, a secret."""
+    """Whether the setting at this place is, or contains, a secret. The root, which has no place, contains them all."""
+    if not place:
+        return True
     section = model.model_fields[str(place[0])].annotation if place[0] in model.model_fields else None
     fields = getattr(section, "model_fields", {})
     return any(info.exclude for name, info in fields.items() if name in place[1:] or len(place) == 1)

@@ -11,6 +11,8 @@ NOT_NULL = "expect_column_values_to_not_be_null"
 # Parts of the names of numbers: "rows", "train: rows", "share of nulls of text", "mean of rating".
 ROWS, NULLS, MEAN = "rows", "share of nulls of ", "mean of "
 
+LONGEST = 80  # characters of a warning's value, and of its limit
+
 
 class Warned(TypedDict):
     """A warning: something unexpected that fails no stage, each part as text. It shows no value of a row."""
@@ -91,7 +93,12 @@ def is_fatal(result: dict[str, Any]) -> bool:
 def _warned(result: dict[str, Any]) -> Warned:
     expectation = Expectation(result["type"], result["kwargs"])
     limit = expectation.arguments or "every row"
-    return {"expectation": f"{about(result)}: {expectation.type}", "value": observed(result), "limit": limit}
+    name = f"{about(result)}: {expectation.type}"
+    return {"expectation": name, "value": _cut(observed(result)), "limit": _cut(limit)}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def about(result: dict[str, Any]) -> str:
@@ -105,8 +112,17 @@ def observed(result: dict[str, Any]) -> str:
     if result["error"]:
         return str(result["error"])
     if result["unexpected_count"] is None:
-        return f"observed {result['observed_value']!r}"
+        return f"observed {_without_values(result['observed_value'])}"
     return f"{result['unexpected_count']:,} of {result['element_count']:,} rows"
+
+
+def _without_values(seen: Any) -> str:
+    """Show a number; of all else, such as a column's values, only how much it is."""
+    if seen is None or isinstance(seen, int | float):
+        return repr(seen)
+    if isinstance(seen, str):
+        return f"a text of {len(seen):,} characters"
+    return f"{len(seen):,} value(s)" if isinstance(seen, list | dict) else f"a {type(seen).__name__}"
 
 
 def show_example(example: dict[str, Any]) -> str:

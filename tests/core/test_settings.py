@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from tasks.core import settings as subject
 from tasks.core.digests import digest_of
 from tasks.core.errors import SettingsError
 from tasks.core.sections import PROJECT
 from tasks.core.settings import CONF
-from tasks.settings import load_settings
+from tasks.settings import CommonSettings, load_settings
 
 
 @pytest.fixture
@@ -127,6 +127,18 @@ def test_a_value_that_cannot_be_is_refused_by_name(override: str, named: str) ->
     with pytest.raises(SettingsError, match=named) as caught:
         load_settings(overrides=[override])
     assert caught.value.fix or caught.value.where
+
+
+def test_a_mistake_of_all_settings_together_shows_none_of_them() -> None:
+    class Root(CommonSettings):
+        @model_validator(mode="before")
+        @classmethod
+        def _refused(cls, values: Any) -> Any:
+            raise ValueError("these do not go together")
+
+    with pytest.raises(SettingsError) as caught:
+        subject.load(Root, overrides=["services.auth=admin:correct-horse"])
+    assert caught.value.what == "Value error, these do not go together"
 
 
 def test_xgboosts_own_parameters_are_open() -> None:

@@ -359,6 +359,26 @@ def test_what_only_warns_fails_no_stage_and_is_told_with_value_and_limit(
     assert "fa-exclamation-triangle" in index.read_text()  # neither a failure nor as it should be
 
 
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ([f"kanari-{n}" for n in range(2000)], "observed 2,000 value(s)"),
+        ({"values": ["kanari-1"]}, "observed 1 value(s)"),
+        ("kanari-1", "observed a text of 8 characters"),
+        (14.5, "observed 14.5"),
+        (None, "observed None"),
+    ],
+)
+def test_a_warning_of_a_whole_column_shows_a_number_but_no_value(seen: Any, said: str) -> None:
+    values = [f"value-{n}" for n in range(100)]
+    kwargs = {"column": "text", "value_set": values}
+    result = {"table": "", "type": "expect_column_distinct_values_to_be_in_set", "kwargs": kwargs, "severity": "warn"}
+    found = {"success": False, "unexpected_count": None, "observed_value": seen, "error": None}
+    (warned,) = Validation("clean", [{**result, **found}], {}).warnings()
+    assert warned["value"] == said
+    assert (len(warned["limit"]), warned["limit"][:20]) == (80, "value_set=['value-0'")
+
+
 def test_a_warning_beside_a_failure_is_no_failure(validators: Validators, table: pa.Table, tmp_path: Path) -> None:
     suite = load_suite("ratings", write_suite(tmp_path, WARNING_SUITE.replace("severity: warn}", "severity: fail}", 1)))
     validation = validators.validate(suite, {"": write_parts(tmp_path, table, [0])})

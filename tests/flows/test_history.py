@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from flows.run import history as subject
 from flows.run.history import History
-from flows.run.record import RunRecord, StageRow
+from flows.run.record import RunRecord, StageRow, read_record
 from tasks.core.errors import SettingsError, ValidationFailed
 from tasks.settings import Settings, load_settings
 
@@ -46,7 +47,7 @@ class Nights:
         (self.folder / f"{record.run_id}.json").write_text(json.dumps(record.to_json()))
 
     def under(self) -> str:
-        done = History(self.settings.validation.history, "").compared("clean", self.settings.clean, {})
+        done = History(self.settings.validation.history).compared("clean", self.settings.clean, {})
         return str(done["settings"])
 
     def told(self, tonight: Mapping[str, float], *more: str, digest: str = "new") -> list[dict[str, str]]:
@@ -82,21 +83,49 @@ def test_nothing_is_said_before_enough_nights(nights: Nights) -> None:
     assert len(nights.told(numbers(1), "validation.history.warm_up=6")) == 1
 
 
-def test_reruns_of_the_same_data_on_one_day_are_one_night(nights: Nights) -> None:
+def test_runs_that_made_the_same_snapshot_are_one_night_whatever_their_days(nights: Nights) -> None:
     for rows in ROWS[1:]:
         nights.add(rows)
-    for _ in range(5):
-        nights.add(20_000, day=8, digest="same")
+    for day in (8, 8, 9, 10):
+        nights.add(20_000, day=day, digest="same")
     assert nights.told(numbers(1))[0]["limit"].endswith(" by 7 nights")
-    nights.add(20_000, day=9, digest="tonight")  # what tonight's snapshot said an hour ago is no past of it
+    nights.add(20_000, day=11, digest="tonight")  # what tonight's snapshot said before is no past of it
     assert nights.told(numbers(1), digest="tonight")[0]["limit"].endswith(" by 7 nights")
     assert nights.told(numbers(1))[0]["limit"].endswith(" by 8 nights")
+
+
+def test_a_monthly_delivery_that_is_read_every_night_does_not_narrow_the_limits(nights: Nights) -> None:
+    for month, rows in enumerate(ROWS[:2]):
+        for night in range(14):
+            nights.add(rows, day=1 + 14 * month + night, digest=f"month {month}")
+    assert nights.told(numbers(15_000)) == []  # two deliveries are too few to say anything
+    for rows in [18_000, 21_500, 20_000, 23_000, 17_500]:
+        nights.add(rows, day=29)
+    assert nights.told(numbers(24_000)) == []
+    assert [warned["expectation"] for warned in nights.told(numbers(90_000))] == ["rows"]
 
 
 def test_only_the_last_nights_count(nights: Nights) -> None:
     for rows in [1] * 10 + ROWS:
         nights.add(rows)
     assert [warned["expectation"] for warned in nights.told(numbers(1), "validation.history.nights=7")] == ["rows"]
+
+
+def test_no_more_records_are_read_than_the_nights_that_count(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    for night in range(40):
+        nights.add(20_000 + night, day=1 + night % 28)
+    read: list[Path] = []
+
+    def reading(path: Path) -> RunRecord:
+        read.append(path)
+        return read_record(path)
+
+    monkeypatch.setattr(subject, "read_record", reading)
+    assert nights.told(numbers(20_020)) == []
+    assert [path.stem for path in read] == [f"r{night:03d}" for night in range(40, 25, -1)]  # 14, and one more
+    read.clear()
+    assert nights.told(numbers(1), "clean.drop_duplicates=false") == []
+    assert len(read) == 40  # new settings: all are searched
 
 
 @pytest.mark.parametrize("about", [{"dataset": "my-books"}, {"target": "positive"}, {"started_before": True}])

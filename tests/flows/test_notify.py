@@ -15,6 +15,7 @@ import pytest
 from prefect.client.schemas.objects import State, StateType
 
 from flows.run import notify
+from tasks.core.secrets import shown
 from tasks.settings import Settings, load_settings
 from tests.support.webhook import Hook, listening
 
@@ -172,6 +173,27 @@ def test_a_server_that_never_ends_its_answer_is_left_behind(
 
 def test_without_a_webhook_nobody_is_asked(ended: Ended) -> None:
     assert ended("null", StateType.COMPLETED) == ""
+
+
+def test_no_webhook_by_the_settings_is_none_whatever_the_variable_says(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMILL__NOTIFY__WEBHOOK", hook.url)
+    assert notify.send(load_settings(overrides=["notify.webhook=null"]), notify.ENDED, {"text": "done"}) == ""
+    assert hook.posted == []
+
+
+def test_a_copy_of_the_settings_without_secrets_leaves_the_webhook_to_the_variable(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMILL__NOTIFY__WEBHOOK", hook.url)
+    copy = shown(load_settings())
+    for settings in (
+        copy,
+        Settings.model_validate(copy.model_dump(mode="json", by_alias=True)),
+    ):  # here, and on Prefect's server
+        assert notify.send(settings, notify.ENDED, {"text": "done"}) == ""
+    assert len(hook.posted) == 2
 
 
 @pytest.mark.parametrize("url", ["ftp://host/s3cretpath", "file:///etc/s3cretpath", "s3cretpath", "http://"])

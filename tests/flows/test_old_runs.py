@@ -10,13 +10,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from flows.cli import old_mlflow_runs, old_prefect_runs
 from flows.cli.old_runs import remove_old_runs
-from tasks.core.errors import SettingsError
+from tasks.core.errors import SettingsError, TransientError
+from tasks.core.sections import PROJECT
 from tasks.engines.registry import AUDIT
 from tasks.settings import Settings, load_settings
 from tests.support.command import raymill
@@ -67,7 +71,7 @@ class Tracked:
 def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracked:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     uri = new_database(tmp_path / "m.db")
-    settings = load_settings(overrides=[f"tracking.uri={uri}"])
+    settings = load_settings(overrides=[f"tracking.uri={uri}", f"storage.root={tmp_path / 'data'}"])
     client = MlflowClient(uri, uri)
     experiment = client.create_experiment("raymill", (tmp_path / "artifacts").as_uri())
     return Tracked(client, settings, experiment)
@@ -89,6 +93,32 @@ def test_an_old_run_goes_for_good_with_all_below_it_and_its_files(tracked: Track
         tracked.client.get_run(night)
     assert list((tmp_path / "artifacts").rglob("a.txt")) == []
     assert "0 run(s) of MLflow" in tracked.gc()
+
+
+def test_what_others_deleted_softly_stays_and_models_go_with_their_run(tracked: Tracked, tmp_path: Path) -> None:
+    """An experiment, a run and a model that somebody may yet restore, with their files."""
+    others = tracked.client.create_experiment("theirs", (tmp_path / "theirs").as_uri())
+    theirs = tracked.client.create_run(others).info.run_id
+    tracked.client.log_text(theirs, "text", "b.txt")
+    old, new = tracked.run("old", OLD), tracked.run("new", NEW)
+    ours, mine, kept = (
+        tracked.client.create_logged_model(of, name="model", source_run_id=run_id)
+        for of, run_id in ((tracked.experiment, old), (others, theirs), (tracked.experiment, new))
+    )
+    for model in (ours, mine, kept):
+        folder = Path(model.artifact_location.removeprefix("file://"))
+        folder.mkdir(parents=True)
+        (folder / f"{model.model_id}.ubj").write_text("trees")
+    for model in (mine, kept):
+        tracked.client.delete_logged_model(model.model_id)
+    tracked.client.delete_experiment(others)
+    assert "1 run(s) of MLflow and 0 of Prefect older than 30 days removed" in tracked.gc()
+    assert tracked.client.get_experiment(others).lifecycle_stage == "deleted"
+    assert tracked.client.get_run(theirs).info.lifecycle_stage == "deleted"
+    assert len(list((tmp_path / "theirs").rglob("b.txt"))) == 1
+    assert {path.stem for path in tmp_path.rglob("*.ubj")} == {mine.model_id, kept.model_id}
+    with pytest.raises(MlflowException, match="not found"):
+        tracked.client.get_logged_model(ours.model_id)
 
 
 @pytest.mark.parametrize("below", [False, True])
@@ -159,7 +189,8 @@ Ask = Callable[..., Any]
 
 
 def flow_run(name: str, days: float, state: str = "COMPLETED", flow: str = "f1") -> dict[str, Any]:
-    return {"id": name, "name": name, "flow_id": flow, "state_type": state, "end_time": ago(days).isoformat()}
+    about = {"id": name, "name": name, "flow_id": flow, "state_type": state, "tags": ["raymill", "nightly"]}
+    return {**about, "end_time": ago(days).isoformat()}
 
 
 def old_ones(monkeypatch: pytest.MonkeyPatch, runs: list[dict[str, Any]], kept: tuple[str, ...] = ()) -> set[str]:
@@ -167,7 +198,7 @@ def old_ones(monkeypatch: pytest.MonkeyPatch, runs: list[dict[str, Any]], kept: 
         return runs[body["offset"] : body["offset"] + 2]
 
     monkeypatch.setattr(old_prefect_runs, "ask", ask)
-    return {run["name"] for run in old_prefect_runs.old_flow_runs("", "", ago(30), kept)}
+    return {run["name"] for run in old_prefect_runs.old_flow_runs("", "", ago(30), kept, ("known",))}
 
 
 def test_old_flow_runs_go_but_for_the_newest_of_each_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +214,62 @@ def test_old_flow_runs_go_but_for_the_newest_of_each_data_set(monkeypatch: pytes
     assert old_ones(monkeypatch, [*runs[3:]], kept=("other-name",)) == set()
 
 
+def test_flow_runs_of_others_with_the_same_flow_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = [flow_run("etl-train a", NEW), flow_run("etl-train a", OLD) | {"id": "known", "tags": []}]
+    theirs = [flow_run(f"theirs {n}", OLD + n) | {"parameters": {"dataset": "a"}, "tags": ["team"][n:]} for n in (0, 1)]
+    assert old_ones(monkeypatch, [*theirs]) == set()
+    assert old_ones(monkeypatch, [*ours, *theirs]) == {"etl-train a"}
+
+
+def test_every_deployment_has_the_tag_by_which_its_runs_are_known() -> None:
+    deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    assert [old_prefect_runs.TAG in deployment["tags"] for deployment in deployments] == [True, True]
+
+
+def test_a_flow_run_that_a_record_or_mlflow_names_is_ours(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tracked.settings.storage.path / "runs"
+    runs.mkdir(parents=True)
+    (runs / "1.json").write_text(json.dumps({"flow_run_id": "by record"}))
+    (runs / "2.json").write_text("{")
+    tracked.run("old", OLD, prefect__flow_run_id="by mlflow")
+    tracked.run("new", NEW)
+    ended = [flow_run("etl-train a", OLD) | {"id": i, "tags": []} for i in ("by record", "by mlflow", "theirs")]
+    deleted: list[str] = []
+
+    def ask(_api: str, _authorization: str, path: str, body: Any) -> Any:
+        if path == "flow_runs/filter":
+            return [flow_run("etl-train a", NEW), *ended] if not body["offset"] else []
+        deleted.extend(body["flow_runs"]["id"]["any_"])
+        return {"deleted": deleted}
+
+    monkeypatch.setattr(old_prefect_runs, "ask", ask)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert "1 run(s) of MLflow and 2 of Prefect" in tracked.gc()
+    assert deleted == ["by record", "by mlflow"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_prefect_that_refuses_is_said_and_mlflow_is_cleaned_all_the_same(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    tracked.run("old", OLD)
+    tracked.run("new", NEW)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_API_KEY", "kanari-key")
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    sent: list[str] = []
+
+    def request(method: str, url: str, *, headers: dict[str, str], **_: Any) -> httpx.Response:
+        sent.append(headers["Authorization"])
+        return httpx.Response(status, request=httpx.Request(method, url))
+
+    monkeypatch.setattr(httpx, "request", request)
+    with pytest.raises(TransientError, match=r"refuses the password.*\n.*services\.auth; PREFECT_API_KEY"):
+        tracked.gc()
+    assert tracked.names == {"new"}
+    assert sent == ["Bearer kanari-key"]
+
+
 @pytest.mark.slow
 def test_a_flow_run_of_a_real_server_is_found_and_deleted(server: str) -> None:
     from prefect import flow
@@ -196,9 +283,9 @@ def test_a_flow_run_of_a_real_server_is_found_and_deleted(server: str) -> None:
         """Do nothing."""
 
     with connected() as client:
-        made = [client.create_flow_run(nothing, state=Completed()) for _ in range(2)]
+        made = [client.create_flow_run(nothing, state=Completed(), tags=["raymill"]) for _ in range(2)]
         later = datetime.now(UTC) + timedelta(days=1)
-        found = [str(run["id"]) for run in old_prefect_runs.old_flow_runs(server, "", later, ())]
+        found = [str(run["id"]) for run in old_prefect_runs.old_flow_runs(server, "", later, (), ())]
         assert str(made[0].id) in found
         assert str(made[1].id) not in found  # the newest
         assert old_prefect_runs.remove(server, "", found) == len(found)

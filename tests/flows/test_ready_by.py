@@ -29,6 +29,20 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(overrides=[f"storage.root={tmp_path}"])
 
 
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Answers of Prefect's server, by path; what it was asked is under "asked"."""
+    deployment = {"id": "d1", "schedules": NIGHT, "paused": False}
+    answers: dict[str, Any] = {"asked": [], "deployments/name/etl-train/default": deployment}
+
+    def ask(_api: str, _authorization: str, path: str, body: Any = None) -> Any:
+        answers["asked"].append((path, body))
+        return answers[path]
+
+    monkeypatch.setattr(readiness, "ask", ask)
+    return answers
+
+
 def flow_run(state: str, expected: datetime, *, name: str = "", ended: datetime | None = None) -> dict[str, Any]:
     began = None if state in ("SCHEDULED", "PENDING") else expected
     moments = {"expected_start_time": expected, "start_time": began, "end_time": ended}
@@ -43,7 +57,7 @@ def flow_run(state: str, expected: datetime, *, name: str = "", ended: datetime 
 
 
 def look(settings: Settings, *runs: dict[str, Any], scheduled: datetime | None = SCHEDULED) -> Readiness:
-    since = SCHEDULED - timedelta(hours=1) if scheduled else BERLIN.before(DUE - timedelta(minutes=1))
+    since = scheduled or BERLIN.before(DUE - timedelta(minutes=1))
     return judged(list(runs), since, BERLIN, settings, scheduled=scheduled)
 
 
@@ -56,8 +70,43 @@ def keep_record(settings: Settings, run: dict[str, Any], **about: Any) -> None:
 def test_a_run_that_completed_since_the_schedules_time_is_ready(settings: Settings) -> None:
     done = flow_run("COMPLETED", SCHEDULED, ended=SCHEDULED + timedelta(hours=1))
     assert look(settings, flow_run("RUNNING", DUE), done).done == SCHEDULED + timedelta(hours=1)
-    yesterday = flow_run("COMPLETED", SCHEDULED, ended=SCHEDULED - timedelta(hours=8))
+    yesterday = flow_run("COMPLETED", SCHEDULED - timedelta(hours=9), ended=SCHEDULED - timedelta(hours=8))
     assert look(settings, yesterday).done is None
+
+
+def test_a_run_by_hand_before_the_schedules_time_does_not_stand_for_the_night(
+    settings: Settings, prefect: dict[str, Any]
+) -> None:
+    failed = flow_run("FAILED", SCHEDULED, ended=SCHEDULED + timedelta(minutes=20))
+    for minutes in (40, 80):  # it ended before the schedule's time, or after
+        began = SCHEDULED - timedelta(minutes=50)
+        by_hand = flow_run("COMPLETED", began, ended=began + timedelta(minutes=minutes))
+        prefect["flow_runs/filter"] = [failed, by_hand]
+        found = readiness.look("http://x/api", "", settings, BERLIN, DUE)
+        assert (found.done, found.what) == (None, "failed at 04:50")
+
+
+@pytest.mark.parametrize(
+    ("day", "began", "counts"),
+    [
+        ("2026-03-29", "00:30", True),  # 02:30 is skipped: Prefect starts the run at 01:30
+        ("2026-10-25", "00:30", True),  # 02:30 is there twice
+        ("2026-10-25", "01:30", True),
+        ("2026-03-30", "00:30", True),
+        ("2026-03-30", "00:29", False),
+    ],
+)
+def test_an_hour_earlier_counts_where_clocks_change(
+    settings: Settings, prefect: dict[str, Any], day: str, began: str, counts: bool
+) -> None:
+    at_half_past_two = {"active": True, "schedule": {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}}
+    prefect["deployments/name/etl-train/default"]["schedules"] = [at_half_past_two]
+    started = datetime.fromisoformat(f"{day}T{began}+00:00")
+    ended = started + timedelta(hours=1)
+    prefect["flow_runs/filter"] = [flow_run("COMPLETED", started, ended=ended)]
+    due = datetime.fromisoformat(f"{day}T07:00+02:00")
+    found = readiness.look("http://x/api", "", settings, BERLIN, due)
+    assert found.done == (ended if counts else None)
 
 
 def test_a_running_one_is_told_with_its_stage(settings: Settings) -> None:
@@ -95,15 +144,19 @@ def test_without_a_run_it_is_told_when_one_was_due(settings: Settings) -> None:
     assert look(settings, scheduled=None).what == "no run, and no schedule is active"
 
 
+def last_at(schedules: list[dict[str, Any]], due: datetime) -> list[datetime]:
+    return [last.at for last in last_times(schedules, due)]
+
+
 def test_the_schedules_last_time_is_that_of_its_own_zone() -> None:
-    assert last_times(NIGHT, DUE) == [SCHEDULED]
+    assert last_at(NIGHT, DUE) == [SCHEDULED]
     winter = datetime(2026, 1, 15, 6, tzinfo=UTC)
-    assert last_times(NIGHT, winter) == [datetime(2026, 1, 15, 3, 30, tzinfo=UTC)]
+    assert last_at(NIGHT, winter) == [datetime(2026, 1, 15, 3, 30, tzinfo=UTC)]
     others = [{**NIGHT[0], "active": False}, {"active": True, "schedule": {"interval": 3600}}]
     assert last_times(others, DUE) == []
     weekdays = [{"active": True, "schedule": {"cron": "30 4 * * 1-5", "timezone": "Etc/UTC"}}]
     sunday = datetime(2026, 4, 12, 5, tzinfo=UTC)
-    assert last_times(weekdays, sunday) == [datetime(2026, 4, 10, 4, 30, tzinfo=UTC)]
+    assert last_at(weekdays, sunday) == [datetime(2026, 4, 10, 4, 30, tzinfo=UTC)]
 
 
 class Night:
@@ -196,21 +249,7 @@ def test_a_message_that_cannot_be_posted_is_tried_again(night: Night) -> None:
     assert [event for event, _ in night.told] == [NOT_READY]
 
 
-@pytest.fixture
-def prefect(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Answers of Prefect's server, by path; what it was asked is under "asked"."""
-    answers: dict[str, Any] = {"asked": []}
-
-    def ask(_api: str, _authorization: str, path: str, body: Any = None) -> Any:
-        answers["asked"].append((path, body))
-        return answers[path]
-
-    monkeypatch.setattr(readiness, "ask", ask)
-    return answers
-
-
 def test_the_deployments_own_runs_are_asked_for(settings: Settings, prefect: dict[str, Any]) -> None:
-    prefect["deployments/name/etl-train/default"] = {"id": "d1", "schedules": NIGHT, "paused": False}
     prefect["flow_runs/filter"] = []
     assert readiness.look("http://x/api", "", settings, BERLIN, DUE).what == "there is no run, due at 04:30"
     assert prefect["asked"][1][1]["flow_runs"]["deployment_id"] == {"any_": ["d1"]}
