@@ -135,6 +135,10 @@ def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: 
     for layout in sorted(inspection.layouts, key=lambda one: -sum(f.size for f in one.files)):
         if all(f.name in inspection.items for f in layout.files):
             continue
+        if not layout.rows and layout.bad:
+            [(reason, _)] = layout.bad.most_common(1)
+            inspection.why_none = f"no row of {layout.first.name} can be read: {reason}"
+            continue
         proposal = _proposal(layout)
         if isinstance(proposal, Proposal):
             inspection.chosen = judge("proposed", proposal.profile, found, config, rows)

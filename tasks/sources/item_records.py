@@ -36,6 +36,11 @@ _STRING = r"""u?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _NUMBER = r"-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
 _VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None|nan|-?inf)(?=\s*+(?:[\]){{}},:]|\Z))"
 _NOT_FINITE = re.compile(rf"({_STRING})|nan|inf", re.S)
+_DATETIME = re.compile(
+    rf"({_STRING})|datetime\.datetime\((\d+), (\d+), (\d+), (\d+), (\d+)(?:, (\d+))?(?:, (\d+))?"
+    r"(?:, tzinfo=datetime\.timezone\.utc)?\)",
+    re.S,
+)
 _LITERAL = re.compile(rf"(?:[\s\[\](){{}},:]|{_VALUE})*+", re.S)
 # Parsing takes up to 1 kB for a value; no record of any release has a hundredth of these.
 MAX_VALUES = 100_000
@@ -108,7 +113,11 @@ def parse_literal(line: bytes) -> Any:
 
 
 def parse_python(text: str) -> Any:
-    """Parse one Python literal by Python's parser. Raises ValueError with the reason."""
+    """Parse one Python literal by Python's parser. Raises ValueError with the reason.
+
+    A datetime, as scrapers print it, becomes a text; a comma after the literal is dropped."""
+    if "datetime.datetime(" in text:
+        text = _DATETIME.sub(lambda m: m[1] or _time_as_text(*(int(part or 0) for part in m.groups()[1:])), text)
     if not text or not _LITERAL.fullmatch(text):
         raise ValueError("neither JSON nor a Python literal")
     if text.count(",") > MAX_VALUES:
@@ -118,12 +127,18 @@ def parse_python(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unknown escape such as \d stays as it is
-            return ast.literal_eval(text)
+            value = ast.literal_eval(text)
     except (RecursionError, MemoryError):
         raise ValueError("nested too deeply") from None
     except (ValueError, SyntaxError, TypeError) as error:
         deep = "too many nested" in str(error)
         raise ValueError("nested too deeply" if deep else "neither JSON nor a Python literal") from None
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _time_as_text(year: int, month: int, day: int, hour: int, minute: int, second: int, microsecond: int) -> str:
+    fraction = f".{microsecond:06}" if microsecond else ""
+    return f"'{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction}'"
 
 
 def to_items(rows: Sequence[Any], mapping: ItemColumns) -> tuple[pa.Table, list[tuple[int, str]]]:

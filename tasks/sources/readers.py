@@ -167,7 +167,7 @@ class Reading:
         size = self.config.max_record_mb << 20
         if self.unit.end is not None:
             size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # one byte may become three
-        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting, len(columns))
+        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting, len(columns), begins=not self.unit.start)
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far
