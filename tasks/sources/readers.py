@@ -141,7 +141,7 @@ class Reading:
         frame = paths.opened(frame, schema, wanted)
         if len(frame) != rows:
             return None
-        frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+        frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String))
         return class_labels.by_name(frame, class_labels.names_of(meta.metadata))
 
     def _delimited(self, stream: Any) -> Iterator[Batch]:

@@ -96,7 +96,7 @@ def test_reviews_printed_by_a_scraper_have_their_times(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     naive = [day.replace(tzinfo=None, second=i % 3, microsecond=i % 2 * 250_000) for i, day in enumerate(DAYS)]
     records = [dict(zip(NAMES, row, strict=True)) for row in table(date=list(naive))[1:]]
-    records[0]["review"] = "I wrote datetime.datetime(2020, 1, 1, 0, 0) here, and \"it's\" kept"
+    records[0]["review"] = 'I wrote datetime.datetime(2020, 1, 1, 0, 0) here, and "it\'s" kept'
     path.write_text("".join(f"{record!r}\n" for record in records))
     kept, rejected = use(proposed(path), path, tmp_path)
     assert rejected == []
@@ -115,6 +115,6 @@ def test_a_comma_after_each_line_is_dropped(tmp_path: Path, write: object) -> No
 
 
 def test_where_no_row_can_be_read_inspect_says_why(tmp_path: Path) -> None:
-    lines = ["\r\n".join(["a,b,1,broken", "text,2018-01-05"]) for _ in range(20)]
+    lines = ["\r".join(["a,b,1,broken", "text,2018-01-05"]) for _ in range(20)]
     (tmp_path / "a.csv").write_bytes("\n".join([",".join(NAMES), *lines, ""]).encode())
     assert inspect([str(tmp_path)]).why_none == "no row of a.csv can be read: 4 fields in the line"
