@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import Literal
 
@@ -115,11 +115,18 @@ def records_of(start: bytes, quoting: Quoting, at_most: int = 100) -> list[list[
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Number the names that occur again: stars, stars_2."""
-    distinct: list[str] = []
+    if len(set(names)) == len(names):
+        return list(names)
+    taken, distinct = set(names), []
+    numbers: dict[str, Iterator[int]] = {}  # of a name that was there already
     for name in names:
-        again = name and name in distinct
-        free = (new for i in count(2) if (new := f"{name}_{i}") not in names and new not in distinct)
-        distinct.append(next(free) if again else name)
+        new = name
+        if name in numbers:
+            new = next(numbered for i in numbers[name] if (numbered := f"{name}_{i}") not in taken)
+            taken.add(new)
+        elif name:
+            numbers[name] = count(2)
+        distinct.append(new)
     return distinct
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 # A byte order mark within joined files; ="0012", which keeps Excel from making a number of it; 12.0, as pandas writes
 # whole numbers in a column with gaps: in the next file, without gaps, the same id is 12.
-_ADDED = r'^\x{FEFF}?(?:="(.*)"|([0-9]+)\.0|(.*))$'
-_HAS_ADDED = r'^\x{FEFF}|^="|\.0$'
+_ADDED = r'^\uFEFF?(?:="(.*)"|([0-9]+)\.0|(.*))$'
+_HAS_ADDED = r'^\uFEFF|^="|\.0$'
+
+
+def plain(text: str) -> str:
+    """Return one id as `id_of` returns a column of them."""
+    text = text.strip()
+    return re.sub(_ADDED, lambda m: "".join(group or "" for group in m.groups()), text)
 
 
 def id_of(kind: pl.DataType, value: pl.Expr) -> pl.Expr:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.domain.schemas import ITEMS
+from tasks.sources.ids import plain
 from tasks.sources.json_values import DECODER
 
 # What repr() writes for dicts, lists, texts, numbers, booleans, None, nan and inf, and nothing else. Python's parser
@@ -224,7 +225,9 @@ def text_of(value: Any) -> str | None:
 
 
 def id_of(value: Any) -> str | None:
-    """Return an item's id, a text without white space at its ends or a whole number; None for all else."""
+    """Return an item's id as reviews have it: a text without what exports add, or a whole number; None for all else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -233,7 +236,7 @@ def id_of(value: Any) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         return None
-    return value.strip() or None
+    return plain(value) or None
 
 
 def ids_of(value: Any) -> list[str] | None:

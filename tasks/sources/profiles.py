@@ -69,7 +69,9 @@ class RatingRule(_Model):
     @field_validator("values", mode="before")
     @classmethod
     def _as_texts(cls, values: Any) -> Any:
-        return {str(key).strip().lower(): v for key, v in values.items()} if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        return {re.sub(r"^(-?[0-9]+)\.0$", r"\1", str(key).strip().lower()): v for key, v in values.items()}
 
     @model_validator(mode="after")
     def _one_way(self) -> RatingRule:

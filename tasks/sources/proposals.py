@@ -87,8 +87,10 @@ def propose(
     if pair is not None:
         mapped = {k: c for k, c in mapped.items() if k not in ("helpful_votes", "total_votes") and c is not pair}
     if "rating" not in mapped:
-        near = [c.name for c in filled if _by_name("rating", c.name) and c.numeric]
-        hint = f"; {near[0]!r} is not within 1 to 5" if near else _opinion_hint(filled)
+        near = [c for c in filled if _by_name("rating", c.name) and c.numeric]
+        opinions = [*near, *(c for c in filled if set(_words(c.name)) & _OPINIONS)]
+        hint = f"; {near[0].name!r} is not within 1 to 5" if near else ""
+        hint = _opinion_hint(opinions) or hint
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
@@ -107,8 +109,6 @@ def propose(
 def _opinion_hint(columns: Sequence[Column]) -> str:
     """Name the first column that tells good from bad in two or three values, and how a profile can read it."""
     for column in columns:
-        if not set(_words(column.name)) & _OPINIONS or column.nested:
-            continue
         values = sorted(column.texts.str.to_lowercase().unique().to_list())
         middle = [value for value in values if value in ("neutral", "mixed", "0")][: len(values) - 2]
         # In English the alphabet has bad before good: negative, not recommended, no, false, dislike, 0.

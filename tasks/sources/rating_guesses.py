@@ -53,6 +53,8 @@ def scale_of(values: pl.Series, best: float | None = None) -> tuple[float, float
     """Return the smallest usual scale that covers the values. best: its upper end, where the texts name it."""
     # -1, and a zero among whole stars, mean "not rated" as often as the lowest rating: rejected, which shows.
     whole = _multiples(values, 1)
+    if whole and values.n_unique() <= 2 and values.min() <= 0:  # type: ignore[operator]
+        return None  # yes and no
     values = values.filter(values != -1) if whole else values
     rated = values.filter(values != 0) if whole else values
     if best in (None, 5) and _share(rated, 1, 5) >= MOST:
@@ -116,7 +118,7 @@ class RatingWatch:
                 f"ratings run from {low:g} to {high:g}, and those outside 1..5 are rejected: "
                 f"if the scale is {ends}, add `rating: {{scale: {ends}}}` to the profile"
             ]
-        if len(values) >= FEW and high <= 4 and _multiples(values, 1):
+        if len(values) >= FEW and 1 < high <= 4 and _multiples(values, 1):
             return [
                 f"no rating is above {high:g}: if the scale ends there, "
                 f"add `rating: {{scale: [1, {high:g}]}}` to the profile"

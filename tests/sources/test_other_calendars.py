@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import ProfileError
-from tasks.sources import load_profile
+from tasks.sources import item_records, load_profile
+from tasks.sources.ids import id_of
 from tasks.sources.inspection import inspect
 from tasks.sources.profiles import RatingRule
 from tasks.sources.ratings import rating_of
@@ -87,6 +88,25 @@ def test_one_id_written_in_two_ways_is_one_id(tmp_path: Path, written: str) -> N
     assert [row["user_id"] for row in kept] == [*ids, *ids]
 
 
+@pytest.mark.parametrize(
+    ("value", "item"),
+    [
+        ("12.0", "12"),
+        (12.0, "12"),
+        ('="0012"', "0012"),
+        ("\ufeffB1", "B1"),
+        ("B1.0", "B1.0"),
+        (1.5, None),
+        (1e30, None),
+    ],
+)
+def test_items_have_the_ids_that_their_reviews_have(value: object, item: str | None) -> None:
+    assert item_records.id_of(value) == item
+    if isinstance(value, str):
+        frame = pl.DataFrame({"id": [value]})
+        assert frame.select(id_of(pl.String(), pl.col("id"))).item() == item
+
+
 def test_ids_in_floats_are_whole_numbers_and_texts_in_bytes_are_texts(tmp_path: Path) -> None:
     names, *rows = table()
     columns = dict(zip(map(str, names), map(list, zip(*rows, strict=True)), strict=True))
@@ -124,6 +144,8 @@ def test_minus_one_and_most_zeros_are_no_ratings(tmp_path: Path) -> None:
         ("recommendation", ["Recommended", "Not Recommended"], '{values: {"not recommended": 1, recommended: 5}}'),
         ("voted_up", ["True", "False"], 'rating: {values: {"false": 1, "true": 5}}'),
         ("liked", [1, 0], 'rating: {values: {"0": 1, "1": 5}}'),
+        ("review_score", [1, -1], 'rating: {values: {"-1": 1, "1": 5}}'),
+        ("score", [1.0, -1.0], 'rating: {values: {"-1.0": 1, "1.0": 5}}'),
         ("sentiment", ["Neutral", "Negative", "Positive"], "{values: {negative: 1, neutral: 3, positive: 5}}"),
     ],
 )
