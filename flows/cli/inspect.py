@@ -21,7 +21,7 @@ from tasks.sources.text_encoding import is_wide
 
 SHOWN = 5  # files of a list that are printed
 EXAMPLE_CHARS = 60
-_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "\x01": "control characters (1)"}
 
 
 def check_target(target: Path | None, dataset: str | None) -> None:

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from tasks.domain.schemas import REJECTS, REVIEWS
 from tasks.sources.day_order import CONTESTED, contested
+from tasks.sources.ids import id_of
 from tasks.sources.json_records import BadRecord
 from tasks.sources.profiles import Profile, Scalar
 from tasks.sources.ratings import rating_of
-from tasks.sources.time_formats import cut, parsed
+from tasks.sources.time_formats import cut, moment_of, parsed
 
 UTC_MS = pl.Datetime("ms", "UTC")
-PER_UNIT = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 ANONYMOUS = "anonymous:"
 RECORD_CHARS = 20_000
 VOTES_PAIR = r"^\s*\[\s*(-?[0-9]+)\s*,\s*(-?[0-9]+)\s*\]\s*$"
@@ -109,19 +109,23 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
         return rating_of(kind, value, profile.rating)
     if name in ("helpful_votes", "total_votes"):
         return _count(kind, value)
-    if kind.is_float():
-        value = pl.when(value.is_finite()).then(value)
-    text = value if kind == pl.String else value.cast(pl.String, strict=False)
-    if name in ("title", "text"):
-        return text
-    stripped = text.str.strip_chars()
+    if name in ("user_id", "item_id", "review_id"):
+        stripped = id_of(kind, value)
+    else:
+        value = pl.when(value.is_finite()).then(value) if kind.is_float() else value
+        text = value if kind == pl.String else value.cast(pl.String, strict=False)
+        if name in ("title", "text"):
+            return text
+        stripped = text.str.strip_chars()
     return stripped if name == "review_id" else pl.when(stripped != "").then(stripped)
 
 
 def _count(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
     """Parse votes: numbers, or texts with thousands separators."""
     if kind == pl.String:
-        value = value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0+$", "")
+        value = (
+            value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0{1,2}$", "")
+        )  # 1.000 is a thousand in German
     elif kind.is_float():
         value = pl.when(value == value.floor()).then(value)
     return value.cast(pl.Int32, strict=False)
@@ -152,10 +156,10 @@ def _timestamp(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:
             ways = [pl.when(~unsure).then(way) for way in ways]
         # Without a unit, a number with as many digits as milliseconds have is in milliseconds; no other is.
         number = value if rule.unit else pl.when(value.str.contains("^[0-9]{12,14}$")).then(value)
-        ways.append(_moment(number.cast(pl.Float64, strict=False), rule.unit or "ms"))
+        ways.append(moment_of(number.cast(pl.Float64, strict=False), rule.unit or "ms"))
         return pl.coalesce(ways)
     if kind.is_numeric():
-        moment = _moment(value.cast(pl.Float64, strict=False), rule.unit or "ms")
+        moment = moment_of(value.cast(pl.Float64, strict=False), rule.unit or "ms")
         if rule.unit or not rule.formats:
             return moment
         digits = value.cast(pl.Int64, strict=False).cast(pl.String)  # 20180105, as in CSV
@@ -172,11 +176,6 @@ def _contested(raw: pl.DataFrame, profile: Profile) -> pl.Expr:
         return pl.lit(False)
     unsure = contested(cut(pl.col(column), profile.timestamp), profile.timestamp.formats)
     return pl.lit(False) if unsure is None else unsure
-
-
-def _moment(number: pl.Expr, unit: str) -> pl.Expr:
-    # Float64 is exact to the millisecond for 285,000 years.
-    return (number * PER_UNIT[unit]).floor().cast(pl.Int64, strict=False).cast(UTC_MS)
 
 
 def _flag(kind: pl.DataType, value: pl.Expr, profile: Profile) -> pl.Expr:

@@ -6,6 +6,7 @@ Guesses are for people to check: `raymill data inspect` prints them, and a run n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,30 +17,32 @@ import polars as pl
 
 from tasks.sources.day_order import swapped
 from tasks.sources.rating_guesses import RatingGuess, guess_rating
-from tasks.sources.time_formats import FORMATS, PATTERNS, parsed
+from tasks.sources.time_formats import FORMATS, MONTHS, PATTERNS, in_english, parsed
 
 LOOKED_AT = 2_000  # values of a column; more would hardly change a guess
 MOST = 0.9  # the share of values that must fit a guess: the others are dirt
 NULL_WORDS = ("NULL", "null", "None", "NaN", "nan", "N/A", "n/a", "NA", "\\N")
 YES, NO = ("y", "yes", "t", "true", "1"), ("n", "no", "f", "false", "0")
 
-Unit = Literal["s", "ms", "us", "ns"]
+Unit = Literal["s", "ms", "us", "ns", "excel"]
 _PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+_EXCEL_1990 = 32_874
 
 
 @dataclass(frozen=True)
 class Times:
     """How a column's values become times: the `unit` of numbers, the `formats` of texts (strptime), or typed as times.
 
-    `pattern` cuts them out of longer texts. `share` of the values can be parsed so. `ambiguous`: no day above 12
-    tells the day from the month."""
+    `pattern` cuts them out of longer texts; `months` are the names of months in them, if not English. `share` of the
+    values can be parsed so. `ambiguous`: no day above 12 tells the day from the month."""
 
     share: float
     unit: Unit | None = None
     formats: tuple[str, ...] = ()
     ambiguous: bool = False
     pattern: str | None = None
+    months: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,16 @@ class Column:
                 share = _share(seconds.is_between(_EARLIEST.timestamp(), now))
                 if share >= MOST:
                     return Times(share, unit=unit)
+            days = self.numbers.is_between(_EXCEL_1990, _EXCEL_1990 + (now - _EARLIEST.timestamp()) / 86_400)
+            if re.search("date|time|day|posted|created", self.name, re.I) and _share(days) >= MOST:
+                return Times(_share(days), unit="excel")
         if self.values.dtype.is_numeric():
             days = self.numbers.cast(pl.Int64, strict=False)
             whole = _share(self.numbers == days) >= MOST and _share(days.is_between(19_900_000, 22_000_000)) >= MOST
             return _times_of_text(days.cast(pl.String)) if whole else None
         if self.values.dtype != pl.String:
             return None
-        return _times_of_text(self.texts) or _times_in_sentences(self.texts)
+        return _times_of_text(self.texts) or _times_in_sentences(self.texts) or _times_in_other_words(self.texts)
 
     @property
     def kind(self) -> str:
@@ -222,7 +228,7 @@ def _times_of_text(texts: pl.Series) -> Times | None:
     understood = {f: _understood(texts, f) for f in FORMATS}
     covered = pl.Series([False] * len(texts))
     chosen: list[str] = []
-    for _ in range(3):
+    for _ in range(4):  # 1st, 2nd, 3rd, 4th
         best = max(FORMATS, key=lambda f: int((understood[f] & ~covered).sum()))
         if (understood[best] & ~covered).mean() < 0.005:  # type: ignore[operator]
             break
@@ -239,13 +245,23 @@ def _times_of_text(texts: pl.Series) -> Times | None:
 
 def _times_in_sentences(texts: pl.Series) -> Times | None:
     """Find a pattern that cuts a date out of most texts; they are sentences, not ids."""
-    sentences = texts.str.contains(r"\pL\s+\pL") & (texts.str.len_chars() <= 120)
+    sentences = texts.str.contains(r"\pL\s+\pL|日\pL") & (texts.str.len_chars() <= 120)
     if _share(sentences) < MOST:
         return None
     for pattern in PATTERNS:
         dates = texts.str.extract(pattern, 1)
         if _share(dates.is_not_null()) >= MOST and (times := _times_of_text(dates)):
             return replace(times, pattern=pattern)
+    return None
+
+
+def _times_in_other_words(texts: pl.Series) -> Times | None:
+    """Find dates with names of months in another language than English."""
+    for months in MONTHS:
+        if _share(texts.str.contains(f"(?i){'|'.join(months)}") & texts.str.contains(r"\d")) >= MOST:
+            english = texts.to_frame("t").select(in_english(pl.col("t"), months)).to_series()
+            if times := _times_of_text(english) or _times_in_sentences(english):
+                return replace(times, months=tuple(months))
     return None
 
 

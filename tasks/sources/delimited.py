@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from tasks.sources import dialects
 from tasks.sources.profiles import Quoting
-from tasks.sources.text_encoding import BOM
 
 _BEGUN = re.compile(rb"(?:[\xc2-\xf4]|[\xe0-\xf4][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{2})?\Z")  # an incomplete character
 
@@ -26,7 +25,7 @@ class Text(io.RawIOBase):
     records before it were parsed correctly. If not, a quote that was never closed has swallowed it.
     """
 
-    def __init__(self, stream: Any, quoting: Quoting, columns: int) -> None:
+    def __init__(self, stream: Any, quoting: Quoting, columns: int, *, begins: bool = True) -> None:
         super().__init__()
         self._stream = stream
         self._held = b""  # the beginning of an incomplete character
@@ -36,7 +35,8 @@ class Text(io.RawIOBase):
         self._counts = (0, 0)  # quotes escaped by a backslash, and doubled ones, where a backslash is data
         self._last_record = (self.mark if columns > 1 else quoting.delimiter.join([self.mark, self.mark])) + "\n"
         self._marked = False
-        head = (stream.read(1 << 16) or b"").removeprefix(BOM)
+        head = stream.read(1 << 16) or b""
+        head = dialects.without_preface(head) if begins else head
         self._last = head[-1:]
         self._ready = memoryview(self._decoded(head))
         self.empty = not head

@@ -6,17 +6,23 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import Literal
 
 from tasks.sources.profiles import Quoting
 
 BACKSLASH: Literal["\\"] = "\\"
+_PREFACE = re.compile(rb'(?:\xef\xbb\xbf)*(?:"?sep=[^\r\n"]"?\r?\n)?', re.I)
 _ESCAPED = re.compile(rb'\\[\\"]')
 _BACKSLASH = re.compile(rb'\\([\\"]?)')
 _MOST = 0.9  # of the records: the others may be damaged
 _LOOKED_AT = 200
+
+
+def without_preface(start: bytes) -> bytes:
+    """Drop byte order marks, of which joined or rewritten files have several, and the line `sep=;` for Excel."""
+    return start[_PREFACE.match(start).end() :]  # type: ignore[union-attr]  # it matches nothing, too
 
 
 def plain_backslashes(data: bytes) -> bytes:
@@ -107,9 +113,27 @@ def records_of(start: bytes, quoting: Quoting, at_most: int = 100) -> list[list[
     return [record for record in records if record and record != [""]]
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number the names that occur again: stars, stars_2."""
+    if len(set(names)) == len(names):
+        return list(names)
+    taken, distinct = set(names), []
+    numbers: dict[str, Iterator[int]] = {}  # of a name that was there already
+    for name in names:
+        new = name
+        if name in numbers:
+            new = next(numbered for i in numbers[name] if (numbered := f"{name}_{i}") not in taken)
+            taken.add(new)
+        elif name:
+            numbers[name] = count(2)
+        distinct.append(new)
+    return distinct
+
+
 def fitted_header(names: Sequence[str], records: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Add to a header what it lacks against the records below it: a name for the row names, as R writes them, or for
     empty fields after a last delimiter. A last name that is empty and has no fields is dropped."""
+    names = _distinct(names)
     if not records:
         return tuple(names)
     width, alike = Counter(map(len, records)).most_common(1)[0]

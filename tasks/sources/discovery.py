@@ -16,14 +16,13 @@ from urllib.parse import urlsplit
 
 from tasks.core.errors import InputError
 from tasks.core.settings import load_section
-from tasks.sources import locations, signatures, streams
+from tasks.sources import dialects, locations, signatures, streams
 from tasks.sources.file_checks import Kind, Unreadable, check_parquet, item_columns
 from tasks.sources.opening import HEAD_BYTES, limits, opened
 from tasks.sources.own_profile import folder_values, with_folders, with_names, without
 from tasks.sources.profiles import Profile, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
 from tasks.sources.source_files import Quarantined, Source, SourceFile
-from tasks.sources.text_encoding import BOM
 from tasks.sources.text_shapes import Shape, readable_encoding, sniff_text
 
 __all__ = ["HEAD_BYTES", "Quarantined", "Source", "SourceFile", "discover", "limits", "look", "sniff"]
@@ -243,12 +242,14 @@ def sniff(start: bytes, more: Callable[..., bytes], name: str, profile: Profile,
     ending = locations.ending(name)
     if start[:4] == b"PAR1":
         return Shape("parquet")
+    if words := signatures.stand_in(start):
+        raise Unreadable(f"this is {words[0]}", words[1])
     if ending == ".parquet":
         raise Unreadable("this is not a parquet file", "write or copy it again")
     encoding, others = readable_encoding(start, profile)
     whole = len(start) < HEAD_BYTES
     if encoding == "utf-8":
-        shape = sniff_text(start.removeprefix(BOM), more, ending, profile, kind, whole=whole)
+        shape = sniff_text(dialects.without_preface(start), more, ending, profile, kind, whole=whole)
     else:
         decoder = codecs.getincrementaldecoder(encoding)("replace")
         text = decoder.decode(start).encode("utf-8", "replace")
@@ -256,5 +257,5 @@ def sniff(start: bytes, more: Callable[..., bytes], name: str, profile: Profile,
         def decoded(*size: int) -> bytes:
             return decoder.decode(more(*size)).encode("utf-8", "replace")
 
-        shape = sniff_text(text, decoded, ending, profile, kind, whole=whole)
+        shape = sniff_text(dialects.without_preface(text), decoded, ending, profile, kind, whole=whole)
     return replace(shape, encoding=encoding, other_encodings=others)

@@ -142,13 +142,14 @@ def check_parquet(path: str, profile: Profile, config: ReadConfig, kind: Kind) -
         pa.types.is_string,
         pa.types.is_large_string,
         pa.types.is_string_view,
+        *(binary := (pa.types.is_binary, pa.types.is_large_binary)),
         pa.types.is_integer,
         pa.types.is_floating,
         pa.types.is_decimal,
         pa.types.is_dictionary,
     )
     timely = (*scalar, pa.types.is_date, pa.types.is_timestamp)
-    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
+    texty = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary, *binary)
     for canonical, source in profile.columns.items():
         if (kind_of := type_at(schema, source)) is None:
             continue

@@ -22,11 +22,11 @@ from tasks.sources.partitions import Unit
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.readers import Batch, Reading
 from tasks.sources.settings import ReadConfig
-from tasks.sources.text_encoding import BOM, as_utf8
+from tasks.sources.text_encoding import as_utf8
 
 KEPT_RECORDS = 500
 ANY = Profile(description="whatever can be read", columns={})
-_USUAL_QUOTE = {",": '"', "\t": None, ";": '"', "|": '"'}
+_USUAL_QUOTE = {",": '"', "\t": None, ";": '"', "|": '"', "\x01": None, "^": '"', "~": '"'}
 _DIALECTS = [Quoting(delimiter=d, quote=q) for d in _USUAL_QUOTE for q in ('"', None)]
 
 
@@ -43,6 +43,7 @@ class Layout:
     columns: list[Column] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)  # the first, as parsed
     damage: list[Quarantined] = field(default_factory=list)  # what ended files early
+    bad: Counter[str] = field(default_factory=Counter)  # records that cannot be parsed, by reason
 
     @property
     def first(self) -> SourceFile:
@@ -101,7 +102,7 @@ def _detected(file: SourceFile, config: ReadConfig) -> tuple[SourceFile, tuple[s
                 file.encoding,
             )
     encoding = file.encoding
-    start = _head(file, config).removeprefix(BOM)
+    start = dialects.without_preface(_head(file, config))
     quoting, first, others = _dialect(start, locations.ending(file.name))
     names = tuple(n.strip() for n in first)
     fitted = dialects.fitted_header(names, others)
@@ -147,9 +148,12 @@ def _dialect(start: bytes, ending: str) -> tuple[Quoting, list[str], list[list[s
 
 
 def _is_header(names: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether these are distinct short texts, none of them a number, and differ from the row below."""
+    """Whether these are short texts, none of them a number, and differ from the row below. They are distinct, or only
+    the row below has digits."""
     named = [name for name in names if name]
-    if not named or len(set(named)) < len(named) or any(len(n) > 60 or "\n" in n for n in names):
+    if len(set(named)) < len(named) and (re.search(r"\d", "".join(names)) or not re.search(r"\d", "".join(second))):
+        return False
+    if not named or any(len(n) > 60 or "\n" in n for n in names):
         return False
     return not any(re.fullmatch(r"[-+\d.,:/ ]+", n) for n in names if n) and list(names) != list(second)
 
@@ -162,6 +166,7 @@ def read_columns(layout: Layout, config: ReadConfig, rows: int) -> None:
     known: dict[str, None] = {}
     for batch, file in sample(layout.files, reader, config, rows, "items", layout.damage):
         given = dict(file.folders)
+        layout.bad.update(record.reason for record in batch.bad)
         if batch.records is not None:
             for nested in batch.records:
                 record = paths.flattened(given | nested, known)

@@ -18,7 +18,7 @@ import polars as pl
 from tasks.core.errors import InputError
 from tasks.core.settings import CONF, load_section
 from tasks.domain.schemas import REVIEWS
-from tasks.sources import locations
+from tasks.sources import locations, spoilt_values
 from tasks.sources.canonical import ANONYMOUS, Period
 from tasks.sources.day_order import MISREAD
 from tasks.sources.discovery import Quarantined, SourceFile
@@ -135,6 +135,10 @@ def _choose(inspection: Inspection, found: Sequence[locations.RawFile], config: 
     for layout in sorted(inspection.layouts, key=lambda one: -sum(f.size for f in one.files)):
         if all(f.name in inspection.items for f in layout.files):
             continue
+        if not layout.rows and layout.bad:
+            [(reason, _)] = layout.bad.most_common(1)
+            inspection.why_none = f"no row of {layout.first.name} can be read: {reason}"
+            continue
         proposal = _proposal(layout)
         if isinstance(proposal, Proposal):
             inspection.chosen = judge("proposed", proposal.profile, found, config, rows)
@@ -158,6 +162,7 @@ def judge(
     recipe = Recipe("reviews", profile, config, period)
     nulls: Counter[str] = Counter()
     watch = RatingWatch(profile)
+    spoilt: Counter[tuple[str, str]] = Counter()
     for batch, file in sample(files, profile, config, rows, "reviews", judgement.damage):
         judgement.rows += len(batch.numbers) + len(batch.bad)
         try:
@@ -173,9 +178,10 @@ def judge(
         table = pl.DataFrame(pl.from_arrow(kept))
         nulls.update({c: _empty(table[c]) for c in REVIEWS.names})
         judgement.lost += lost_values(batch.frame, batch.numbers, kept, rejected, own.profile)
+        spoilt += spoilt_values.count_spoilt(table)
         watch.see(batch.frame, table, own.profile)
         judgement.examples += table.head(3 - len(judgement.examples)).to_dicts()
-    judgement.warnings = watch.warnings()
+    judgement.warnings = [*watch.warnings(), *spoilt_values.warnings(spoilt, judgement.usable)]
     if judgement.usable:
         judgement.nulls = {c: nulls[c] / judgement.usable for c in REVIEWS.names}
     if "review_id" not in {*profile.columns, *profile.constants} and judgement.nulls:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.domain.schemas import ITEMS
+from tasks.sources.ids import plain
 from tasks.sources.json_values import DECODER
 
 # What repr() writes for dicts, lists, texts, numbers, booleans, None, nan and inf, and nothing else. Python's parser
@@ -36,6 +37,11 @@ _STRING = r"""u?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _NUMBER = r"-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
 _VALUE = rf"(?:{_STRING}|{_NUMBER}|True|False|None|nan|-?inf)(?=\s*+(?:[\]){{}},:]|\Z))"
 _NOT_FINITE = re.compile(rf"({_STRING})|nan|inf", re.S)
+_DATETIME = re.compile(
+    rf"({_STRING})|datetime\.datetime\((\d+), (\d+), (\d+), (\d+), (\d+)(?:, (\d+))?(?:, (\d+))?"
+    r"(?:, tzinfo=datetime\.timezone\.utc)?\)",
+    re.S,
+)
 _LITERAL = re.compile(rf"(?:[\s\[\](){{}},:]|{_VALUE})*+", re.S)
 # Parsing takes up to 1 kB for a value; no record of any release has a hundredth of these.
 MAX_VALUES = 100_000
@@ -108,7 +114,11 @@ def parse_literal(line: bytes) -> Any:
 
 
 def parse_python(text: str) -> Any:
-    """Parse one Python literal by Python's parser. Raises ValueError with the reason."""
+    """Parse one Python literal by Python's parser. Raises ValueError with the reason.
+
+    A datetime, as scrapers print it, becomes a text; a comma after the literal is dropped."""
+    if "datetime.datetime(" in text:
+        text = _DATETIME.sub(lambda m: m[1] or _time_as_text(*(int(part or 0) for part in m.groups()[1:])), text)
     if not text or not _LITERAL.fullmatch(text):
         raise ValueError("neither JSON nor a Python literal")
     if text.count(",") > MAX_VALUES:
@@ -118,12 +128,18 @@ def parse_python(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unknown escape such as \d stays as it is
-            return ast.literal_eval(text)
+            value = ast.literal_eval(text)
     except (RecursionError, MemoryError):
         raise ValueError("nested too deeply") from None
     except (ValueError, SyntaxError, TypeError) as error:
         deep = "too many nested" in str(error)
         raise ValueError("nested too deeply" if deep else "neither JSON nor a Python literal") from None
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _time_as_text(year: int, month: int, day: int, hour: int, minute: int, second: int, microsecond: int) -> str:
+    fraction = f".{microsecond:06}" if microsecond else ""
+    return f"'{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction}'"
 
 
 def to_items(rows: Sequence[Any], mapping: ItemColumns) -> tuple[pa.Table, list[tuple[int, str]]]:
@@ -209,7 +225,9 @@ def text_of(value: Any) -> str | None:
 
 
 def id_of(value: Any) -> str | None:
-    """Return an item's id, a text without white space at its ends or a whole number; None for all else."""
+    """Return an item's id as reviews have it: a text without what exports add, or a whole number; None for all else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -218,7 +236,7 @@ def id_of(value: Any) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         return None
-    return value.strip() or None
+    return plain(value) or None
 
 
 def ids_of(value: Any) -> list[str] | None:

@@ -9,11 +9,11 @@ import re
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.core.errors import ProfileError
 from tasks.core.settings import CONF
@@ -29,12 +29,21 @@ class _Model(BaseModel):
 
 
 class TimestampRule(_Model):
-    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn. `pattern`: a regular expression
-    whose first group cuts the time out of longer texts."""
+    """`unit` of times in numbers; `formats` (strptime) of times in text, tried in turn. `months`: the names of the
+    twelve months in the texts' language, which become the English ones. `pattern`: a regular expression whose first
+    group cuts the time out of longer texts."""
 
-    unit: Literal["s", "ms", "us", "ns"] | None = None
+    unit: Literal["s", "ms", "us", "ns", "excel"] | None = None
     formats: tuple[str, ...] = ()
     pattern: str | None = None
+    months: tuple[str, ...] = ()
+
+    @field_validator("months")
+    @classmethod
+    def _twelve(cls, months: tuple[str, ...]) -> tuple[str, ...]:
+        if len(months) not in (0, 12) or not all(months):
+            raise ValueError("give the names of all twelve months, January's first")
+        return months
 
     @field_validator("pattern")
     @classmethod
@@ -50,10 +59,27 @@ class TimestampRule(_Model):
 
 
 class RatingRule(_Model):
-    """`scale`: the source's lowest and highest rating, which become 1 and 5. `words`: see tasks/sources/ratings.py."""
+    """`scale`: the source's lowest and highest rating, which become 1 and 5. `words`: see tasks/sources/ratings.py.
+    `values`: the stars, 1 to 5, of each text, number or flag that is a rating, in any case."""
 
     scale: tuple[float, float] | None = None
     words: bool = False
+    values: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _as_texts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {re.sub(r"^(-?[0-9]+)\.0$", r"\1", str(key).strip().lower()): v for key, v in values.items()}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RatingRule:
+        if self.values and (self.words or self.scale):
+            raise ValueError("values gives the stars itself: leave scale and words out")
+        if not all(1 <= stars <= 5 for stars in self.values.values()):
+            raise ValueError("values gives stars from 1 to 5")
+        return self
 
     @field_validator("scale")
     @classmethod

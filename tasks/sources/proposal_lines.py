@@ -53,7 +53,7 @@ def profile_lines(
     elif times and times.unit:
         lines.append(f"timestamp: {{unit: {times.unit}}}")
     elif times and times.formats:
-        lines.append(formats_line(times.formats, times.ambiguous, times.pattern))
+        lines.append(formats_line(times.formats, times.ambiguous, times.pattern, times.months))
     if pair is not None:
         lines.append(f"votes: {{pair: {scalar(pair.name)}}}")
     if "verified" in mapped and set(mapped["verified"].texts.str.to_lowercase()) - {"true", "false"}:
@@ -65,12 +65,15 @@ def profile_lines(
     return lines
 
 
-def formats_line(formats: Sequence[str], ambiguous: bool = False, pattern: str | None = None) -> str:
+def formats_line(
+    formats: Sequence[str], ambiguous: bool = False, pattern: str | None = None, months: Sequence[str] = ()
+) -> str:
     doubt = "   # or is the day first? every value fits both" if ambiguous else ""
     if any(swapped(f) in formats for f in formats):
         doubt = "   # both orders occur: each file is judged by its own days above 12"
     within = f", pattern: {scalar(pattern)}" if pattern else ""
-    return f"timestamp: {{formats: {_flow(formats)}{within}}}{doubt}"
+    named = f", months: {_flow(months)}" if months else ""
+    return f"timestamp: {{formats: {_flow(formats)}{within}{named}}}{doubt}"
 
 
 def encoding_lines(encoding: str, others: Sequence[str]) -> list[str]:

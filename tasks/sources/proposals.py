@@ -34,6 +34,7 @@ category       category productcategory maincategory department genre
 """
 SYNONYMS = {canonical: names.split() for canonical, names in re.findall(r"^(\w+)((?: .*\n)+)", _SYNONYMS, flags=re.M)}
 _OF_THE_ITEM = {"product", "item"}
+_OPINIONS = {"sentiment", "polarity", "label", "recommended", "recommend", "recommendation", "voted", "liked", "thumbs"}
 
 # What a column must hold to become each canonical one.
 _CAN_BE: dict[str, Callable[[Column], bool]] = {
@@ -86,8 +87,10 @@ def propose(
     if pair is not None:
         mapped = {k: c for k, c in mapped.items() if k not in ("helpful_votes", "total_votes") and c is not pair}
     if "rating" not in mapped:
-        near = [c.name for c in filled if _by_name("rating", c.name) and c.numeric]
-        hint = f"; {near[0]!r} is not within 1 to 5" if near else ""
+        near = [c for c in filled if _by_name("rating", c.name) and c.numeric]
+        opinions = [*near, *(c for c in filled if set(_words(c.name)) & _OPINIONS)]
+        hint = f"; {near[0].name!r} is not within 1 to 5" if near else ""
+        hint = _opinion_hint(opinions) or hint
         return f"no column holds ratings from 1 to 5{hint}"
     if "text" not in mapped and "title" in mapped and mapped["title"].mean_chars > 60:
         mapped["text"] = mapped.pop("title")
@@ -103,12 +106,26 @@ def propose(
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))
 
 
+def _opinion_hint(columns: Sequence[Column]) -> str:
+    """Name the first column that tells good from bad in two or three values, and how a profile can read it."""
+    for column in columns:
+        values = sorted(column.texts.str.to_lowercase().unique().to_list())
+        middle = [value for value in values if value in ("neutral", "mixed", "0")][: len(values) - 2]
+        # In English the alphabet has bad before good: negative, not recommended, no, false, dislike, 0.
+        ends = [value for value in values if value not in middle]
+        if len(ends) == 2:
+            stars = {ends[0]: 1, **dict.fromkeys(middle, 3), ends[1]: 5}
+            pairs = ", ".join(f"{scalar(value)}: {n}" for value, n in stars.items())
+            return f"; {column.name!r} may be an opinion: `rating: {{values: {{{pairs}}}}}` in a profile reads it"
+    return ""
+
+
 def with_both_orders(proposal: Proposal) -> Proposal:
     """Return the proposal with the formats that lack it in the other order of day and month, too."""
     formats = proposal.profile.timestamp.formats
     every = tuple(dict.fromkeys([*formats, *(other for f in formats if (other := swapped(f)))]))
     pattern = proposal.profile.timestamp.pattern
-    new = formats_line(every, pattern=pattern)
+    new = formats_line(every, pattern=pattern, months=proposal.profile.timestamp.months)
     lines = [new if line.startswith("timestamp:") else line for line in proposal.text.splitlines()]
     text = "\n".join(lines) + "\n"
     return Proposal(text, Profile.model_validate(yaml.safe_load(text)))

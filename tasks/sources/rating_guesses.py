@@ -14,6 +14,7 @@ MOST = 0.995  # share of the ratings that a scale must cover: one that covers 95
 PLAIN = 0.98  # share within 1..5 from which a proposal keeps that scale: the others are dirt, and inspect warns
 PARSED = 0.9  # share of the values that must be ratings
 HIGHEST = (5, 6, 7, 10, 20, 100)
+UNRATED = 0.3  # share of zeros from which they are no rating, if ones are rarer by far
 FEW = 50  # ratings below which no end of a scale is missed
 LEAK_SHARE, LEAK_AGREE = 0.05, 0.9  # a text states the stars in this share of rows, and is right in this share
 
@@ -50,10 +51,17 @@ def guess_rating(numbers: pl.Series, texts: pl.Series) -> RatingGuess | None:
 
 def scale_of(values: pl.Series, best: float | None = None) -> tuple[float, float] | None:
     """Return the smallest usual scale that covers the values. best: its upper end, where the texts name it."""
-    # A zero among whole stars means "not rated" as often as the lowest rating: it is rejected, which shows.
-    rated = values.filter(values != 0) if _multiples(values, 1) else values
+    # -1, and a zero among whole stars, mean "not rated" as often as the lowest rating: rejected, which shows.
+    whole = _multiples(values, 1)
+    if whole and values.n_unique() <= 2 and values.min() <= 0:  # type: ignore[operator]
+        return None  # yes and no
+    values = values.filter(values != -1) if whole else values
+    rated = values.filter(values != 0) if whole else values
     if best in (None, 5) and _share(rated, 1, 5) >= MOST:
         return 1, 5
+    zeros, ones = (int((values == n).sum()) for n in (0, 1))
+    if whole and zeros >= UNRATED * len(values) and zeros > 4 * ones and rated.n_unique() > 2:
+        values = rated
     for high in (1, 10, 100) if best is None else (best,):
         if values.max() == high and values.n_unique() > 2 and _multiples(values, high / 5) and values.min() > 0:  # type: ignore[operator]
             return high / 5, high  # five stars, as shares, percentages or doubled
@@ -110,7 +118,7 @@ class RatingWatch:
                 f"ratings run from {low:g} to {high:g}, and those outside 1..5 are rejected: "
                 f"if the scale is {ends}, add `rating: {{scale: {ends}}}` to the profile"
             ]
-        if len(values) >= FEW and high <= 4 and _multiples(values, 1):
+        if len(values) >= FEW and 1 < high <= 4 and _multiples(values, 1):
             return [
                 f"no rating is above {high:g}: if the scale ends there, "
                 f"add `rating: {{scale: [1, {high:g}]}}` to the profile"
@@ -140,5 +148,7 @@ def rule_line(guess: RatingGuess, examples: Sequence[str]) -> str:
     parts = ["scale: [{:g}, {:g}]".format(*scale)] if scale else []
     parts += ["words: true"] if guess.rule.words else []
     seen = f"such as {examples[0]}; " if guess.rule.words and examples else ""
-    doubt = f"values from {guess.lowest:g} to {guess.highest:g}{': check where the scale ends' if scale else ''}"
+    unrated = f"; those below {scale[0]:g} seem to mean 'not rated'" if scale and guess.lowest < scale[0] else ""
+    check = ": check where the scale ends" if scale else ""
+    doubt = f"values from {guess.lowest:g} to {guess.highest:g}{check}{unrated}"
     return f"rating: {{{', '.join(parts)}}}   # {seen}{doubt}"

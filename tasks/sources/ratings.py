@@ -2,7 +2,8 @@
 
 `rating: {scale: [low, high]}` in a profile maps low..high linearly to 1..5. `rating: {words: true}` reads, as a whole
 value: "4.0 out of 5 stars", "4/5", "4,0 von 5 Sternen", "5つ星のうち4.0"; "4 stars", "4,5"; "★★★★☆"; "four stars". What
-follows "out of" must be the scale's highest rating, 5 if none is given.
+follows "out of" must be the scale's highest rating, 5 if none is given. `rating: {values: {positive: 5, negative: 1}}`
+gives each value its stars.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ STATED = "(?i)" + "|".join(
 
 def rating_of(kind: pl.DataType, value: pl.Expr, rule: RatingRule) -> pl.Expr:
     """Return the rating on the scale 1 to 5 as Float32; null where it cannot be parsed."""
+    if rule.values:
+        name = value.cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
+        name = name.str.replace(r"^(-?[0-9]+)\.0$", "$1")
+        return name.replace_strict(rule.values, default=None, return_dtype=pl.Float32)
     if rule.words:
         number = in_words(value.cast(pl.String, strict=False), rule.scale[1] if rule.scale else 5)
     else:

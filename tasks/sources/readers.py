@@ -141,7 +141,7 @@ class Reading:
         frame = paths.opened(frame, schema, wanted)
         if len(frame) != rows:
             return None
-        frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+        frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String))
         return class_labels.by_name(frame, class_labels.names_of(meta.metadata))
 
     def _delimited(self, stream: Any) -> Iterator[Batch]:
@@ -167,7 +167,7 @@ class Reading:
         size = self.config.max_record_mb << 20
         if self.unit.end is not None:
             size = max(1 << 16, min(size, 3 * (self.unit.end - self.unit.start) + 100))  # one byte may become three
-        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting, len(columns))
+        text = delimited.Text(as_utf8(stream, file.encoding), file.quoting, len(columns), begins=not self.unit.start)
         if text.empty:
             return  # no record begins in this range
         done = 0  # records numbered so far

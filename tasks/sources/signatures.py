@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 
 _UNPACK = "unpack it first"
@@ -28,6 +29,23 @@ _SIGNS = {
     b"\x89HDF\r\n": ("an HDF5 file", _CONVERT),
     b"%PDF": ("a PDF document", _CONVERT),
 }
+
+# What is found in the place of a file, whatever its name.
+_STAND_INS = {
+    r"version https://git-lfs\.github\.com/spec/": (
+        "a Git LFS pointer, not the file that it stands for",
+        "fetch the file with `git lfs pull`, or download it again",
+    ),
+    r"(?i)<!doctype html|<html": ("an HTML page, such as a server's message", "download the file again"),
+    r"<\?xml|<Error>": ("an XML document", f"download it again if it is a server's message; else {_CONVERT}"),
+    r"product/productId: |beer/name: ": ("text with one `name: value` a line, as in SNAP's dumps", _CONVERT),
+}
+
+
+def stand_in(start: bytes) -> tuple[str, str] | None:
+    """Return (what it is, fix) of a text that is in the place of a review file; None for all else."""
+    text = start[:100].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    return next((words for sign, words in _STAND_INS.items() if re.match(sign, text)), None)
 
 
 def recognized(start: bytes) -> tuple[str, str] | None:

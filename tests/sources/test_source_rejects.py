@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class TestRefusals:
     """What cannot be read is refused before any work; the command line's view of it is in tests/integration."""
 
     @pytest.mark.parametrize("column", ["star_rating", "review_body", "review_date", "customer_id", "product_id"])
-    @pytest.mark.parametrize("value", [["x"], {"a": 1}, b"x"])
+    @pytest.mark.parametrize("value", [["x"], {"a": 1}, dt.time(10)])
     def test_a_column_of_a_type_that_cannot_be_mapped(self, tmp_path: Path, column: str, value: object) -> None:
         write_parquet(tmp_path / "a.parquet", [review(**{column: value})])
         with pytest.raises(InputError, match=column):
