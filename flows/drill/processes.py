@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import psutil
 
 from tasks.core.sections import PROJECT
 
+COMMAND = "flows.cli.main"  # the module that `python -m` runs
 POLL_S = 0.1
 # What a run imports, the slowest first; others come with these.
 IMPORTED = (
@@ -95,7 +97,7 @@ def spawn(command: Sequence[str], said: Path, variables: Mapping[str, str], arou
     with said.open("wb") as output:  # not a pipe: a process that outlives a killed one would hold it open
         return Spawned(
             subprocess.Popen(
-                [*around, sys.executable, "-m", "flows.cli.main", *command],
+                [*around, sys.executable, "-m", COMMAND, *command],
                 cwd=PROJECT,
                 env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
@@ -129,10 +131,8 @@ def _become(command: Sequence[str], said: Path, variables: Mapping[str, str]) ->
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     os.environ.update(variables)
     sys.argv = ["raymill", *command]
-    from flows.cli.main import main
-
     try:
-        main()
+        runpy.run_module(COMMAND, run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves these out
 

@@ -174,7 +174,9 @@ def test_a_night_unlike_the_last_ones_is_told_of_in_every_place(
         stages = []
         for row in first["stages"]:
             numbers = {name: value * 3 for name, value in row["validation"].get("numbers", {}).items()}
-            stages.append({**row, "validation": {**row["validation"], "numbers": numbers}})
+            # A digest of its own: a snapshot that nights reuse is one night.
+            own = {"digest": f"{night:032x}", "validation": {**row["validation"], "numbers": numbers}}
+            stages.append({**row, **own})
         about = {"run_id": f"20200101-04300{night}-past", "started": f"2020-01-0{night}T04:30:00+00:00"}
         record = {**first, **about, "stages": stages}
         (place.root / "data" / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
