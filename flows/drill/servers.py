@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 
 @dataclass
-class Server:
+class Server(ABC):
     """A server process on a port of its own, with all it keeps in one folder."""
 
     folder: Path
@@ -40,12 +41,13 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    @abstractmethod
     def health(self) -> str:
-        """The address that answers when the server is up."""
-        raise NotImplementedError
+        """Return the address that answers when the server is up."""
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """Return the command that serves on the port."""
 
     def variables(self) -> dict[str, str]:
         return {}

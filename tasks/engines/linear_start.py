@@ -1,8 +1,8 @@
 """The first round of boosting: a tree that repeats the linear baseline, so that later rounds correct its errors.
 
-Trees that begin from the mean need hundreds of splits to follow a linear score and, from a few thousand rows, never do.
-A margin outside the model (`base_margin`) would do the same, but whoever loads the model would have to know of it; a
-tree is part of the model. It is fitted to the baseline's prediction instead of to the label, which no rank learns from.
+Trees that begin from the mean need many splits to follow a linear score, and with few rows they lose part of it. A
+margin outside the model (`base_margin`) would do the same, but whoever loads the model would have to know of it; a tree
+is part of the model. It is fitted to the baseline's prediction and not to the label.
 """
 
 from __future__ import annotations

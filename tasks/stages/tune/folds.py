@@ -28,18 +28,15 @@ def read_folds(
 ) -> tuple[InputError | None, list[Fold]]:
     """Read the train and the validation slice as `folds` folds; returns the first error, or None, and the folds.
 
-    max_rows: of a slice, at most so many rows are read, evenly spread, if there is one fold.
+    max_rows: of a slice, at most so many rows are read, evenly spread; slices that are cut into folds have no more.
     """
-    if folds > 1:
-        problem, both = read_slices(slices, features, max_rows=np.iinfo(np.int64).max)
-        if problem is not None:
-            return problem, []
+    problem, both = read_slices(slices, features, max_rows)
+    if both and folds > 1:
         rows = [batch for batches in both for batch in batches]
         x, y = (np.concatenate(part) for part in zip(*rows, strict=True))
         times = np.concatenate([column(slabs(list(files)), "timestamp") for files in slices])
         if in_order := list(time_ordered(x, y, times, folds)):
             return None, in_order
-    problem, both = read_slices(slices, features, max_rows)
     return problem, [(both[0], both[1])] if both else []
 
 

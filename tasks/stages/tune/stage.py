@@ -123,7 +123,7 @@ def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) 
                     train=splits.files("train"),
                     valid=splits.files("valid"),
                     features=splits.facts["features"],
-                    linear=splits.facts.get("linear"),
+                    linear=splits.facts["linear"] if "begin" in study.config.space else None,
                     target=target,
                     on_end=ended,
                     folder=out.scratch / "ray",
