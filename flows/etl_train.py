@@ -113,7 +113,7 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
     return decision
 
 
-def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> None:
+def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot, *_: Snapshot) -> None:
     """Register the model; write the decision to the run's record."""
     if run.over:
         return

@@ -48,8 +48,12 @@ def walk(given: Given, stages: Any, together: Callable[..., list[Any]], register
     splits = stages.split(table, alike)
     baseline, search = together((stages.train, splits), (stages.tune, splits))
     model = stages.refit(splits, search)
-    scores = stages.evaluate(splits, reviews, baseline, model)
-    register(splits, model, scores)
+    scores, packed = together(
+        (stages.evaluate, splits, reviews, baseline, model),
+        (stages.package, reviews, counts, tokens, language, vectors, catalogue, table, model),
+    )
+    proof = stages.prove(raw, reviews, splits, scores, packed)
+    register(splits, model, scores, packed, proof)
     page = stages.report(raw, reviews, counts, described, splits, baseline, search, model, scores)
     return page, scores
 

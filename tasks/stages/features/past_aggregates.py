@@ -82,26 +82,29 @@ def moment_keys(block: Block, key: str) -> pl.DataFrame:
     )
 
 
-def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
-    """Return the columns KNOWN for each block's keys and times."""
-    sums = stacked(slices)
-    before = (
+def cumulative(sums: pl.DataFrame) -> pl.DataFrame:
+    """Add up sums by `key` and `ms` in order of time: the SUMS up to each time and with it, and `first_ms`, the key's
+    earliest time; `last`: the mean of the stars at this time alone. Sorted by key and time."""
+    return (
         sums.group_by("key", "ms")
         .agg(pl.col(SUMS).sum())
         .sort("key", "ms")
-        # Cumulative over the key's times, shifted by one: each sees the earlier ones, never itself.
         .with_columns(
-            pl.col(SUMS).cum_sum().shift(1).over("key"),
-            last=(pl.col("total") / pl.col("n")).shift(1).over("key"),
+            pl.col(SUMS).cum_sum().over("key"),
+            last=pl.col("total") / pl.col("n"),
             first_ms=pl.col("ms").first().over("key"),
-            last_ms=pl.col("ms").shift(1).over("key"),
         )
     )
+
+
+def known_from(before: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns KNOWN (float32) at each `ms`, from what `cumulative` gave for the key's time before it.
+
+    `last_ms` is that time; SUMS, `last` and `last_ms` are null where there is none.
+    """
     n, mean = pl.col("n"), pl.col("total") / pl.col("n")
     votes = pl.when(pl.col("votes") > 0).then(pl.col("votes"))
-    answers = before.select(
-        "key",
-        "ms",
+    return before.select(
         count=n.fill_null(0),
         mean=mean,
         std=(pl.col("squares") / n - mean**2).clip(0).sqrt(),
@@ -112,7 +115,17 @@ def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
         days_since_last=(pl.col("ms") - pl.col("last_ms")) / DAY_MS,
         helpful=pl.col("helpful") / votes,
         votes=pl.col("votes") / n,
-    ).with_columns(pl.col(list(KNOWN)).cast(pl.Float32))
+    ).select(pl.col(list(KNOWN)).cast(pl.Float32))
+
+
+def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
+    """Return the columns KNOWN for each block's keys and times."""
+    sums = stacked(slices)
+    # Shifted by one: each time sees the earlier ones, never itself.
+    before = cumulative(sums).with_columns(
+        pl.col(*SUMS, "last").shift(1).over("key"), last_ms=pl.col("ms").shift(1).over("key")
+    )
+    answers = pl.concat([before.select("key", "ms"), known_from(before)], how="horizontal")
     return by_block(sums.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left"), len(slices))
 
 

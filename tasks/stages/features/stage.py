@@ -9,8 +9,8 @@ word is new or not by when it was first seen.
 Out: one file per file of reviews, in the same row order: KEPT, `text_digest` (uint64, `text_shape.text_digest`),
 `label` (float32, null where a review has none for this target), SLICED_BY and the features of the groups that are
 switched on (`tasks.stages.features.groups` declares them, with what each column says); and `text_score.npz` with the
-score's models, so that new reviews can be scored. Facts: `features`, their `groups`, `target`, and `linear`, the
-feature that is the linear baseline's prediction in the target's unit, or null.
+score's models of the last block, for the stage `package`. Facts: `features`, their `groups`, `target`, and `linear`,
+the feature that is the linear baseline's prediction in the target's unit, or null.
 
     raymill run --until features
 """
@@ -33,18 +33,19 @@ from tasks.core.stage import stage
 from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster
 from tasks.parallel.token_matrix import FilePair, read_ids
-from tasks.stages.features import catalogue, past_aggregates, text_score, text_score_fit
-from tasks.stages.features.group import Part, Vocabulary
-from tasks.stages.features.groups import declared_groups
+from tasks.stages.features import catalogue, past_aggregates, text_score_fit
+from tasks.stages.features.features import own_features, past_features, text_features
+from tasks.stages.features.group import Part, Words
 from tasks.stages.features.past_aggregates import PAST, VOTES
 from tasks.stages.features.settings import FeaturesConfig, Groups, wanted_groups
 from tasks.stages.features.text_shape import text_digest
 
 KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
+TEXT_SCORE = "text_score.npz"
 SLICED_BY = ("n_chars", "user_count", "item_count")  # evaluation's slices need them, features or not
 
 
-@stage(version=2, config=FeaturesConfig, libraries=("pyarrow", "polars", "scipy", "numpy"))
+@stage(version=3, config=FeaturesConfig, libraries=("pyarrow", "polars", "scipy", "numpy"))
 def features(
     reviews: Snapshot,
     counts: Snapshot,
@@ -83,8 +84,9 @@ def features(
         buffer = io.BytesIO()
         fields = {"whole": learned.whole, "title": learned.title}
         arrays = {f"{f}_{n}": getattr(m, n)[-1] for f, m in fields.items() for n in ("idf", "weights")}
-        np.savez_compressed(buffer, folds=learned.reader.folds, **arrays)
-        out.write_bytes("text_score.npz", buffer.getvalue())
+        newline = -1 if learned.reader.newline is None else learned.reader.newline
+        np.savez_compressed(buffer, folds=learned.reader.folds, border=learned.borders[-1], newline=newline, **arrays)
+        out.write_bytes(TEXT_SCORE, buffer.getvalue())
     out.count(rows_in=reviews.rows())
     out.fact(
         features=[name for names in groups.values() for name in names],
@@ -118,11 +120,7 @@ def past_columns(
 ) -> pa.Table:
     """What was known of a block's users, items, categories or brands, row by row, as features."""
     found = pl.DataFrame(past_aggregates.in_row_order(block, key, answers, names))
-    if kind in catalogue.KEYS:
-        found = found.with_columns(pl.col("count").log1p())
-    else:
-        found = found.with_columns(pl.col("count").fill_null(0))
-    return found.rename({name: f"{kind}_{name}" for name in names}).to_arrow()
+    return past_features(found, kind, names).to_arrow()
 
 
 def write_part(
@@ -130,14 +128,14 @@ def write_part(
     index: int,
     files: FilePair,
     by_row: Sequence[Path | None],
-    shared: tuple[Vocabulary, FeaturesConfig, Groups],
+    shared: tuple[tuple[Sequence[Path], str], FeaturesConfig, Groups],
     scores: Sequence[Any] | None,
     *known: pa.Table,
 ) -> FileEntry:
     """Compute and write all features of one file of reviews.
 
-    known: finished columns. by_row: its files of language-model scores and of embeddings, where there are any. scores:
-    references to each rank's text scores.
+    shared: files of word counts and how words were split, settings, groups. known: finished columns. by_row: its files
+    of language-model scores and of embeddings, where there are any. scores: references to each rank's text scores.
     """
     counts, config, groups = shared
     reviews = read_part(files[0])
@@ -145,15 +143,9 @@ def write_part(
     columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
     for table in known:
         columns |= pl.DataFrame(pl.from_arrow(table)).drop(KEPT, strict=False).to_dict()
-    columns["n_chars"] = reviews["text"].str.len_chars()
-    ids = read_ids(files[1])
-    part = Part(reviews, ids, counts)
-    for name in groups:
-        if of_part := declared_groups()[name].of_part:
-            columns |= of_part(part).to_dict()
+    columns |= own_features(Part(reviews, read_ids(files[1]), Words.read(*counts)), groups)
     if scores is not None:
-        answers = text_score.columns(text_score_fit.interleaved(cluster.gather(scores)), config.target)
-        columns |= {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
+        columns |= text_features(text_score_fit.interleaved(cluster.gather(scores)), config.target)
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
         if file is not None:
             columns |= read_part(file, groups[group]).to_dict()

@@ -56,13 +56,18 @@ def read_chunks(files: FilePair, cuts: Array, every: int = 1) -> Iterator[Chunk]
         if every > 1:
             rows = rows[-rows[0] % every :: every]
             ids = ids.take(pa.array(rows - row + len(batch)))
-        ends, tokens = ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy()
-        start = 0
-        while start < len(ids):
-            stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
-            stop = min(max(stop, start + 1), len(ids))
-            here = rows[start:stop]
-            yield Chunk(tokens[ends[start] : ends[stop]], np.diff(ends[start : stop + 1]), period[here], high[here])
-            start = stop
+        yield from chunks_of(ids, period[rows], high[rows])
     if row != len(period):
         raise RunError(f"{row:,} rows of tokens for {len(period):,} reviews", where=str(files[1]))
+
+
+def chunks_of(ids: pa.ListArray, period: Array, high: Array) -> Iterator[Chunk]:
+    """Cut n reviews into chunks of about CHUNK_TOKENS tokens. period, high: (n,)."""
+    ends, tokens = ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy()
+    start = 0
+    while start < len(ids):
+        stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
+        stop = min(max(stop, start + 1), len(ids))
+        here = slice(start, stop)
+        yield Chunk(tokens[ends[start] : ends[stop]], np.diff(ends[start : stop + 1]), period[here], high[here])
+        start = stop

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 BITS, PERIOD_BITS = 19, 5
 ID_LIMIT = (1 << BITS) - 1  # ids are below it
 MAX_PERIODS = 1 << PERIOD_BITS
+PAIR = np.dtype("V16")  # two int64: NumPy moves one value much faster than a row of two
 ALL, HIGH = 0, 1  # the two counts of a gram: in all reviews, and in those that think highly of their item
 # How many tokens what is known of shorter grams weighs against a class's own counts, for each length. Chosen among some
 # fifteen between 1 and 100,000 by the correlation that `leaning` speaks of: most are within 0.03 of this one's.
@@ -113,40 +114,53 @@ def starts(values: Array) -> Array:
 
 
 class Counts:
-    """Of the grams in one partition, with a period that one was met in: how often it was met in the periods before.
+    """Of the grams in one partition: how often each was met in the periods before any given one.
 
-    before: (rows, 2), ALL and HIGH.
+    upto: (rows, 2), ALL and HIGH, of a gram's periods up to this row's and with it; rows: (grams,) int64, the row of
+    each gram's first period in the upper half, and in the lower one bit p set if it was met in period p.
     """
 
     def __init__(self, gram: Array, period: Array, every: Array, high: Array, min_count: int) -> None:
-        """Take the columns of NGRAMS, sorted.
+        """Take the columns of NGRAMS, sorted."""
+        first = starts(gram)
+        own = np.repeat(first, np.diff(np.append(first, len(gram))))  # of each row its gram's first one
+        sums = [np.cumsum(times) for times in (every, high)]
+        self.upto = np.stack([s - (s - times)[own] for s, times in zip(sums, (every, high), strict=True)], axis=1)
+        met = np.left_shift(1, period.astype(np.int64))
+        self.rows = first << 32 | (np.bitwise_or.reduceat(met, first) if len(gram) else first)
+        # Shifted: a partition's grams agree in the first bits of their hash, which would leave most slots empty.
+        self.index = HashIndex(gram[first] << PERIOD_BITS)
+        self.min_count = min_count
 
-        A bigram or trigram that was met less than `min_count` times before a period is left out for that period. So
-        one that is as rare in all periods need not be among the columns, and no score knows of later reviews.
+    def before(self, grams: Array, period: Array) -> tuple[Array, Array]:
+        """Return the places (k,) in `grams` of those met in periods before `period` (n,), and how often: (k, 2).
+
+        A bigram or trigram that was met less than `min_count` times before is as one never met. So one that is as rare
+        in all periods need not be among the columns, and no score knows of later reviews.
         """
-        groups = starts(gram)
-        own = np.repeat(groups, np.diff(np.append(groups, len(gram))))  # of each row the first one of its gram
-        sums = [np.cumsum(times) - times for times in (every, high)]
-        before = np.stack([s - s[own] for s in sums], axis=1)
-        known = before[:, ALL] >= np.where(gram < 1 << BITS, 1, max(min_count, 1))
-        self.index = HashIndex(gram[known] << PERIOD_BITS | period[known])
-        self.before = before[known]
+        place = self.index.find(grams << PERIOD_BITS)
+        here = np.flatnonzero(place >= 0)
+        rows = self.rows[place[here]]
+        earlier = rows & np.left_shift(1, period[here]) - 1  # the bits of the periods before
+        some = earlier > 0
+        here, row = here[some], (rows[some] >> 32) + np.bitwise_count(earlier[some]) - 1
+        times = np.take(self.upto, row, axis=0)  # thirty times as fast as self.upto[row]
+        often = (times[:, ALL] >= self.min_count) | (grams[here] < 1 << BITS)
+        return here[often], times[often]
 
 
 def counts_before(grams: Array, period: Array, parts: Iterable[Counts], size: int) -> Array:
     """Return (order, T, 2): how often each packed gram (order, T) was met in periods before its review's (T,).
 
-    parts: the counts of all `size` partitions in their order; one is looked at at a time. What `Counts` leaves out as
-    too rare counts as never met.
+    parts: the counts of all `size` partitions in their order; one is looked at at a time.
     """
     result = np.zeros((*grams.shape, 2), dtype=np.int64)
-    flat = result.reshape(-1, 2)
-    keys, own = (grams << PERIOD_BITS | period).reshape(-1), home(grams.reshape(-1), size)
+    flat, every, when = result.view(PAIR).reshape(-1), grams.reshape(-1), np.tile(period, len(grams))
+    own = home(every, size)
     for number, part in enumerate(parts):
         here = np.flatnonzero(own == number)
-        found = part.index.find(keys[here])
-        met = np.flatnonzero(found >= 0)
-        flat[here[met]] = part.before[found[met]]
+        met, times = part.before(every[here], when[here])
+        flat[here[met]] = times.view(PAIR).reshape(-1)
     return result
 
 

@@ -7,14 +7,13 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.algorithms import pretokens
-from tasks.core.part_files import scan_parts
 from tasks.stages.count_words import CHUNK_BYTES, splitter, title_and_text
-from tasks.stages.features.group import Group, Part, Vocabulary
+from tasks.stages.features.group import Group, Part, Words
 from tasks.stages.features.text_shape import TEXT_SHAPE, shape
 
 
 def _shape(part: Part) -> pl.DataFrame:
-    frames = [shape(part.reviews["text"]), title_shape(part.reviews), word_shares(part.reviews, part.counts)]
+    frames = [shape(part.reviews["text"]), title_shape(part.reviews), word_shares(part.reviews, part.words)]
     return pl.concat(frames, how="horizontal").with_columns(n_tokens=token_counts(part.tokens))
 
 
@@ -24,23 +23,21 @@ def title_shape(reviews: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def word_shares(reviews: pl.DataFrame, counts: Vocabulary) -> pl.DataFrame:
+def word_shares(reviews: pl.DataFrame, words: Words) -> pl.DataFrame:
     """Return the shares of each review's words that no earlier review has, and of its distinct words.
 
     Both are 0 for a review without words.
     """
-    files, splitting = counts
-    vocabulary = scan_parts(files)
-    known = vocabulary.filter(pl.col("n") == 1).select("token", pl.col("first_seen").dt.epoch("ms")).collect()
-    texts, times, split = title_and_text(reviews), reviews["timestamp"].dt.epoch("ms").to_numpy(), splitter(splitting)
+    texts, split = title_and_text(reviews), splitter(words.splitting)
+    times = reviews["timestamp"].dt.epoch("ms").to_numpy()
     new, unique = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for rows in pretokens.chunks(texts, CHUNK_BYTES):
         cut = split(texts[rows])
-        words = cut.text.dictionary_encode()
-        distinct = pl.DataFrame({"token": pl.Series(words.dictionary).cast(pl.String)})
-        # The vocabulary is looked up once for each distinct word.
-        first = distinct.join(known, on="token", how="left", maintain_order="left")["first_seen"].fill_null(-(1 << 62))
-        word = words.indices.to_numpy()
+        coded = cut.text.dictionary_encode()
+        distinct = pl.DataFrame({"token": pl.Series(coded.dictionary).cast(pl.String)})
+        # A word is looked up once, however often it occurs. One that is not there is new.
+        found = distinct.join(words.first_seen, on="token", how="left", maintain_order="left")
+        first, word = found["ms"].fill_null(1 << 62), coded.indices.to_numpy()
         row = np.repeat(np.arange(len(cut.counts)), cut.counts)
         size = cut.counts.clip(1)
         new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)

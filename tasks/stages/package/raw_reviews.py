@@ -1,0 +1,71 @@
+"""Bring raw reviews into the canonical columns that scoring reads, with a clear error for those that cannot be.
+
+`user_id`, `item_id`, `text` and `timestamp` must be there; `title`, `verified` and `category` may be missing or null,
+and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601 text, or a number
+of milliseconds since 1970. A time without a zone is UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from tasks.core.errors import InputError
+from tasks.domain.schemas import REVIEWS
+from tasks.stages.package.layout import About
+
+SCHEMA = {name: pl.Series(pa.array([], REVIEWS.field(name).type)).dtype for name in REVIEWS.names}
+REQUIRED = ("user_id", "item_id", "text", "timestamp")
+UTC_MS = pl.Datetime("ms", "UTC")
+
+
+def canonical(reviews: Any, about: About) -> pl.DataFrame:
+    """Return the columns of `tasks.domain.schemas.REVIEWS`, in the order of the rows.
+
+    Raises InputError for a missing column, a value of the wrong type or a null where none may be, and names them.
+    """
+    frame = _frame(reviews)
+    required = (*REQUIRED, "rating") if "stars" in about.groups else REQUIRED
+    if missing := [name for name in required if name not in frame.columns]:
+        raise InputError(
+            f"the reviews have no column {', '.join(missing)}",
+            where=f"columns: {', '.join(frame.columns[:20])}",
+            fix="rename the columns, or score with a data set's profile: raymill score --dataset NAME",
+        )
+    columns = {name: _typed(frame, name, kind) for name, kind in SCHEMA.items()}
+    for name in required:
+        if nulls := columns[name].null_count():
+            row = columns[name].is_null().arg_true()[0]
+            raise InputError(f"{nulls:,} reviews have no {name}", where=f"row {row} of {len(frame):,}")
+    return pl.DataFrame(columns).with_columns(pl.col("title", "text").fill_null(""))
+
+
+def _frame(reviews: Any) -> pl.DataFrame:
+    if isinstance(reviews, pl.DataFrame):
+        return reviews
+    if isinstance(reviews, pa.Table):
+        return pl.DataFrame(pl.from_arrow(reviews))
+    if isinstance(reviews, list):
+        return pl.DataFrame(reviews, infer_schema_length=None)
+    return pl.DataFrame(pl.from_pandas(reviews))
+
+
+def _typed(frame: pl.DataFrame, name: str, kind: Any) -> pl.Series:
+    if name not in frame.columns:
+        return pl.Series(name, [None], dtype=kind).new_from_index(0, len(frame)).alias(name)
+    given = frame[name]
+    try:
+        return _times(given) if name == "timestamp" else given.cast(kind)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{name} cannot be read as {kind}: {reason}", where=f"column {name}, {given.dtype}") from None
+
+
+def _times(given: pl.Series) -> pl.Series:
+    if given.dtype == pl.String:
+        given = given.str.to_datetime(time_unit="ms", time_zone="UTC", strict=True)
+    if isinstance(given.dtype, pl.Datetime) and given.dtype.time_zone is None:
+        given = given.dt.replace_time_zone("UTC")
+    return given.cast(UTC_MS)

@@ -1,0 +1,197 @@
+"""A model that takes raw reviews: loaded from a package (`tasks.stages.package.stage`), in any process, without Ray.
+
+    model = ReviewModel.load(folder)
+    model.predict(frame)          # (n,) float32, or (n, classes)
+
+A prediction depends on its own row and the package alone: not on other rows, on their order or on how they are cut into
+batches. Features are computed by the functions of the stages that made the training features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.algorithms.hash_index import HashIndex
+from tasks.core.part_files import read_part
+from tasks.domain.targets import target_of
+from tasks.engines import boosting, tokenizer
+from tasks.stages.clean.text import tidy_text
+from tasks.stages.embeddings.review_vectors import SvdVectors, WordMeans
+from tasks.stages.features.catalogue import KEYS, METADATA
+from tasks.stages.features.features import own_features, past_features, text_features
+from tasks.stages.features.group import Part, Words
+from tasks.stages.features.past_state import PastState, hashed
+from tasks.stages.features.text_fields import Reader
+from tasks.stages.features.text_score import Model as TextModel
+from tasks.stages.features.text_score import TextScore
+from tasks.stages.language_model.chunks import chunks_of
+from tasks.stages.language_model.scoring import Model as LanguageModel
+from tasks.stages.language_model.scoring import read_counts, score_chunk
+from tasks.stages.package import layout
+from tasks.stages.package.layout import About
+from tasks.stages.package.raw_reviews import canonical
+from tasks.stages.tokenize import encode_reviews
+
+CHUNK_ROWS = 32_768  # scored at once: bounds the arrays in memory
+Columns = dict[str, pl.Series]
+
+
+@dataclass
+class ReviewModel:
+    """A loaded package. Not thread-safe: the tokenizer keeps what it has encoded."""
+
+    folder: Path
+    about: About
+
+    @classmethod
+    def load(cls, folder: Path) -> ReviewModel:
+        """Load a package into memory. Raises InputError if it is none of this version."""
+        boosting.import_xgboost()
+        about = About.parse((folder / layout.ABOUT).read_text(), str(folder))
+        model = cls(folder, about)
+        for part in ("booster", "encode", *model._needed()):
+            getattr(model, part)
+        return model
+
+    def predict(self, reviews: Any) -> NDArray[np.float32]:
+        """Predict raw reviews (n rows of a pandas or Polars frame, an Arrow table or a list of dicts).
+
+        Returns (n,) float32, or (n, classes) for a target of several classes. Raises InputError for columns that are
+        missing or of the wrong type, naming them.
+        """
+        frame = canonical(reviews, self.about)
+        pieces = [self.predict_clean(piece) for piece in frame.iter_slices(CHUNK_ROWS)]
+        classes = target_of(self.about.target).classes
+        empty = np.zeros((0, classes) if classes > 1 else 0, np.float32)
+        return np.concatenate([empty, *pieces])
+
+    def predict_clean(self, reviews: pl.DataFrame) -> NDArray[np.float32]:
+        """Predict reviews in the columns that `canonical` returns."""
+        names = list(self.booster.feature_names)
+        x = self.features(reviews).select(names).to_numpy()
+        prediction: NDArray[np.float32] = boosting.predict(self.booster, x, names)
+        return prediction
+
+    def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
+        """Compute the features (n rows, float32) of reviews in the columns that `canonical` returns."""
+        groups, config = self.about.groups, self.about.clean
+        reviews = reviews.with_columns(tidy_text(reviews[name], config) for name in ("title", "text"))
+        tokens, _ = encode_reviews(reviews, self.encode, self.about.max_tokens)
+        ids = tokens["input_ids"].combine_chunks()
+        ms = np.maximum(reviews["timestamp"].dt.epoch("ms").to_numpy(), self.about.since)
+        columns = self._past(reviews, ms) | own_features(Part(reviews, ids, self.words), groups)
+        if "text" in groups:
+            columns |= text_features(self.text_score.score(ids, ms), self.about.target)
+        if "language" in groups:
+            columns |= self._language(ids)
+        if "embeddings" in groups:
+            columns |= dict(zip(groups["embeddings"], map(_known, self.vectors.of(ids).T), strict=True))
+        names = [name for of_group in groups.values() for name in of_group]
+        return reviews.with_columns(**columns).select(pl.col(names).cast(pl.Float32))
+
+    def _past(self, reviews: pl.DataFrame, ms: NDArray[np.int64]) -> Columns:
+        keyed: Columns = {"user": reviews["user_id"], "item": reviews["item_id"], "category": reviews["category"]}
+        columns: Columns = {}
+        if self.items is not None:
+            metadata = self.items.of(reviews["item_id"])
+            keyed["category"] = keyed["category"].zip_with(keyed["category"].is_not_null(), metadata["category"])
+            keyed["brand"] = metadata["brand"]
+            columns = {name: metadata[name] for name in METADATA}
+        for kind, names in self.about.past.items():
+            columns |= past_features(self.past[kind].known(keyed[kind], ms).select(names), kind, names).to_dict()
+        return columns
+
+    def _language(self, ids: pa.ListArray) -> Columns:
+        period, high = np.ones(len(ids), np.int64), np.zeros(len(ids), np.int64)
+        model, counts = self.language
+        scores = [score_chunk(chunk, model, counts) for chunk in chunks_of(ids, period, high)]
+        columns = np.concatenate([np.zeros((2, 0)), *scores], axis=1).astype(np.float32)
+        return dict(zip(("lm_surprise", "lm_high"), map(_known, columns), strict=True))
+
+    def _needed(self) -> list[str]:
+        parts = {"text": "text_score", "language": "language", "embeddings": "vectors"}
+        return ["words", "past", "items", *(part for group, part in parts.items() if group in self.about.groups)]
+
+    @cached_property
+    def booster(self) -> Any:
+        booster = boosting.load_model((self.folder / layout.MODEL).read_bytes())
+        booster.set_param({"nthread": 1})  # by default XGBoost wakes a thread per core for a single row
+        return booster
+
+    @cached_property
+    def encode(self) -> Any:
+        return tokenizer.encoder((self.folder / layout.TOKENIZER).read_text())
+
+    @cached_property
+    def words(self) -> Words:
+        tables = self._tables(layout.WORDS)
+        empty = pl.DataFrame(schema={"token": pl.String, "ms": pl.Int64})
+        return Words(pl.concat([empty, *tables]), self.about.splitting)
+
+    @cached_property
+    def past(self) -> dict[str, PastState]:
+        tables = {kind: pl.concat(self._tables(layout.past_table(kind))) for kind in self.about.past}
+        return {kind: PastState(table.sort("key", "ms")) for kind, table in tables.items()}
+
+    @cached_property
+    def items(self) -> Items | None:
+        tables = self._tables(layout.ITEMS)
+        return Items(pl.concat(tables)) if tables else None
+
+    @cached_property
+    def text_score(self) -> TextScore:
+        with np.load(self.folder / layout.TEXT_SCORE, allow_pickle=False) as arrays:
+            whole, title = (
+                TextModel(arrays[f"{field}_idf"][None], arrays[f"{field}_weights"][None])
+                for field in ("whole", "title")
+            )
+            newline = int(arrays["newline"])
+            reader = Reader(arrays["folds"], None if newline < 0 else newline, whole.idf.shape[1])
+            return TextScore(arrays["border"][None], reader, whole, title)
+
+    @cached_property
+    def language(self) -> tuple[LanguageModel, list[Any]]:
+        about = self.about.language
+        assert about is not None, "the group language has a language model"
+        files = sorted((self.folder / layout.NGRAMS).glob("*.parquet"))
+        tokens = np.array([(0, 0), about.tokens])
+        model = LanguageModel(np.array([self.about.since]), tokens, about.config)
+        return model, [read_counts(file, about.config.min_count) for file in files]
+
+    @cached_property
+    def vectors(self) -> SvdVectors | WordMeans:
+        with np.load(self.folder / layout.VECTORS, allow_pickle=False) as arrays:
+            if "basis" in arrays:
+                return SvdVectors(arrays["idf"], arrays["basis"])
+            return WordMeans(arrays["table"], arrays["known"])
+
+    def _tables(self, name: str) -> list[pl.DataFrame]:
+        return [read_part(file) for file in sorted((self.folder / name).glob("*.parquet"))]
+
+
+class Items:
+    """Products' metadata by name: KEYS and METADATA, null for an unknown product."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self.index = HashIndex(rows["key"].to_numpy().view(np.int64))
+        self.rows = pl.concat([rows, rows.clear().vstack(_nulls(rows))])  # one more row: of what is unknown
+
+    def of(self, item_ids: pl.Series) -> pl.DataFrame:
+        place = self.index.find(hashed(item_ids).view(np.int64))
+        return self.rows[np.where(place < 0, len(self.rows) - 1, place)].select(*KEYS, *METADATA)
+
+
+def _nulls(rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame({name: [0 if name == "key" else None] for name in rows.columns}, schema=rows.schema)
+
+
+def _known(column: NDArray[np.float32]) -> pl.Series:
+    return pl.Series(column, dtype=pl.Float32).fill_nan(None)
