@@ -90,7 +90,9 @@ def _with_data(settings: Settings, input: str | list[str] | None, dataset: str |
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
-def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot) -> _register.Decision:
+def _register_task(
+    run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot, package: Snapshot, proof: Snapshot
+) -> _register.Decision:
     settings = run.settings
     about = {"data set": settings.data.called, "run": run.run_id, "code": git_commit()}
 
@@ -99,7 +101,7 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
         return _evaluate.judge(splits, data, settings.evaluate, rival=_evaluate.model_bytes(model))
 
     candidate = Candidate(
-        model, splits, scores, run.snapshots, about, settings.data.called, masked(settings.data.origin)
+        model, splits, scores, package, proof, run.snapshots, about, settings.data.called, masked(settings.data.origin)
     )
 
     def decide() -> _register.Decision:
@@ -113,11 +115,11 @@ def _register_task(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot
     return decision
 
 
-def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot, *_: Snapshot) -> None:
+def register(run: Run, splits: Snapshot, model: Snapshot, scores: Snapshot, package: Snapshot, proof: Snapshot) -> None:
     """Register the model; write the decision to the run's record."""
     if run.over:
         return
-    decision = _register_task(run, splits, model, scores)
+    decision = _register_task(run, splits, model, scores, package, proof)
     if decision.audit is not None:
         name = run.settings.registry.name_for(str(scores.facts["target"]), run.settings.data.called)
         if problem := registry_events.tell(run.settings, name, decision.audit):

@@ -103,6 +103,7 @@ class GatesConfig(Section):
     slice_rows: Positive
     max_slice_regression: Annotated[float, Field(ge=0)] | None
     max_slice_ratio: Annotated[float, Field(gt=0)] | None
+    max_packaged_difference: Annotated[float, Field(ge=0)] | None
     max_megabytes: Annotated[float, Field(gt=0)] | None
     max_ms_for_1_row: Annotated[float, Field(gt=0)] | None
     max_ms_for_1000_rows: Annotated[float, Field(gt=0)] | None

@@ -1,32 +1,51 @@
-"""Versions of registered models in MLflow: save one, find it by tag or alias, load it."""
+"""Versions of registered models in MLflow: save one, find it by tag or alias, fetch its files."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
 from tasks.engines.tracking import ABSENT, Tracker
 
+FOLDER = "package"  # of the model's own files, below MLflow's artifacts/
 
-def save_model(tracker: Tracker, run_id: str, name: str, booster: Any, example: Any, tags: dict[str, str]) -> Any:
-    """Log a booster as UBJ with signature and input example, and register it with these tags; returns the version."""
+
+@dataclass(frozen=True)
+class PythonModel:
+    """A model that MLflow loads by running code, never from a pickle.
+
+    folder: its files, in a folder called FOLDER. script: runs when the model is loaded. code: a folder with the modules
+    that the script imports. libraries: distributions that it needs. signature: MLflow's. example: of its input.
+    """
+
+    folder: Path
+    script: Path
+    code: Path
+    libraries: tuple[str, ...]
+    signature: Any
+    example: Any
+
+
+def save_model(tracker: Tracker, run_id: str, name: str, model: PythonModel, tags: dict[str, str]) -> Any:
+    """Log a model and register it with these tags; returns the version."""
     import mlflow
-    import mlflow.xgboost
-    import xgboost
-    from mlflow.models import infer_signature
+    import mlflow.pyfunc
 
     mlflow.set_tracking_uri(tracker.uri)
     mlflow.set_registry_uri(tracker.uri)
-    predicted = booster.predict(xgboost.DMatrix(example))
     with mlflow.start_run(run_id=run_id):
-        info = mlflow.xgboost.log_model(
-            booster,
+        info = mlflow.pyfunc.log_model(
             name="model",
-            model_format="ubj",
-            signature=infer_signature(example, predicted),
-            input_example=example,
+            python_model=str(model.script),
+            artifacts={FOLDER: str(model.folder)},
+            code_paths=[str(model.code)],
+            signature=model.signature,
+            input_example=model.example,
             metadata=tags,
             # Listed, not inferred: inference imports the model in a new process, which takes ten seconds.
-            pip_requirements=[f"xgboost=={xgboost.__version__}"],
+            pip_requirements=[f"{library}=={version_of(library)}" for library in model.libraries],
         )
     try:
         tracker.client.create_registered_model(name)
@@ -66,11 +85,12 @@ def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
         raise
 
 
-def load_version(uri: str, name: str, version: str) -> Any:
-    """Load a registered booster from UBJ."""
+def fetch(uri: str, name: str, version: str, to: Path, file: str = "") -> Path:
+    """Copy the folder FOLDER of a version, or one file of it, below `to`; returns its path there."""
     import mlflow
-    import mlflow.xgboost
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    return mlflow.xgboost.load_model(f"models:/{name}/{version}")
+    kept = "/".join(part for part in ("artifacts", FOLDER, file) if part)
+    return Path(ModelsArtifactRepository(f"models:/{name}/{version}").download_artifacts(kept, str(to)))

@@ -12,6 +12,7 @@ FORMAT = 1
 ABOUT, MODEL, TOKENIZER, TEXT_SCORE, VECTORS = (
     "about.json", "model.ubj", "tokenizer.json", "text_score.npz", "vectors.npz",
 )  # fmt: skip
+EXAMPLE = "example.parquet"  # only in a registered model: raw reviews with their `prediction`
 WORDS, NGRAMS, ITEMS = "words", "ngrams", "items"  # tables
 
 

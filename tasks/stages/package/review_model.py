@@ -20,7 +20,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.algorithms.hash_index import HashIndex
+from tasks.core.errors import RunError
 from tasks.core.part_files import read_part
+from tasks.domain.metrics import expected
 from tasks.domain.targets import target_of
 from tasks.engines import boosting, tokenizer
 from tasks.stages.clean.text import tidy_text
@@ -40,6 +42,7 @@ from tasks.stages.package.layout import About
 from tasks.stages.package.raw_reviews import canonical
 from tasks.stages.tokenize import encode_reviews
 
+TOLERANCE = 1e-6
 CHUNK_ROWS = 32_768  # scored at once: bounds the arrays in memory
 Columns = dict[str, pl.Series]
 
@@ -60,6 +63,19 @@ class ReviewModel:
         for part in ("booster", "encode", *model._needed()):
             getattr(model, part)
         return model
+
+    def check(self) -> None:
+        """Raise RunError if the package's example gets other predictions here than where it was made."""
+        if not (file := self.folder / layout.EXAMPLE).exists():
+            return
+        example = read_part(file)
+        found, right = expected(target_of(self.about.target), self.predict(example)), example["prediction"].to_numpy()
+        if len(right) and (worst := float(np.abs(found - right).max())) > TOLERANCE:
+            raise RunError(
+                f"the model predicts otherwise here than where it was made, by up to {worst:.3g}",
+                where=str(self.folder),
+                fix="load it in a process of its own, with the libraries in its requirements.txt",
+            )
 
     def predict(self, reviews: Any) -> NDArray[np.float32]:
         """Predict raw reviews (n rows of a pandas or Polars frame, an Arrow table or a list of dicts).

@@ -83,8 +83,8 @@ def package(
     ):
         if source and (group is None or group in groups):
             out.write_bytes(name, source.path(name).read_bytes())
-    entries: list[FileEntry] = cluster.gather(writes)
-    out.add(sorted(entries, key=lambda entry: entry.name))
+    written: list[FileEntry] = sorted(cluster.gather(writes), key=lambda entry: str(entry.name))
+    out.add(written)
     about = layout.About(
         target=str(table.facts["target"]),
         features=model.facts["features"],

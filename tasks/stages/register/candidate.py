@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tasks.core.snapshots import Snapshot
 from tasks.engines import boosting
 from tasks.stages.evaluate.stage import model_bytes
-from tasks.stages.register.gates import Measured
+from tasks.stages.register.gates import Measured, Proof
 
 LATENCY_ROWS = (1, 1000)
 WARM_UP, CALLS, LATENCY_S = 5, 200, 0.5  # predictions before timing; the most timed predictions and seconds
@@ -22,7 +22,7 @@ WARM_UP, CALLS, LATENCY_S = 5, 200, 0.5  # predictions before timing; the most t
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, the snapshots it was trained and scored on, and the run's other snapshots.
+    """A model, the snapshots it was trained and scored on, its package and the proof of it, and the run's other ones.
 
     snapshots: all of the run, by stage. about: lines for the model card, such as the data set. dataset: its name.
     origin: its input, or "" if any input with this name is the same data set.
@@ -31,6 +31,8 @@ class Candidate:
     model: Snapshot
     splits: Snapshot
     scores: Snapshot
+    package: Snapshot
+    proof: Snapshot
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     dataset: str = ""
@@ -52,7 +54,8 @@ class Candidate:
     @property
     def digests(self) -> dict[str, str]:
         """The digests of a decision's inputs."""
-        return {"model": self.model.digest, "splits": self.splits.digest, "scores": self.scores.digest}
+        decided_by = ("model", "splits", "scores", "package", "proof")
+        return {name: getattr(self, name).digest for name in decided_by}
 
 
 def measure(candidate: Candidate) -> Measured:
@@ -61,15 +64,16 @@ def measure(candidate: Candidate) -> Measured:
     metric, measures = scores.facts["metric"], scores.facts["measures"]
     losses = {m: float(of[metric]["value"]) for m, of in measures.items() if metric in of}
     slices = {row["slice"]: (row["rows"], row["loss_tuned"]) for row in scores.read("slices").to_pylist()}
-    data = model_bytes(candidate.model)
-    booster = boosting.load_model(data)
+    booster = boosting.load_model(model_bytes(candidate.model))
+    proof = candidate.proof.facts
     return Measured(
         loss=losses["tuned"],
         mean=losses.get("mean"),
         linear=losses.get("linear"),
         slices=slices,
-        size_bytes=len(data),
+        size_bytes=candidate.package.facts["bytes"],
         latency_ms={n: latency_ms(booster, first_rows(candidate, n), features) for n in LATENCY_ROWS},
+        proof=Proof(proof["rows"], proof["missing"], proof["largest_difference"], proof["digests"]["packaged"]),
     )
 
 

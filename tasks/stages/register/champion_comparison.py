@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.core.errors import RunError
 from tasks.domain.targets import TARGETS
-from tasks.engines import model_versions, registry, tracking
+from tasks.engines import boosting, model_versions, registry, tracking
 from tasks.stages.evaluate.stage import Judged
+from tasks.stages.package.layout import MODEL
 from tasks.stages.register.candidate import Candidate
 from tasks.stages.register.gates import Champion
 
@@ -39,7 +42,7 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
         name_it = "a data set with a name of its own has models of its own: --set data.name=NAME"
         return incomparable(f"learned from another input, {other} ({name_it})")
     try:
-        booster = model_versions.load_version(tracker.uri, name, version)
+        booster = load_booster(tracker.uri, name, version)
     except Exception as error:
         if tracking.is_outage(error):
             raise
@@ -57,6 +60,12 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
         return incomparable("has no loss on these rows")
     earlier = 0 if scores.difference is None else comparisons(tracker.client, name, version)
     return Champion(version, loss, scores.slices, note=seen, difference=scores.difference, earlier=earlier)
+
+
+def load_booster(uri: str, name: str, version: str) -> Any:
+    """Load the trees of a registered model."""
+    with TemporaryDirectory() as folder:
+        return boosting.load_model(model_versions.fetch(uri, name, version, Path(folder), MODEL).read_bytes())
 
 
 def alike(origin: str, other: str) -> bool:

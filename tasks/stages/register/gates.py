@@ -50,11 +50,22 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """How the packaged model scores the test slice from its raw rows: how many, how many it was not given, the largest
+    difference to the evaluation's predictions, and an order-independent digest of its own."""
+
+    rows: int
+    missing: int
+    difference: float
+    digest: str
+
+
+@dataclass(frozen=True)
 class Measured:
     """A model's measurements: losses of it and its rivals on the test slice, by slice, size and latency.
 
-    mean, linear: losses of predict-the-mean and the linear baseline, or None.
-    latency_ms: median milliseconds by number of rows predicted at once.
+    mean, linear: losses of predict-the-mean and the linear baseline, or None. size_bytes: of all that scoring needs.
+    latency_ms: median milliseconds of the trees by number of rows predicted at once.
     """
 
     loss: float
@@ -63,6 +74,7 @@ class Measured:
     slices: Slices = field(default_factory=dict)
     size_bytes: int = 0
     latency_ms: Mapping[int, float] = field(default_factory=dict)
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)
@@ -103,11 +115,24 @@ def _gates(model: Measured, champion: Champion, config: GatesConfig) -> Iterator
     yield from _against_champion(model, champion, config)
     if config.max_slice_ratio is not None:
         yield _worst_ratio(model, config)
+    if config.max_packaged_difference is not None and model.proof is not None:
+        yield _packaged(model.proof, config.max_packaged_difference)
     if config.max_megabytes is not None:
         yield _at_most("size in MB", model.size_bytes / 1e6, config.max_megabytes)
     for rows, limit in ((1, config.max_ms_for_1_row), (1000, config.max_ms_for_1000_rows)):
         if limit is not None and rows in model.latency_ms:
             yield _at_most(f"milliseconds for {rows:,} row{'s' * (rows > 1)}", model.latency_ms[rows], limit)
+
+
+def _packaged(proof: Proof, limit: float) -> Gate:
+    """Require that the packaged model scores raw reviews as it was evaluated."""
+    name = "difference of the packaged model"
+    if not proof.rows:
+        return Gate(name, None, None, None, "no test review is from after its last models of the words")
+    note = f"{proof.rows:,} test reviews from their raw rows, digest {proof.digest}"
+    if proof.missing:
+        return Gate(name, proof.difference, limit, False, f"{note}; {proof.missing:,} of them not found")
+    return _at_most(name, proof.difference, limit, note)
 
 
 def _at_most(name: str, value: float, limit: float, note: str = "") -> Gate:

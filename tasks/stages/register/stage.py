@@ -17,18 +17,18 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-import pandas as pd
 
 from tasks.core import faults
 from tasks.core.digests import digest_of
 from tasks.core.errors import RegistryError
 from tasks.core.sections import RegistryConfig
-from tasks.engines import boosting, model_versions, registry, tracking
-from tasks.stages.evaluate.stage import model_bytes
+from tasks.engines import model_versions, registry, tracking
+from tasks.stages.package import mlflow_model
 from tasks.stages.register import model_card
-from tasks.stages.register.candidate import Candidate, first_rows, measure
+from tasks.stages.register.candidate import Candidate, measure
 from tasks.stages.register.champion_comparison import (
     DATASET_TAG,
     ORIGIN_TAG,
@@ -127,8 +127,7 @@ def _earlier(tracker: tracking.Tracker, version: Any, champion: Any) -> Decision
 
 
 def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidate) -> str:
-    """Save the model as a new version, tagged in the same request; returns the version."""
-    example = pd.DataFrame(first_rows(candidate, 5), columns=candidate.features)
+    """Save the packaged model as a new version, tagged in the same request; returns the version."""
     tags = {
         DIGEST_TAG: candidate.model.digest,
         TARGET_TAG: candidate.target,
@@ -137,8 +136,9 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
         ORIGIN_TAG: candidate.origin,
         **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }
-    booster = boosting.load_model(model_bytes(candidate.model))
-    return str(model_versions.save_model(tracker, run_id, name, booster, example, tags).version)
+    with TemporaryDirectory() as folder:
+        model = mlflow_model.gather(candidate.package, candidate.proof, Path(folder))
+        return str(model_versions.save_model(tracker, run_id, name, model, tags).version)
 
 
 def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: Champion) -> dict[str, str]:
