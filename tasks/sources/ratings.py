@@ -10,30 +10,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from tasks.domain.stated_stars import COUNTS, NUMBER, OF, STARS, STATED
 from tasks.sources.profiles import RatingRule
 
-_NUMBER = r"[0-9]+(?:[.,][0-9]+)?"
-_STARS = "(?:stars?|sterne?n?|[ée]toiles?|estrellas?|stelle|sterren|estrelas?|gwiazd(?:ki|ek)?|stjärnor)"
-_OF = r"(?:out of|of|von|sur|de|su|van|av|z)"
 _RATED = r"(?:rated|rating:?|note:?|bewertung:?)?\s*"
-_OUT_OF = rf"^(?i:{_RATED}({_NUMBER})\s*(?:/|\b{_OF}\b)\s*([0-9]+)\s*{_STARS}?\.?)$"
-_BEST_FIRST = rf"^([0-9]+)つ星のうち\s*({_NUMBER})$"
-_ALONE = rf"^(?i:{_RATED}({_NUMBER})\s*(?:{_STARS}|★|⭐)?)$"
+_OUT_OF = rf"^(?i:{_RATED}({NUMBER})\s*(?:/|\b{OF}\b)\s*([0-9]+)\s*{STARS}?\.?)$"
+_BEST_FIRST = rf"^([0-9]+)つ星のうち\s*({NUMBER})$"
+_ALONE = rf"^(?i:{_RATED}({NUMBER})\s*(?:{STARS}|★|⭐)?)$"
 _SIGNS = r"^([★⭐🌟]*)([½⯪⯨]?)([☆✩⚝]*)$"
-_COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
-_NAMED = rf"^(?i:({'|'.join(_COUNTS)})[\s-]+stars?)$"
-
-# In free text only what speaks of stars counts: "4 of 5 times" and "1/5" inside a sentence do not.
-STATED = "(?i)" + "|".join(
-    [
-        rf"({_NUMBER})\s*(?:/|\b{_OF}\b)\s*5\s*{_STARS}\b",
-        rf"^({_NUMBER})\s*(?:/|\bout of\b)\s*5\b",
-        rf"5つ星のうち\s*({_NUMBER})",
-        rf"\b([0-5](?:[.,][0-9])?)[ -]?{_STARS}\b",
-        rf"\b({'|'.join(_COUNTS)})[ -]stars?\b",
-        r"([★⭐🌟]{1,5})[☆✩⚝]{0,4}",
-    ]
-)
+_NAMED = rf"^(?i:({'|'.join(COUNTS)})[\s-]+stars?)$"
 
 
 def rating_of(kind: pl.DataType, value: pl.Expr, rule: RatingRule) -> pl.Expr:
@@ -69,7 +54,7 @@ def in_words(text: pl.Expr, best: float | None) -> pl.Expr:
         pl.when(fits(_number(best_first.struct.field("1")))).then(_number(best_first.struct.field("2"))),
         _number(text.str.extract(_ALONE, 1)),
         pl.when((full + half + empty > 0) & ((empty == 0) | fits(full + half + empty))).then(full + half / 2),
-        named.replace_strict(_COUNTS, default=None, return_dtype=pl.Float64),
+        named.replace_strict(COUNTS, default=None, return_dtype=pl.Float64),
     )
 
 
@@ -77,7 +62,7 @@ def stated(texts: pl.Series) -> pl.Series:
     """Return the first number of stars, of 5, that each title or text states; null where it states none."""
     groups = texts.str.extract_groups(STATED)
     frame = groups.struct.unnest()
-    named = frame["5"].str.to_lowercase().replace_strict(_COUNTS, default=None, return_dtype=pl.Float64)
+    named = frame["5"].str.to_lowercase().replace_strict(COUNTS, default=None, return_dtype=pl.Float64)
     numbers = [frame.select(_number(pl.col(str(i)))).to_series() for i in range(1, 5)]
     signs = frame["6"].str.len_chars().cast(pl.Float64)
     return pl.select(pl.coalesce(*numbers, named, signs)).to_series()

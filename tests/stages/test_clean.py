@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.domain.schemas import REVIEWS
+from tasks.domain.stated_stars import STATED
 from tasks.parallel.exchange import exchange_in_process
-from tasks.sources.ratings import STATED
 from tasks.stages.clean import stage as clean
 from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.clean.text import TAG, tidy_text

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.sources.ratings import STATED
+from tasks.domain.stated_stars import STATED
 from tasks.stages.clean.settings import CleanConfig
 
 TAG = r"<[a-zA-Z/!][^>]*>"
