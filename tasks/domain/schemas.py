@@ -20,6 +20,9 @@ REVIEWS = pa.schema(
     ]
 )
 
+# Reviews that are to be scored: the stars are null where nobody has given any.
+UNRATED = REVIEWS.set(REVIEWS.get_field_index("rating"), pa.field("rating", pa.float32()))
+
 FEW_VALUES = ("category",)  # the only column of REVIEWS and ITEMS worth a dictionary in parquet
 
 # A row that cannot be used: why, where it came from, and the row itself as JSON text.

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.domain.schemas import REJECTS, REVIEWS
+from tasks.domain.schemas import REJECTS, REVIEWS, UNRATED
 from tasks.sources.day_order import CONTESTED, contested
 from tasks.sources.ids import id_of
 from tasks.sources.json_records import BadRecord
@@ -43,9 +43,13 @@ class Period:
 def to_canonical(
     raw: pl.DataFrame, numbers: np.ndarray, profile: Profile, source: str, period: Period
 ) -> tuple[pa.Table, pa.Table]:
-    """Map a frame of source columns to (REVIEWS, REJECTS). Every row goes to one of them, in its order."""
+    """Map a frame of source columns to (REVIEWS, REJECTS). Every row goes to one of them, in its order.
+
+    Under a profile that needs no rating the first are UNRATED.
+    """
+    schema = REVIEWS if profile.needs_rating else UNRATED
     if not len(numbers):
-        return REVIEWS.empty_table(), REJECTS.empty_table()
+        return schema.empty_table(), REJECTS.empty_table()
     mapped = raw.select(
         *(_canonical(raw, name, profile).alias(name) for name in REVIEWS.names),
         _given_rating=_given(raw, "rating", profile),
@@ -60,7 +64,7 @@ def to_canonical(
         kept = mapped.filter(usable)
         rejected = _rejects(raw.filter(~usable), mapped.filter(~usable)["_reason"], numbers[~usable.to_numpy()], source)
     kept = _with_ids(kept.select(REVIEWS.names), profile)
-    return kept.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(REVIEWS), rejected
+    return kept.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema), rejected
 
 
 def unparsed(bad: Sequence[BadRecord], source: str) -> pa.Table:
@@ -205,11 +209,12 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
     earliest = datetime.combine(period.earliest, time(), UTC)
     after = datetime.combine(period.latest, time(), UTC) + timedelta(days=1)
     rating, moment = pl.col("rating"), pl.col("timestamp")
+    wanted = pl.lit(profile.needs_rating)
     checks = [
         (pl.col("user_id").is_null() & (profile.missing_user == "reject"), "no user_id"),
         (pl.col("item_id").is_null(), "no item_id"),
-        (~pl.col("_given_rating"), "no rating"),
-        (rating.is_null() | rating.is_nan(), "rating is not a number"),
+        (~pl.col("_given_rating") & wanted, "no rating"),
+        ((rating.is_null() | rating.is_nan()) & (pl.col("_given_rating") | wanted), "rating is not a number"),
         (~rating.is_between(1, 5), "rating outside {:g}..{:g}".format(*profile.rating.scale or (1, 5))),
         (~pl.col("_given_time"), "no timestamp"),
         (pl.col("_contested"), CONTESTED),

@@ -28,10 +28,18 @@ _DATE = re.compile(rb"(?<![\d-])\d{1,2}\\?[-/. ]\d{1,2}\\?[-/., ]{1,2}\d{2,4}(?!
 
 
 def discover(
-    inputs: str | Sequence[str], dataset: str, config: ReadConfig | None = None, kind: Kind = "reviews"
+    inputs: str | Sequence[str],
+    dataset: str,
+    config: ReadConfig | None = None,
+    kind: Kind = "reviews",
+    *,
+    rated: bool = True,
 ) -> Source:
-    """Find the files, detect each one's format and order of dates, and hash them. Raises InputError or ProfileError."""
-    return discovery.discover(inputs, dataset, config, kind, judged)
+    """Find the files, detect each one's format and order of dates, and hash them. Raises InputError or ProfileError.
+
+    rated: False for reviews that may have no stars.
+    """
+    return discovery.discover(inputs, dataset, config, kind, judged, rated=rated)
 
 
 def look(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import RowsLost
-from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS
+from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS, UNRATED
 from tasks.sources import day_order, locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
 from tasks.sources.discovery import SourceFile
@@ -38,7 +38,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How records become canonical rows: of REVIEWS, or, for product metadata, of ITEMS."""
+    """How records become canonical rows: of REVIEWS or UNRATED, or, for product metadata, of ITEMS."""
 
     kind: Kind
     profile: Profile
@@ -48,7 +48,9 @@ class Recipe:
 
     @property
     def schema(self) -> pa.Schema:
-        return REVIEWS if self.kind == "reviews" else ITEMS
+        if self.kind == "items":
+            return ITEMS
+        return REVIEWS if self.profile.needs_rating else UNRATED
 
     def of(self, file: SourceFile) -> Recipe:
         """Return the recipe with the file's own profile and the values of its folders."""

@@ -142,10 +142,28 @@ class Profile(_Model):
         return list(dict.fromkeys([*self.columns.values(), *pair]))
 
     @property
+    def needs_rating(self) -> bool:
+        """Whether a row without a rating is of no use."""
+        return True
+
+    @property
     def mandatory(self) -> list[str]:
         """The source columns that every usable row needs."""
         optional = {*self.constants, *self.defaults, *(["user_id"] if self.missing_user == "anonymous" else [])}
+        optional |= set() if self.needs_rating else {"rating"}
         return [self.columns[c] for c in MANDATORY if c in self.columns and c not in optional]
+
+
+class Unrated(Profile):
+    """A profile for reviews that are to be scored: they may have no stars."""
+
+    @property
+    def needs_rating(self) -> bool:
+        return False
+
+    @classmethod
+    def of(cls, profile: Profile) -> Unrated:
+        return cls(**{name: getattr(profile, name) for name in Profile.model_fields})
 
 
 def known_profiles() -> list[str]:

@@ -65,7 +65,9 @@ def _typed(frame: pl.DataFrame, name: str, kind: Any) -> pl.Series:
 
 def _times(given: pl.Series) -> pl.Series:
     if given.dtype == pl.String:
-        given = given.str.to_datetime(time_unit="ms", time_zone="UTC", strict=True)
+        whole = given.str.replace(r"^(\S+)\s", "${1}T").str.replace(r"^([0-9-]+)$", "${1}T00:00:00")
+        zoned = whole.str.replace(r"(T[0-9:.]+)$", "${1}Z")
+        return zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="ms", time_zone="UTC", strict=True)
     if isinstance(given.dtype, pl.Datetime) and given.dtype.time_zone is None:
         given = given.dt.replace_time_zone("UTC")
     return given.cast(UTC_MS)
