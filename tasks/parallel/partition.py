@@ -6,9 +6,9 @@
     result.receipts[i]      # what sink(chunks[i], table) returned, such as a FileEntry
 
 `load_scorer(model_path)` runs once in each worker, and returns `score(rows: pa.Table) -> pa.Table`. Factory, arguments
-and sink travel to each worker, so they name files and hold no arrays. The worker reads a chunk, scores it and sinks what
-comes out; without a sink the table stays in Ray's object store and its receipt is a reference. This process sees chunks
-and receipts, never a table. Ray must be up (`cluster.start`).
+and sink travel to each worker, so they name files and hold no arrays. The worker reads a chunk, scores it and sinks
+what comes out; without a sink the table stays in Ray's object store and its receipt is a reference. This process sees
+chunks and receipts, never a table. Ray must be up (`cluster.start`).
 
 A strategy decides who gets what (`partition_plan`): `uniform` fixes equal shares in advance, and is as slow as its
 slowest worker; `dynamic` lets workers pull, steal and repeat a straggler's last chunks; `sharded` packs shards of equal

@@ -129,7 +129,9 @@ class Master:
 
     def _next(self, worker: int) -> Unit | None:
         for i, chunk in enumerate(self.again):
-            others = set(self.flights) - set(self.troubles[chunk.index].failed_on if chunk.index in self.troubles else ())
+            others = set(self.flights) - set(
+                self.troubles[chunk.index].failed_on if chunk.index in self.troubles else ()
+            )
             if worker in others or not others:
                 return (self.again.pop(i),)
         return self.plan.take(worker, self.speeds)
@@ -143,7 +145,7 @@ class Master:
         self.crew.send(worker, unit)
 
     def _worth_repeating(self, idle: int) -> tuple[Chunk | None, list[float]]:
-        """Return the chunk that an idle worker should repeat, the one that will be missed longest, or times to ask again.
+        """Return the chunk that an idle worker should repeat, the one missed longest, or times to ask again.
 
         A chunk that has taken t seconds longer than expected is expected to take t more. It is worth repeating if the
         idle worker needs less.
@@ -159,8 +161,7 @@ class Master:
                 if flight.since is not None:
                     began = flight.since
                 chunk, *more = flight.unit
-                failed = chunk.index in self.troubles and idle in self.troubles[chunk.index].failed_on
-                if more or failed or not self._open(chunk) or under_way.count(flight.unit) > 1:
+                if more or idle in self._failed_on(chunk) or not self._open(chunk) or under_way.count(flight.unit) > 1:
                     continue
                 mine = self.speeds.seconds(idle, size)
                 left = abs(began + end - self.crew.now())
@@ -247,6 +248,9 @@ class Master:
 
     def _open(self, chunk: Chunk) -> bool:
         return chunk.index not in self.receipts and chunk.index not in self.set_aside
+
+    def _failed_on(self, chunk: Chunk) -> set[int]:
+        return set(self.troubles[chunk.index].failed_on) if chunk.index in self.troubles else set()
 
     def _trouble(self, chunk: Chunk) -> Trouble:
         return self.troubles.setdefault(chunk.index, Trouble(chunk))

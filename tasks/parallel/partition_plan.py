@@ -7,6 +7,7 @@ A plan hands out *units*, one or several chunks that a worker does in one go. It
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -130,7 +131,7 @@ def plan_of(strategy: Strategy, chunks: Sequence[Chunk], workers: int, shard_byt
 def equal_runs(chunks: Sequence[Chunk], workers: int) -> list[Sequence[Chunk]]:
     """Cut the chunks into runs whose lengths differ by one at most."""
     borders = [len(chunks) * i // workers for i in range(workers + 1)]
-    return [chunks[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    return [chunks[a:b] for a, b in itertools.pairwise(borders)]
 
 
 def balanced_shards(chunks: Sequence[Chunk], workers: int, shard_bytes: int) -> list[Unit]:

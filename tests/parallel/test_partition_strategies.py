@@ -20,9 +20,7 @@ def chunks(*sizes: int) -> list[Chunk]:
     return [Chunk(i, "reviews.parquet", i, i + 1, 10 * size, size) for i, size in enumerate(sizes)]
 
 
-def play(
-    of: list[Chunk], strategy: Strategy, crew: VirtualCrew, *, shard_bytes: int = 1 << 20, **how: Any
-) -> Master:
+def play(of: list[Chunk], strategy: Strategy, crew: VirtualCrew, *, shard_bytes: int = 1 << 20, **how: Any) -> Master:
     """Run to the end in virtual time."""
     master = Master(of, plan_of(strategy, of, len(crew.workers()), shard_bytes), crew, **how)
     master.run()

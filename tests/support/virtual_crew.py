@@ -35,8 +35,8 @@ class VirtualCrew:
         self._slowness = dict(slowness or {})
         self._time = 0.0
         self._order = itertools.count()
-        self._free = {worker: 0.0 for worker in range(workers)}
-        self._jobs = {worker: 0 for worker in range(workers)}
+        self._free = dict.fromkeys(range(workers), 0.0)
+        self._jobs = dict.fromkeys(range(workers), 0)
         self._numbers = itertools.count(workers)
         self._events: list[tuple[float, int, Answer]] = []
 
@@ -81,9 +81,7 @@ class VirtualCrew:
         heapq.heapify(self._events)
 
 
-def scoring_crew(
-    workers: int, *, fails: Callable[[int, int], bool] = lambda *_: False, **more: Any
-) -> VirtualCrew:
+def scoring_crew(workers: int, *, fails: Callable[[int, int], bool] = lambda *_: False, **more: Any) -> VirtualCrew:
     """A crew for `partition`: a chunk takes a second per byte; its receipt is (chunk, rows). `fails(worker, chunk)`."""
 
     def answer(worker: int, unit: Unit) -> list[Done]:
