@@ -64,11 +64,12 @@ class RayCrew:
         self._role, self._arguments, self._references = role, arguments, references
         self._members = dict(enumerate(pool.hire(workers, role, [arguments] * workers)))
         self._started = workers
+        self._epoch = time.time() - time.perf_counter()  # comparable with times of records, and never set back
         self._calls: dict[Any, tuple[int, Any, list[Any]]] = {}
         self._joining: dict[Any, tuple[int, Any]] = {}
 
     def now(self) -> float:
-        return time.perf_counter()
+        return self._epoch + time.perf_counter()
 
     def workers(self) -> list[int]:
         return list(self._members)

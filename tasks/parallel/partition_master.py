@@ -21,6 +21,8 @@ from tasks.parallel.partition_worker import Done
 
 # At different chunks. Workers that die at the same chunk are counted as that chunk's.
 MAX_DEATHS = 3
+# A repetition must gain so many seconds: the worker that loses is killed with its work, and starting one costs more.
+WORTH_S = 0.5
 Poison = Literal["raise", "set-aside"]
 
 
@@ -148,7 +150,7 @@ class Master:
         """Return the chunk that an idle worker should repeat, the one missed longest, or times to ask again.
 
         A chunk that has taken t seconds longer than expected is expected to take t more. It is worth repeating if the
-        idle worker needs less.
+        idle worker needs WORTH_S less.
         """
         under_way = [f.unit for flights in self.flights.values() for f in flights]
         best: tuple[float, Chunk | None] = (0.0, None)
@@ -163,7 +165,7 @@ class Master:
                 chunk, *more = flight.unit
                 if more or idle in self._failed_on(chunk) or not self._open(chunk) or under_way.count(flight.unit) > 1:
                     continue
-                mine = self.speeds.seconds(idle, size)
+                mine = self.speeds.seconds(idle, size) + WORTH_S
                 left = abs(began + end - self.crew.now())
                 if left > mine:
                     best = max(best, (left, chunk), key=lambda pair: pair[0])

@@ -47,8 +47,8 @@ def written(folder: Path, *, poison: int | None = None) -> list[Path]:
         stars = [None if i == poison else float(i % 5) for i in ids]
         table = pa.table(
             {
-                "review_id": [f"R{i}" for i in ids],
-                "text": ["a text that nobody asked for"] * rows,
+                "review_id": pa.array([f"R{i}" for i in ids], pa.string()),
+                "text": pa.array(["a text that nobody asked for"] * rows, pa.string()),
                 "stars": pa.array(stars, pa.float64()),
             }
         )
@@ -120,7 +120,8 @@ def test_a_killed_worker_loses_and_repeats_nothing(
         on_settled=settled.append,
     )
     assert died.exists(), "nobody died"
-    assert result.counts.deaths == 1
+    # Another worker of `dynamic` may have done the chunk before the death is heard of.
+    assert result.counts.deaths == 1 or (strategy == "dynamic" and result.counts.speculated)
     assert result.receipts == partition.run_in_process(
         chunks, twice, columns=COLUMNS, sink=partial(write_part, str(oracle))
     )
