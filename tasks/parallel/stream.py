@@ -8,10 +8,10 @@ A worker that is free gets what waits, at most `batch` records: batches are smal
 large under load, when they cost least. When the queue is full, further records are dropped and counted, or they wait
 outside of it (back-pressure), where their latency grows all the same, since it counts from the arrival.
 
-The loop is one thread: it takes notice of arrivals, sends, hears answers, and never waits for a worker alone. Its time is
-the crew's, so that tests run it in virtual time. A batch whose scoring fails is counted and told, and the stream goes
-on; that of a worker that died is scored again. Delivery is at least once: `Source.done` is told when all records up to
-a number are done with, and a source that was killed before it noted that gives some of them again.
+The loop is one thread: it takes notice of arrivals, sends, hears answers, and never waits for a worker alone. Its time
+is the crew's, so that tests run it in virtual time. A batch whose scoring fails is counted and told, and the stream
+goes on; that of a worker that died is scored again. Delivery is at least once: `Source.done` is told when all records
+up to a number are done with, and a source that was killed before it noted that gives some of them again.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _Loop:
         self.sent: dict[int, deque[_Sent]] = {}
         self.noticed = 0  # records that the source has given or that were dropped
         self.told = 0
-        self.meter = Meter(limits.deadline_s, getattr(source, "start", crew.now()))
+        self.meter = Meter(limits.deadline_s, crew.now())
 
     def run(self) -> Report:
         gave_up = False

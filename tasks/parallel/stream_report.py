@@ -43,7 +43,7 @@ class Report:
 
 @dataclass
 class Meter:
-    """Collects while the stream runs."""
+    """Collects while the stream runs. `began`: when it was started, or the first arrival, if that is later."""
 
     deadline_s: float
     began: float
@@ -63,6 +63,8 @@ class Meter:
     _noticed: dict[int, int] = field(default_factory=dict)  # and by that in which they were taken notice of
 
     def arrive(self, now: float, due: Times) -> None:
+        if not self.arrived:
+            self.began = max(self.began, float(due[0]))
         self.arrived += len(due)
         self.lag_s = max(self.lag_s, now - float(due[0]))
         self.last_arrival = float(due[-1])
@@ -81,7 +83,7 @@ class Meter:
     def report(self, now: float, *, gave_up: bool) -> Report:
         seconds = now - self.began
         active = max(self.last_arrival - self.began, 1e-9)
-        whole = [second for second in self._due if second + 1 <= active]
+        whole = [second for second in self._due if 0 <= second <= active - 1]
         errors = [abs(self._noticed.get(second, 0) / self._due[second] - 1) for second in whole]
         return Report(
             seconds=seconds,
