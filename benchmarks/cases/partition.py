@@ -6,8 +6,8 @@ warm session; the model is loaded again in each run. `one_process` reads, predic
 with as many threads as we have workers, without its imports. Equal are the rows, and the sum of a hash of each row's
 number and prediction.
 
-Beside the timed sides: one worker of each strategy slowed four times (it scores each chunk four times), a worker
-killed half way, and what makes speed-ups look larger than they are: a row at a time as the peer, a cold session,
+Beside the timed sides: one worker of each strategy slowed four times (it sleeps after each chunk, as a slower machine
+would leave our cores alone), a worker killed half way, and what makes speed-ups look larger than they are: a row at a time as the peer, a cold session,
 tables through the driver.
 
     raymill bench partition [--size ROWS] [--workers W] [--runs R] [--json FILE|-]

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from tasks.core import faults
 from tasks.core.errors import RaymillError, TransientError
 from tasks.parallel.crew import JOINED, LOST, Answer, Crew, RayCrew
 from tasks.parallel.partition_worker import Make
@@ -71,6 +72,7 @@ class Worker:
         self._score, self._sink = make(*arguments), sink
 
     def work(self, batch: Batch) -> Scored:
+        faults.point("stream", "read", batch.first)
         try:
             scored = self._score(pa.ipc.open_stream(batch.rows).read_all())
             return Scored(self._sink(batch.first, scored) if self._sink else None)

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,14 @@ def test_chunks_of_any_size_give_the_digest_of_the_whole(tmp_path: Path) -> None
     assert scoring_work.digest(changed) != scoring_work.digest(parts[0])
 
 
-def test_one_worker_alone_is_slowed(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def make() -> Any:
-        return lambda table: calls.append(1) or table
-
-    for _ in range(3):
-        scoring_work.slowed(make, (), str(tmp_path / "slow"), 4)(pa.table({}))
-    assert len(calls) == 4 + 1 + 1
+def test_one_worker_alone_is_slowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    times = iter(range(100))
+    monkeypatch.setattr(scoring_work, "time", SimpleNamespace(perf_counter=times.__next__, sleep=slept.append))
+    scorers = [scoring_work.slowed(lambda: lambda table: table, (), str(tmp_path / "slow"), 4) for _ in range(3)]
+    for _ in range(2):
+        assert all(score(pa.table({"row": [1]})).num_rows == 1 for score in scorers)
+    assert slept == [3, 3]
 
 
 def test_a_part_is_written_whole_under_the_name_of_its_chunk(tmp_path: Path) -> None:
