@@ -7,8 +7,8 @@ with as many threads as we have workers, without its imports. Equal are the rows
 number and prediction.
 
 Beside the timed sides: one worker of each strategy slowed four times (it sleeps after each chunk, as a slower machine
-would leave our cores alone), a worker killed half way, and what makes speed-ups look larger than they are: a row at a time as the peer, a cold session,
-tables through the driver.
+would leave our cores alone), a worker killed half way, and what makes speed-ups look larger than they are: a row at a
+time as the peer, a cold session, tables through the driver.
 
     raymill bench partition [--size ROWS] [--workers W] [--runs R] [--json FILE|-]
     python -m benchmarks.partition_matrix --out DIR        strategies x workers x chunk rows x kind of work
