@@ -39,8 +39,8 @@ def bars(cells: Sequence[Cell], cores: int) -> bytes:
             high = [of[group]["rows"] / of[group]["min_s"] for group in groups] - heights
             ax.bar(x, heights, 0.25, color=COLOURS[strategy], label=strategy)
             ax.errorbar(x, heights, np.array([low, high]), fmt="none", ecolor="#444444", linewidth=1, capsize=2)
-        ax.set_xticks(range(len(groups)), [f"{name}\n{rows:,} rows a chunk" for name, rows in groups])
-        ax.set(ylabel="rows per second", title=f"{_workers(cells, cores)} workers, {cores} cores: median, min and max")
+        ax.set_xticks(range(len(groups)), [f"{name}\n{rows:,}" for name, rows in groups])
+        ax.set(xlabel="work, rows per chunk", ylabel="rows per second", title=f"{_workers(cells, cores)} workers, {cores} cores: median, min and max")
         ax.grid(visible=False, axis="x")
         ax.legend(ncols=3)
         ax.margins(y=0.15)

@@ -9,7 +9,7 @@ which a row was due):
 
     sustained   the highest rate, by bisection, at which p99 is at most 1 s, nothing is lost, and no backlog grows
     held        half of that rate for 60 s: the rate that arrived, the worst second of it, the latencies
-    overload    1.5 times that rate for 20 s into a queue of one second: drops are counted, latencies stay bounded
+    overload    1.5 times that rate for 10 s into a queue of one second: drops are counted, latencies stay bounded
 
     raymill bench stream [--size ROWS] [--workers W] [--runs R] [--json FILE|-]
 """
@@ -37,8 +37,8 @@ from tasks.parallel.stream_report import Report, highest_rate, is_sustained
 CHUNK_ROWS = 16_384  # of `batch`
 BATCH_ROWS = 8_192
 LIMIT_S = 1.0
-TRIAL_S, HELD_S, OVERLOAD_S = 12.0, 60.0, 20.0
-WITHIN = 0.03  # of the bisection
+TRIAL_S, HELD_S, OVERLOAD_S = 8.0, 60.0, 10.0
+WITHIN = 0.04  # of the bisection
 AT_ONCE = 1e9  # rows a second: all have arrived before the first is scored
 START_S = 0.2
 
