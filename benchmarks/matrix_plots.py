@@ -40,7 +40,8 @@ def bars(cells: Sequence[Cell], cores: int) -> bytes:
             ax.bar(x, heights, 0.25, color=COLOURS[strategy], label=strategy)
             ax.errorbar(x, heights, np.array([low, high]), fmt="none", ecolor="#444444", linewidth=1, capsize=2)
         ax.set_xticks(range(len(groups)), [f"{name}\n{rows:,}" for name, rows in groups])
-        ax.set(xlabel="work, rows per chunk", ylabel="rows per second", title=f"{_workers(cells, cores)} workers, {cores} cores: median, min and max")
+        title = f"{_workers(cells, cores)} workers, {cores} cores: median, min and max"
+        ax.set(xlabel="work, rows per chunk", ylabel="rows per second", title=title)
         ax.grid(visible=False, axis="x")
         ax.legend(ncols=3)
         ax.margins(y=0.15)

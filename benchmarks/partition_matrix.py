@@ -3,7 +3,7 @@
     python -m benchmarks.partition_matrix --out bench-results/partition [--size ROWS] [--runs R]
 
 Writes matrix.csv and matrix.json (a line per cell), scaling.json (Amdahl's fit per work, strategy and chunk size), and
-the pictures bars.png, lines.png and heatmap-WORK.png. Every cell's predictions have the same digest, or nothing is
+the pictures bars.png, lines.png and heatmap-WORK.png, all on the page index.html. Every cell's predictions have the same digest, or nothing is
 written. In a cell the median of R timed runs counts, after one run with memory sampled; strategies take turns so that
 they share what else the machine does. CPU seconds are those of all workers; memory is the peak of all processes (PSS).
 """
@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import matrix_plots, scaling
 from benchmarks import scoring_work as work
 from benchmarks.machine import PeakMemory, machine
+from benchmarks.matrix_page import page
 from tasks.parallel import partition, pool
 from tasks.parallel.chunks import Chunk, chunks_of
 from tasks.parallel.partition import Result
@@ -152,17 +153,18 @@ def write(out: Path, cells: Sequence[Cell], size: int) -> None:
     """Write tables and pictures."""
     out.mkdir(parents=True, exist_ok=True)
     facts = machine()
-    scaled = with_scaling(cells)
+    scaled = [_rounded(cell) for cell in with_scaling(cells)]
+    fitted = [_rounded(fit) for fit in fits(cells, facts["cores"])]
+    pictures = matrix_plots.pictures(scaled, facts["cores"])
     with (out / "matrix.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(scaled[0]))
         table.writeheader()
-        table.writerows(_rounded(cell) for cell in scaled)
-    of_all = {"rows": size, "cells": [_rounded(c) for c in scaled], "machine": facts}
-    (out / "matrix.json").write_text(json.dumps(of_all, indent=1))
-    fitted = [_rounded(fit) for fit in fits(cells, facts["cores"])]
+        table.writerows(scaled)
+    (out / "matrix.json").write_text(json.dumps({"rows": size, "cells": scaled, "machine": facts}, indent=1))
     (out / "scaling.json").write_text(json.dumps(fitted, indent=1))
-    for name, picture in matrix_plots.pictures(scaled, facts["cores"]).items():
+    for name, picture in pictures.items():
         (out / name).write_bytes(picture)
+    (out / "index.html").write_text(page(scaled, fitted, list(pictures), size, facts))
 
 
 def _rounded(cell: Cell) -> Cell:

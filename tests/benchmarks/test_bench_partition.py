@@ -88,5 +88,6 @@ def test_the_matrix_is_written_as_tables_and_pictures(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "matrix.json").read_text())["cells"][0]["karp_flatt"] is None
     for name in ("bars.png", "lines.png", "heatmap-booster.png", "heatmap-lookups.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert f'src="{name}"' in (tmp_path / "index.html").read_text()
     (fit, *_) = partition_matrix.fits(cells(), 2)
     assert (fit["alone_s"], fit["serial_fraction"]) == (pytest.approx(8), pytest.approx(0.25))
