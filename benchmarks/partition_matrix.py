@@ -2,10 +2,11 @@
 
     python -m benchmarks.partition_matrix --out bench-results/partition [--size ROWS] [--runs R]
 
-Writes matrix.csv and matrix.json (a line per cell), scaling.json (Amdahl's fit per work, strategy and chunk size), and
-the pictures bars.png, lines.png and heatmap-WORK.png, all on the page index.html. Every cell's predictions have the same digest, or nothing is
-written. In a cell the median of R timed runs counts, after one run with memory sampled; strategies take turns so that
-they share what else the machine does. CPU seconds are those of all workers; memory is the peak of all processes (PSS).
+Writes matrix.csv and matrix.json (a line per cell), scaling.json (Amdahl's fit per work, strategy and chunk size), the
+pictures bars.png, lines.png and heatmap-WORK.png, and index.html with all of it. Every cell's predictions have the same
+digest, or nothing is written. In a cell the median of R timed runs counts, after one run with memory sampled;
+strategies take turns so that they share what else the machine does. CPU seconds are those of all workers; memory is the
+peak of all processes (PSS).
 """
 
 from __future__ import annotations
