@@ -11,6 +11,7 @@
         ├── RowsLost            rows in != rows out + rejects + duplicates
         ├── SnapshotCorrupt     a committed file is gone or has changed
         ├── RegistryError       the model registry cannot serve a request
+        ├── ChunkFailed         a chunk of rows that no worker could score
         └── TransientError      a fault that a retry may cure (a lost worker, a full queue)
 
 A message says what happened, where (file, row, column, stage), and what to do. Secrets in it are masked, as the place
@@ -81,6 +82,10 @@ class SnapshotCorrupt(RunError):
 
 
 class RegistryError(RunError):
+    pass
+
+
+class ChunkFailed(RunError):
     pass
 
 

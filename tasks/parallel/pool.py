@@ -71,6 +71,12 @@ def hire(count: int, role: Callable[..., Any], arguments: Sequence[Sequence[Any]
     return members
 
 
+def start(role: Callable[..., Any], arguments: Sequence[Any], *, cpus: float = CPUS) -> tuple[Any, Any]:
+    """Start one more member, without waiting for it; returns it and its call of `begin`."""
+    member = _start(cpus)
+    return member, member.begin.remote(role, *arguments)
+
+
 def release(members: Sequence[Any], *, done: bool) -> None:
     """Let members wait for the next role if their work is `done` and this process owns the session, else kill them."""
     import ray
