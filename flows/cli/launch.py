@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -19,6 +20,20 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
 
     Raises an error before any work if the registry or the bucket of snapshots does not answer.
     """
+
+    def start(masked: Settings) -> RunRecord:
+        from flows.etl_train import etl_train
+
+        record: RunRecord = etl_train(masked.data.input, masked.data.dataset, settings=masked, until=until)
+        return record
+
+    return launched(settings, source, "ingest", console, start)
+
+
+def launched(
+    settings: Settings, source: HasDigest, reads: str, console: Console, start: Callable[[Settings], RunRecord]
+) -> RunRecord:
+    """Call `start` with the settings, masked, once what its flow needs is there. reads: the stage of the `source`."""
     gc.disable()  # what is imported from here on is there to stay; `open_run` turns it on again
     from tasks.engines.tracking import reach, tracking_uri
 
@@ -29,17 +44,16 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     from flows.cli.console import ConsoleView
     from flows.run.context import SETTINGS, VIEW
     from flows.run.warm_up import warm_up
+    from tasks.stages import declared_stages
 
-    warm_up(settings, source)
-    from flows.etl_train import etl_train
+    warm_up(settings, source, declared_stages()[reads])
+    import flows.etl_train  # noqa: F401  # while the server starts
 
     if server is not None:
         server.wait()
     VIEW.set(ConsoleView(console))
     token = SETTINGS.set(settings)
     try:
-        masked = shown(settings)
-        record: RunRecord = etl_train(masked.data.input, masked.data.dataset, settings=masked, until=until)
+        return start(shown(settings))
     finally:
         SETTINGS.reset(token)
-    return record

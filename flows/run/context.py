@@ -247,7 +247,7 @@ def current() -> Run:
 
 
 @contextmanager
-def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
+def open_run(settings: Settings, until: str | None = None, flow: str = "etl-train") -> Iterator[Run]:
     """Open everything a flow run needs, and close it however the run ends. until: the last stage to run; None: all."""
     check_stage_name(until)
     began = datetime.now(UTC)
@@ -255,7 +255,7 @@ def open_run(settings: Settings, until: str | None = None) -> Iterator[Run]:
     clock = time.perf_counter()
     store = open_store(settings.storage)
     store.check()
-    tracker = tracking.Tracker.open(settings.tracking, f"etl-train {run_id}", run_tags(run_id, settings))
+    tracker = tracking.Tracker.open(settings.tracking, f"{flow} {run_id}", run_tags(run_id, settings))
     engine.collect_again()
     record = RunRecord(
         run_id=run_id,

@@ -6,11 +6,10 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tasks.core.stage import HasDigest, stage_key
+from tasks.core.stage import HasDigest, Stage, stage_key
 from tasks.core.storage.opening import open_store
 from tasks.engines import cluster, expectations, tracking
 from tasks.settings import Settings
-from tasks.stages.ingest.stage import ingest
 
 
 @dataclass
@@ -24,8 +23,11 @@ class WarmUp:
 _UNDER_WAY: list[WarmUp] = []
 
 
-def warm_up(settings: Settings, source: HasDigest) -> None:
-    """Start what a run on this input needs. Errors are left to the run, which meets and reports them again."""
+def warm_up(settings: Settings, source: HasDigest, reads: Stage) -> None:
+    """Start what a run on this input needs, unless the stage that `reads` it is done.
+
+    Errors are left to the run, which meets and reports them again.
+    """
     store = open_store(settings.storage)
     begun = WarmUp()
     _UNDER_WAY.append(begun)
@@ -33,7 +35,7 @@ def warm_up(settings: Settings, source: HasDigest) -> None:
     def start() -> None:
         try:
             with suppress(Exception):
-                if not store.holds("ingest", stage_key(ingest, [source], settings.ingest)):
+                if not store.holds(reads.name, stage_key(reads, [source], settings.ingest)):
                     cluster.start(settings.ray)
                     begun.validators = expectations.Validators(settings.ray.workers)
                     cluster.warm_workers()

@@ -4,7 +4,8 @@ Worker processes load the package, as any other program would, and predict the t
 each test review from `since` on (`tasks.stages.package`) `review_id`, `evaluated` and `packaged`, the two predictions;
 and the table `example`, some raw reviews with their `prediction`. Facts: `rows` compared, `earlier` ones that the
 package scores as if they had been written later, `missing` ones that were not found among the raw rows (`packaged` is
-null), the `largest_difference`, and an order-independent digest of both predictions.
+null), the `largest_difference`, an order-independent digest of both predictions, and the `intervals` that the errors on
+the test slice give (`tasks.algorithms.conformal`), null for a target that is no number.
 
     raymill run --until prove
 """
@@ -12,7 +13,7 @@ null), the `largest_difference`, and an order-independent digest of both predict
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.algorithms import conformal
 from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -83,6 +85,7 @@ def prove(
 
     task = ray.remote(prove_parts)
     batches = batched(parts_of(raw, reviews, splits, scores))
+    intervals = ray.remote(fit_intervals).remote(scores.files(), str(scores.facts["target"]), config)
     found = cluster.gather(task.remote(batch, package.root, config.example_rows, out.sink) for batch in batches)
     proven = [one for batch in found for one in batch]
     out.add(one.entry for one in proven)
@@ -92,12 +95,22 @@ def prove(
     out.write_table(part_name(0, "example"), example.slice(0, config.example_rows), EXAMPLE)
     digests = [sum(one.digests[side] for one in proven) % 2**64 for side in (0, 1)]
     out.fact(
+        intervals=cluster.gather([intervals])[0],
         rows=sum(one.rows for one in proven),
         earlier=sum(one.earlier for one in proven),
         missing=sum(one.missing for one in proven),
         largest_difference=max((one.largest for one in proven), default=0.0),
         digests={name: f"{digest:016x}" for name, digest in zip(("evaluated", "packaged"), digests, strict=True)},
     )
+
+
+def fit_intervals(scored: Sequence[Path], target: str, config: PackageConfig) -> dict[str, Any] | None:
+    """Fit intervals on evaluation's predictions: of a number, or of the expected stars."""
+    rows, of = pl.concat([read_part(file, ["label", "tuned"]) for file in scored]), target_of(target)
+    if not len(rows) or not of.unit:
+        return None
+    label = rows["label"].to_numpy() + (of.classes > 1)  # classes count from 0
+    return asdict(conformal.fit(rows["tuned"].to_numpy(), label, config.interval_level, config.interval_groups))
 
 
 def parts_of(raw: Snapshot, reviews: Snapshot, splits: Snapshot, scores: Snapshot) -> list[Part]:

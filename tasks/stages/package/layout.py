@@ -12,7 +12,8 @@ FORMAT = 1
 ABOUT, MODEL, TOKENIZER, TEXT_SCORE, VECTORS = (
     "about.json", "model.ubj", "tokenizer.json", "text_score.npz", "vectors.npz",
 )  # fmt: skip
-EXAMPLE = "example.parquet"  # only in a registered model: raw reviews with their `prediction`
+# Only in a registered model: raw reviews with their `prediction`, and `tasks.algorithms.conformal.Intervals`.
+EXAMPLE, INTERVALS = "example.parquet", "intervals.json"
 WORDS, NGRAMS, ITEMS = "words", "ngrams", "items"  # tables
 
 

@@ -6,6 +6,7 @@ The code is copied into the model, so that a process needs no Raymill to load it
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ ROOT = Path(__file__).parents[3]
 
 
 def gather(package: Snapshot, proof: Snapshot, folder: Path) -> PythonModel:
-    """Put together in `folder` what MLflow saves. proof: the snapshot of the stage `prove`, for its example."""
+    """Put together in `folder` what MLflow saves. proof: the snapshot of the stage `prove`: example and intervals."""
     files = folder / FOLDER
     for entry in package.manifest.files:
         linked(package.root / entry.name, files / entry.name, entry.size)
     example = proof.read("example")
     pq.write_table(example, files / layout.EXAMPLE)
+    if (intervals := proof.facts["intervals"]) is not None:
+        (files / layout.INTERVALS).write_text(json.dumps(intervals))
     about = About.parse((files / layout.ABOUT).read_text(), str(package.root))
     columns = ["user_id", "item_id", "title", "text", "timestamp", "verified", "category"]
     columns += ["rating"] * ("stars" in about.groups)

@@ -9,6 +9,7 @@ batches. Features are computed by the functions of the stages that made the trai
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.algorithms.conformal import Intervals
 from tasks.algorithms.hash_index import HashIndex
 from tasks.core.errors import RunError
 from tasks.core.part_files import read_part
@@ -61,7 +63,7 @@ class ReviewModel:
         about = About.parse((folder / layout.ABOUT).read_text(), str(folder))
         model = cls(folder, about)
         for part in ("booster", "encode", *model._needed()):
-            getattr(model, part)
+            getattr(model, part)  # loads it
         return model
 
     def check(self) -> None:
@@ -91,10 +93,24 @@ class ReviewModel:
 
     def predict_clean(self, reviews: pl.DataFrame) -> NDArray[np.float32]:
         """Predict reviews in the columns that `canonical` returns."""
+        return self.predict_features(self.features(reviews))
+
+    def predict_features(self, features: pl.DataFrame) -> NDArray[np.float32]:
+        """Predict what `features` returned."""
         names = list(self.booster.feature_names)
-        x = self.features(reviews).select(names).to_numpy()
-        prediction: NDArray[np.float32] = boosting.predict(self.booster, x, names)
+        prediction: NDArray[np.float32] = boosting.predict(self.booster, features.select(names).to_numpy(), names)
         return prediction
+
+    def contributions(self, features: pl.DataFrame) -> NDArray[np.float32]:
+        """Return (n, features) SHAP values of what `features` returned; of several classes those of the likeliest."""
+        import xgboost
+
+        names = list(self.booster.feature_names)
+        data = xgboost.DMatrix(features.select(names).to_numpy(), feature_names=names, nthread=1)
+        shares: NDArray[np.float32] = self.booster.predict(data, pred_contribs=True)
+        if shares.ndim == 3:
+            shares = shares[np.arange(len(shares)), shares.sum(axis=2).argmax(axis=1)]
+        return shares[:, :-1]  # the last column is the bias
 
     def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
         """Compute the features (n rows, float32) of reviews in the columns that `canonical` returns."""
@@ -141,6 +157,12 @@ class ReviewModel:
         booster = boosting.load_model((self.folder / layout.MODEL).read_bytes())
         booster.set_param({"nthread": 1})  # by default XGBoost wakes a thread per core for a single row
         return booster
+
+    @cached_property
+    def intervals(self) -> Intervals | None:
+        """The intervals around predictions; None for a target without, and before the model is registered."""
+        file = self.folder / layout.INTERVALS
+        return Intervals(**json.loads(file.read_text())) if file.exists() else None
 
     @cached_property
     def encode(self) -> Any:

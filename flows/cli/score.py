@@ -1,0 +1,61 @@
+"""`raymill score`: predictions of a registered model for new reviews."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
+
+
+def score(
+    out: Annotated[Path, typer.Option(help="Folder for the predictions: new, empty, or with earlier predictions.")],
+    input: InputOption = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
+    model: Annotated[str, typer.Option(help="A version's number, or champion or challenger.")] = "champion",
+    reasons: Annotated[
+        int | None, typer.Option(min=0, help="Give so many of the largest contributions with each prediction.")
+    ] = None,
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Predict reviews with a registered model; they may have no stars. Out: parquet files.
+
+    Each row of the input has a prediction or is listed in rejects/ with the reason. A file that the same version has
+    scored before is taken over. To resume a killed run, start it again.
+    """
+    began = time.perf_counter()
+    from flows.cli.launch import launched
+    from flows.cli.source_lines import print_source
+    from flows.score import check_folder, fetch, find_reviews, for_scoring
+    from flows.score import score as score_flow
+    from tasks.settings import load_settings
+
+    given = [*(overrides or []), *([f"score.reasons={reasons}"] if reasons is not None else [])]
+    settings = load_settings(profile=profile, overrides=given)
+    settings = for_scoring(settings, input or settings.data.input, dataset)
+    # Wrong inputs and a missing model fail here, before anything starts.
+    check_folder(out)
+    source = find_reviews(settings)
+    view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
+    print_source(view_console, source, settings.data.dataset)
+    version = fetch(settings, model).version
+    record = launched(
+        settings,
+        source,
+        "read-new",
+        view_console,
+        lambda masked: score_flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked),
+    )
+    scored = record.row("score")
+    assert scored is not None
+    seconds = time.perf_counter() - began
+    view_console.print(
+        f"{scored.rows:,} predictions by version {version} in {out}: {seconds:.1f} s", highlight=False, soft_wrap=True
+    )
+    write_json(json_file, record.to_json())

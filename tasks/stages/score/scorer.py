@@ -1,0 +1,105 @@
+"""Score canonical reviews with a packaged model: predictions, intervals and reasons, a row for each review."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.core.errors import RaymillError
+from tasks.domain.metrics import expected
+from tasks.domain.targets import target_of
+from tasks.stages.package.review_model import ReviewModel
+
+PROBLEM = "problem"  # why a row has no prediction; null where it has one
+REASON = pa.struct([("feature", pa.string()), ("contribution", pa.float32())])
+# Errors that a row's contents may cause; others are the process's, and end the chunk.
+OF_ROWS = (RaymillError, ValueError, ArithmeticError, IndexError, pl.exceptions.PolarsError, pa.ArrowException)
+
+
+def schema(classes: int) -> pa.Schema:
+    """Return the columns of scored reviews. Of several classes `prediction` is the expected stars."""
+    shares = [pa.field(f"prediction_{k}", pa.float32()) for k in range(1, classes + 1)] if classes > 1 else []
+    return pa.schema(
+        [
+            pa.field("review_id", pa.string(), nullable=False),
+            pa.field("prediction", pa.float32(), nullable=False),
+            *shares,
+            pa.field("low", pa.float32()),  # of the interval; null where the model has none
+            pa.field("high", pa.float32()),
+            pa.field("model_version", pa.string(), nullable=False),
+            pa.field("reasons", pa.list_(REASON)),  # null unless they are asked for
+        ]
+    )
+
+
+class Scorer:
+    """A model at work. reasons: how many of the largest contributions (SHAP values) to give with each prediction."""
+
+    def __init__(self, folder: Path, version: str, reasons: int) -> None:
+        self.model = ReviewModel.load(folder)
+        self.model.check()
+        self.version, self.reasons = version, reasons
+        self.target = target_of(self.model.about.target)
+        self.schema = schema(self.target.classes)
+
+    def __call__(self, reviews: pa.Table) -> pa.Table:
+        """Score (n rows of `schemas.UNRATED`): the columns of `schema`, and PROBLEM.
+
+        A row that cannot be scored does not hinder the others: it is found by halving the rows, and has a PROBLEM.
+        """
+        return pa.concat_tables([self._empty(), *self._some(pl.DataFrame(pl.from_arrow(reviews)))])
+
+    def _some(self, reviews: pl.DataFrame) -> Iterator[pa.Table]:
+        try:
+            if len(reviews):
+                yield self._scored(reviews)
+        except OF_ROWS as error:
+            if len(reviews) == 1:
+                yield self._unscored(reviews["review_id"][0], str(error).partition("\n")[0])
+                return
+            half = len(reviews) // 2
+            yield from self._some(reviews[:half])
+            yield from self._some(reviews[half:])
+
+    def _scored(self, reviews: pl.DataFrame) -> pa.Table:
+        features = self.model.features(reviews)
+        shares = self.model.predict_features(features)
+        prediction = expected(self.target, shares).astype(np.float32)
+        if not np.isfinite(prediction).all():
+            raise ValueError("the prediction is not finite")
+        columns: dict[str, Any] = {"review_id": reviews["review_id"].to_arrow(), "prediction": prediction}
+        if shares.ndim == 2:
+            columns |= {f"prediction_{k + 1}": shares[:, k] for k in range(shares.shape[1])}
+        nothing = pa.nulls(len(reviews), pa.float32())
+        columns["low"] = columns["high"] = nothing
+        if self.model.intervals is not None:
+            stars = (1, self.target.classes) if self.target.classes > 1 else (self.target.low, self.target.high)
+            columns["low"], columns["high"] = self.model.intervals.around(prediction, *stars)
+        columns["model_version"] = pa.repeat(self.version, len(reviews))
+        columns["reasons"] = self._reasons(features) if self.reasons else pa.nulls(len(reviews), pa.list_(REASON))
+        columns[PROBLEM] = pa.nulls(len(reviews), pa.string())
+        return pa.table(columns).select(self._empty().column_names).cast(self._empty().schema)
+
+    def _reasons(self, features: pl.DataFrame) -> pa.Array:
+        """(n,) lists of the features with the largest contributions, the largest first."""
+        shares: NDArray[np.float32] = self.model.contributions(features)
+        names, k = np.array(self.model.booster.feature_names), min(self.reasons, shares.shape[1])
+        order = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :k]
+        values = np.take_along_axis(shares, order, axis=1).reshape(-1)
+        given = pa.StructArray.from_arrays([pa.array(names[order.reshape(-1)]), pa.array(values)], fields=list(REASON))
+        offsets = pa.array(np.arange(len(shares) + 1, dtype=np.int32) * k)
+        return pa.ListArray.from_arrays(offsets, given)
+
+    def _unscored(self, review_id: str, problem: str) -> pa.Table:
+        row = dict.fromkeys(self._empty().column_names) | {"review_id": review_id, PROBLEM: problem}
+        return pa.Table.from_pylist([row], schema=self._empty().schema)
+
+    def _empty(self) -> pa.Table:
+        fields = [field.with_nullable(True) for field in self.schema]
+        return pa.schema([*fields, pa.field(PROBLEM, pa.string())]).empty_table()
