@@ -8,10 +8,7 @@ It keeps its snapshots and records in the folder `score` below storage.root: run
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
@@ -20,18 +17,9 @@ from prefect.runtime import flow_run
 from flows.run import environment, logs, notify
 from flows.run.context import SETTINGS, open_run
 from flows.run.record import RunRecord
+from flows.run.scoring import about, check_folder, export, fetch, find_reviews, for_scoring
 from flows.run.stage_task import StageTasks
-from tasks.core.errors import InputError, RegistryError
-from tasks.core.snapshot_files import linked
-from tasks.core.snapshots import Snapshot
-from tasks.core.whole_files import write_whole
-from tasks.engines import model_versions, registry, tracking
 from tasks.settings import Settings, load_settings
-from tasks.sources import Source, discover
-from tasks.stages.score.registered import RegisteredModel
-
-FOLDER = "score"  # below storage.root
-ABOUT = "predictions.json"  # beside the files of predictions: what they are, and the sign of a finished folder
 
 stages = StageTasks()
 
@@ -74,70 +62,3 @@ def score(
         export(scored, chosen, Path(out))
         create_table_artifact(key="predictions", table=[about(scored, chosen)], description="What was scored, by what")
     return run.summary("completed")
-
-
-def for_scoring(settings: Settings, input: str | list[str], dataset: str | None) -> Settings:
-    """Return the settings with this input, and with the folder of scoring runs as storage.root."""
-    data = settings.data.model_copy(update={"input": input, **({"dataset": dataset} if dataset else {})})
-    remote = settings.storage.remote and f"{settings.storage.remote.rstrip('/')}/{FOLDER}"
-    storage = settings.storage.model_copy(update={"root": str(settings.storage.path / FOLDER), "remote": remote})
-    return settings.model_copy(update={"data": data, "storage": storage})
-
-
-def find_reviews(settings: Settings) -> Source:
-    return discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
-
-
-def fetch(settings: Settings, wanted: str) -> RegisteredModel:
-    """Copy a registered model's package from MLflow, unless it is here. wanted: a version's number or alias.
-
-    Raises RegistryError if there is none.
-    """
-    uri = tracking.tracking_uri(settings.tracking)
-    name = settings.registry.name_for(settings.features.target, settings.data.called)
-    with tracking.reaching(uri):
-        client = tracking.connect(uri)
-        versions = {str(v.version): v for v in registry.existing(client, name)}
-        version = wanted if wanted in versions else registry.aliases(client, name).get(wanted)
-        if version is None:
-            given = ", ".join([*registry.aliases(client, name), *versions])
-            raise RegistryError(f"{name} has no version {wanted}", where="--model", fix=f"there are {given}")
-        folder = settings.storage.path / "models" / f"{name}-{version}-{versions[version].run_id}"
-        if not folder.exists():
-            draft = folder.with_name(f"{folder.name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            model_versions.fetch(uri, name, version, draft).rename(folder)
-            shutil.rmtree(draft)
-    return RegisteredModel.of(name, version, folder)
-
-
-def check_folder(out: Path) -> None:
-    """Raise InputError if a folder holds anything but earlier predictions."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).exists())):
-        raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
-
-
-def export(scored: Snapshot, model: RegisteredModel, out: Path) -> None:
-    """Put the predictions into `out`, in place of earlier ones; the last file written is ABOUT."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / ABOUT).unlink(missing_ok=True)
-    for old in out.glob("part-*.parquet"):
-        old.unlink()
-    shutil.rmtree(out / "rejects", ignore_errors=True)
-    for entry in scored.manifest.files:
-        linked(scored.root / entry.name, out / entry.name, entry.size)
-    write_whole(out / ABOUT, json.dumps(about(scored, model), indent=1), synced=True)
-
-
-def about(scored: Snapshot, model: RegisteredModel) -> dict[str, Any]:
-    counts = scored.manifest.counts
-    return {
-        "model": model.name,
-        "version": model.version,
-        "target": scored.facts["target"],
-        "rows_in": counts["rows_in"],
-        "rows": scored.rows(),
-        "rejected": scored.rows("rejects"),
-        "snapshot": scored.digest,
-    }

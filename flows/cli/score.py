@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, write_json
+
+if TYPE_CHECKING:
+    from flows.run.record import RunRecord
+    from tasks.settings import Settings
 
 
 def score(
@@ -32,8 +36,7 @@ def score(
     began = time.perf_counter()
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
-    from flows.score import check_folder, fetch, find_reviews, for_scoring
-    from flows.score import score as score_flow
+    from flows.run.scoring import check_folder, fetch, find_reviews, for_scoring
     from tasks.settings import load_settings
 
     given = [*(overrides or []), *([f"score.reasons={reasons}"] if reasons is not None else [])]
@@ -45,13 +48,14 @@ def score(
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     print_source(view_console, source, settings.data.dataset)
     version = fetch(settings, model).version
-    record = launched(
-        settings,
-        source,
-        "read-new",
-        view_console,
-        lambda masked: score_flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked),
-    )
+
+    def start(masked: Settings) -> RunRecord:
+        from flows.score import score as flow
+
+        done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked)
+        return done
+
+    record = launched(settings, source, "read-new", view_console, start)
     scored = record.row("score")
     assert scored is not None
     seconds = time.perf_counter() - began

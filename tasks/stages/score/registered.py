@@ -16,12 +16,12 @@ class RegisteredModel:
     version: str
     folder: Path
     stage: str = "registered-model"
-    contents: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, version: str, folder: Path) -> RegisteredModel:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return cls(name, version, folder, contents={str(f.relative_to(folder)): file_sha256(f) for f in files})
+        return cls(name, version, folder, hashes={str(f.relative_to(folder)): file_sha256(f) for f in files})
 
     @property
     def key(self) -> str:
@@ -29,4 +29,4 @@ class RegisteredModel:
 
     @property
     def digest(self) -> str:
-        return digest_of([self.key, self.contents])
+        return digest_of([self.key, self.hashes])
