@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import InputError, RegistryError
+from tasks.core.errors import InputError
 from tasks.core.snapshot_files import linked
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
-from tasks.engines import model_versions, registry, tracking
+from tasks.engines import tracking
 from tasks.settings import Settings
 from tasks.sources import Source, discover
+from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
 FOLDER = "score"  # below storage.root
@@ -37,23 +38,8 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
 
     Raises RegistryError if there is none.
     """
-    uri = tracking.tracking_uri(settings.tracking)
     name = settings.registry.name_for(settings.features.target, settings.data.called)
-    with tracking.reaching(uri):
-        client = tracking.connect(uri)
-        versions = {str(v.version): v for v in registry.existing(client, name)}
-        version = wanted if wanted in versions else registry.aliases(client, name).get(wanted)
-        if version is None:
-            given = ", ".join([*registry.aliases(client, name), *versions])
-            raise RegistryError(f"{name} has no version {wanted}", where="--model", fix=f"there are {given}")
-        folder = settings.storage.path / "models" / f"{name}-{version}-{versions[version].run_id}"
-        if not folder.exists():
-            draft = folder.with_name(f"{folder.name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            model_versions.fetch(uri, name, version, draft).rename(folder)
-            shutil.rmtree(draft)
-    return RegisteredModel.of(name, version, folder)
+    return registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, settings.storage.path / "models")
 
 
 def check_folder(out: Path) -> None:
