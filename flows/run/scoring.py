@@ -17,16 +17,22 @@ from tasks.sources import Source, discover
 from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
-FOLDER = "score"  # below storage.root
+FOLDER, PREDICTIONS = "score", "predictions"  # below storage.root: what scoring runs keep, and what they are for
 ABOUT = "predictions.json"  # beside the files of predictions: what they are, and the sign of a finished folder
 
 
-def for_scoring(settings: Settings, input: str | list[str], dataset: str | None) -> Settings:
-    """Return the settings with this input, and with the folder of scoring runs as storage.root."""
-    data = settings.data.model_copy(update={"input": input, **({"dataset": dataset} if dataset else {})})
+def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
+    """Return the settings with this input, if given, and with the folder of scoring runs as storage.root."""
+    given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
+    data = settings.data.model_copy(update=given)
     remote = settings.storage.remote and f"{settings.storage.remote.rstrip('/')}/{FOLDER}"
     storage = settings.storage.model_copy(update={"root": str(settings.storage.path / FOLDER), "remote": remote})
     return settings.model_copy(update={"data": data, "storage": storage})
+
+
+def predictions_folder(settings: Settings) -> Path:
+    """Return where predictions go if nobody says where. settings: those of `for_scoring`."""
+    return settings.storage.path.parent / PREDICTIONS
 
 
 def find_reviews(settings: Settings) -> Source:
