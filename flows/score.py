@@ -63,7 +63,7 @@ def score(
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
     folder = Path(out) if out else predictions_folder(settings)
-    check_folder(folder)
+    check_folder(folder, settings)
     source = find_reviews(settings)
     with open_run(settings, flow="score") as run:
         chosen = fetch(settings, model)

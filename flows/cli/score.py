@@ -20,9 +20,7 @@ def score(
     input: InputOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the predictions, new or with earlier ones; data/predictions if not given."
-        ),
+        typer.Option(help="Folder for the predictions, new or with earlier ones; data/predictions if not given."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
     model: Annotated[str, typer.Option(help="A version's number, or champion or challenger.")] = "champion",
@@ -49,7 +47,7 @@ def score(
     settings = for_scoring(settings, input, dataset)
     out = out or predictions_folder(settings)
     # Wrong inputs and a missing model fail here, before anything starts.
-    check_folder(out)
+    check_folder(out, settings)
     source = find_reviews(settings)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     print_source(view_console, source, settings.data.dataset)

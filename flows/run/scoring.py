@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError
-from tasks.core.snapshot_files import linked
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
@@ -48,8 +47,12 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
     return registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, settings.storage.path / "models")
 
 
-def check_folder(out: Path) -> None:
-    """Raise InputError if a folder holds anything but earlier predictions."""
+def check_folder(out: Path, settings: Settings) -> None:
+    """Raise InputError if a folder holds anything but earlier predictions, or is within the input."""
+    given = settings.data.input
+    for path in [given] if isinstance(given, str) else given:
+        if "://" not in path and out.resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(f"{out} is within the input {path}", where="--out", fix="give a folder elsewhere")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).exists())):
         raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
 
@@ -62,7 +65,8 @@ def export(scored: Snapshot, model: RegisteredModel, out: Path) -> None:
         old.unlink()
     shutil.rmtree(out / "rejects", ignore_errors=True)
     for entry in scored.manifest.files:
-        linked(scored.root / entry.name, out / entry.name, entry.size)
+        (out / entry.name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(scored.root / entry.name, out / entry.name)  # no link: the snapshot must not change with it
     write_whole(out / ABOUT, json.dumps(about(scored, model), indent=1), synced=True)
 
 

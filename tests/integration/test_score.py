@@ -146,6 +146,7 @@ def test_a_model_that_is_not_there_and_a_folder_of_something_else_are_mistakes(
     (tmp_path / "mine.txt").write_text("not predictions")
     for arguments, said in (
         (("--out", str(tmp_path)), "exists and holds no predictions"),
+        (("--out", str(place.reviews / "here")), "is within the input"),
         (("--out", str(tmp_path / "new"), "--model", "99"), f"{MODEL} has no version 99"),
         (("--out", str(tmp_path / "new"), "--set", "data.name=elsewhere"), "no model raymill-elsewhere-rating"),
     ):
