@@ -31,6 +31,7 @@ from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, registry
 from tasks.settings import Settings, load_settings
 from tasks.stages.evaluate import stage as _evaluate
+from tasks.stages.register import packaged_champion
 from tasks.stages.register import stage as _register
 from tasks.stages.register.candidate import Candidate
 from tasks.stages.report import stage as _report
@@ -100,13 +101,18 @@ def _register_task(
         cluster.start(settings.ray)  # not started yet if all stages were reused
         return _evaluate.judge(splits, data, settings.evaluate, rival=_evaluate.model_bytes(model))
 
+    def judge_package(folder: Path) -> _evaluate.Judged:
+        cluster.start(settings.ray)
+        raw, reviews = run.snapshots["ingest"], run.snapshots["clean"]
+        return packaged_champion.judge_package(folder, raw, reviews, splits, scores, settings.evaluate)
+
     candidate = Candidate(
         model, splits, scores, package, proof, run.snapshots, about, settings.data.called, masked(settings.data.origin)
     )
 
     def decide() -> _register.Decision:
         with registry.one_at_a_time(run.root / "register.lock", waiting):
-            return _register.register(candidate, settings.registry, run.tracker, judge)
+            return _register.register(candidate, settings.registry, run.tracker, judge, judge_package)
 
     def waiting() -> None:
         get_run_logger().info("another run is registering its model: waiting for it")

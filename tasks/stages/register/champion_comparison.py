@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tasks.core.errors import RunError
+from tasks.core.errors import InputError, RunError
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, model_versions, registry, tracking
 from tasks.stages.evaluate.stage import Judged
@@ -20,9 +20,17 @@ from tasks.stages.register.gates import Champion
 TARGET_TAG, UNTIL_TAG = "raymill.target", "raymill.trained_until"
 DATASET_TAG, ORIGIN_TAG = "raymill.dataset", "raymill.input"
 Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidate's test slice
+JudgePackage = Callable[[Path], Judged]  # the same of a model with other features, by the folder of its package
 
 
-def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, champion: Any, judge: Judge) -> Champion:
+def champion_score(
+    candidate: Candidate,
+    tracker: tracking.Tracker,
+    name: str,
+    champion: Any,
+    judge: Judge,
+    judge_package: JudgePackage | None = None,
+) -> Champion:
     """Score the current champion on this run's test slice. What prevents it is returned as `problem`, not raised.
 
     Where the judge compares both models row by row, this champion's earlier comparisons are counted, too.
@@ -47,14 +55,21 @@ def champion_score(candidate: Candidate, tracker: tracking.Tracker, name: str, c
         if tracking.is_outage(error):
             raise
         return incomparable(f"cannot be loaded ({error})")
-    if unknown := sorted(set(booster.feature_names or []) - set(candidate.splits.facts["features"])):
+    unknown = sorted(set(booster.feature_names or []) - set(candidate.splits.facts["features"]))
+    if unknown and judge_package is None:
         return incomparable(f"was trained on other features, such as {', '.join(unknown[:3])}")
     try:
-        scores = judge(bytes(booster.save_raw("ubj")))
-    except RunError as error:
+        if unknown and judge_package is not None:
+            with TemporaryDirectory(dir=candidate.splits.folder) as folder:
+                scores = judge_package(model_versions.fetch(tracker.uri, name, version, Path(folder)))
+        else:
+            scores = judge(bytes(booster.save_raw("ubj")))
+    except (RunError, InputError) as error:
         return incomparable(f"cannot be scored: {error.what}")
     until, ours = str(champion.tags.get(UNTIL_TAG, "")), candidate.trained_until
     seen = f"it learned from reviews until {until[:10]}, some of them in this test slice" if until > ours > "" else ""
+    if unknown:
+        seen = "; ".join(filter(None, (f"by its own features, such as {unknown[0]}, which know nothing newer", seen)))
     loss = scores.measures[TARGETS[target].metric]["value"]
     if loss is None:
         return incomparable("has no loss on these rows")

@@ -35,6 +35,7 @@ from tasks.stages.register.champion_comparison import (
     TARGET_TAG,
     UNTIL_TAG,
     Judge,
+    JudgePackage,
     champion_score,
 )
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
@@ -68,21 +69,34 @@ class Decision:
         return "passed " + (", ".join(gate.name for gate in self.gates if gate.passed) or "no gate, all are off")
 
 
-def register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
+def register(
+    candidate: Candidate,
+    config: RegistryConfig,
+    tracker: tracking.Tracker,
+    judge: Judge,
+    judge_package: JudgePackage | None = None,
+) -> Decision:
     """Register the model, decide, set the aliases.
 
-    `judge` scores the champion, if there is one. `gc` keeps `candidate.snapshots` for as long as the version exists.
-    Raises RegistryError if MLflow is down; the next call continues from there.
+    `judge` scores the champion, if there is one; `judge_package` one with other features. `gc` keeps
+    `candidate.snapshots` for as long as the version exists. Raises RegistryError if MLflow is down; the next call
+    continues from there.
     """
     try:
         with tracking.reaching(tracker.uri):
-            return _register(candidate, config, tracker, judge)
+            return _register(candidate, config, tracker, judge, judge_package)
     except RegistryError as error:
         fix = f"{error.fix}; every stage is kept: start the run again, and it goes on here"
         raise RegistryError(error.what, where=error.where, fix=fix) from error
 
 
-def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tracker, judge: Judge) -> Decision:
+def _register(
+    candidate: Candidate,
+    config: RegistryConfig,
+    tracker: tracking.Tracker,
+    judge: Judge,
+    judge_package: JudgePackage | None,
+) -> Decision:
     client, model = tracker.client, candidate.model
     name = config.name_for(candidate.target, candidate.dataset)
     rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
@@ -96,7 +110,7 @@ def _register(candidate: Candidate, config: RegistryConfig, tracker: tracking.Tr
         version = str(registered.version) if registered else _save(tracker, child, name, candidate)
         faults.point("register", "saved")
         client.set_registered_model_alias(name, registry.CHALLENGER, version)
-        rival = champion_score(candidate, tracker, name, champion, judge)
+        rival = champion_score(candidate, tracker, name, champion, judge, judge_package)
         measured = measure(candidate)
         gates = judge_gates(measured, rival, config.gates)
         decision = Decision(version, all_passed(gates), gates)
