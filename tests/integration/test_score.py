@@ -15,7 +15,9 @@ import polars as pl
 import pytest
 
 from tasks.core.snapshots import Snapshot
+from tasks.stages.register.packaged_champion import judge_package
 from tests.support.pipeline import ROWS, Finished, Place
+from tests.support.stage_runs import settings
 
 pytestmark = pytest.mark.slow
 MODEL = "raymill-amazon-us-rating"
@@ -71,6 +73,21 @@ def test_the_packaged_model_was_proven_before_it_became_champion(place: Place, f
     gates = {gate["name"]: gate for gate in finished.summary["gates"]}
     assert gates["difference of the packaged model"]["passed"]
     assert proof["digests"]["packaged"] in gates["difference of the packaged model"]["note"]
+
+
+def test_a_champion_of_other_features_is_compared_by_its_package(place: Place, ray_session: None) -> None:
+    """Of the same model both ways are the same: no loss differs, in no slice."""
+    stages = [last(place, name) for name in ("ingest", "clean", "split", "evaluate")]
+    judged = judge_package(last(place, "package").root, *stages, settings().evaluate)
+    scores = stages[-1]
+    right = scores.facts["measures"]["tuned"]["rmse"]["value"]
+    assert judged.measures["rmse"]["value"] == pytest.approx(right, rel=1e-6)
+    assert judged.difference is not None
+    assert (judged.difference.rows, judged.difference.mean) == (scores.facts["rows"], 0)
+    by_slice = {row["slice"]: row["loss_tuned"] for row in scores.read("slices").to_pylist()}
+    assert {name: by_slice[name] for name in judged.slices} == pytest.approx(
+        {n: v[1] for n, v in judged.slices.items()}
+    )
 
 
 def test_a_process_without_raymill_loads_the_champion_and_predicts_the_same(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 
-from tasks.core.errors import RunError
+from tasks.core.errors import InputError, RunError
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
@@ -147,6 +147,28 @@ def test_what_keeps_a_champion_from_being_compared_is_told_with_the_way_out(
     assert found.loss is None
     assert why in found.problem
     assert "raymill models promote" in found.problem
+
+
+def test_a_champion_with_other_features_is_scored_through_its_own_package(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(champion_comparison, "load_booster", lambda *_: trained(["n_chars", "gone"]))
+    monkeypatch.setattr(champion_comparison.model_versions, "fetch", lambda *at: at[3] / "package")
+    version, judged = SimpleNamespace(version=3, tags={}), []
+
+    def judge_package(folder: Path) -> Judged:
+        judged.append(folder.name)
+        return JUDGED
+
+    at: Any = (candidate, SimpleNamespace(uri="u"), "m", version, lambda _: pytest.fail("not by tonight's features"))
+    found = champion_score(*at, judge_package)
+    assert (found.loss, found.problem, judged) == (0.75, "", ["package"])
+    assert "by its own features, such as gone" in found.note
+
+    def refuse(_: Path) -> Judged:
+        raise InputError("a package of format 9, not 1")
+
+    assert "cannot be scored: a package of format 9" in champion_score(*at, refuse).problem
 
 
 def test_a_champion_of_another_data_set_keeps_its_place(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
