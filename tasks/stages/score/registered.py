@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import RegistryError
@@ -50,9 +50,12 @@ def fetch(uri: str, name: str, wanted: str, folder: Path) -> RegisteredModel:
             raise RegistryError(f"{name} has no version {wanted}", where="--model", fix=f"there are {given}")
         place = folder / f"{name}-{version}-{versions[version].run_id}"
         if not place.exists():
-            draft = place.with_name(f"{place.name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            model_versions.fetch(uri, name, version, draft).rename(place)
-            shutil.rmtree(draft)
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder) as draft:
+                fetched = model_versions.fetch(uri, name, version, Path(draft))
+                try:
+                    fetched.rename(place)
+                except OSError:
+                    if not place.exists():  # another process was faster
+                        raise
     return RegisteredModel.of(name, version, place)
