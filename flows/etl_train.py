@@ -77,7 +77,7 @@ def etl_train(
     settings = SETTINGS.get() or _with_data(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
-    given = graph.find_given(settings, until)
+    given = graph.GIVEN.get() or graph.find_given(settings, until)
 
     with open_run(settings, until) as run:
         page, scores = graph.walk(given, stages, together, partial(register, run))

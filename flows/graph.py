@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ class Given:
     metadata: Source | None
     packs: bool
     embeds: bool
+
+
+# What a command has found for the flow that it starts itself: the files are looked for, and hashed, once.
+GIVEN: ContextVar[Given | None] = ContextVar("given", default=None)
 
 
 def find_given(settings: Settings, until: str | None) -> Given:

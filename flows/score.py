@@ -18,6 +18,7 @@ from flows.run import environment, logs, notify
 from flows.run.context import SETTINGS, open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
+    SOURCE,
     about,
     check_folder,
     export,
@@ -64,7 +65,7 @@ def score(
     notify.remember(str(flow_run.id), settings)
     folder = Path(out) if out else predictions_folder(settings)
     check_folder(folder, settings)
-    source = find_reviews(settings)
+    source = SOURCE.get() or find_reviews(settings)
     with open_run(settings, flow="score") as run:
         chosen = fetch(settings, model)
         scored = stages.score(stages.read_new(source), chosen)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flows.cli.launch import launch
 from flows.cli.tables import compact_table
+from flows.graph import find_given
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
@@ -26,10 +27,7 @@ def ablate(settings: Settings, console: Console) -> dict[str, Any]:
 
 def splits_of(settings: Settings, console: Console) -> Snapshot:
     """Run the flow until `split`, reusing snapshots; return the splits."""
-    from tasks.sources import discover
-
-    source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    row = launch(settings, source, console, until="split").row("split")
+    row = launch(settings, find_given(settings, "split"), console, until="split").row("split")
     splits = open_store(settings.storage).find("split", row.key) if row else None
     assert splits is not None  # it was committed a moment ago
     return splits

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from flows.graph import GIVEN, Given
 from flows.run.record import RunRecord
 from flows.servers.temporary_server import start_if_needed
 from tasks.core.secrets import shown
@@ -15,8 +16,8 @@ from tasks.core.storage.opening import open_store
 from tasks.settings import Settings
 
 
-def launch(settings: Settings, source: HasDigest, console: Console, until: str | None = None) -> RunRecord:
-    """Run `etl_train` on the discovered `source`, with its progress on `console`; return its record.
+def launch(settings: Settings, given: Given, console: Console, until: str | None = None) -> RunRecord:
+    """Run `etl_train` on what was found, with its progress on `console`; return its record.
 
     Raises an error before any work if the registry or the bucket of snapshots does not answer.
     """
@@ -24,10 +25,14 @@ def launch(settings: Settings, source: HasDigest, console: Console, until: str |
     def start(masked: Settings) -> RunRecord:
         from flows.etl_train import etl_train
 
-        record: RunRecord = etl_train(masked.data.input, masked.data.dataset, settings=masked, until=until)
+        token = GIVEN.set(given)
+        try:
+            record: RunRecord = etl_train(masked.data.input, masked.data.dataset, settings=masked, until=until)
+        finally:
+            GIVEN.reset(token)
         return record
 
-    return launched(settings, source, "ingest", console, start)
+    return launched(settings, given.source, "ingest", console, start)
 
 
 def launched(

@@ -71,7 +71,7 @@ def run(
         print_source(view_console, source, settings.data.dataset)
 
     # A registry that is down fails here, before anything starts, too.
-    record = launch(settings, given.source, view_console, until)
+    record = launch(settings, given, view_console, until)
     total = time.perf_counter() - began
     record.startup_s, record.wall_s = round(total - record.wall_s, 2), round(total, 2)
     from flows.cli.console import print_summary

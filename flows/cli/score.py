@@ -39,7 +39,7 @@ def score(
     began = time.perf_counter()
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
-    from flows.run.scoring import check_folder, fetch, find_reviews, for_scoring, predictions_folder
+    from flows.run.scoring import SOURCE, check_folder, fetch, find_reviews, for_scoring, predictions_folder
     from tasks.settings import load_settings
 
     given = [*(overrides or []), *([f"score.reasons={reasons}"] if reasons is not None else [])]
@@ -56,7 +56,11 @@ def score(
     def start(masked: Settings) -> RunRecord:
         from flows.score import score as flow
 
-        done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked)
+        token = SOURCE.set(source)
+        try:
+            done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked)
+        finally:
+            SOURCE.reset(token)
         return done
 
     record = launched(settings, source, "read-new", view_console, start)

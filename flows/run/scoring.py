@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from tasks.stages.score.registered import RegisteredModel
 
 FOLDER, PREDICTIONS = "score", "predictions"  # below storage.root: what scoring runs keep, and what they are for
 ABOUT = "predictions.json"  # beside the files of predictions: what they are, and the sign of a finished folder
+
+# What a command has found for the flow that it starts itself.
+SOURCE: ContextVar[Source | None] = ContextVar("source", default=None)
 
 
 def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
