@@ -1,0 +1,143 @@
+"""Ranks that talk over gloo's sockets, by `torch.distributed`'s process group (the extra `lab`).
+
+Every message is two: a header of HEADER_BYTES that says what it is, and the bytes. Both are posted at once, so a header
+costs no round trip. Sends and receives are posted before any is waited for, which makes `send_recv` truly simultaneous.
+
+Not through `ray.util.collective`, whose backend "gloo" (2.60) is this process group behind blocking calls: two ranks
+that send to each other wait for each other's receive, it takes no timeout but torch's 30 minutes, and its send and recv
+ignore the group's name. Connections listen on the node's address in Ray, which is loopback for a local session.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from tasks.core.errors import UserError
+from tasks.parallel.comm import Array, described, late
+from tasks.parallel.comm_actors import ActorComm
+
+HEADER_BYTES = 512
+HEAD, BODY = 0, 1  # tags
+Work = tuple[Any, Array]  # what to wait for, and the memory that must not go before
+
+
+class GlooComm(ActorComm):
+    kind = "gloo"
+    _listener: socket.socket
+    _group: Any = None
+
+    def address(self) -> str | tuple[str, int]:
+        from ray.util import get_node_ip_address
+
+        host: str = get_node_ip_address()
+        if self.rank > 0:
+            return host
+        self._listener = socket.create_server((host, 0), backlog=self.world_size)
+        return host, self._listener.getsockname()[1]
+
+    def meet(self, members: Sequence[Any], addresses: Sequence[Any]) -> None:
+        try:
+            from torch import distributed
+        except ImportError:
+            raise UserError("gloo needs torch, which is not installed", fix="pip install 'raymill[lab]'") from None
+        patience = timedelta(seconds=self.timeout_s)
+        host, port = addresses[0]
+        # The store would listen on all interfaces: it gets a socket that listens on ours.
+        more = {"master_listen_fd": self._listener.detach()} if self.rank == 0 else {}
+        store = distributed.TCPStore(host, port, self.world_size, self.rank == 0, patience, False, **more)
+        kind = distributed.ProcessGroupGloo
+        options = kind._Options()
+        options._timeout = patience
+        own = addresses[self.rank]
+        options._devices = [kind.create_device(hostname=own if isinstance(own, str) else own[0])]
+        self._group = kind(store, self.rank, self.world_size, options)
+
+    def send(self, to: int, array: Array) -> None:
+        self._wait(self._post(to, array), to)
+
+    def recv(self, source: int, out: Array | None = None) -> Array:
+        return self._take(source, out, self._expect(source, out))
+
+    def send_recv(self, to: int, array: Array, source: int, out: Array | None = None) -> Array:
+        expected = self._expect(source, out)
+        posted = self._post(to, array)
+        received = self._take(source, out, expected)
+        self._wait(posted, to)
+        return received
+
+    def builtin(self, flat: Array, combine: np.ufunc) -> None:
+        """Gloo's own all-reduce, in place: a ring in segments. Nothing says what the other ranks pass.
+
+        Raises UserError for dtypes that torch lacks. Of maxima with NaN, gloo decides which ranks' NaN survive.
+        """
+        import torch
+        from torch import distributed
+
+        try:
+            tensor = torch.from_numpy(flat)
+        except TypeError as error:
+            raise UserError(f"gloo does not reduce {flat.dtype}: {error}", fix="another algorithm") from None
+        options = distributed.AllreduceOptions()
+        options.reduceOp = distributed.ReduceOp.MAX if combine is np.maximum else distributed.ReduceOp.SUM
+        try:
+            self._group.allreduce([tensor], options).wait(timedelta(seconds=self.timeout_s))
+        except RuntimeError as error:
+            left = (self.rank - 1) % self.world_size  # of gloo's ring; the one that is gone may be further left
+            raise self.lost(left, _reason(error, self.timeout_s)) from error
+
+    def close(self) -> None:
+        if self._group is not None:
+            self._group.shutdown()
+        self._group = None
+
+    def _post(self, to: int, array: Array) -> list[Work]:
+        header = np.zeros(HEADER_BYTES, np.uint8)
+        text = described(self.phase, array).encode()[:HEADER_BYTES]
+        header[: len(text)] = np.frombuffer(text, np.uint8)
+        return [self._posted("send", part, to, tag) for tag, part in enumerate((header, array)) if part.nbytes]
+
+    def _expect(self, source: int, out: Array | None) -> list[Work]:
+        header = self._posted("recv", np.empty(HEADER_BYTES, np.uint8), source, HEAD)
+        return [header] if out is None or not out.nbytes else [header, self._posted("recv", out, source, BODY)]
+
+    def _posted(self, way: str, array: Array, other: int, tag: int) -> Work:
+        import torch
+
+        contiguous = array if array.flags.c_contiguous and array.flags.writeable else array.copy(order="C")
+        tensor = torch.from_numpy(contiguous.reshape(-1).view(np.uint8))
+        try:
+            return getattr(self._group, way)([tensor], other, tag), contiguous
+        except RuntimeError as error:
+            raise self.lost(other, _reason(error, self.timeout_s)) from error
+
+    def _take(self, source: int, out: Array | None, expected: list[Work]) -> Array:
+        self._wait(expected[:1], source)
+        theirs = expected[0][1].tobytes().rstrip(b"\0").decode(errors="replace")
+        if out is None:
+            phase, _, kind = theirs.rpartition(": ")
+            dtype, _, shape = kind.partition(" ")
+            if phase != self.phase:
+                raise self.disagree(source, theirs, self.phase)
+            out = np.empty([int(n) for n in shape.strip("()").split(",") if n.strip()], np.dtype(dtype))
+            expected = [*expected, *([self._posted("recv", out, source, BODY)] if out.nbytes else [])]
+        elif theirs != (ours := described(self.phase, out)[:HEADER_BYTES]):
+            raise self.disagree(source, theirs, ours)
+        self._wait(expected[1:], source)
+        return out
+
+    def _wait(self, works: list[Work], other: int) -> None:
+        try:
+            for work, _ in works:
+                work.wait(timedelta(seconds=self.timeout_s))
+        except RuntimeError as error:
+            raise self.lost(other, _reason(error, self.timeout_s)) from error
+
+
+def _reason(error: RuntimeError, timeout_s: float) -> str:
+    text = str(error)
+    return late(timeout_s) if "imed out" in text else f"is gone ({text.split(']', 1)[-1].split('. ')[0].strip()})"
