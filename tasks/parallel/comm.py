@@ -82,6 +82,22 @@ def described(phase: str, array: Array) -> str:
     return f"{phase}: {array.dtype.str} {array.shape}"
 
 
+def matching(comm: Comm, source: int, theirs: str, out: Array | None, at_most: int | None = None) -> Array:
+    """Return `out`, or a new array, for a message that is described as `theirs`. Raises RanksDisagree for another.
+
+    at_most: characters that a description is cut to.
+    """
+    if out is None:
+        phase, _, kind = theirs.rpartition(": ")
+        dtype, _, shape = kind.partition(" ")
+        if phase != comm.phase:
+            raise comm.disagree(source, theirs, comm.phase)
+        return np.empty([int(n) for n in shape.strip("()").split(",") if n.strip()], np.dtype(dtype))
+    if theirs != (ours := described(comm.phase, out)[:at_most]):
+        raise comm.disagree(source, theirs, ours)
+    return out
+
+
 def late(timeout_s: float) -> str:
     return f"did not answer within {timeout_s:g} s"
 

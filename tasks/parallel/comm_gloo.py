@@ -1,7 +1,7 @@
 """Ranks that talk over gloo's sockets, by `torch.distributed`'s process group (the extra `lab`).
 
-Every message is two: a header of HEADER_BYTES that says what it is, and the bytes. Both are posted at once, so a header
-costs no round trip. Sends and receives are posted before any is waited for, which makes `send_recv` truly simultaneous.
+A short message carries a header of HEADER_BYTES that says what it is; a long one follows its header. Sends and receives
+are posted before any is waited for, which makes `send_recv` truly simultaneous.
 
 Not through `ray.util.collective`, whose backend "gloo" (2.60) is this process group behind blocking calls: two ranks
 that send to each other wait for each other's receive, it takes no timeout but torch's 30 minutes, and its send and recv
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from tasks.core.errors import UserError
-from tasks.parallel.comm import Array, described, late
+from tasks.parallel.comm import Array, described, late, matching
 from tasks.parallel.comm_actors import ActorComm
 
-HEADER_BYTES = 512
+HEADER_BYTES, INLINE_BYTES = 512, 16 << 10
 HEAD, BODY = 0, 1  # tags
 Work = tuple[Any, Array]  # what to wait for, and the memory that must not go before
 
@@ -61,10 +61,10 @@ class GlooComm(ActorComm):
         self._wait(self._post(to, array), to)
 
     def recv(self, source: int, out: Array | None = None) -> Array:
-        return self._take(source, out, self._expect(source, out))
+        return self._take(source, out, self._expect(source))
 
     def send_recv(self, to: int, array: Array, source: int, out: Array | None = None) -> Array:
-        expected = self._expect(source, out)
+        expected = self._expect(source)
         posted = self._post(to, array)
         received = self._take(source, out, expected)
         self._wait(posted, to)
@@ -96,14 +96,16 @@ class GlooComm(ActorComm):
         self._group = None
 
     def _post(self, to: int, array: Array) -> list[Work]:
-        header = np.zeros(HEADER_BYTES, np.uint8)
-        text = described(self.phase, array).encode()[:HEADER_BYTES]
-        header[: len(text)] = np.frombuffer(text, np.uint8)
-        return [self._posted("send", part, to, tag) for tag, part in enumerate((header, array)) if part.nbytes]
+        text = described(self.phase, array).encode()[:HEADER_BYTES].ljust(HEADER_BYTES)
+        if array.nbytes <= INLINE_BYTES:
+            return [self._posted("send", np.frombuffer(text + array.tobytes(), np.uint8), to, HEAD)]
+        return [
+            self._posted("send", np.frombuffer(text, np.uint8), to, HEAD),
+            self._posted("send", array, to, BODY),
+        ]
 
-    def _expect(self, source: int, out: Array | None) -> list[Work]:
-        header = self._posted("recv", np.empty(HEADER_BYTES, np.uint8), source, HEAD)
-        return [header] if out is None or not out.nbytes else [header, self._posted("recv", out, source, BODY)]
+    def _expect(self, source: int) -> Work:
+        return self._posted("recv", np.empty(HEADER_BYTES + INLINE_BYTES, np.uint8), source, HEAD)
 
     def _posted(self, way: str, array: Array, other: int, tag: int) -> Work:
         import torch
@@ -115,20 +117,17 @@ class GlooComm(ActorComm):
         except RuntimeError as error:
             raise self.lost(other, _reason(error, self.timeout_s)) from error
 
-    def _take(self, source: int, out: Array | None, expected: list[Work]) -> Array:
-        self._wait(expected[:1], source)
-        theirs = expected[0][1].tobytes().rstrip(b"\0").decode(errors="replace")
-        if out is None:
-            phase, _, kind = theirs.rpartition(": ")
-            dtype, _, shape = kind.partition(" ")
-            if phase != self.phase:
-                raise self.disagree(source, theirs, self.phase)
-            out = np.empty([int(n) for n in shape.strip("()").split(",") if n.strip()], np.dtype(dtype))
-            expected = [*expected, *([self._posted("recv", out, source, BODY)] if out.nbytes else [])]
-        elif theirs != (ours := described(self.phase, out)[:HEADER_BYTES]):
-            raise self.disagree(source, theirs, ours)
-        self._wait(expected[1:], source)
-        return out
+    def _take(self, source: int, out: Array | None, expected: Work) -> Array:
+        self._wait([expected], source)
+        theirs = expected[1][:HEADER_BYTES].tobytes().decode(errors="replace").rstrip()
+        received = matching(self, source, theirs, out, HEADER_BYTES)
+        if received.nbytes > INLINE_BYTES:
+            # Only now: gloo ends the process if a message is longer than the buffer that waits for it.
+            self._wait([self._posted("recv", received, source, BODY)], source)
+        else:
+            inline = expected[1][HEADER_BYTES : HEADER_BYTES + received.nbytes]
+            received.reshape(-1).view(np.uint8)[:] = inline
+        return received
 
     def _wait(self, works: list[Work], other: int) -> None:
         try:

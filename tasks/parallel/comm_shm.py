@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core.errors import RunError, UserError
-from tasks.parallel.comm import WINDOW_BYTES, Array, described, late
+from tasks.parallel.comm import WINDOW_BYTES, Array, described, late, matching
 from tasks.parallel.comm_actors import ActorComm
 
 SLOT_BYTES, SLOTS = 256 << 10, 2
@@ -124,19 +124,12 @@ class SharedMemoryComm(ActorComm):
     def _begin(self, source: int, out: Array | None) -> tuple[Array, Iterator[None]]:
         """Receive the packet; return the array and what fills it slot by slot."""
         head, _, inline = self._get(MAIL, source).partition(b"\n")
-        theirs = head.decode()
-        phase, _, kind = theirs.rpartition(": ")
-        if out is None:
-            dtype, _, shape = kind.partition(" ")
-            if phase == self.phase:
-                out = np.empty([int(n) for n in shape.strip("()").split(",") if n.strip()], np.dtype(dtype))
-        if out is None or theirs != described(self.phase, out):
-            raise self.disagree(source, theirs, self.phase if out is None else described(self.phase, out))
-        data = out.reshape(-1).view(np.uint8)
+        received = matching(self, source, head.decode(), out)
+        data = received.reshape(-1).view(np.uint8)
         if len(data) <= INLINE_BYTES:
             data[:] = np.frombuffer(inline, np.uint8)
-            return out, iter(())
-        return out, self._filling(source, data)
+            return received, iter(())
+        return received, self._filling(source, data)
 
     def _filling(self, source: int, data: Array) -> Iterator[None]:
         for start in range(0, len(data), SLOT_BYTES):
