@@ -1,7 +1,7 @@
 """Ranks that talk over gloo's sockets, by `torch.distributed`'s process group (the extra `lab`).
 
-A short message carries a header of HEADER_BYTES that says what it is; a long one follows its header. Sends and receives
-are posted before any is waited for, which makes `send_recv` truly simultaneous.
+A short message carries a header of HEADER_BYTES that says what it is; a long one follows its header in parts. Header,
+parts, sends and receives are posted before any is waited for: no round trip, and `send_recv` is truly simultaneous.
 
 Not through `ray.util.collective`, whose backend "gloo" (2.60) is this process group behind blocking calls: two ranks
 that send to each other wait for each other's receive, it takes no timeout but torch's 30 minutes, and its send and recv
@@ -21,7 +21,7 @@ from tasks.core.errors import UserError
 from tasks.parallel.comm import Array, described, late, matching
 from tasks.parallel.comm_actors import ActorComm
 
-HEADER_BYTES, INLINE_BYTES = 512, 16 << 10
+HEADER_BYTES, INLINE_BYTES, PART_BYTES = 512, 16 << 10, 1 << 20
 HEAD, BODY = 0, 1  # tags
 Work = tuple[Any, Array]  # what to wait for, and the memory that must not go before
 
@@ -61,10 +61,10 @@ class GlooComm(ActorComm):
         self._wait(self._post(to, array), to)
 
     def recv(self, source: int, out: Array | None = None) -> Array:
-        return self._take(source, out, self._expect(source))
+        return self._take(source, out, self._expect(source, out))
 
     def send_recv(self, to: int, array: Array, source: int, out: Array | None = None) -> Array:
-        expected = self._expect(source)
+        expected = self._expect(source, out)
         posted = self._post(to, array)
         received = self._take(source, out, expected)
         self._wait(posted, to)
@@ -98,35 +98,46 @@ class GlooComm(ActorComm):
     def _post(self, to: int, array: Array) -> list[Work]:
         text = described(self.phase, array).encode()[:HEADER_BYTES].ljust(HEADER_BYTES)
         if array.nbytes <= INLINE_BYTES:
-            return [self._posted("send", np.frombuffer(text + array.tobytes(), np.uint8), to, HEAD)]
-        return [
-            self._posted("send", np.frombuffer(text, np.uint8), to, HEAD),
-            self._posted("send", array, to, BODY),
-        ]
+            return [self._posted("send", np.frombuffer(text + array.tobytes(), np.uint8).copy(), to, HEAD)]
+        usable = array if array.flags.c_contiguous and array.flags.writeable else array.copy(order="C")
+        head = self._posted("send", np.frombuffer(text, np.uint8).copy(), to, HEAD)
+        return [head, *(self._posted("send", part, to, BODY) for part in _parts(usable))]
 
-    def _expect(self, source: int) -> Work:
-        return self._posted("recv", np.empty(HEADER_BYTES + INLINE_BYTES, np.uint8), source, HEAD)
+    def _expect(self, source: int, out: Array | None) -> list[Work]:
+        head = self._posted("recv", np.empty(HEADER_BYTES + INLINE_BYTES, np.uint8), source, HEAD)
+        return [head, *([] if out is None else self._expect_body(source, out))]
 
-    def _posted(self, way: str, array: Array, other: int, tag: int) -> Work:
+    def _expect_body(self, source: int, out: Array) -> list[Work]:
+        """Post receives for what `_post` sends after the header. Gloo ends the process if a message is longer than the
+        buffer that waits for it; so the last part, which another array's could exceed, is received beside `out`."""
+        if out.nbytes <= INLINE_BYTES:
+            return []
+        parts = _parts(out)
+        if len(parts[-1]) < PART_BYTES:
+            parts[-1] = np.empty(PART_BYTES, np.uint8)
+        return [self._posted("recv", part, source, BODY) for part in parts]
+
+    def _posted(self, way: str, data: Array, other: int, tag: int) -> Work:
         import torch
 
-        contiguous = array if array.flags.c_contiguous and array.flags.writeable else array.copy(order="C")
-        tensor = torch.from_numpy(contiguous.reshape(-1).view(np.uint8))
         try:
-            return getattr(self._group, way)([tensor], other, tag), contiguous
+            return getattr(self._group, way)([torch.from_numpy(data)], other, tag), data
         except RuntimeError as error:
             raise self.lost(other, _reason(error, self.timeout_s)) from error
 
-    def _take(self, source: int, out: Array | None, expected: Work) -> Array:
-        self._wait([expected], source)
-        theirs = expected[1][:HEADER_BYTES].tobytes().decode(errors="replace").rstrip()
+    def _take(self, source: int, out: Array | None, expected: list[Work]) -> Array:
+        self._wait(expected[:1], source)
+        header = expected[0][1]
+        theirs = header[:HEADER_BYTES].tobytes().decode(errors="replace").rstrip()
         received = matching(self, source, theirs, out, HEADER_BYTES)
-        if received.nbytes > INLINE_BYTES:
-            # Only now: gloo ends the process if a message is longer than the buffer that waits for it.
-            self._wait([self._posted("recv", received, source, BODY)], source)
-        else:
-            inline = expected[1][HEADER_BYTES : HEADER_BYTES + received.nbytes]
-            received.reshape(-1).view(np.uint8)[:] = inline
+        if received.nbytes <= INLINE_BYTES:
+            received.reshape(-1).view(np.uint8)[:] = header[HEADER_BYTES : HEADER_BYTES + received.nbytes]
+            return received
+        body = expected[1:] or self._expect_body(source, received)
+        self._wait(body, source)
+        last = _parts(received)[-1]
+        if len(last) < PART_BYTES:
+            last[:] = body[-1][1][: len(last)]
         return received
 
     def _wait(self, works: list[Work], other: int) -> None:
@@ -135,6 +146,11 @@ class GlooComm(ActorComm):
                 work.wait(timedelta(seconds=self.timeout_s))
         except RuntimeError as error:
             raise self.lost(other, _reason(error, self.timeout_s)) from error
+
+
+def _parts(array: Array) -> list[Array]:
+    data = array.reshape(-1).view(np.uint8)
+    return [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
 
 
 def _reason(error: RuntimeError, timeout_s: float) -> str:
