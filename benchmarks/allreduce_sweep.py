@@ -1,7 +1,7 @@
 """Measure every all-reduce by size and world, fit the cost model, draw both and extrapolate to a cluster.
 
-    python -m benchmarks.allreduce_sweep measure --world 8 --json FILE     adds the world's measurements to FILE
-    python -m benchmarks.allreduce_sweep draw --json FILE --png FILE       fits, prints tables, draws
+    python -m benchmarks.allreduce_sweep measure --world 8 --over gloo --json FILE     adds to FILE; minutes
+    python -m benchmarks.allreduce_sweep draw --json FILE --png FILE                   fits, prints tables, draws
 
 Trials as in `raymill bench allreduce` (benchmarks/allreduce_ranks.py). Over gloo, hierarchical is a tree in shared
 memory within nodes of half the ranks and gloo between them.
@@ -35,8 +35,8 @@ NODES, LINKS = 1_000, (10e9, 100e9)  # bits a second
 Row = dict[str, Any]
 
 
-def measured(world: int) -> list[Row]:
-    """Measure a world; returns a row for each algorithm and size."""
+def measured(world: int, over: str) -> list[Row]:
+    """Measure a world over a kind of group; returns a row for each algorithm and size."""
     from tasks.engines import cluster
     from tasks.parallel.comm_actors import ActorGroup
     from tasks.parallel.comm_gloo import GlooComm
@@ -47,14 +47,12 @@ def measured(world: int) -> list[Row]:
     rows = []
     try:
         with ActorGroup(world, [SharedMemoryComm, GlooComm]) as group:
-            for over, algorithms in SWEPT.items():
-                for elements in ELEMENTS:
-                    for algorithm in algorithms:
-                        run = Run(algorithm, over, elements, range(1, TRIALS + 1), per_node=max(1, world // 2))
-                        seconds, _ = trials(group.run(measure, [(run,)] * world), run.repeats)
-                        row = {"over": over, "algorithm": algorithm, "world": world, "nbytes": 4 * elements}
-                        rows.append({**row, **spread(seconds)})
-                        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            for elements in ELEMENTS:
+                for algorithm in SWEPT[over]:
+                    run = Run(algorithm, over, elements, range(1, TRIALS + 1), per_node=max(1, world // 2))
+                    seconds, _ = trials(group.run(measure, [(run,)] * world), run.repeats)
+                    row = {"over": over, "algorithm": algorithm, "world": world, "nbytes": 4 * elements}
+                    rows.append({**row, **spread(seconds)})
     finally:
         cluster.stop()
     return rows
@@ -180,14 +178,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.allreduce_sweep")
     parser.add_argument("what", choices=["measure", "draw"])
     parser.add_argument("--world", type=int, default=8)
+    parser.add_argument("--over", choices=SWEPT, default="gloo")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--png", type=Path)
     given = parser.parse_args()
     kept: dict[str, Any] = json.loads(given.json.read_text()) if given.json.exists() else {"rows": []}
     if given.what == "measure":
         kept["gamma"] = adding()
-        others = [row for row in kept["rows"] if row["world"] != given.world]
-        kept["rows"] = [*others, *measured(given.world)]
+        new = measured(given.world, given.over)
+        kept["rows"] = [r for r in kept["rows"] if (r["world"], r["over"]) != (given.world, given.over)] + new
         given.json.write_text(json.dumps(kept, indent=1))
         return 0
     machines = fitted(kept["rows"], kept["gamma"])
