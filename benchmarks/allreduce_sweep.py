@@ -28,8 +28,9 @@ from tasks.parallel.allreduce_cost import COUNTS, Machine, Measurement, fit, pre
 from tasks.parallel.allreduce_direct import IN_CACHE_BYTES
 
 MESSAGES = ("naive", "tree", "exchange", "ring", "rabenseifner")
-SWEPT = {"gloo": (*MESSAGES, "hierarchical", "gloo"), "shared memory": (*MESSAGES, "direct")}
+SWEPT = {"gloo": (*MESSAGES, "hierarchical", "gloo"), "shared memory": (*MESSAGES, "direct"), "objects": MESSAGES}
 ELEMENTS = (2, 1 << 8, 1 << 13, 1 << 16, 1 << 19, 1 << 23)  # 8 bytes to 32 MiB
+DRAWN = ("gloo", "shared memory")
 NODES, LINKS = 1_000, (10e9, 100e9)  # bits a second
 
 Row = dict[str, Any]
@@ -38,7 +39,7 @@ Row = dict[str, Any]
 def measured(world: int, over: str) -> list[Row]:
     """Measure a world over a kind of group; returns a row for each algorithm and size."""
     from tasks.engines import cluster
-    from tasks.parallel.comm_actors import ActorGroup
+    from tasks.parallel.comm_actors import ActorGroup, ObjectComm
     from tasks.parallel.comm_gloo import GlooComm
     from tasks.parallel.comm_shm import SharedMemoryComm
     from tasks.settings import load_settings
@@ -46,7 +47,7 @@ def measured(world: int, over: str) -> list[Row]:
     cluster.start(load_settings(overrides=["ray.logical_cpus=2"]).ray)
     rows = []
     try:
-        with ActorGroup(world, [SharedMemoryComm, GlooComm]) as group:
+        with ActorGroup(world, [SharedMemoryComm, GlooComm, ObjectComm]) as group:
             for elements in ELEMENTS:
                 for algorithm in SWEPT[over]:
                     run = Run(algorithm, over, elements, range(1, TRIALS + 1), per_node=max(1, world // 2))
@@ -138,7 +139,7 @@ def draw(rows: list[Row], machines: dict[str, Machine], png: Path) -> None:
     panels = figure.subplots(2, 2)
     world = max(row["world"] for row in rows)
     sizes = np.logspace(np.log10(8), np.log10(64 << 20), 100)
-    for panel, over in zip(panels[0], SWEPT, strict=True):
+    for panel, over in zip(panels[0], DRAWN, strict=True):
         for algorithm in SWEPT[over]:
             here = [r for r in rows if (r["over"], r["world"], r["algorithm"]) == (over, world, algorithm)]
             here.sort(key=lambda r: r["nbytes"])
@@ -155,7 +156,7 @@ def draw(rows: list[Row], machines: dict[str, Machine], png: Path) -> None:
                 machine = machines["direct" if algorithm == "direct" else over]
                 curve = [bus_bandwidth(world, n, predict(algorithm, world, n, machine)) / 1e9 for n in sizes]
                 panel.plot(sizes, curve, color=colours[algorithm], lw=1)
-        panel.set_title(f"{world} ranks on this machine, {over}: measured (dots), model (lines)")
+        panel.set_title(f"{world} ranks here, {over} (dots measured, lines model)")
     for panel, link in zip(panels[1], LINKS, strict=True):
         machine = network(machines["gloo"], link)
         wide = np.logspace(np.log10(8), np.log10(16 << 30), 100)
@@ -163,7 +164,7 @@ def draw(rows: list[Row], machines: dict[str, Machine], png: Path) -> None:
             curve = [bus_bandwidth(NODES, n, predict(algorithm, NODES, n, machine)) / 1e9 for n in wide]
             panel.plot(wide, curve, color=colours[algorithm], label=algorithm)
         panel.axhline(link / 8e9, color="#8A8A8A", ls=":", lw=1)
-        panel.set_title(f"model alone: {NODES:,} nodes at {link / 1e9:.0f} Gb/s (dotted)")
+        panel.set_title(f"{NODES:,} nodes at {link / 1e9:.0f} Gb/s (model alone)")
     for panel in panels.flat:
         panel.set(xscale="log", yscale="log", xlabel="bytes a rank", ylabel="bus bandwidth, GB/s")
         panel.grid(alpha=0.3)

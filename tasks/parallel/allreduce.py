@@ -103,10 +103,11 @@ def _reduced(comm: Comm, total: Array, operation: Operation, algorithm: str, wha
         algorithm = fastest(comm.kind, comm.world_size, flat.nbytes)
     if algorithm not in ALGORITHMS:
         raise UserError(f"no algorithm {algorithm!r}", where="all-reduce", fix=f"known: auto, {', '.join(ALGORITHMS)}")
-    comm.phase = f"{operation} of {what} by {algorithm}"
+    before, comm.phase = comm.phase, f"{operation} of {what} by {algorithm}"
     if algorithm == "gloo":
         comm.barrier()  # checks what the built-in does not
     ALGORITHMS[algorithm](comm, flat, np.maximum if operation == "max" else np.add)
+    comm.phase = before
     if operation == "mean":
         total /= comm.world_size
     return total

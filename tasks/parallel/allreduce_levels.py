@@ -12,36 +12,13 @@ system, 2018, section 3.3.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from tasks.core.errors import UserError
 from tasks.parallel.allreduce_ring import ring
 from tasks.parallel.allreduce_trees import broadcast, reduce
 from tasks.parallel.comm import Array, Comm
-
-
-class SubComm(Comm):
-    """Some ranks of a group as a group of their own, numbered in the order given."""
-
-    def __init__(self, comm: Comm, ranks: Sequence[int]) -> None:
-        super().__init__(ranks.index(comm.rank), len(ranks), comm.timeout_s)
-        self.kind = comm.kind
-        self._comm, self._ranks = comm, ranks
-        self.windows = [comm.windows[rank] for rank in ranks] if comm.windows else ()
-
-    def send(self, to: int, array: Array) -> None:
-        self._comm.phase = self.phase
-        self._comm.send(self._ranks[to], array)
-
-    def recv(self, source: int, out: Array | None = None) -> Array:
-        self._comm.phase = self.phase
-        return self._comm.recv(self._ranks[source], out)
-
-    def send_recv(self, to: int, array: Array, source: int, out: Array | None = None) -> Array:
-        self._comm.phase = self.phase
-        return self._comm.send_recv(self._ranks[to], array, self._ranks[source], out)
+from tasks.parallel.comm_part import SubComm
 
 
 class TwoLevels(SubComm):

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from importlib.util import find_spec
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tasks.parallel.allreduce_levels import TwoLevels
 from tasks.parallel.comm import Comm, run_threads
 from tasks.parallel.comm_actors import ActorComm, ObjectComm, run_actors
 from tasks.parallel.comm_gloo import GlooComm
+from tasks.parallel.comm_part import SubComm
 from tasks.parallel.comm_shm import SharedMemoryComm
 
 Array = npt.NDArray[Any]
@@ -196,23 +198,37 @@ def test_a_rank_that_dies_before_any_of_its_messages_hangs_nobody(algorithm: str
     assert messages > 1  # in every phase, until it had no message left
 
 
-def waits_for_a_sleeper(comm: Comm) -> str:
+def waits_for_a_sleeper(comm: Comm, woken: Event) -> str:
     if comm.rank == 1:
-        try:
-            comm.recv(0)  # nobody sends
-        except RankLost:
-            return "woke up"
+        woken.wait()
+        return ""
     comm.phase = "a test's phase"
     try:
         comm.recv(1)
     except RankLost as lost:
         return str(lost)
+    finally:
+        woken.set()
     return ""
 
 
 def test_a_timeout_names_the_rank_and_the_phase() -> None:
-    said = run_threads(waits_for_a_sleeper, [()] * 2, timeout_s=0.1)[0]
-    assert "rank 0 of 2 in a test's phase: rank 1 did not answer within 0.1 s" in said
+    said = run_threads(waits_for_a_sleeper, [(Event(),)] * 2, timeout_s=0.05)[0]
+    assert "rank 0 of 2 in a test's phase: rank 1 did not answer within 0.05 s" in said
+
+
+def talks_between_groups(comm: Comm) -> float:
+    """Half of the ranks reduce among themselves before all of them talk again."""
+    if comm.rank < 2:
+        allreduce(SubComm(comm, [0, 1]), np.ones(3))
+    total = np.ones(1)
+    for step in (1, 2, 3):
+        total += comm.send_recv((comm.rank + step) % 4, np.ones(1), (comm.rank - step) % 4)
+    return float(total[0])
+
+
+def test_a_part_of_the_ranks_may_reduce_alone() -> None:
+    assert run_threads(talks_between_groups, [()] * 4, timeout_s=20) == [4.0] * 4
 
 
 # --- Ray actors ---
