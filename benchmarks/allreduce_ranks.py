@@ -8,6 +8,7 @@ Only times and digests leave the ranks.
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 import zlib
 from collections.abc import Sequence
@@ -115,6 +116,17 @@ def trials(ranks: Sequence[Sequence[Ended]], repeats: int = 1) -> tuple[list[flo
             raise RunError("the ranks' results differ", where="bench allreduce")
         digests.append(trial[0][2])
     return seconds, digests
+
+
+def spread(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return median, least and most, and the coefficient of variation."""
+    return {
+        "trials": len(seconds),
+        "trial_median_s": round(statistics.median(seconds), 6),
+        "trial_min_s": round(min(seconds), 6),
+        "trial_max_s": round(max(seconds), 6),
+        "variation": round(statistics.stdev(seconds) / statistics.mean(seconds), 3),
+    }
 
 
 def bus_bandwidth(world: int, nbytes: int, seconds: float) -> float:

@@ -2,8 +2,8 @@
 
 Ours is `auto` over shared memory. The peers run on the same Ray actors: gloo's built-in all-reduce, and our ring and
 Rabenseifner over gloo's point-to-point sends. Each timed run is TRIALS trials, timed inside the ranks between barriers
-(benchmarks/allreduce_ranks.py). The details have bus bandwidths, the variation over all trials, and two ranks in shared
-memory against memcpy.
+(benchmarks/allreduce_ranks.py). The details have bus bandwidths, the variation over all trials, two ranks in shared
+memory against memcpy, and every algorithm by size, which benchmarks/allreduce_sizes.py compares with the cost model.
 
     raymill bench allreduce [--size MIB] [--runs R] [--json FILE|-]
 """
@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from itertools import count
 from typing import Any
 
-from benchmarks.allreduce_ranks import Run, bus_bandwidth, copy, measure, trials
+from benchmarks.allreduce_ranks import Run, bus_bandwidth, copy, measure, spread, trials
+from benchmarks.allreduce_sizes import adding, by_size
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.sides import start_ray
 from tasks.parallel.comm_actors import ActorComm, ActorGroup
@@ -74,7 +75,10 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
         found[name] = spread([second for run in timed for second in run.output[0]])
         bandwidth = bus_bandwidth(RANKS, job.nbytes, found[name]["trial_median_s"])
         found[name]["bus_bandwidth_gb_s"] = round(bandwidth / 1e9, 3)
-    found["ours"]["two_ranks"] = two_ranks(job)
+    overs = ["shared memory", *(["gloo"] if "gloo" in found else [])]
+    found["ours"]["two_ranks"], rows = two_ranks(job)
+    found["ours"]["by_size"] = by_size(job.group, RANKS, overs, TRIALS) + rows
+    found["ours"]["gamma_s_a_byte"] = adding()
     if "gloo" in found:
         of_gloo = {n: round(s["bus_bandwidth_gb_s"] / found["gloo"]["bus_bandwidth_gb_s"], 2) for n, s in found.items()}
         found["ours"]["bus_bandwidth_over_gloo"] = of_gloo
@@ -83,18 +87,7 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
     return found
 
 
-def spread(seconds: Sequence[float]) -> dict[str, Any]:
-    """Return median, least and most, and the coefficient of variation."""
-    return {
-        "trials": len(seconds),
-        "trial_median_s": round(statistics.median(seconds), 6),
-        "trial_min_s": round(min(seconds), 6),
-        "trial_max_s": round(max(seconds), 6),
-        "variation": round(statistics.stdev(seconds) / statistics.mean(seconds), 3),
-    }
-
-
-def two_ranks(job: Job) -> dict[str, Any]:
+def two_ranks(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure two ranks in shared memory and memcpy on both cores at once, bytes read and written a second.
 
     Beside what the ranks move, the result has what no all-reduce can do without, 2 n each, like a copy."""
@@ -102,10 +95,11 @@ def two_ranks(job: Job) -> dict[str, Any]:
     with ActorGroup(2, [SharedMemoryComm]) as group:
         seconds, _ = trials(group.run(measure, [(asked,)] * 2), asked.repeats)
         copies, _ = trials(group.run(copy, [(asked,)] * 2))
+        rows = by_size(group, 2, ["shared memory"], TRIALS)
     memcpy = 2 * 2 * job.nbytes / statistics.median(copies)
     moved, needed = (2 * times * job.nbytes / statistics.median(seconds) for times in (TWO_RANKS_MOVE, 2.0))
     reached = "reached" if moved >= WANTED_OF_MEMCPY * memcpy else "MISSED"
-    return {
+    found = {
         **spread(seconds),
         "moved_gb_s": round(moved / 1e9, 2),
         "memcpy_gb_s": round(memcpy / 1e9, 2),
@@ -113,6 +107,7 @@ def two_ranks(job: Job) -> dict[str, Any]:
         "needed_over_memcpy": round(needed / memcpy, 2),
         "verdict": f"{moved / memcpy:.2f} of memcpy's bandwidth, asked {WANTED_OF_MEMCPY}: {reached}",
     }
+    return found, rows
 
 
 def skip(_size: int) -> Mapping[str, str]:

@@ -1,10 +1,10 @@
-"""Measure every all-reduce by size and world, fit the cost model, draw both and extrapolate to a cluster.
+"""All-reduces by size: measure each algorithm, fit the cost model, draw both and extrapolate to a cluster.
 
-    python -m benchmarks.allreduce_sweep measure --world 8 --over gloo --json FILE     adds to FILE; minutes
-    python -m benchmarks.allreduce_sweep draw --json FILE --png FILE                   fits, prints tables, draws
+`raymill bench allreduce` measures; this reads its result, prints tables and draws:
 
-Trials as in `raymill bench allreduce` (benchmarks/allreduce_ranks.py). Over gloo, hierarchical is a tree in shared
-memory within nodes of half the ranks and gloo between them.
+    python -m benchmarks.allreduce_sizes FILE [--png FILE]
+
+Over gloo, hierarchical is a tree in shared memory within nodes of half the ranks, and gloo between them.
 """
 
 from __future__ import annotations
@@ -22,40 +22,29 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.allreduce_ranks import Run, bus_bandwidth, measure, trials
-from benchmarks.cases.allreduce import TRIALS, spread
+from benchmarks.allreduce_ranks import Run, bus_bandwidth, measure, spread, trials
 from tasks.parallel.allreduce_cost import COUNTS, Machine, Measurement, fit, predict
 from tasks.parallel.allreduce_direct import IN_CACHE_BYTES
+from tasks.parallel.comm_actors import ActorGroup
 
 MESSAGES = ("naive", "tree", "exchange", "ring", "rabenseifner")
-SWEPT = {"gloo": (*MESSAGES, "hierarchical", "gloo"), "shared memory": (*MESSAGES, "direct"), "objects": MESSAGES}
-ELEMENTS = (2, 1 << 8, 1 << 13, 1 << 16, 1 << 19, 1 << 23)  # 8 bytes to 32 MiB
-DRAWN = ("gloo", "shared memory")
+SIDES = {"gloo": (*MESSAGES, "hierarchical", "gloo"), "shared memory": (*MESSAGES, "direct")}
+ELEMENTS = (2, 1 << 8, 1 << 13, 1 << 16, 1 << 19, 1 << 22)  # 8 bytes to 16 MiB
 NODES, LINKS = 1_000, (10e9, 100e9)  # bits a second
 
 Row = dict[str, Any]
 
 
-def measured(world: int, over: str) -> list[Row]:
-    """Measure a world over a kind of group; returns a row for each algorithm and size."""
-    from tasks.engines import cluster
-    from tasks.parallel.comm_actors import ActorGroup, ObjectComm
-    from tasks.parallel.comm_gloo import GlooComm
-    from tasks.parallel.comm_shm import SharedMemoryComm
-    from tasks.settings import load_settings
-
-    cluster.start(load_settings(overrides=["ray.logical_cpus=2"]).ray)
+def by_size(group: ActorGroup, world: int, overs: Iterable[str], count: int) -> list[Row]:
+    """Measure a group; returns a row for each kind of messages, algorithm and size, of `count` trials each."""
     rows = []
-    try:
-        with ActorGroup(world, [SharedMemoryComm, GlooComm, ObjectComm]) as group:
+    for over in overs:
+        for algorithm in SIDES[over]:
             for elements in ELEMENTS:
-                for algorithm in SWEPT[over]:
-                    run = Run(algorithm, over, elements, range(1, TRIALS + 1), per_node=max(1, world // 2))
-                    seconds, _ = trials(group.run(measure, [(run,)] * world), run.repeats)
-                    row = {"over": over, "algorithm": algorithm, "world": world, "nbytes": 4 * elements}
-                    rows.append({**row, **spread(seconds)})
-    finally:
-        cluster.stop()
+                run = Run(algorithm, over, elements, range(1, count + 1), per_node=max(1, world // 2))
+                seconds, _ = trials(group.run(measure, [(run,)] * world), run.repeats)
+                row = {"over": over, "algorithm": algorithm, "world": world, "nbytes": 4 * elements}
+                rows.append({**row, **spread(seconds)})
     return rows
 
 
@@ -104,7 +93,7 @@ def tell(rows: list[Row], machines: dict[str, Machine]) -> None:
     for over, world in sorted({(row["over"], row["world"]) for row in rows}):
         here = [row for row in rows if (row["over"], row["world"]) == (over, world)]
         print(f"\n{over}, {world} ranks: milliseconds, median (min-max, variation)")
-        for algorithm in SWEPT[over]:
+        for algorithm in SIDES[over]:
             cells = [
                 f"{1e3 * r['trial_median_s']:.3f} ({1e3 * r['trial_min_s']:.3f}-{1e3 * r['trial_max_s']:.3f}, "
                 f"{r['variation']:.0%})"
@@ -139,8 +128,8 @@ def draw(rows: list[Row], machines: dict[str, Machine], png: Path) -> None:
     panels = figure.subplots(2, 2)
     world = max(row["world"] for row in rows)
     sizes = np.logspace(np.log10(8), np.log10(64 << 20), 100)
-    for panel, over in zip(panels[0], DRAWN, strict=True):
-        for algorithm in SWEPT[over]:
+    for panel, over in zip(panels[0], SIDES, strict=True):
+        for algorithm in SIDES[over]:
             here = [r for r in rows if (r["over"], r["world"], r["algorithm"]) == (over, world, algorithm)]
             here.sort(key=lambda r: r["nbytes"])
             x = [r["nbytes"] for r in here]
@@ -176,24 +165,15 @@ COLOURS = ("#8A8A8A", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#C
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.allreduce_sweep")
-    parser.add_argument("what", choices=["measure", "draw"])
-    parser.add_argument("--world", type=int, default=8)
-    parser.add_argument("--over", choices=SWEPT, default="gloo")
-    parser.add_argument("--json", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.allreduce_sizes")
+    parser.add_argument("result", type=Path, help="what `raymill bench allreduce --json` wrote")
     parser.add_argument("--png", type=Path)
     given = parser.parse_args()
-    kept: dict[str, Any] = json.loads(given.json.read_text()) if given.json.exists() else {"rows": []}
-    if given.what == "measure":
-        kept["gamma"] = adding()
-        new = measured(given.world, given.over)
-        kept["rows"] = [r for r in kept["rows"] if (r["world"], r["over"]) != (given.world, given.over)] + new
-        given.json.write_text(json.dumps(kept, indent=1))
-        return 0
-    machines = fitted(kept["rows"], kept["gamma"])
-    tell(kept["rows"], machines)
+    result = json.loads(given.result.read_text())["ours"]
+    machines = fitted(result["by_size"], result["gamma_s_a_byte"])
+    tell(result["by_size"], machines)
     if given.png:
-        draw(kept["rows"], machines, given.png)
+        draw(result["by_size"], machines, given.png)
     return 0
 
 
