@@ -38,7 +38,7 @@ class Run:
 
     @property
     def repeats(self) -> int:
-        return max(1, min(20, REPEATED_BELOW // (4 * self.elements)))
+        return max(1, min(4, REPEATED_BELOW // (4 * self.elements)))
 
 
 Ended = tuple[float, float, int]  # when it began and ended, and the result's digest

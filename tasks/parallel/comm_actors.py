@@ -13,7 +13,7 @@ from typing import Any
 from tasks.core.errors import RankLost, TransientError
 from tasks.engines.cluster import gather, is_lost
 from tasks.parallel import pool
-from tasks.parallel.comm import TIMEOUT_S, Array, Comm, Mailbox, first_cause, late, require_ranks
+from tasks.parallel.comm import TIMEOUT_S, Array, Comm, Mailbox, late, require_ranks
 
 GRACE_S = 5.0  # for the other ranks' errors to arrive, one of which may be the cause of the first
 
@@ -150,34 +150,31 @@ def run_actors(
 
 
 def _values(calls: Sequence[Any]) -> list[Any]:
-    """Return the ranks' results. If one fails, wait shortly for other errors, to raise the one that caused them."""
+    """Return the ranks' results. If one only lost another, wait shortly for the other's error, which is the cause."""
     import ray
 
     rank_of = {call: rank for rank, call in enumerate(calls)}
     values: list[Any] = [None] * len(calls)
-    errors: list[BaseException] = []
-    deaths: list[BaseException] = []
+    echoes: list[RankLost] = []
     waiting = list(calls)
     while waiting:
-        done, waiting = ray.wait(waiting, timeout=GRACE_S if errors or deaths else None)
+        done, waiting = ray.wait(waiting, timeout=GRACE_S if echoes else None)
         if not done:
             break
         for call in done:
             try:
                 values[rank_of[call]] = gather([call])[0]
+            except RankLost as error:
+                echoes.append(error)
             except TransientError as error:
-                (errors if isinstance(error, RankLost) else deaths).append(_named(rank_of[call], error))
-            except BaseException as error:
-                errors.append(error)
-    if errors or deaths:
-        raise first_cause([*deaths, *errors])
+                raise _named(rank_of[call], error) from error.__cause__
+    if echoes:
+        raise echoes[0]
     return values
 
 
 def _named(rank: int, error: TransientError) -> TransientError:
-    """Say which rank died; RankLost and other errors already say what they are about."""
+    """Say which rank died."""
     if not is_lost(error.__cause__ or error):
         return error
-    died = RankLost(f"rank {rank} died: {error.what}", where="Ray", fix="the work can be tried again")
-    died.__cause__ = error.__cause__
-    return died
+    return RankLost(f"rank {rank} died: {error.what}", where="Ray", fix="the work can be tried again")
