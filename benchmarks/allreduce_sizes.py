@@ -29,7 +29,7 @@ from tasks.parallel.comm_actors import ActorGroup
 
 MESSAGES = ("naive", "tree", "exchange", "ring", "rabenseifner")
 SIDES = {"gloo": (*MESSAGES, "hierarchical", "gloo"), "shared memory": (*MESSAGES, "direct")}
-ELEMENTS = (2, 1 << 8, 1 << 13, 1 << 16, 1 << 19, 1 << 22)  # 8 bytes to 16 MiB
+ELEMENTS = (2, 1 << 8, 1 << 13, 1 << 16, 1 << 19, 1 << 21)  # 8 bytes to 8 MiB
 NODES, LINKS = 1_000, (10e9, 100e9)  # bits a second
 
 Row = dict[str, Any]
