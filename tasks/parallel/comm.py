@@ -25,7 +25,7 @@ from tasks.core.errors import RankLost, RanksDisagree, UserError
 
 Array = npt.NDArray[Any]
 TIMEOUT_S = 300.0
-WINDOW_BYTES = 2 << 20  # of each rank's window; half is for input, half for results
+WINDOW_BYTES = 4 << 20  # of each rank's window: two blocks of input, two of results
 NOTHING: Array = np.empty(0, np.uint8)
 
 

@@ -30,7 +30,7 @@ EVERYWHERE = [*MESSAGES, "direct", "hierarchical"]
 OBVIOUS = {"sum": np.sum, "mean": np.mean, "max": np.max}
 DTYPES = ["float64", "float32", "float16", "int64", "int8", "uint16", "bool", "complex64"]
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="gloo needs torch: pip install 'raymill[lab]'")
-TINY = 64  # bytes of a window: many blocks
+TINY = 128  # bytes of a window: many blocks
 
 
 def reduced(comm: Comm, array: Array, operation: Any, algorithm: str, per_node: int = 3) -> Array:
