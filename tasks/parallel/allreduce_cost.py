@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.parallel.comm import Array
+
 
 class Counts(NamedTuple):
     """Messages, and bytes moved and added in units of n, of one rank or of all."""
@@ -111,18 +113,22 @@ def effective(algorithm: str, world: int, cores: int | None) -> Counts:
 
 
 def fit(measured: Sequence[Measurement], gamma: float, cores: int) -> Machine:
-    """Fit alpha and beta, neither below zero, to the measurements, with the least sum of squared relative errors.
+    """Fit alpha and beta to the measurements: the least sum of squared logarithms of prediction over measurement.
 
     gamma is measured apart: adding and moving grow with the same n, so a fit could not tell them from each other.
     """
-    from scipy.optimize import nnls
+    from scipy.optimize import least_squares
 
-    rows, rest = [], []
-    for m in measured:
-        steps, moved, added = effective(m.algorithm, m.world, cores)
-        rows.append([steps / m.seconds, moved * m.nbytes / m.seconds])
-        rest.append(max(0.0, 1 - added * m.nbytes * gamma / m.seconds))
-    alpha, beta = nnls(np.array(rows), np.array(rest))[0]
+    counts = np.array([effective(m.algorithm, m.world, cores) for m in measured])
+    sizes, seconds = (np.array([getattr(m, name) for m in measured], dtype=float) for name in ("nbytes", "seconds"))
+
+    def misfit(logs: Array) -> Array:
+        alpha, beta = np.exp(logs)
+        steps, moved, added = counts.T
+        misfits: Array = np.log((steps * alpha + sizes * (moved * beta + added * gamma)) / seconds)
+        return misfits
+
+    alpha, beta = np.exp(least_squares(misfit, np.log([1e-4, 1e-9]), xtol=1e-12, ftol=1e-12).x)
     return Machine(float(alpha), float(beta), gamma, cores)
 
 
