@@ -1,9 +1,9 @@
 """What `algorithm="auto"` picks: the fastest all-reduce by kind of group, world size and bytes, as measured.
 
-Of 2 and 8 ranks on two cores (`raymill bench allreduce`, docs/lab/allreduce.md). There every message costs some rank's
-share of a core, so the fewest messages in all win for small arrays: naive and tree send 2 (W - 1), the exchange W log2 W.
-For larger worlds, which were not measured, the cost model of ranks with a core each decides. A group through the object
-store takes the ring, as the pipeline does; threads, which only tests use, share memory.
+Of 2 and 8 ranks on two cores (docs/lab/allreduce.md). There every message costs a share of a core that others want, so
+the fewest messages in all win for small arrays: naive and tree send 2 (W - 1), the exchange W log2 W. For larger
+worlds, which were not measured, the cost model of ranks with a core each decides. A group through the object store
+takes the ring, as the pipeline does; threads, which only tests use, share memory.
 """
 
 from __future__ import annotations
