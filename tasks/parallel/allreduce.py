@@ -8,7 +8,7 @@ W ranks with n bytes each. A message costs alpha + its bytes times beta, adding 
     ring             2 (W - 1) alpha + 2 (W - 1)/W n beta                            least traffic, many steps
     rabenseifner     2 log2 W alpha + 2 (W - 1)/W n beta                             least traffic, few steps
     hierarchical     tree within each node, ring between them                        one rank a node on the network
-    direct           2 barriers a block                                              shared memory: no messages at all
+    direct           2 n copied, a barrier a block                                   shared memory: no messages at all
     gloo             what torch's users get                                          for comparison
 
 No all-reduce by messages moves less than 2 (W - 1)/W n per rank (Patarasuk and Yuan, 2009). `allreduce_cost.py` has the
