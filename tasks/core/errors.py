@@ -12,7 +12,9 @@
         ├── SnapshotCorrupt     a committed file is gone or has changed
         ├── RegistryError       the model registry cannot serve a request
         ├── ChunkFailed         a chunk of rows that no worker could score
+        ├── RanksDisagree       ranks of a group called a collective with different arguments
         └── TransientError      a fault that a retry may cure (a lost worker, a full queue)
+            └── RankLost        a rank of a group died, or did not answer in time
 
 A message says what happened, where (file, row, column, stage), and what to do. Secrets in it are masked, as the place
 is often a URL.
@@ -89,5 +91,13 @@ class ChunkFailed(RunError):
     pass
 
 
+class RanksDisagree(RunError):
+    pass
+
+
 class TransientError(RunError):
+    pass
+
+
+class RankLost(TransientError):
     pass

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import TransientError
 from tasks.parallel.allreduce import allreduce
-from tasks.parallel.comm import Comm, run_actors, run_threads
+from tasks.parallel.comm import Comm, run_threads
+from tasks.parallel.comm_actors import run_actors
 
 Array = npt.NDArray[Any]
 WORLDS = st.integers(1, 7)

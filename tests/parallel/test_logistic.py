@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, random_array
 
-from tasks.parallel.comm import Comm, run_actors, run_threads
+from tasks.parallel.comm import Comm, run_threads
+from tasks.parallel.comm_actors import run_actors
 from tasks.parallel.logistic import fit_logistic
 
 Array = npt.NDArray[Any]

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
-from tasks.parallel.comm import Comm, run_actors, run_threads
+from tasks.parallel.comm import Comm, run_threads
+from tasks.parallel.comm_actors import run_actors
 from tasks.parallel.ridge import fit_ridge
 
 Array = npt.NDArray[Any]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from tasks.parallel import word2vec
-from tasks.parallel.comm import Comm, run_actors, run_threads
+from tasks.parallel.comm import Comm, run_threads
+from tasks.parallel.comm_actors import run_actors
 from tasks.parallel.word2vec import Batch, Word2VecParams, WordVectors, fit_word2vec, gradients
 
 Array = npt.NDArray[Any]

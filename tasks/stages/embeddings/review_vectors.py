@@ -19,7 +19,8 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from tasks.parallel.allreduce import allreduce
-from tasks.parallel.comm import Array, Comm, run_actors
+from tasks.parallel.comm import Array, Comm
+from tasks.parallel.comm_actors import run_actors
 from tasks.parallel.svd import truncated_svd
 from tasks.parallel.time_borders import timestamps_ms
 from tasks.parallel.token_matrix import FilePair, hash_tokens, read_ids

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.parallel.comm import Array, Comm, run_actors
+from tasks.parallel.comm import Array, Comm
+from tasks.parallel.comm_actors import run_actors
 from tasks.parallel.exchange import shuffle
 from tasks.parallel.key_hash import partition_by_hash
 from tasks.parallel.kmeans import Clusters, choose_clusters

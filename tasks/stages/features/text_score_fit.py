@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.engines.cluster import gather
-from tasks.parallel.comm import Array, Comm, run_actors
+from tasks.parallel.comm import Array, Comm
+from tasks.parallel.comm_actors import run_actors
 from tasks.parallel.time_borders import borders, timestamps_ms
 from tasks.parallel.token_matrix import FilePair
 from tasks.stages.features.text_fields import Reader
