@@ -123,7 +123,7 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
         trials.append({"rate": round(rate), "borne": is_sustained(trial, LIMIT_S), **rounded(trial)})
         return is_sustained(trial, LIMIT_S)
 
-    rate, _ = highest_rate(is_borne, 0.4 * whole, 1.1 * whole, within=WITHIN)
+    rate, _ = highest_rate(is_borne, 0.2 * whole, 1.1 * whole, within=WITHIN)
     held, _ = streamed(job, rate / 2, HELD_S)
     over, _ = streamed(job, 1.5 * rate, OVERLOAD_S, on_full="drop", capacity=int(rate))
     report["ours"] |= {
