@@ -59,7 +59,7 @@ def measure(size: int, runs: int, works: Sequence[str] = WORKS) -> list[Cell]:
     cluster.start(load_settings(overrides=[f"ray.logical_cpus={max(WORKERS)}"]).ray)
     try:
         files, model = work.rows(size), work.model()
-        makes = {"booster": partial(work.booster, model), "lookups": work.lookups}
+        makes = {"booster": partial(work.booster, model), "lookups": partial(work.lookups, work.cells())}
         return [
             cell
             for name, rows, workers in itertools.product(works, CHUNK_ROWS, WORKERS)
