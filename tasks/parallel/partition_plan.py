@@ -36,10 +36,9 @@ class Speeds:
         return bool(self._bytes)
 
     def seconds(self, worker: int, size: int) -> float:
-        """Return how long a worker would take for so many bytes; one that has done nothing yet is like all together."""
+        """Return how long a worker would take for so many bytes; one that has done nothing yet is like the fastest."""
         of = [worker] if worker in self._bytes else list(self._bytes)
-        done = sum(self._bytes[w] for w in of)
-        return size * sum(self._seconds[w] for w in of) / done if done else float(size)
+        return size * min((self._seconds[w] / self._bytes[w] for w in of), default=1.0)
 
 
 class Plan(Protocol):
