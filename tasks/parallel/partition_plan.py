@@ -29,7 +29,7 @@ class Speeds:
         self._seconds: dict[int, float] = {}
 
     def note(self, worker: int, size: int, seconds: float) -> None:
-        self._bytes[worker] = self._bytes.get(worker, 0) + size
+        self._bytes[worker] = self._bytes.get(worker, 0) + max(size, 1)
         self._seconds[worker] = self._seconds.get(worker, 0.0) + seconds
 
     def known(self) -> bool:
