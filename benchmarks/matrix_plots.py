@@ -86,7 +86,7 @@ def heat_map(cells: Sequence[Cell]) -> bytes:
     def draw(ax: Axes) -> None:
         image = ax.imshow(speeds, cmap="cividis", aspect="auto", vmin=0)
         for (y, x), value in np.ndenumerate(speeds):
-            dark = value < 0.6 * speeds.max()
+            dark = value < 0.5 * speeds.max()
             ax.text(x, y, f"{value:,.0f}", ha="center", va="center", color="white" if dark else "black")
         ax.set_xticks(range(len(across)), [f"{rows:,}" for rows in across])
         ax.set_yticks(range(len(down)), [f"{s}, {w} worker{'s' * (w > 1)}" for s, w in down])

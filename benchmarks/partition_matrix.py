@@ -1,6 +1,6 @@
 """Measure partitioned scoring over strategies, workers, rows per chunk and two kinds of work.
 
-    python -m benchmarks.partition_matrix --out bench-results/partition [--size ROWS] [--runs R]
+    python -m benchmarks.partition_matrix --out bench-results/partition [--size ROWS] [--runs R] [--work NAME]
 
 Writes matrix.csv and matrix.json (a line per cell), scaling.json (Amdahl's fit per work, strategy and chunk size), the
 pictures bars.png, lines.png and heatmap-WORK.png, and index.html with all of it. Every cell's predictions have the same
@@ -33,6 +33,7 @@ from tasks.parallel.chunks import Chunk, chunks_of
 from tasks.parallel.partition import Result
 from tasks.parallel.partition_plan import STRATEGIES, Strategy
 
+WORKS = ("booster", "lookups")
 WORKERS = (1, 2, 4)
 CHUNK_ROWS = (2_048, 8_192, 32_768)
 Cell = dict[str, Any]
@@ -42,14 +43,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.partition_matrix")
     parser.add_argument("--out", type=Path, required=True, help="a folder for tables and pictures")
     parser.add_argument("--size", type=int, default=200_000, help="rows")
+    parser.add_argument("--work", choices=WORKS, action="append", help="only this kind of work; repeatable")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each cell")
     given = parser.parse_args()
-    cells = measure(given.size, given.runs)
+    cells = measure(given.size, given.runs, given.work or WORKS)
     write(given.out, cells, given.size)
     return 0
 
 
-def measure(size: int, runs: int) -> list[Cell]:
+def measure(size: int, runs: int, works: Sequence[str] = WORKS) -> list[Cell]:
     """Measure all cells; starts and stops Ray."""
     from tasks.engines import cluster
     from tasks.settings import load_settings
@@ -57,11 +59,11 @@ def measure(size: int, runs: int) -> list[Cell]:
     cluster.start(load_settings(overrides=[f"ray.logical_cpus={max(WORKERS)}"]).ray)
     try:
         files, model = work.rows(size), work.model()
-        makes = {"booster": partial(work.booster, model), "lookups": work.lookups}
+        makes = {"booster": partial(work.booster, model), "lookups": partial(work.lookups, work.cells())}
         return [
             cell
-            for (name, make), rows, workers in itertools.product(makes.items(), CHUNK_ROWS, WORKERS)
-            for cell in _row(name, make, chunks_of(files, rows, work.COLUMNS), rows, workers, runs)
+            for name, rows, workers in itertools.product(works, CHUNK_ROWS, WORKERS)
+            for cell in _row(name, makes[name], chunks_of(files, rows, work.COLUMNS), rows, workers, runs)
         ]
     finally:
         pool.clear()

@@ -64,13 +64,19 @@ def booster(model: str, threads: int = 1) -> Score:
     return score
 
 
-def lookups(cells: int = CELLS) -> Score:
-    """Make the scorer that is bound by memory."""
-    table_of = np.random.default_rng(SEED).random(cells, dtype=np.float32)
+def cells(count: int = CELLS) -> str:
+    """Return the file of the table that `lookups` looks up."""
+    return str(kept(f"scoring-cells-{count}-{SEED}.npy", partial(_write_cells, count)))
+
+
+def lookups(cells: str) -> Score:
+    """Make the scorer that is bound by memory. Workers map the same file, so they share its pages."""
+    table_of = np.load(cells, mmap_mode="r")
+    mask = np.uint32(len(table_of) - 1)
 
     def score(table: pa.Table) -> pa.Table:
         # The low bits of a float are as good as random.
-        addresses = (matrix_of(table).view(np.uint32) * np.uint32(2654435761)) & np.uint32(cells - 1)
+        addresses = (matrix_of(table).view(np.uint32) * np.uint32(2654435761)) & mask
         return pa.table({"row": table["row"], "prediction": table_of[addresses].mean(axis=1, dtype=np.float32)})
 
     return score
@@ -131,6 +137,11 @@ def added(digests: Iterable[Digest]) -> Digest:
     for part_rows, part_hash in digests:
         total, hashes = total + part_rows, (hashes + part_hash) % (1 << 64)
     return total, hashes
+
+
+def _write_cells(count: int, file: Path) -> None:
+    with file.open("wb") as out:
+        np.save(out, np.random.default_rng(SEED).random(count, dtype=np.float32))
 
 
 def _made(first: int, count: int) -> Any:

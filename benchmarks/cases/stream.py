@@ -40,7 +40,7 @@ LIMIT_S = 1.0
 TRIAL_S, HELD_S, OVERLOAD_S = 8.0, 60.0, 10.0
 WITHIN = 0.04  # of the bisection
 AT_ONCE = 1e9  # rows a second: all have arrived before the first is scored
-START_S = 0.2
+START_S = 1.0  # the arrival times of a minute take a tenth of a second to make
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
         trials.append({"rate": round(rate), "borne": is_sustained(trial, LIMIT_S), **rounded(trial)})
         return is_sustained(trial, LIMIT_S)
 
-    rate, _ = highest_rate(is_borne, 0.4 * whole, 1.1 * whole, within=WITHIN)
+    rate, _ = highest_rate(is_borne, 0.2 * whole, 1.1 * whole, within=WITHIN)
     held, _ = streamed(job, rate / 2, HELD_S)
     over, _ = streamed(job, 1.5 * rate, OVERLOAD_S, on_full="drop", capacity=int(rate))
     report["ours"] |= {

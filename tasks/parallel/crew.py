@@ -16,6 +16,7 @@ from tasks.parallel.mapreduce_calls import LOST, outcome
 
 __all__ = ["JOINED", "LOST", "Answer", "Crew", "RayCrew"]
 
+TRAVELS_BYTES = 1 << 20  # of a role's arguments
 JOINED = object()  # the answer of a replacement that is ready
 
 
@@ -52,6 +53,8 @@ class RayCrew:
 
     references: how many values the work on a job leaves in the object store, beside its answer; `work` then returns
     them behind the answer, in one tuple. They are owned by this process, so they outlive the worker.
+
+    Raises ValueError if the arguments, which travel to each worker, are not small.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class RayCrew:
         workers: int,
         references: Callable[[Any], int] = lambda _: 0,
     ) -> None:
+        _check_travels_light(arguments)
         self._role, self._arguments, self._references = role, arguments, references
         self._members = dict(enumerate(pool.hire(workers, role, [arguments] * workers)))
         self._started = workers
@@ -126,3 +130,14 @@ class RayCrew:
         if value is LOST:  # tell it once: its other calls are lost, too
             self._calls = {other: sent for other, sent in self._calls.items() if sent[0] != worker}
         return Answer(worker, job, value, kept)
+
+
+def _check_travels_light(arguments: Sequence[Any]) -> None:
+    from ray import cloudpickle
+
+    size = len(cloudpickle.dumps(arguments))
+    if size > TRAVELS_BYTES:
+        raise ValueError(
+            f"factory, arguments and sink are {size:,} bytes, which would travel to each worker: let the factory read "
+            "large values from a file or the object store"
+        )

@@ -32,8 +32,6 @@ from tasks.parallel.partition_master import Counts, Master, Poison, Span, Troubl
 from tasks.parallel.partition_plan import Strategy, plan_of
 from tasks.parallel.partition_worker import Make, Sink, Worker
 
-TRAVELS_BYTES = 1 << 20  # of factory, arguments and sink together
-
 
 @dataclass(frozen=True)
 class Result:
@@ -71,7 +69,6 @@ def run(
     Raises ChunkFailed for a chunk that had its tries, TransientError if workers keep dying, InputError for a chunk that
     is larger than a shard, ValueError if what travels to the workers is not small.
     """
-    _check_travels_light(make, arguments, sink)
     count = max(1, min(workers, len(chunks)))
     plan = plan_of(strategy, chunks, count, shard_bytes)
     references: Callable[[Any], int] = len if sink is None else lambda _: 0
@@ -117,14 +114,3 @@ def _result(chunks: Sequence[Chunk], master: Master) -> Result:
         counts=master.counts,
         seconds=master.crew.now() - master.began,
     )
-
-
-def _check_travels_light(*travels: Any) -> None:
-    from ray import cloudpickle
-
-    size = len(cloudpickle.dumps(travels))
-    if size > TRAVELS_BYTES:
-        raise ValueError(
-            f"factory, arguments and sink are {size:,} bytes, which would travel to each worker: let the factory read "
-            "large values from a file or the object store"
-        )

@@ -29,17 +29,16 @@ class Speeds:
         self._seconds: dict[int, float] = {}
 
     def note(self, worker: int, size: int, seconds: float) -> None:
-        self._bytes[worker] = self._bytes.get(worker, 0) + size
+        self._bytes[worker] = self._bytes.get(worker, 0) + max(size, 1)
         self._seconds[worker] = self._seconds.get(worker, 0.0) + seconds
 
     def known(self) -> bool:
         return bool(self._bytes)
 
     def seconds(self, worker: int, size: int) -> float:
-        """Return how long a worker would take for so many bytes; one that has done nothing yet is like all together."""
+        """Return how long a worker would take for so many bytes; one that has done nothing yet is like the fastest."""
         of = [worker] if worker in self._bytes else list(self._bytes)
-        done = sum(self._bytes[w] for w in of)
-        return size * sum(self._seconds[w] for w in of) / done if done else float(size)
+        return size * min((self._seconds[w] / self._bytes[w] for w in of), default=1.0)
 
 
 class Plan(Protocol):

@@ -1,5 +1,10 @@
 """A folder that grows: each new file once, when it is whole, whatever its name.
 
+    folder = Folder(Path("incoming"), ledger=Path("taken.jsonl"))
+    for file in folder.look():              # now and then; a file is found at the second look after its last change
+        score(file.path, f"{file.sha256}.parquet")
+        folder.take_note(file)
+
 A file is known by the sha256 of its content: a copy under another name is not new, other content under a known name is.
 What was taken is written to a ledger, one line a file, synced before `take_note` returns; a run that was killed before
 that gives the file again, so what is made of it should have a name made from its sha256.

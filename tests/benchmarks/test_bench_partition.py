@@ -27,7 +27,8 @@ def made(rows: int, folder: Path) -> list[Path]:
 
 def test_chunks_of_any_size_give_the_digest_of_the_whole(tmp_path: Path) -> None:
     files = made(5000, tmp_path / "in")
-    score = scoring_work.lookups(1 << 10)
+    scoring_work._write_cells(1 << 10, tmp_path / "cells.npy")
+    score = scoring_work.lookups(str(tmp_path / "cells.npy"))
     whole = scoring_work.digest(score(pq.read_table(files)))
     assert whole[0] == 5000
     parts = [score(read_chunk(chunk, scoring_work.COLUMNS)) for chunk in chunks_of(files, 2048, scoring_work.COLUMNS)]

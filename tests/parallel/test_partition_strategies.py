@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from tasks.core.errors import ChunkFailed, InputError, TransientError
 from tasks.parallel.chunks import Chunk
 from tasks.parallel.partition_master import Master
-from tasks.parallel.partition_plan import STRATEGIES, Strategy, balanced_shards, equal_runs, plan_of
+from tasks.parallel.partition_plan import (
+    STRATEGIES,
+    Dynamic,
+    Speeds,
+    Strategy,
+    balanced_shards,
+    equal_runs,
+    plan_of,
+)
 from tests.support.virtual_crew import VirtualCrew, scoring_crew
 
 
@@ -63,15 +71,21 @@ def test_an_idle_worker_repeats_the_last_chunk_of_a_straggler_only_where_that_en
 
 
 def test_the_first_result_counts_and_the_late_one_is_counted_as_repeated() -> None:
-    # Worker 0 is slow at its first chunk alone, so the repetition comes too late by a second.
-    crew = VirtualCrew(
-        2,
-        lambda unit: 7.0 if unit[0].index == 0 else 2.0,
-        lambda worker, unit: scoring_crew(2)._answer(worker, unit),
-    )
-    master = play(chunks(1, 1, 1, 1, 1, 1, 1), "dynamic", crew)
+    # Worker 1 repeats the chunk of worker 0, which is done with it while worker 2 is still at its own.
+    master = play(chunks(3, 1, 100), "dynamic", scoring_crew(3, slowness={0: 10.0}))
     assert_each_once(master)
-    assert master.counts.repeated <= master.counts.speculated
+    assert (master.counts.speculated, master.counts.repeated, master.counts.sent) == (1, 1, 4)
+    assert next(span for span in master.spans if span.chunk == 0).worker == 1
+    assert master.crew.now() == 100
+
+
+def test_a_thief_takes_the_last_chunk_of_the_run_that_would_take_longest() -> None:
+    plan, speeds = Dynamic(chunks(*[1] * 9), 3), Speeds()
+    for worker, seconds in enumerate((1.0, 9.0, 1.0)):
+        speeds.note(worker, 1, seconds)
+    taken = [plan.take(2, speeds) for _ in range(6)]
+    assert [unit[0].index for unit in taken if unit] == [6, 7, 8, 5, 4, 3]
+    assert plan.steals == 3
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -185,6 +199,11 @@ def test_longest_processing_time_balances_what_equal_counts_do_not() -> None:
     shards = balanced_shards(of, 3, 100)
     assert [sum(c.bytes for c in shard) for shard in shards] == [9, 9, 9]
     assert [sum(c.bytes for c in run) for run in equal_runs(of, 3)] == [17, 8, 2]
+
+
+def test_a_chunk_that_fits_no_shard_opens_another() -> None:
+    shards = balanced_shards(chunks(60, 60, 60), 1, 100)
+    assert [[c.index for c in shard] for shard in shards] == [[0], [1], [2]]
 
 
 def test_a_chunk_that_is_larger_than_a_shard_is_named() -> None:
