@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,10 +56,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests on Ray as slow."""
-    for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+    """Mark tests on Ray as slow.
+
+    Where tests run in two processes, files on the one Ray session or the one whole run stay in one of them, and so does
+    each other file.
+    """
+    used = {item: set(getattr(item, "fixturenames", ())) for item in items}
+    sharing = {item.path for item, names in used.items() if names & {"ray_session", "finished"}}
+    for item, names in used.items():
+        if "ray_session" in names:
             item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group("sharing" if item.path in sharing else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -128,6 +136,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("finished")
     synthesize(ROWS, 7, root / "reviews")
     place = Place(root, root / "reviews")
-    status, said = place.start("run")
+    # Watched by what counts its processes, which says their number, and what each kind used, after all else.
+    status, said = place.start("run", around=(sys.executable, "-m", "benchmarks.cpu_seconds"))
     assert status == 0, said[-3000:]
-    return Finished(place, said, place.summary)
+    counted = re.search(r"(\d+)  all, in ", said)
+    assert counted is not None, said[-3000:]
+    return Finished(place, said, place.summary, int(counted[1]))
