@@ -8,6 +8,9 @@ ALL := $(VENV)/.installed-all
 UNUSED := /(tests?|testing|sympy|networkx|transformers/models)/
 SAMPLE := data/sample
 SAMPLE_ROWS := 20000
+# In two processes: one has the tests on Ray, which wait for other processes half of the time.
+PYTEST := $(BIN)/python -m pytest
+TWO := -n 2 --dist loadgroup
 
 .PHONY: run test test-all test-fast lint docs install sample clean help
 .DEFAULT_GOAL := help
@@ -22,13 +25,13 @@ sample: $(RUN)  ## Make 20,000 synthetic reviews in data/sample
 	@$(BIN)/raymill data synth --rows $(SAMPLE_ROWS) --out $(SAMPLE) --if-missing
 
 test: $(ALL)  ## Run the tests, all but the longest
-	@$(BIN)/python -m pytest -m "not nightly"
+	@$(PYTEST) $(TWO) -m "not nightly"
 
 test-all: $(ALL)  ## Run every test, properties on many examples
-	@$(BIN)/python -m pytest --hypothesis-profile=many
+	@$(PYTEST) --hypothesis-profile=many
 
 test-fast: $(ALL)  ## Run the tests that need neither Ray nor servers
-	@$(BIN)/python -m pytest -m "not slow and not nightly"
+	@$(PYTEST) $(TWO) -m "not slow and not nightly"
 
 lint: $(ALL)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
