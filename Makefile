@@ -8,9 +8,9 @@ ALL := $(VENV)/.installed-all
 UNUSED := /(tests?|testing|sympy|networkx|transformers/models)/
 SAMPLE := data/sample
 SAMPLE_ROWS := 20000
-# In two processes: one has the tests on Ray, which wait for other processes half of the time.
 PYTEST := $(BIN)/python -m pytest
-TWO := -n 2 --dist loadgroup
+FAST := not slow and not nightly
+FAST_LOG := $(VENV)/test-fast.log
 
 .PHONY: run test test-all test-fast lint docs install sample clean help
 .DEFAULT_GOAL := help
@@ -24,14 +24,17 @@ run: $(RUN) sample  ## Run the pipeline on the sample, making both if they are n
 sample: $(RUN)  ## Make 20,000 synthetic reviews in data/sample
 	@$(BIN)/raymill data synth --rows $(SAMPLE_ROWS) --out $(SAMPLE) --if-missing
 
+# In two processes: the slow tests wait for Ray and servers half of the time. What the other process says comes after.
 test: $(ALL)  ## Run the tests, all but the longest
-	@$(PYTEST) $(TWO) -m "not nightly"
+	@$(PYTEST) -m "$(FAST)" > $(FAST_LOG) 2>&1 & fast=$$!; trap "kill $$fast" INT TERM; \
+	$(PYTEST) -m "slow and not nightly"; slow=$$?; \
+	wait $$fast; fast=$$?; cat $(FAST_LOG); exit $$((slow | fast))
 
 test-all: $(ALL)  ## Run every test, properties on many examples
 	@$(PYTEST) --hypothesis-profile=many
 
 test-fast: $(ALL)  ## Run the tests that need neither Ray nor servers
-	@$(PYTEST) $(TWO) -m "not slow and not nightly"
+	@$(PYTEST) -m "$(FAST)"
 
 lint: $(ALL)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

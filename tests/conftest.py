@@ -57,17 +57,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests on Ray as slow.
-
-    Where tests run in two processes, files on the one Ray session or the one whole run stay in one of them, and so does
-    each other file.
-    """
-    used = {item: set(getattr(item, "fixturenames", ())) for item in items}
-    sharing = {item.path for item, names in used.items() if names & {"ray_session", "finished"}}
-    for item, names in used.items():
-        if "ray_session" in names:
+    """Mark tests on Ray as slow."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("sharing" if item.path in sharing else str(item.path)))
 
 
 def pytest_collection_finish() -> None:
