@@ -57,10 +57,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests on Ray as slow."""
+    """Mark tests that use the one Ray session or the one whole run."""
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+        if {"ray_session", "finished"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.sharing)
 
 
 def pytest_collection_finish() -> None:
