@@ -8,6 +8,8 @@ ALL := $(VENV)/.installed-all
 UNUSED := /(tests?|testing|sympy|networkx|transformers/models)/
 SAMPLE := data/sample
 SAMPLE_ROWS := 20000
+PYTEST := $(BIN)/python -m pytest
+ALONE_LOG := $(VENV)/test-alone.log
 
 .PHONY: run test test-all test-fast lint docs install sample clean help
 .DEFAULT_GOAL := help
@@ -21,14 +23,17 @@ run: $(RUN) sample  ## Run the pipeline on the sample, making both if they are n
 sample: $(RUN)  ## Make 20,000 synthetic reviews in data/sample
 	@$(BIN)/raymill data synth --rows $(SAMPLE_ROWS) --out $(SAMPLE) --if-missing
 
+# In two processes, of which each waits for Ray or servers half of the time. What the other one says comes at the end.
 test: $(ALL)  ## Run the tests, all but the longest
-	@$(BIN)/python -m pytest -m "not nightly"
+	@$(PYTEST) -m "not sharing and not nightly" > $(ALONE_LOG) 2>&1 & alone=$$!; trap "kill $$alone" INT TERM; \
+	$(PYTEST) -m "sharing and not nightly"; sharing=$$?; \
+	wait $$alone; alone=$$?; cat $(ALONE_LOG); exit $$((sharing | alone))
 
 test-all: $(ALL)  ## Run every test, properties on many examples
-	@$(BIN)/python -m pytest --hypothesis-profile=many
+	@$(PYTEST) --hypothesis-profile=many
 
 test-fast: $(ALL)  ## Run the tests that need neither Ray nor servers
-	@$(BIN)/python -m pytest -m "not slow and not nightly"
+	@$(PYTEST) -m "not slow and not nightly"
 
 lint: $(ALL)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -39,12 +39,11 @@ def same_length(data: bytes) -> bytes:
 
 def count_escapes(data: bytes, delimiter: str) -> tuple[int, int]:
     """Count the quotes that only a backslash can escape, and those that are doubled."""
-    if b'\\"' not in data and b'""' not in data:
-        return 0, 0
     outside = re.escape(delimiter.encode()) + rb"\r\n"
-    escaped = re.findall(rb'(?<!\\)(?:\\\\)*\\"(?=[^"' + outside + rb"])", data)
-    doubled = re.findall(rb'[^"\\' + outside + rb']""[^"' + outside + rb"]", data)
-    return len(escaped), len(doubled)
+    # Patterns that begin with plain bytes: to look for what stands before these first takes ten times as long.
+    slashed = re.findall(rb'\\+"(?=[^"' + outside + rb"])", data)
+    doubled = re.findall(rb'""(?<=[^"\\' + outside + rb']"")(?=[^"' + outside + rb"])", data)
+    return sum(len(found) % 2 == 0 for found in slashed), len(doubled)  # an even number of backslashes escapes none
 
 
 def resolved(quoting: Quoting, start: bytes) -> Quoting:

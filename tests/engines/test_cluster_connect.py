@@ -120,7 +120,7 @@ def test_a_web_server_is_no_cluster() -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         with pytest.raises(UserError, match="not a Ray cluster"):
             cluster_connect.examine(config(f"127.0.0.1:{server.server_port}"))
         server.shutdown()

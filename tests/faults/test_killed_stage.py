@@ -1,4 +1,4 @@
-"""A process killed by SIGKILL at each step of a stage: the next one ends where an undisturbed one does."""
+"""A process killed at each step of a stage, told to end, or out of disk: the next one ends as if nothing had been."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,11 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(script: Path, root: Path, kill_at: str = "") -> subprocess.CompletedProcess[str]:
+def start(script: Path, root: Path, kill_at: str = "", fault: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(script.parent), str(PROJECT)])
     return subprocess.run(
         [sys.executable, str(script), str(root)],
-        env={**os.environ, "PYTHONPATH": path, "RAYMILL_KILL_AT": kill_at},
+        env={**os.environ, "PYTHONPATH": path, "RAYMILL_KILL_AT": kill_at, "RAYMILL_FAULT": fault},
         capture_output=True,
         text=True,
         timeout=120,
@@ -122,6 +123,34 @@ def test_killed_at_any_step_then_rerun_gives_the_same_digest_and_leaves_nothing_
         assert squares["resumed"] == (point != "before-run")
     assert_clean(store)
     assert all(s["reused"] for s in finish(script, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("at", "fault", "status", "says"),
+    [
+        ("squares:after-run", "SIGTERM", -signal.SIGTERM, ""),
+        ("squares:after-run", "SIGINT", -signal.SIGINT, "KeyboardInterrupt"),
+        ("files:written", "ENOSPC", 1, "No space left on device"),
+        ("files:written", "EIO", 1, "Input/output error"),
+    ],
+)
+def test_ended_by_a_signal_or_a_disk_that_fails_then_rerun_gives_the_same_digest_and_leaves_nothing_behind(
+    script: Path, undisturbed: list[str], tmp_path: Path, at: str, fault: str, status: int, says: str
+) -> None:
+    ended = start(script, tmp_path, kill_at=at, fault=fault)
+    assert (ended.returncode, says in ended.stderr) == (status, True), ended.stderr
+    assert [said["digest"] for said in finish(script, tmp_path)] == undisturbed
+    assert_clean(SnapshotStore(tmp_path))
+
+
+def test_what_a_killed_one_left_may_come_from_the_future(script: Path, undisturbed: list[str], tmp_path: Path) -> None:
+    """As when a wrong clock is set right between two runs."""
+    start(script, tmp_path, kill_at="squares:before-manifest")
+    tomorrow = time.time() + 86_400
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (tomorrow, tomorrow))
+    assert [said["digest"] for said in finish(script, tmp_path)] == undisturbed
+    assert_clean(SnapshotStore(tmp_path))
 
 
 @pytest.mark.nightly

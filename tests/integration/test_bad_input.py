@@ -257,10 +257,13 @@ class TestFoundOutOnlyByReading:
         refused(done, "too few reviews to split by time", "split.min_rows")
         assert not [p for p in command.snapshots() if p.parts[-3] == "split"]
 
-    def test_too_many_rejects_are_a_failed_run(self, command: Command, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("start", [Command.run, pytest.param(Command.run_in_a_process, marks=pytest.mark.nightly)])
+    def test_too_many_rejects_are_a_failed_run(
+        self, command: Command, tmp_path: Path, start: Callable[..., Done | subprocess.CompletedProcess[str]]
+    ) -> None:
         records = rows(200) + rows(50, star_rating="nine")
         path = text_file("a.csv", as_csv(records))(tmp_path)
-        done = command.run_in_a_process("--input", str(path))
+        done = start(command, "--input", str(path))
         refused(done, "50 of 250 rows", "rating is not a number: 50", "ingest.max_reject_fraction", status=1)
         assert command.snapshots() == []
         records_kept = [json.loads(p.read_text()) for p in (command.storage / "runs").glob("*.json")]

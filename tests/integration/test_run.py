@@ -15,6 +15,11 @@ from tests.support.pipeline import ROWS, SMALL, Finished, Place, not_asked_for
 
 pytestmark = pytest.mark.slow
 
+# What a run on a laptop needs: the command, Prefect's server, Ray's own seven (raylet, GCS, dashboard, two agents, log
+# monitor, autoscaler), a validator, two workers for tasks, two actors of the pool, one for trials, a controller, for
+# each of two trainings a worker and its synchronisation. Two more may start too early to be of use.
+MOST_PROCESSES = 22
+
 
 @pytest.fixture(scope="module")
 def place(finished: Finished) -> Place:
@@ -52,6 +57,10 @@ def test_every_stage_runs_and_no_row_is_lost(first: dict[str, Any]) -> None:
     assert stages["features"]["rows"] == stages["tokenize"]["rows"] == stages["clean"]["rows"]
     assert stages["split"]["rows_in"] == stages["features"]["rows"]
     assert 0.9 * stages["features"]["rows"] < stages["split"]["rows"] <= stages["features"]["rows"]
+
+
+def test_a_small_run_starts_no_more_processes_than_it_needs(finished: Finished) -> None:
+    assert finished.processes <= MOST_PROCESSES, finished.said[-2000:]
 
 
 def test_a_stage_comes_after_those_that_it_is_made_from(place: Place, first: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def running(place: Place) -> Iterator[Place]:
     process = place.up()
     yield place
-    assert place.raymill("down").returncode == 0
+    assert place.call("down").returncode == 0
     process.wait(30)
     assert process.returncode == 0, place.output
     assert leftovers(place.services) == []
@@ -65,17 +65,16 @@ class TestUp:
         found = running.status()
         assert found["well"]
         assert set(found["services"]) == {"prefect", "mlflow", "worker"}
-        assert "well" in running.raymill("status").stdout
+        assert "well" in running.call("status").stdout
 
     def test_the_deployment_and_its_schedule_are_there(self, running: Place) -> None:
-        about = running.prefect_says("deployment", "inspect", "etl-train/default", "--output", "json")
-        deployment = json.loads(about)
+        deployment = json.loads(answers(running.prefect, "/api/deployments/name/etl-train/default"))
         assert deployment["schedules"][0]["active"]
         assert deployment["work_pool_name"] == "raymill"
         assert deployment["job_variables"]["command"] == f"{sys.executable} -m flows.servers.engine"
 
     def test_a_second_one_is_refused(self, running: Place) -> None:
-        done = running.raymill("up")
+        done = running.shell("up")
         assert done.returncode == 1
         assert "up already" in done.stderr
         assert running.status()["well"]
@@ -132,7 +131,7 @@ class TestPorts:
         with closing(socket.socket()) as taken:
             taken.bind(("127.0.0.1", place.mlflow))
             taken.listen()
-            done = place.raymill("up")
+            done = place.shell("up")
         assert done.returncode == 1
         assert f"port {place.mlflow}" in done.stderr
         assert f"process {os.getpid()}" in done.stderr
@@ -141,7 +140,7 @@ class TestPorts:
     def test_a_server_of_somebody_else_that_does_not_answer_is_told_at_once(self, tmp_path: Path) -> None:
         place = Place(tmp_path)
         place.more["PREFECT_API_URL"] = f"http://127.0.0.1:{place.prefect}/api"
-        done = place.raymill("up")
+        done = place.shell("up")
         assert done.returncode == 1
         for word in ("Prefect's server does not answer", "Connection refused", "PREFECT_API_URL"):
             assert word in done.stderr
@@ -157,12 +156,12 @@ class TestEnd:
         records = tmp_path / "data" / "runs"
         (record,) = wait_for(lambda: [*records.glob("*.json")], 60, "a stage at work")
         assert json.loads(record.read_text())["at_work"] == ["ingest"]
-        assert place.raymill("down").returncode == 0
+        assert place.call("down").returncode == 0
         process.wait(30)
         assert process.returncode == 0
         assert leftovers(place.services) == []
-        assert "nothing is up" in place.raymill("down").stdout
-        assert place.raymill("status").returncode == 1
+        assert "nothing is up" in place.call("down").stdout
+        assert place.call("status").returncode == 1
         assert json.loads(record.read_text())["state"] == "failed"
         with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database:
             states = database.execute("SELECT state_name FROM flow_run WHERE start_time IS NOT NULL").fetchall()

@@ -51,7 +51,7 @@ def test_both_on_postgresql_and_the_database_goes_away_and_comes_back(place: Pla
 def test_a_database_that_is_down_at_the_start_is_told_before_anything_starts(place: Place, database: Postgres) -> None:
     database.stop()
     try:
-        done = place.raymill("up")
+        done = place.shell("up")
     finally:
         database.start()
     assert done.returncode == 1
@@ -63,7 +63,7 @@ def test_a_database_that_is_down_at_the_start_is_told_before_anything_starts(pla
 def test_a_wrong_password_is_told(place: Place, database: Postgres) -> None:
     wrong = database.url("postgresql+asyncpg", "prefect").replace(database.password, "guessed")
     place.more["RAYMILL__SERVICES__PREFECT_DATABASE"] = wrong
-    done = place.raymill("up")
+    done = place.shell("up")
     assert done.returncode == 1
     assert "password authentication failed" in done.stderr
     assert "guessed" not in done.stderr

@@ -102,13 +102,16 @@ USED = ("review_id", "customer_id", "product_id", "star_rating", "review_body", 
 
 @pytest.mark.parametrize("ending", ["jsonl", "tsv", pytest.param("noheader.tsv", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("newline", ["\n", pytest.param("\r\n", marks=pytest.mark.nightly)])
-def test_a_file_of_lines_may_be_cut_at_any_byte(tmp_path: Path, ending: str, newline: str) -> None:
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.nightly)])
+def test_a_file_of_lines_may_be_cut_at_any_byte(tmp_path: Path, ending: str, newline: str, every: int) -> None:
+    """Also within a character and beside the end of a line."""
     rows = [review(review_body="é★"), review(star_rating="?"), review(review_id="R3")]
     short = [{k: v for k, v in row.items() if k in USED} for row in rows]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in short) + "\n12\n"
     if ending != "jsonl":
         text = delimited(rows, "\t", quoted=False, header=ending == "tsv") + "US\t12\n"
-    (tmp_path / f"a.{ending}").write_bytes(text.replace("\n", newline).encode())
+    data = text.replace("\n", newline).encode()
+    (tmp_path / f"a.{ending}").write_bytes(data)
     source = sources.discover(str(tmp_path), "amazon-us")
     config = load_settings().ingest
     recipe = sources.Recipe("reviews", source.profile, config, sources.Period.of(config.earliest, config.latest))
@@ -116,7 +119,10 @@ def test_a_file_of_lines_may_be_cut_at_any_byte(tmp_path: Path, ending: str, new
     whole = read([(Unit(file),)], recipe, {})
     assert [row["review_id"] for row in whole.kept] == ["R1", "R3"]
     assert [row for row, _ in whole.reasons] == [1, 3]
-    for at in range(1, file.size):
+    special = [
+        at for at in range(1, file.size) if not data[at - 1 : at + 1].isascii() or b"\n" in data[at - 2 : at + 2]
+    ]
+    for at in sorted({*special, *range(1, file.size, every)}):
         parts = [(Unit(file, start=0, end=at),), (Unit(file, start=at, end=file.size),)]
         assert same(read(parts, recipe, {}), whole), at
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,14 @@ class Place:
         """Call a command of `raymill` in this process."""
         return raymill(*self.words(*command), COLUMNS="200", **variables)
 
-    def start(self, *command: str, kill_at: str = "") -> tuple[int, str]:
-        """Run a command of `raymill` in a process of its own; returns its exit status and what it said."""
+    def start(self, *command: str, kill_at: str = "", around: Sequence[str] = ()) -> tuple[int, str]:
+        """Run a command of `raymill` in a process of its own; returns its exit status and what it said.
+
+        around: a command that runs it.
+        """
         said = self.root / "said.txt"
         variables = {"COLUMNS": "200", "RAYMILL_KILL_AT": kill_at}
-        ended = processes.run(lambda: processes.spawn(self.words(*command), said, variables), said, LIMIT_S)
+        ended = processes.run(lambda: processes.spawn(self.words(*command), said, variables, around), said, LIMIT_S)
         assert ended.status is not None, f"it did not end: {ended.said}"
         return ended.status, ended.said
 
@@ -81,11 +84,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that nobody disturbed: its place, what it printed and its summary."""
+    """A run that nobody disturbed: its place, what it printed, its summary, and how many processes it started."""
 
     place: Place
     said: str
     summary: dict[str, Any]
+    processes: int
 
 
 def not_asked_for() -> set[str]:

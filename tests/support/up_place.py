@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tasks.core.sections import PROJECT
+from tests.support.command import Done, raymill
 from tests.support.mlflow_database import new_database
 from tests.support.prefect_server import make_database
 
@@ -93,7 +96,7 @@ class Place:
         wait_for(ready, UP_TIMEOUT_S, "up")
         return process
 
-    def raymill(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def shell(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli.main", *arguments]
         return subprocess.run(command, env=self.env, cwd=PROJECT, capture_output=True, text=True, timeout=60)
 
@@ -104,6 +107,13 @@ class Place:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def call(self, *arguments: str) -> Done:
+        """Call a command in this process."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+                patch.delenv(name, raising=False)
+            return raymill(*arguments, **self.env)
+
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.raymill("status", "--json", "-").stdout)
+        found: dict[str, Any] = json.loads(self.call("status", "--json", "-").stdout)
         return found

@@ -40,7 +40,7 @@ def listening() -> Iterator[Hook]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     hook.url = f"http://127.0.0.1:{server.server_port}/T000/s3cretpath"
     yield hook
     hook.answer.set()
