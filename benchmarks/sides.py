@@ -43,9 +43,9 @@ class StageJob:
         return out, float(took["wall_s"])
 
 
-def start_ray(setup: Setup) -> Settings:
-    """Start Ray, until the case is done, with a logical CPU per worker."""
-    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
+def start_ray(setup: Setup, *more: str) -> Settings:
+    """Start Ray, until the case is done, with a logical CPU per worker. more: other settings, as `--set` takes them."""
+    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}", *more])
     cluster.start(settings.ray)
     setup.cleanup.callback(cluster.stop)
     return settings
