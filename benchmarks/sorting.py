@@ -7,8 +7,10 @@ Results never travel to this process while it runs. Every run gets the same rows
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +26,10 @@ BLOCKS = 4  # blocks and partitions, whatever the number of workers
 KEY = Order(("key",))
 # Workers keep the memory that they free: on some virtual machines a fresh page costs more than sorting its numbers.
 KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "ARROW_DEFAULT_MEMORY_POOL": "system"
-}  # fmt: skip
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def prepare(setup: Setup, table: pa.Table) -> Job:
     start_ray(setup, f"ray.object_store_mb={max(512, 6 * table.nbytes >> 20)}")
     rows = table.num_rows
     edges = [rows * i // BLOCKS for i in range(BLOCKS + 1)]
-    blocks = [ray.put(table.slice(a, b - a)) for a, b in zip(edges, edges[1:], strict=False)]
+    blocks = [ray.put(table.slice(a, b - a)) for a, b in itertools.pairwise(edges)]
     return Job(table, blocks, setup.workers)
 
 
@@ -58,8 +62,6 @@ def one_worker(job: Job) -> Any:
 
 
 def _sorted(job: Job, cpus: float) -> Any:
-    import time
-
     import ray
 
     gc.collect()

@@ -148,7 +148,7 @@ class Unit(NamedTuple):
 
 
 def _units(file: Path, most_bytes: int) -> list[Unit]:
-    """Cut a file into units of at most `most_bytes` in memory, judged by its first row group: encodings hide the size."""
+    """Cut a file into units of at most `most_bytes` in memory, by its first row group: encodings hide the size."""
     opened = pq.ParquetFile(file)
     about = opened.metadata
     units: list[Unit] = []

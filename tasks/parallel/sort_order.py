@@ -6,7 +6,6 @@ keys, strings, decimals, nulls) is sorted by Polars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import Any
@@ -86,7 +85,7 @@ def values(column: pa.ChunkedArray, dtype: str) -> Array:
 
 
 def _ordinals(floats: Array) -> Array:
-    """Map floats to int64 in the same order: the bits of a double are so already if those of negative ones are flipped."""
+    """Map floats to int64 in the same order: a double's bits, flipped below the sign if it is negative."""
     wide = floats.astype(np.float64) + 0.0  # -0.0 becomes 0.0
     wide[np.isnan(wide)] = np.nan  # the positive one
     bits = wide.view(np.int64)
@@ -119,17 +118,18 @@ def permutation(table: pa.Table, order: Order) -> Array:
     return rows.sort(keys.column_names, maintain_order=True, **options)["row"].to_numpy().astype(np.int64)
 
 
-class KeyTuples(Sequence["Key"]):
-    """The keys of rows as a sequence of comparable values, built on demand: for a search in sorted rows."""
+class KeyTuples:
+    """The keys of rows as comparable values, built on demand: for a search in sorted rows."""
 
     def __init__(self, keys: pa.Table, order: Order) -> None:
         self._columns = [_comparable(column) for column in keys.columns]
-        self._order, self._rows = order, keys.num_rows
+        self._order = order
+        self._rows: int = keys.num_rows
 
     def __len__(self) -> int:
         return self._rows
 
-    def __getitem__(self, row: Any) -> Key:
+    def __getitem__(self, row: int) -> Key:
         return Key(tuple(column[row].as_py() for column in self._columns), self._order)
 
 
@@ -143,9 +143,8 @@ class Key:
     """The key of one row."""
 
     def __init__(self, parts: tuple[Any, ...], order: Order) -> None:
-        self._parts = [
-            (True, 0) if p != p else (False, p) if p is not None else None for p in parts
-        ]  # NaN is not itself
+        # NaN, which differs from itself, is above all numbers.
+        self._parts = [None if p is None else (True, 0) if p != p else (False, p) for p in parts]
         self._order = order
 
     def __eq__(self, other: object) -> bool:

@@ -5,7 +5,7 @@ the cache, too, and sorts each block. So merging 200 runs by vectorised sorts ta
 Python takes a microsecond. Splitters are a regular sample of the runs (Shi and Schaeffer, Parallel sorting by regular
 sampling, 1992).
 
-Rows with equal keys keep their order. All sorts are stable, and a splitter is a key and a *place*, the number of its row
+Rows with equal keys keep their order. All sorts are stable, and a splitter is a key and a *place*, its row's number
 before sorting: rows with the splitter's key come before it if their run begins before the place. So rows that all have
 one key are still cut into even parts.
 """
@@ -61,8 +61,9 @@ def ends(run: pa.Table, place: int, cuts: Splitters, order: Order) -> Array:
     keys, at = numbers(mine, order), numbers(theirs, order)
     if keys is None or at is None:
         rows, wanted = KeyTuples(mine, order), KeyTuples(theirs, order)
-        before = np.array([bisect_left(rows, key) for key in wanted], np.int64)
-        equal = np.array([bisect_right(rows, key) for key in wanted], np.int64)
+        sought = [wanted[i] for i in range(len(wanted))]
+        before = np.array([bisect_left(rows, key) for key in sought], np.int64)
+        equal = np.array([bisect_right(rows, key) for key in sought], np.int64)
     else:
         before, equal = np.searchsorted(keys, at, "left"), np.searchsorted(keys, at, "right")
     return np.where(cuts.places > place, equal, before)
@@ -99,9 +100,7 @@ def _merge_rows(sorted_runs: Sequence[pa.Table], keys: Sequence[Array]) -> pa.Ta
         found = stable_order(np.concatenate([keys[run][part] for run, part in slices]))
         for out, column in zip(merged, columns, strict=True):
             together = np.concatenate([column[run][part] for run, part in slices])
-            np.take(
-                together, found, out=out[start : start + len(found)], mode="clip"
-            )  # "clip": without a copy of `out`
+            out[start : start + len(found)] = together[found]
     done = {i: _array(schema.field(i), column) for i, column in zip(fixed, merged, strict=False)}
     if rest:
         others = pa.concat_tables([run.select(rest) for run in sorted_runs]).unify_dictionaries().combine_chunks()
@@ -124,7 +123,7 @@ def _blocks(keys: Sequence[Array]) -> Iterator[tuple[int, list[tuple[int, slice]
     for block in range(len(cuts) + 1):
         low, high = edges[:, block], edges[:, block + 1]
         if length := int((high - low).sum()):
-            yield start, [(run, slice(low[run], high[run])) for run in np.flatnonzero(high > low)]
+            yield start, [(int(run), slice(low[run], high[run])) for run in np.flatnonzero(high > low)]
         start += length
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def tables(draw: st.DrawFn) -> tuple[list[pa.Table], Order]:
         columns["text"] = pa.array([[str(i)] if i % 3 else None for i in range(rows)], pa.list_(pa.string()))
     table = pa.table(columns)
     edges = [0, *sorted(draw(st.lists(st.integers(0, rows), max_size=3))), rows]
-    blocks = [table.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    blocks = [table.slice(a, b - a) for a, b in pairwise(edges)]
     directions = tuple(draw(st.booleans()) for _ in keys)
     return blocks, Order(keys, directions, nulls_last=draw(st.booleans()))
 
