@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tasks.core.errors import InputError
 from tasks.parallel.sort_order import Array, KeyTuples, Order, key_columns, numbers, permutation, stable_order, values
 
 RUN_ROWS = 1 << 18  # 2 MiB of keys
@@ -37,6 +38,10 @@ class Splitters:
 
 def splitters(samples: Sequence[Splitters], parts: int, order: Order) -> Splitters:
     """Choose `parts` - 1 of the sampled rows, evenly; none without samples. The samples are in the order of places."""
+    first = samples[0].keys.schema
+    for other in (sample.keys.schema for sample in samples):
+        if not other.equals(first):
+            raise InputError(f"blocks with keys of other types: {first} and {other}", where="sort", fix="cast them")
     keys = pa.concat_tables([sample.keys for sample in samples]).unify_dictionaries()
     places = np.concatenate([sample.places for sample in samples])
     chosen = np.arange(1, parts) * len(places) // parts if len(places) else np.empty(0, np.int64)

@@ -125,6 +125,11 @@ def test_keys_that_have_no_order_are_refused(order: Any, said: str) -> None:
         sort_in_process([pa.table({"k": [1], "list": [[1]]})], order(), 1)
 
 
+def test_blocks_with_keys_of_other_types_are_refused() -> None:
+    with pytest.raises(InputError, match=r"(?s)keys of other types: k: int64.*k: string"):
+        sort_in_process([pa.table({"k": [1]}), pa.table({"k": ["1"]})], Order(("k",)), 1)
+
+
 def dies_once(marker: Path, table: pa.Table) -> pa.Table:
     if not marker.exists():
         marker.touch()
