@@ -1,8 +1,8 @@
 """Sort parquet files three times as large as the memory for it: Ray tasks against Polars' streaming engine.
 
 In: files of random int64 keys and row numbers, row groups of 2^17 rows. Out: sorted parquet files. `--size` is the
-memory in MiB: half for the object store, half for the tasks; the rows take three times as much. Ray's own processes
-and the libraries that a worker imports come on top of it, in `peak_rss_bytes`. The peer is scan, sort and sink.
+tasks' memory in MiB; the rows take three times as much. Ray's own processes and the libraries that a worker imports
+come on top of it, in `peak_rss_bytes`; `idle_bytes` is what they take before. The peer is scan, sort and sink.
 
     raymill bench sort_files [--size MB] [--workers W] [--json FILE|-]
 """
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness import Case, Setup
 from benchmarks.inputs import SEED, kept
+from benchmarks.machine import PeakMemory
 from benchmarks.sides import start_ray
 from tasks.parallel.merge_sort import sort_files
 from tasks.parallel.sort_order import Order
@@ -38,14 +39,15 @@ class Job:
     scratch: Path
     memory_bytes: int
     rows: int
+    idle_bytes: int
 
 
 def prepare(setup: Setup) -> Job:
     memory_bytes = setup.size << 20
     rows = TIMES * memory_bytes // ROW_BYTES
     folder = kept(f"sort-{rows}-{SEED}", partial(write_rows, rows))
-    start_ray(setup, f"ray.object_store_mb={max(100, setup.size // 2)}")
-    return Job(sorted(folder.glob("*.parquet")), setup.scratch, memory_bytes, rows)
+    start_ray(setup, "ray.object_store_mb=100")
+    return Job(sorted(folder.glob("*.parquet")), setup.scratch, memory_bytes, rows, PeakMemory().sample())
 
 
 def write_rows(rows: int, folder: Path) -> None:
@@ -60,7 +62,7 @@ def write_rows(rows: int, folder: Path) -> None:
 def ours(job: Job) -> Path:
     out = job.scratch / "ours"
     shutil.rmtree(out, ignore_errors=True)
-    sort_files(job.files, out, Order(("key",)), job.memory_bytes // 2)
+    sort_files(job.files, out, Order(("key",)), job.memory_bytes)
     return out
 
 
@@ -104,5 +106,6 @@ CASE = Case(
     peers={"polars": polars},
     check=check,
     measure_input=lambda job: {"rows": job.rows, "bytes": job.rows * ROW_BYTES},
+    details=lambda job, runs: {"ours": {"idle_bytes": job.idle_bytes}},
     check_is_warm_up=True,
 )

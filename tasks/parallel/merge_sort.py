@@ -11,23 +11,25 @@ rows and their order alone, not on the number of workers.
 Cost for n rows on W workers: n/W log(run) comparisons to sort, n/W log(block) to merge, and of each worker's rows
 (W - 1)/W cross to another, in P messages a block: T = a n/W + M P α + β n/W. The sample is all that is serial.
 
-`sort_files` sorts what exceeds memory: tasks read row groups and write parquet, one task's rows are a share of the
-memory given, and the parts between them spill to disk when Ray's object store is full (Luan and others, Exoshuffle: an
-extensible shuffle architecture, 2023).
+`sort_files` sorts what exceeds memory: tasks read row groups and write parquet, and one task's rows are a share of the
+memory given. Between them a block's parts wait in one file, not in the object store: Ray returns objects below 100 KB
+to the process that asked, which then held all the rows (in a first version, 850 MB of 400).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, RunError
 from tasks.engines import cluster
 from tasks.parallel.sort_order import Order
 from tasks.parallel.sorted_runs import Splitters, ends, merge, runs, splitters
@@ -46,27 +48,42 @@ class Part(NamedTuple):
     lengths: list[int]
 
 
+class Spilled(NamedTuple):
+    """A part in a file, from `offset` on."""
+
+    file: Path
+    offset: int
+    lengths: list[int]
+
+    def read(self) -> Part:
+        with pa.OSFile(str(self.file)) as source:
+            source.seek(self.offset)
+            return Part(pa.ipc.open_stream(source).read_all(), self.lengths)
+
+
 def sort_tables(blocks: Sequence[Any], order: Order, partitions: int, *, cpus: float = 1) -> list[Any]:
     """Sort tables that are in Ray's object store; returns references to the partitions, in order.
 
     blocks: references to Arrow tables of one schema. cpus: logical CPUs that each task holds. Raises InputError for a
     key that has no order, TransientError if a worker is lost again and again.
     """
-    return _sort(blocks, order, partitions, _itself, _kept, cpus)
+    return _sort(blocks, order, partitions, _itself, _kept, cpus=cpus)
 
 
 def sort_files(files: Sequence[Path], out: Path, order: Order, memory_bytes: int) -> list[Path]:
     """Sort parquet files of one schema into sorted parquet files `part-00000.parquet` ... in `out`, in order.
 
-    memory_bytes: what the tasks that run at the same time may use together, beside the object store. Raises InputError
-    for a key that has no order or a row group too large for that memory.
+    memory_bytes: what the tasks that run at the same time may use together. The rows wait in `out` in between, which
+    all nodes must see. Raises InputError for a key that has no order or a row group too large for that memory, RunError if
+    the disk is full.
     """
     task_bytes = memory_bytes // (MEMORY_PER_BYTE * cluster.cpus())
     units = [unit for file in files for unit in _units(file, task_bytes)]
     total = sum(unit.bytes for unit in units)
     out.mkdir(parents=True, exist_ok=True)
-    written = _sort(units, order, max(1, -(-total // task_bytes)), _read, partial(_write, out), 1)
-    return cluster.gather(written)
+    partitions = max(1, -(-total // task_bytes))
+    with TemporaryDirectory(prefix=".sort-", dir=out) as waiting:
+        return cluster.gather(_sort(units, order, partitions, _read, partial(_write, out), spill=Path(waiting)))
 
 
 def sort_in_process(blocks: Sequence[pa.Table], order: Order, partitions: int) -> list[pa.Table]:
@@ -76,7 +93,16 @@ def sort_in_process(blocks: Sequence[pa.Table], order: Order, partitions: int) -
     return [_merged(0, order, _kept, *(of_block[p] for of_block in parts)) for p in range(partitions)]
 
 
-def _sort(blocks: Sequence[Any], order: Order, partitions: int, load: Load, store: Store, cpus: float) -> list[Any]:
+def _sort(
+    blocks: Sequence[Any],
+    order: Order,
+    partitions: int,
+    load: Load,
+    store: Store,
+    *,
+    cpus: float = 1,
+    spill: Path | None = None,
+) -> list[Any]:
     import ray
 
     if not blocks or partitions < 1:
@@ -87,7 +113,7 @@ def _sort(blocks: Sequence[Any], order: Order, partitions: int, load: Load, stor
     merged: Any = ray.remote(num_cpus=cpus)(_merged)
     samples = cluster.gather(sample.remote(i, block, order, load) for i, block in enumerate(blocks))
     cuts = splitters(samples, partitions, order)
-    parts = [cut.remote(i, block, order, cuts, partitions, load) for i, block in enumerate(blocks)]
+    parts = [cut.remote(i, block, order, cuts, partitions, load, spill) for i, block in enumerate(blocks)]
     listed = [found if partitions > 1 else [found] for found in parts]
     return [merged.remote(p, order, store, *(of_block[p] for of_block in listed)) for p in range(partitions)]
 
@@ -101,8 +127,10 @@ def _sample(block: int, rows: Any, order: Order, load: Load) -> Splitters:
     return Splitters(keys, block * BLOCK_PLACES + chosen)
 
 
-def _cut(block: int, rows: Any, order: Order, cuts: Splitters, partitions: int, load: Load) -> tuple[Part, ...]:
-    """Sort a block's runs and cut each at the splitters."""
+def _cut(
+    block: int, rows: Any, order: Order, cuts: Splitters, partitions: int, load: Load, spill: Path | None = None
+) -> tuple[Part | Spilled, ...]:
+    """Sort a block's runs and cut each at the splitters. spill: the folder for the parts, if they go to a file."""
     table = load(rows)
     slices: list[list[pa.Table]] = [[] for _ in range(partitions)]
     place = block * BLOCK_PLACES
@@ -112,18 +140,35 @@ def _cut(block: int, rows: Any, order: Order, cuts: Splitters, partitions: int, 
         for part, start, stop in zip(slices, edges, edges[1:], strict=False):
             part.append(run.slice(start, stop - start))
     empty = table.schema.empty_table()
-    return tuple(
+    parts = (
         Part(pa.concat_tables([empty, *part]).unify_dictionaries().combine_chunks(), [s.num_rows for s in part])
         for part in slices
     )
+    return tuple(parts) if spill is None else _spilled(spill / f"block-{block:05d}.arrow", parts)
 
 
-def _uncut(*arguments: Any) -> Part:
+def _spilled(file: Path, parts: Iterable[Part]) -> tuple[Spilled, ...]:
+    """Write parts to one file. Raises RunError if the disk is full."""
+    begun, places = file.with_suffix(f".{os.getpid()}"), []
+    try:
+        with pa.OSFile(str(begun), "wb") as sink:
+            for part in parts:
+                places.append(Spilled(file, sink.tell(), part.lengths))
+                with pa.ipc.new_stream(sink, part.rows.schema) as writer:
+                    writer.write_table(part.rows)
+    except OSError as error:
+        raise RunError(f"cannot write sorted rows: {error}", where=str(file.parent), fix="free space there") from error
+    begun.rename(file)
+    return tuple(places)
+
+
+def _uncut(*arguments: Any) -> Part | Spilled:
     return _cut(*arguments)[0]
 
 
-def _merged(partition: int, order: Order, store: Store, *parts: Part) -> Any:
+def _merged(partition: int, order: Order, store: Store, *given: Part | Spilled) -> Any:
     """Merge what all blocks have for one partition, and store it."""
+    parts = [part if isinstance(part, Part) else part.read() for part in given]
     sliced = []
     for part in parts:
         starts = np.cumsum([0, *part.lengths])

@@ -152,7 +152,7 @@ def test_on_ray_the_same_rows_and_a_lost_worker_changes_nothing(ray_session: Non
     def die_in_the_merge(_partition: int, table: pa.Table) -> pa.Table:
         return dies_once(tmp_path / "merge", table)
 
-    assert gather(merge_sort._sort(refs, order, 4, die_in_the_cut, die_in_the_merge, 1)) == parts
+    assert gather(merge_sort._sort(refs, order, 4, die_in_the_cut, die_in_the_merge)) == parts
     assert {file.name for file in tmp_path.iterdir()} == {"cut", "merge"}
     with pytest.raises(InputError, match="no column 'x'"):
         sort_tables(refs, Order(("x",)), 2)
