@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -41,6 +42,17 @@ class StageJob:
         out.mkdir()
         took = in_own_process(module, [name, str(input), str(out)], out, threads=self.workers)
         return out, float(took["wall_s"])
+
+
+# Ray's workers give way to all other processes (nice 15), so beside others they lose to peers in this process.
+LIKE_PEERS = {"RAY_worker_niceness": "0"}
+
+
+def set_variables(setup: Setup, variables: Mapping[str, str]) -> None:
+    """Set environment variables for the processes that Ray will start, until the case is done."""
+    os.environ.update(variables)
+    for name in variables:
+        setup.cleanup.callback(os.environ.pop, name)
 
 
 def start_ray(setup: Setup, *more: str) -> Settings:

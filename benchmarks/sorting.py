@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.harness import SelfTimed, Setup, Timed
-from benchmarks.sides import start_ray
+from benchmarks.sides import LIKE_PEERS, set_variables, start_ray
 from tasks.parallel.merge_sort import sort_tables
 from tasks.parallel.sort_order import Order
 
@@ -42,9 +41,7 @@ class Job:
 def prepare(setup: Setup, table: pa.Table) -> Job:
     import ray
 
-    os.environ.update(KEEP_MEMORY)
-    for name in KEEP_MEMORY:
-        setup.cleanup.callback(os.environ.pop, name)
+    set_variables(setup, {**KEEP_MEMORY, **LIKE_PEERS})
     start_ray(setup, f"ray.object_store_mb={max(512, 6 * table.nbytes >> 20)}")
     rows = table.num_rows
     edges = [rows * i // BLOCKS for i in range(BLOCKS + 1)]

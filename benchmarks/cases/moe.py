@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, SelfTimed, Setup
-from benchmarks.sides import start_ray
+from benchmarks.sides import LIKE_PEERS, set_variables, start_ray
 from tasks.core.errors import UserError
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Comm, run_actors, run_threads
@@ -46,6 +46,7 @@ def prepare(setup: Setup) -> Job:
         raise UserError(
             "torch is not installed", where="bench moe", fix="pip install -c constraints.txt -e '.[lab]'"
         ) from error
+    set_variables(setup, LIKE_PEERS)
     start_ray(setup)
     return Job(setup.size, setup.workers)
 

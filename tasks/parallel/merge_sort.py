@@ -74,8 +74,8 @@ def sort_files(files: Sequence[Path], out: Path, order: Order, memory_bytes: int
     """Sort parquet files of one schema into sorted parquet files `part-00000.parquet` ... in `out`, in order.
 
     memory_bytes: what the tasks that run at the same time may use together. The rows wait in `out` in between, which
-    all nodes must see. Raises InputError for a key that has no order or a row group too large for that memory, RunError if
-    the disk is full.
+    all nodes must see. Raises InputError for a key that has no order or a row group too large for that memory, RunError
+    if the disk is full.
     """
     task_bytes = memory_bytes // (MEMORY_PER_BYTE * cluster.cpus())
     units = [unit for file in files for unit in _units(file, task_bytes)]
