@@ -14,15 +14,16 @@ after. Every run's y is compared with that of the one process.
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Case, SelfTimed, Setup
+from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.sides import LIKE_PEERS, set_variables, start_ray
 from tasks.core.errors import UserError
 from tasks.parallel.allreduce import allreduce
@@ -65,8 +66,8 @@ def experts_of(size: int, groups: int, slices: int, rank: int) -> Any:
     return Experts(router, first, second).part(Grid(groups, slices), rank)
 
 
-def step(comm: Comm, size: int, seed: int, groups: int, slices: int, threads: int) -> tuple[float, Any]:
-    """Make this rank's rows, warm up, then time one step between barriers. Returns seconds and y."""
+def step(comm: Comm, size: int, seed: int, groups: int, slices: int, threads: int) -> Any:
+    """Make this rank's rows, warm up, then time one step between barriers. Returns wall and CPU seconds, rows and y."""
     import torch
 
     from tasks.parallel.moe import Grid, forward
@@ -74,7 +75,7 @@ def step(comm: Comm, size: int, seed: int, groups: int, slices: int, threads: in
     torch.set_num_threads(threads)
     experts = experts_of(size, groups, slices, comm.rank)
     rows = np.array_split(np.arange(size), groups)[comm.rank // slices]
-    seconds, y = 0.0, torch.empty(0)
+    wall_s, cpu_s, y = 0.0, 0.0, torch.empty(0)
     for trial in (seed + 1_000_000, seed):
         drawn = np.random.default_rng(trial).standard_normal((2, size, size), dtype=np.float32)
         x, dy = (torch.from_numpy(d[rows].copy()) for d in drawn)
@@ -82,24 +83,24 @@ def step(comm: Comm, size: int, seed: int, groups: int, slices: int, threads: in
         for weights in experts:
             weights.grad = None
         allreduce(comm, np.zeros(1))
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         y, _ = forward(comm, x, experts, grid=Grid(groups, slices), k=CHOICES)
         y.backward(dy)
         allreduce(comm, np.zeros(1))
-        seconds = time.perf_counter() - started
-    return seconds, (rows, y.detach().numpy())
+        wall_s, cpu_s = time.perf_counter() - started, time.process_time() - used
+    return wall_s, cpu_s, rows, y.detach().numpy()
 
 
 def on_ranks(job: Job, groups: int, slices: int) -> SelfTimed:
     seed = next(job.seeds)
     ranks = run_actors(step, [(job.size, seed, groups, slices, 1)] * job.workers)
     y = np.empty((job.size, job.size), np.float32)
-    for _, (rows, part) in ranks:
+    for _, _, rows, part in ranks:
         y[rows] = part
-    ((_, (_, expected)),) = run_threads(step, [(job.size, seed, 1, 1, job.workers)])
+    ((*_, expected),) = run_threads(step, [(job.size, seed, 1, 1, 1)])
     apart = float(np.abs(y - expected).max() / np.abs(expected).max())
     assert apart <= TOLERANCE, f"y differs by {apart:.1e} of its greatest value"
-    return SelfTimed(max(seconds for seconds, _ in ranks), apart)
+    return SelfTimed(max(wall_s for wall_s, *_ in ranks), {"cpu_s": max(r[1] for r in ranks), "apart": apart})
 
 
 def tensor_parallel(job: Job) -> SelfTimed:
@@ -111,8 +112,8 @@ def expert_parallel(job: Job) -> SelfTimed:
 
 
 def alone(job: Job, threads: int) -> SelfTimed:
-    ((seconds, _),) = run_threads(step, [(job.size, next(job.seeds), 1, 1, threads)])
-    return SelfTimed(seconds, 0.0)
+    ((wall_s, cpu_s, *_),) = run_threads(step, [(job.size, next(job.seeds), 1, 1, threads)])
+    return SelfTimed(wall_s, {"cpu_s": cpu_s})
 
 
 def one_thread(job: Job) -> SelfTimed:
@@ -130,7 +131,7 @@ def one_row_at_a_time(job: Job) -> SelfTimed:
     torch.set_num_threads(1)
     experts = experts_of(job.size, 1, 1, 0)
     x = torch.from_numpy(np.random.default_rng(next(job.seeds)).standard_normal((job.size, job.size), np.float32))
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     with torch.no_grad():
         gates, chosen = torch.topk(torch.softmax(x @ experts.router, 1), CHOICES, dim=1)
         gates = gates / gates.sum(1, keepdim=True)
@@ -138,13 +139,21 @@ def one_row_at_a_time(job: Job) -> SelfTimed:
         for row in range(job.size):
             for gate, expert in zip(gates[row], chosen[row].tolist(), strict=True):
                 y[row] += gate * (torch.relu(x[row] @ experts.first[expert]) @ experts.second[expert])
-    return SelfTimed(time.perf_counter() - started, 0.0)
+    return SelfTimed(time.perf_counter() - started, {"cpu_s": time.process_time() - used})
 
 
 def check(job: Job, ours: Any, peers: Mapping[str, Any]) -> str:
-    apart = {"ours": ours, "expert_parallel": peers.get("expert_parallel", 0.0)}
-    found = ", ".join(f"{name} {value:.1e}" for name, value in apart.items())
+    outputs = {"ours": ours, **peers}
+    found = ", ".join(f"{name} {output['apart']:.1e}" for name, output in outputs.items() if "apart" in output)
     return f"y of every run is that of one process, apart by (of the greatest value): {found}"
+
+
+def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
+    """Report the CPU seconds of a step, of the rank that took most: other processes distort them little."""
+    return {
+        name: {"cpu_s": round(statistics.median(run.output["cpu_s"] for run in timed), 4)}
+        for name, timed in runs.items()
+    }
 
 
 CASE = Case(
@@ -160,5 +169,6 @@ CASE = Case(
         "one_row_at_a_time": one_row_at_a_time,
     },
     check=check,
+    details=details,
     check_is_warm_up=True,
 )

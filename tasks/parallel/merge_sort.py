@@ -18,47 +18,24 @@ to the process that asked, which then held all the rows (in a first version, 850
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.errors import InputError, RunError
+from tasks.core.errors import InputError
 from tasks.engines import cluster
 from tasks.parallel.sort_order import Order
-from tasks.parallel.sorted_runs import Splitters, ends, merge, runs, splitters
+from tasks.parallel.sort_steps import Part, Spilled, cut, merged, sample, spilled
+from tasks.parallel.sorted_runs import Splitters, splitters
 
-SAMPLES = 2048  # keys that each block sends: with 16 blocks partitions differ by some percent
-BLOCK_PLACES = 1 << 40  # a row's place is its block's number times this, and its number in the block
 MEMORY_PER_BYTE = 6  # a task holds its rows read, sorted, cut, merged, and Arrow's own copies
 Load = Callable[[Any], pa.Table]
 Store = Callable[[int, pa.Table], Any]
-
-
-class Part(NamedTuple):
-    """What one block has for one partition: the slices of its runs, and how many rows each has."""
-
-    rows: pa.Table
-    lengths: list[int]
-
-
-class Spilled(NamedTuple):
-    """A part in a file, from `offset` on."""
-
-    file: Path
-    offset: int
-    lengths: list[int]
-
-    def read(self) -> Part:
-        with pa.OSFile(str(self.file)) as source:
-            source.seek(self.offset)
-            return Part(pa.ipc.open_stream(source).read_all(), self.lengths)
 
 
 def sort_tables(blocks: Sequence[Any], order: Order, partitions: int, *, cpus: float = 1) -> list[Any]:
@@ -88,9 +65,9 @@ def sort_files(files: Sequence[Path], out: Path, order: Order, memory_bytes: int
 
 def sort_in_process(blocks: Sequence[pa.Table], order: Order, partitions: int) -> list[pa.Table]:
     """Run the same sort without Ray: the tests' oracle of the distribution."""
-    cuts = splitters([_sample(i, block, order, _itself) for i, block in enumerate(blocks)], partitions, order)
-    parts = [_cut(i, block, order, cuts, partitions, _itself) for i, block in enumerate(blocks)]
-    return [_merged(0, order, _kept, *(of_block[p] for of_block in parts)) for p in range(partitions)]
+    cuts = splitters([sample(i, block, order) for i, block in enumerate(blocks)], partitions, order)
+    parts = [list(cut(i, block, order, cuts, partitions)) for i, block in enumerate(blocks)]
+    return [merged(order, [of_block[p] for of_block in parts]) for p in range(partitions)]
 
 
 def _sort(
@@ -108,72 +85,28 @@ def _sort(
     if not blocks or partitions < 1:
         raise InputError(f"{len(blocks)} blocks into {partitions} partitions", where="sort", fix="give one or more")
     # Ray's types know no arguments of other kinds than references.
-    sample: Any = ray.remote(num_cpus=cpus)(_sample)
-    cut: Any = ray.remote(num_cpus=cpus, num_returns=partitions)(_cut if partitions > 1 else _uncut)
-    merged: Any = ray.remote(num_cpus=cpus)(_merged)
-    samples = cluster.gather(sample.remote(i, block, order, load) for i, block in enumerate(blocks))
+    take: Any = ray.remote(num_cpus=cpus)(_sample)
+    split: Any = ray.remote(num_cpus=cpus, num_returns=partitions)(_cut)
+    join: Any = ray.remote(num_cpus=cpus)(_merge)
+    samples = cluster.gather(take.remote(i, block, order, load) for i, block in enumerate(blocks))
     cuts = splitters(samples, partitions, order)
-    parts = [cut.remote(i, block, order, cuts, partitions, load, spill) for i, block in enumerate(blocks)]
-    listed = [found if partitions > 1 else [found] for found in parts]
-    return [merged.remote(p, order, store, *(of_block[p] for of_block in listed)) for p in range(partitions)]
+    returned = [split.remote(i, block, order, cuts, partitions, load, spill) for i, block in enumerate(blocks)]
+    parts = [refs if partitions > 1 else [refs] for refs in returned]  # Ray returns a bare reference for one value
+    return [join.remote(p, order, store, *(of_block[p] for of_block in parts)) for p in range(partitions)]
 
 
 def _sample(block: int, rows: Any, order: Order, load: Load) -> Splitters:
-    """Take rows at even distances."""
-    table = load(rows)
-    order.check(table.schema)
-    chosen = np.linspace(0, table.num_rows - 1, min(SAMPLES, table.num_rows)).astype(np.int64)
-    keys = table.select(list(dict.fromkeys(order.by))).take(chosen)
-    return Splitters(keys, block * BLOCK_PLACES + chosen)
+    return sample(block, load(rows), order)
 
 
-def _cut(
-    block: int, rows: Any, order: Order, cuts: Splitters, partitions: int, load: Load, spill: Path | None = None
-) -> tuple[Part | Spilled, ...]:
-    """Sort a block's runs and cut each at the splitters. spill: the folder for the parts, if they go to a file."""
-    table = load(rows)
-    slices: list[list[pa.Table]] = [[] for _ in range(partitions)]
-    place = block * BLOCK_PLACES
-    for run in runs(table, order):
-        edges = [0, *ends(run, place, cuts, order), *[run.num_rows] * (partitions - len(cuts.places))]
-        place += run.num_rows
-        for part, start, stop in zip(slices, edges, edges[1:], strict=False):
-            part.append(run.slice(start, stop - start))
-    empty = table.schema.empty_table()
-    parts = (
-        Part(pa.concat_tables([empty, *part]).unify_dictionaries().combine_chunks(), [s.num_rows for s in part])
-        for part in slices
-    )
-    return tuple(parts) if spill is None else _spilled(spill / f"block-{block:05d}.arrow", parts)
+def _cut(block: int, rows: Any, order: Order, cuts: Splitters, partitions: int, load: Load, spill: Path | None) -> Any:
+    parts = cut(block, load(rows), order, cuts, partitions)
+    found = list(parts) if spill is None else spilled(spill / f"block-{block:05d}.arrow", parts)
+    return found if partitions > 1 else found[0]
 
 
-def _spilled(file: Path, parts: Iterable[Part]) -> tuple[Spilled, ...]:
-    """Write parts to one file. Raises RunError if the disk is full."""
-    begun, places = file.with_suffix(f".{os.getpid()}"), []
-    try:
-        with pa.OSFile(str(begun), "wb") as sink:
-            for part in parts:
-                places.append(Spilled(file, sink.tell(), part.lengths))
-                with pa.ipc.new_stream(sink, part.rows.schema) as writer:
-                    writer.write_table(part.rows)
-    except OSError as error:
-        raise RunError(f"cannot write sorted rows: {error}", where=str(file.parent), fix="free space there") from error
-    begun.rename(file)
-    return tuple(places)
-
-
-def _uncut(*arguments: Any) -> Part | Spilled:
-    return _cut(*arguments)[0]
-
-
-def _merged(partition: int, order: Order, store: Store, *given: Part | Spilled) -> Any:
-    """Merge what all blocks have for one partition, and store it."""
-    parts = [part if isinstance(part, Part) else part.read() for part in given]
-    sliced = []
-    for part in parts:
-        starts = np.cumsum([0, *part.lengths])
-        sliced += [part.rows.slice(start, n) for start, n in zip(starts, part.lengths, strict=False)]
-    return store(partition, merge(sliced or [parts[0].rows], order))
+def _merge(partition: int, order: Order, store: Store, *parts: Part | Spilled) -> Any:
+    return store(partition, merged(order, [part if isinstance(part, Part) else part.read() for part in parts]))
 
 
 def _itself(table: pa.Table) -> pa.Table:
