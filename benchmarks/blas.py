@@ -1,7 +1,7 @@
 """Throughput of BLAS by level, size, dtype and threads: how far a product of matrices is from a sum of vectors.
 
-A product of n x n matrices does n/16 operations for each byte it reads (float64), so it is limited by arithmetic; a dot
-product does a quarter of one, so it is limited by memory, and more threads help only until that is full.
+A product of n x n matrices does n/12 operations for each byte it moves (float64), so it is limited by arithmetic; a dot
+product does an eighth of one, so it is limited by memory, and more threads help only until that is full.
 
     python -m benchmarks.blas [--sizes 64 256 1024] [--threads 1 2]
 """
