@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -43,9 +44,20 @@ class StageJob:
         return out, float(took["wall_s"])
 
 
-def start_ray(setup: Setup) -> Settings:
-    """Start Ray, until the case is done, with a logical CPU per worker."""
-    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}"])
+# Ray's workers give way to all other processes (nice 15), so beside others they lose to peers in this process.
+LIKE_PEERS = {"RAY_worker_niceness": "0"}
+
+
+def set_variables(setup: Setup, variables: Mapping[str, str]) -> None:
+    """Set environment variables for the processes that Ray will start, until the case is done."""
+    os.environ.update(variables)
+    for name in variables:
+        setup.cleanup.callback(os.environ.pop, name)
+
+
+def start_ray(setup: Setup, *more: str) -> Settings:
+    """Start Ray, until the case is done, with a logical CPU per worker. more: other settings, as `--set` takes them."""
+    settings = load_settings(overrides=[f"ray.workers={setup.workers}", f"ray.logical_cpus={setup.workers}", *more])
     cluster.start(settings.ray)
     setup.cleanup.callback(cluster.stop)
     return settings
