@@ -56,6 +56,7 @@ def row_by_row(x: Any, experts: Experts, k: int, capacity: float | None) -> tupl
 
 
 def work(comm: Comm, x: Any, part: Experts, dy: Any, grid: Grid, k: int, capacity: float | None) -> tuple[Any, ...]:
+    torch.set_num_threads(1)  # ranks are threads here
     x, part = x.detach().clone().requires_grad_(), Experts(*(w.detach().clone().requires_grad_() for w in part))
     y, load = forward(comm, x, part, grid=grid, k=k, capacity_factor=capacity)
     y.backward(dy)
@@ -88,7 +89,7 @@ def compare(results: list[Any], x: Any, experts: Experts, dy: Any, grid: Grid, k
         assert load == taken
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     grid=st.sampled_from(GRIDS),
     rows=st.integers(0, 23),
