@@ -27,7 +27,8 @@ from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.sides import LIKE_PEERS, set_variables, start_ray
 from tasks.core.errors import UserError
 from tasks.parallel.allreduce import allreduce
-from tasks.parallel.comm import Comm, run_actors, run_threads
+from tasks.parallel.comm import Comm, run_threads
+from tasks.parallel.comm_actors import run_actors
 
 EXPERTS, CHOICES = 10, 2
 TOLERANCE = 2e-5  # of the greatest |y|: float32, sums in another order

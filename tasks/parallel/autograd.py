@@ -17,21 +17,7 @@ import torch
 from torch import Tensor
 
 from tasks.parallel.allreduce import allreduce
-from tasks.parallel.comm import Array, Comm
-
-
-class Group:
-    """A `Comm` of some ranks of another, by their order in `members`."""
-
-    def __init__(self, comm: Comm, members: Sequence[int]) -> None:
-        self._comm, self._members = comm, members
-        self.rank, self.world_size = members.index(comm.rank), len(members)
-
-    def send(self, to: int, array: Array) -> None:
-        self._comm.send(self._members[to], array)
-
-    def recv(self, source: int) -> Array:
-        return self._comm.recv(self._members[source])
+from tasks.parallel.comm import Comm
 
 
 def reduced(comm: Comm, tensor: Tensor) -> Tensor:
@@ -65,9 +51,9 @@ def all_to_all(comm: Comm, pieces: Sequence[Tensor]) -> list[Tensor]:
     received = list(pieces)
     for step in range(1, comm.world_size):
         to, source = (comm.rank + step) % comm.world_size, (comm.rank - step) % comm.world_size
-        comm.send(to, pieces[to].detach().contiguous().numpy())
+        piece = pieces[to].detach().contiguous().numpy()
         # A copy, since Ray's arrays are read-only.
-        received[source] = torch.tensor(comm.recv(source))
+        received[source] = torch.tensor(comm.send_recv(to, piece, source))
     return received
 
 

@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from tasks.core.errors import InputError
-from tasks.parallel.autograd import Group, all_to_all, exchanged, reduced, shared, sum_of
+from tasks.parallel.autograd import all_to_all, exchanged, reduced, shared, sum_of
 from tasks.parallel.comm import Comm
+from tasks.parallel.comm_part import SubComm
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Grid:
     groups: int
     slices: int
 
-    def split(self, comm: Comm) -> tuple[Group, Group]:
+    def split(self, comm: Comm) -> tuple[SubComm, SubComm]:
         """Return the ranks of this rank's slice, one of each group, and those of its group, one of each slice."""
         if self.groups * self.slices != comm.world_size:
             raise InputError(
@@ -50,7 +51,7 @@ class Grid:
         group, part = divmod(comm.rank, self.slices)
         across = [g * self.slices + part for g in range(self.groups)]
         within = [group * self.slices + s for s in range(self.slices)]
-        return Group(comm, across), Group(comm, within)
+        return SubComm(comm, across), SubComm(comm, within)
 
 
 class Experts(NamedTuple):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
-from tasks.parallel.comm import Comm, run_actors, run_threads
+from tasks.parallel.comm import Comm, run_threads
+from tasks.parallel.comm_actors import run_actors
 
 torch = pytest.importorskip("torch", reason="needs the extra lab: torch")
 
