@@ -38,18 +38,20 @@ class Intervals:
 
 
 def fit(prediction: Array, label: Array, level: float, groups: int) -> Intervals:
-    """Fit intervals of a level such as 0.9 on n predictions and labels, in at most `groups` groups of equal size."""
+    """Fit intervals of a level such as 0.9 on n > 0 predictions and labels, in at most `groups` groups of equal size.
+
+    Of a group with fewer rows than 2 / (1 - level) - 1 they reach from its least to its greatest error, and hold less.
+    """
     groups = max(1, min(groups, len(prediction) // MIN_ROWS))
     shares = [k / groups for k in range(1, groups)]
     borders = np.unique(np.quantile(prediction, shares)) if shares else np.zeros(0)
     group = np.searchsorted(borders, prediction, side="right")
     errors = label.astype(np.float64) - prediction
-    ends = np.array([_ends(np.sort(errors[group == g]), level) for g in range(len(borders) + 1)])
-    return Intervals(level, borders.tolist(), ends[:, 0].tolist(), ends[:, 1].tolist())
+    there = np.unique(group)  # a prediction that many rows have may leave its neighbours' groups empty
+    ends = np.array([_ends(np.sort(errors[group == g]), level) for g in there])
+    return Intervals(level, borders[there[1:] - 1].tolist(), ends[:, 0].tolist(), ends[:, 1].tolist())
 
 
 def _ends(errors: Array, level: float) -> tuple[float, float]:
-    if not len(errors):
-        return -np.inf, np.inf
     k = max(1, floor((len(errors) + 1) * (1 - level) / 2 + 1e-9))  # which may lack a bit of a whole number
     return float(errors[k - 1]), float(errors[-k])

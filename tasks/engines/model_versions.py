@@ -94,3 +94,13 @@ def fetch(uri: str, name: str, version: str, to: Path, file: str = "") -> Path:
     mlflow.set_registry_uri(uri)
     kept = "/".join(part for part in ("artifacts", FOLDER, file) if part)
     return Path(ModelsArtifactRepository(f"models:/{name}/{version}").download_artifacts(kept, str(to)))
+
+
+def load_xgboost(uri: str, name: str, version: str) -> Any:
+    """Load a version that MLflow's XGBoost flavour saved."""
+    import mlflow
+    import mlflow.xgboost
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.xgboost.load_model(f"models:/{name}/{version}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -48,6 +49,11 @@ def key_hash(records: pa.Table, key: tuple[str, ...]) -> U64:
         column = [mix(_hash(c.slice(i, ROWS_AT_ONCE), name)) for c in chunks for i in range(0, len(c), ROWS_AT_ONCE)]
         total = mix(total * np.uint64(GOLDEN) + np.concatenate([np.zeros(0, np.uint64), *column]))
     return total
+
+
+def hashed(texts: pl.Series) -> U64:
+    """Return (n,) hashes of texts, a null's as that of the empty one."""
+    return key_hash(pa.table({"": texts.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())}), ("",))
 
 
 def _hash(column: pa.Array, name: str) -> U64:

@@ -3,9 +3,9 @@
 Worker processes load the package, as any other program would, and predict the test slice from its raw rows. Out: for
 each test review from `since` on (`tasks.stages.package`) `review_id`, `evaluated` and `packaged`, the two predictions;
 and the table `example`, some raw reviews with their `prediction`. Facts: `rows` compared, `earlier` ones that the
-package scores as if they had been written later, `missing` ones that were not found among the raw rows (`packaged` is
-null), the `largest_difference`, an order-independent digest of both predictions, and the `intervals` that the errors on
-the test slice give (`tasks.algorithms.conformal`), null for a target that is no number.
+package scores as if they had been written later, `missing` ones that were not found among the raw rows or got no number
+(`packaged` is null), the `largest_difference`, an order-independent digest of both predictions, and the `intervals` that
+the errors on the test slice give (`tasks.algorithms.conformal`), null for a target that is no number.
 
     raymill run --until prove
 """
@@ -36,7 +36,6 @@ from tasks.stages.package.review_model import ReviewModel
 from tasks.stages.package.settings import PackageConfig
 
 TASK_ROWS = 50_000
-SAME = ("review_id", "user_id", "item_id", "rating", "timestamp", "title", "text")  # tell a kept row from its repeats
 PROOF = pa.schema(
     [
         pa.field("review_id", pa.string(), nullable=False),
@@ -155,6 +154,7 @@ def prove_part(part: Part, model: ReviewModel, example_rows: int, sink: FileSink
     both = compared.join(rows, on="review_id", how="left", maintain_order="left").select(
         "review_id", evaluated="tuned", packaged="prediction"
     )
+    both = both.with_columns(pl.col("packaged").fill_nan(None))
     entry = sink.write_table(part_name(part.index), both.to_arrow(), PROOF) if len(both) else None
     difference = (both["evaluated"] - both["packaged"]).abs().max()
     return Proven(
@@ -171,10 +171,12 @@ def prove_part(part: Part, model: ReviewModel, example_rows: int, sink: FileSink
 def kept_rows(part: Part, ids: pl.Series, model: ReviewModel) -> pl.DataFrame:
     """Return the raw rows of these reviews: of repeats the one that `clean` kept, told by its clean text."""
     wanted = pl.DataFrame({"review_id": ids})
-    clean = read_part(part.clean, SAME).join(wanted, on="review_id", how="semi")
+    clean = read_part(part.clean).join(wanted, on="review_id", how="semi")
     raw = read_part(part.raw).join(wanted, on="review_id", how="semi").with_row_index("row")
     tidy = raw.with_columns(tidy_text(raw[name], model.about.clean) for name in ("title", "text"))
-    kept = tidy.join(clean, on=SAME, how="semi").unique("review_id", keep="first")["row"].sort()
+    kept = (
+        tidy.join(clean, on=REVIEWS.names, how="semi", nulls_equal=True).unique("review_id", keep="first")["row"].sort()
+    )
     return raw[kept].drop("row")
 
 

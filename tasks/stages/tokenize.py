@@ -91,7 +91,12 @@ def tokenize(reviews: Snapshot, config: TokenizeConfig, out: SnapshotWriter) -> 
     out.side_table("vocabulary")
     out.write_table(part_name(0, "vocabulary"), tokenizer.vocabulary(recipe.made), VOCABULARY)
     out.count(tokens=tokens, truncated=sum(part["truncated"] for part in written))
-    out.fact(end_of_text=recipe.end_of_text, vocabulary=recipe.vocabulary, tokenizer=recipe.digest)
+    out.fact(
+        max_tokens=config.max_tokens,
+        end_of_text=recipe.end_of_text,
+        vocabulary=recipe.vocabulary,
+        tokenizer=recipe.digest,
+    )
 
 
 def encoded(files: Sequence[Path], sink: FileSink, made: str, max_tokens: int | None) -> Iterator[dict[str, Any]]:

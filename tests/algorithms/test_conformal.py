@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.algorithms.conformal import Intervals, fit
+from tasks.algorithms.conformal import fit
 
 
 def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,9 +36,16 @@ def test_the_ends_are_ranks_of_the_errors_within_the_range_of_labels() -> None:
     assert (low[0], high[0]) == (pytest.approx(4.55), 5)
 
 
-def test_few_rows_give_the_widest_interval_and_none_the_whole_range() -> None:
+def test_few_rows_give_the_widest_interval() -> None:
     few = fit(np.array([2.0, 4.0]), np.array([2.5, 3.0]), 0.9, 10)
     assert (few.low, few.high) == ([-1.0], [0.5])
-    low, high = Intervals(0.9, [], [-np.inf], [np.inf]).around(np.array([3.0]), 1, 5)
-    assert (low[0], high[0]) == (1, 5)
-    assert fit(np.zeros(0), np.zeros(0), 0.9, 10).low == [-np.inf]
+
+
+@pytest.mark.parametrize("values", [[3.0] * 500, [2.0] * 450 + [4.0] * 50, [1.0, 2.0] * 250])
+def test_predictions_that_many_rows_share_leave_no_group_without_rows(values: list[float]) -> None:
+    prediction = np.array(values)
+    intervals = fit(prediction, prediction + np.linspace(-1, 1, len(prediction)), 0.9, 10)
+    assert np.isfinite([*intervals.low, *intervals.high]).all()
+    assert len(intervals.borders) == len(set(values)) - 1
+    low, high = intervals.around(prediction, 1, 5)
+    assert (low <= high).all()

@@ -82,14 +82,14 @@ def test_all_gates_of_conf_are_switched_by_a_setting_and_judged() -> None:
     assert [g.name for g in found if not g.passed] == ["slice against the champion"]
 
 
-def test_a_packaged_model_that_was_not_given_all_test_rows_is_blocked_and_one_without_any_is_not_judged() -> None:
+def test_a_packaged_model_that_was_not_given_all_test_rows_is_blocked_and_so_is_one_without_any() -> None:
     def judged(**changed: int) -> Gate:
         model = replace(MODEL, proof=replace(MODEL.proof, difference=0.0, **changed))
         (gate,) = gates(model, max_packaged_difference=1e-6)
         return gate
 
     assert judged().passed is True
-    assert (judged(missing=1).passed, judged(rows=0).passed) == (False, None)
+    assert (judged(missing=1).passed, judged(rows=0).passed) == (False, False)
     assert "1 of them not found" in str(judged(missing=1))
     assert "1,000 test reviews from their raw rows, digest 0123" in str(judged())
 

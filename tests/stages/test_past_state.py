@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.parallel.exchange import exchange_in_process, stacked
+from tasks.parallel.key_hash import hashed
 from tasks.stages.features import past_aggregates
 from tasks.stages.features.past_aggregates import KNOWN, READ
-from tasks.stages.features.past_state import STATE, PastState, hashed, state_of
+from tasks.stages.features.past_state import STATE, PastState, state_of
 
 reviews = st.lists(
     st.fixed_dictionaries(

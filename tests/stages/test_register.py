@@ -154,7 +154,7 @@ def test_a_champion_with_other_features_is_scored_through_its_own_package(
 ) -> None:
     monkeypatch.setattr(champion_comparison, "load_booster", lambda *_: trained(["n_chars", "gone"]))
     monkeypatch.setattr(champion_comparison.model_versions, "fetch", lambda *at: at[3] / "package")
-    version, judged = SimpleNamespace(version=3, tags={}), []
+    version, judged = SimpleNamespace(version=3, tags={"raymill.digest.package": "0123"}), []
 
     def judge_package(folder: Path) -> Judged:
         judged.append(folder.name)

@@ -61,6 +61,7 @@ def clean(raw: Snapshot, config: CleanConfig, out: SnapshotWriter) -> None:
         for i, entries in zip(new, frames.to_driver(written), strict=True):
             out.part(identities[i], [FileEntry(**entry) for entry in entries.to_pylist()])
     out.note(parts=len(identities), parts_taken_over=len(identities) - len(new))
+    out.fact(tidied=config.model_dump(exclude={"drop_duplicates", "drop_repeated_pairs"}))  # new reviews will be, too
     # Counted where repeats are found, not from the remaining rows: the runner's check of the rows must be able to fail.
     removed = sum((Counter(d["kinds"]) for d in described), Counter())
     out.count(rows_in=raw.rows(), repeated=sum(removed.values()), **{kind: removed[kind] for kind in KINDS})

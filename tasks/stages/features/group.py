@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from tasks.algorithms.hash_index import HashIndex
 from tasks.core.part_files import scan_parts
+from tasks.parallel.key_hash import hashed
+
+NEVER = 1 << 62  # ms
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,18 @@ class Words:
 
     first_seen: pl.DataFrame
     splitting: str
+
+    def seen(self, words: pl.Series) -> NDArray[np.int64]:
+        """Return when each of these words (n,) was first seen, in ms; NEVER for one that is not there."""
+        return self._ms[self._index.find(hashed(words).view(np.int64))]
+
+    @cached_property
+    def _index(self) -> HashIndex:
+        return HashIndex(hashed(self.first_seen["token"]).view(np.int64))
+
+    @cached_property
+    def _ms(self) -> NDArray[np.int64]:
+        return np.append(self.first_seen["ms"].to_numpy(), NEVER)  # the last one is for place -1
 
     @classmethod
     def read(cls, files: Sequence[Path], splitting: str) -> Words:

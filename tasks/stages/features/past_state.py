@@ -3,7 +3,7 @@
 A state is what `past_aggregates.cumulative` gives, in part: of each key the last time before `since`, which sums up
 all earlier ones, and every time after it. So a review written at `since` or later gets the same numbers, to the last
 bit, as `past_aggregates.answer_past` gives it among all reviews. Keys are hashed (`tasks.parallel.key_hash`): half the
-bytes, and no user's name in a model. Two of ten million names share a hash with a probability of 3e-6.
+bytes, and no names in the tables. Two of ten million names share a hash with a probability of 3e-6.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.algorithms.hash_index import HashIndex
-from tasks.parallel.key_hash import key_hash
+from tasks.parallel.key_hash import hashed
 from tasks.stages.features.past_aggregates import SUMS, known_from
 
 STATE = pa.schema(
@@ -30,10 +30,6 @@ def state_of(cumulative: pl.DataFrame, since: int) -> pa.Table:
     kept = cumulative.filter((pl.col("ms") >= since) | (later >= since) | later.is_null())
     keys = pl.Series("key", hashed(kept["key"]), dtype=pl.UInt64)
     return kept.with_columns(keys).sort("key", "ms").select(STATE.names).to_arrow().cast(STATE)
-
-
-def hashed(keys: pl.Series) -> NDArray[np.uint64]:
-    return key_hash(pa.table({"key": keys.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())}), ("key",))
 
 
 class PastState:

@@ -66,6 +66,7 @@ def language_model(reviews: Snapshot, tokens: Snapshot, config: LanguageModelCon
     kept = sum(part.kept for part in counted)
     out.count(rows_in=reviews.rows(), tokens=by_period[:, ALL].sum(), **dict(zip(GRAMS, kept, strict=True)))
     out.fact(
+        scored_by={"order": config.order, "backoff": config.backoff, "min_count": config.min_count},
         borders=cuts,
         counted_one_in=every,
         period_tokens=by_period[:, ALL].tolist(),

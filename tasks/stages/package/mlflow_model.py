@@ -14,19 +14,21 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
+from tasks.core.errors import SnapshotCorrupt
 from tasks.core.snapshot_files import linked
 from tasks.core.snapshots import Snapshot
 from tasks.core.source_code import source_modules
 from tasks.engines.model_versions import FOLDER, PythonModel
 from tasks.stages.package import layout
 from tasks.stages.package.layout import About
+from tasks.stages.package.raw_reviews import REQUIRED
 
 MODULE = "tasks.stages.package.review_model"
 SCRIPT = Path(__file__).with_name("scoring_script.py")
 LIBRARIES = (
     "mlflow", "numpy", "pandas", "polars", "pyarrow", "pydantic", "pyyaml", "scipy", "tokenizers", "xgboost",
 )  # fmt: skip
-STRINGS = {"user_id": True, "item_id": True, "title": False, "text": True, "category": False}  # columns: required
+OPTIONAL = ("title", "verified", "category")
 ROOT = Path(__file__).parents[3]
 
 
@@ -34,7 +36,8 @@ def gather(package: Snapshot, proof: Snapshot, folder: Path) -> PythonModel:
     """Put together in `folder` what MLflow saves. proof: the snapshot of the stage `prove`: example and intervals."""
     files = folder / FOLDER
     for entry in package.manifest.files:
-        linked(package.root / entry.name, files / entry.name, entry.size)
+        if not linked(package.root / entry.name, files / entry.name, entry.size):
+            raise SnapshotCorrupt(f"{entry.name} is gone or has changed", where=str(package.root))
     example = proof.read("example")
     pq.write_table(example, files / layout.EXAMPLE)
     if (intervals := proof.facts["intervals"]) is not None:
@@ -68,18 +71,17 @@ def copy_code(to: Path) -> Path:
 
 
 def signature(about: About) -> Any:
-    """Return MLflow's signature: the columns of raw reviews; times and flags of any type, see `raw_reviews`."""
+    """Return MLflow's signature: the columns of raw reviews, of any type: `raw_reviews` checks them better."""
     import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType
 
     from tasks.domain.targets import target_of
 
-    columns: list[Any] = [ColSpec(DataType.string, name, required=required) for name, required in STRINGS.items()]
-    columns += [ColSpec(AnyType(), name, required=name == "timestamp") for name in ("timestamp", "verified")]
-    if "stars" in about.groups:
-        columns.append(ColSpec(DataType.float, "rating"))
+    needed = (*REQUIRED, "rating") if "stars" in about.groups else REQUIRED
+    columns: list[Any] = [ColSpec(AnyType(), name) for name in needed]
+    columns += [ColSpec(AnyType(), name, required=False) for name in OPTIONAL]
     classes = target_of(about.target).classes
     shape = (-1, classes) if classes > 1 else (-1,)
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype(np.float32), shape)]))

@@ -10,7 +10,8 @@ batches. Features are computed by the functions of the stages that made the trai
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from tasks.core.part_files import read_part
 from tasks.domain.metrics import expected
 from tasks.domain.targets import target_of
 from tasks.engines import boosting, tokenizer
+from tasks.parallel.key_hash import hashed
 from tasks.stages.clean.text import tidy_text
 from tasks.stages.embeddings.review_vectors import SvdVectors, WordMeans
 from tasks.stages.features.catalogue import KEYS, METADATA
 from tasks.stages.features.features import own_features, past_features, text_features
 from tasks.stages.features.group import Part, Words
-from tasks.stages.features.past_state import PastState, hashed
+from tasks.stages.features.past_state import PastState
 from tasks.stages.features.text_fields import Reader
 from tasks.stages.features.text_score import Model as TextModel
 from tasks.stages.features.text_score import TextScore
@@ -51,10 +53,11 @@ Columns = dict[str, pl.Series]
 
 @dataclass
 class ReviewModel:
-    """A loaded package. Not thread-safe: the tokenizer keeps what it has encoded."""
+    """A loaded package. Threads may share it; they tokenize one after the other."""
 
     folder: Path
     about: About
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def load(cls, folder: Path) -> ReviewModel:
@@ -115,10 +118,14 @@ class ReviewModel:
     def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
         """Compute the features (n rows, float32) of reviews in the columns that `canonical` returns."""
         groups, config = self.about.groups, self.about.clean
-        reviews = reviews.with_columns(tidy_text(reviews[name], config) for name in ("title", "text"))
-        tokens, _ = encode_reviews(reviews, self.encode, self.about.max_tokens)
-        ids = tokens["input_ids"].combine_chunks()
         ms = np.maximum(reviews["timestamp"].dt.epoch("ms").to_numpy(), self.about.since)
+        reviews = reviews.with_columns(
+            *(tidy_text(reviews[name], config) for name in ("title", "text")),
+            timestamp=pl.Series(ms).cast(reviews.schema["timestamp"]),
+        )
+        with self.lock:  # the tokenizer keeps what it has encoded
+            tokens, _ = encode_reviews(reviews, self.encode, self.about.max_tokens)
+        ids = tokens["input_ids"].combine_chunks()
         columns = self._past(reviews, ms) | own_features(Part(reviews, ids, self.words), groups)
         if "text" in groups:
             columns |= text_features(self.text_score.score(ids, ms), self.about.target)

@@ -30,9 +30,10 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
 from tasks.parallel.exchange import shuffle, stacked
+from tasks.parallel.key_hash import hashed
 from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.features import catalogue, past_aggregates
-from tasks.stages.features.past_state import STATE, hashed, state_of
+from tasks.stages.features.past_state import STATE, state_of
 from tasks.stages.language_model import ngrams
 from tasks.stages.language_model.settings import LanguageModelConfig
 from tasks.stages.package import layout
@@ -71,7 +72,7 @@ def package(
     if "language" in groups:
         grams = ray.remote(write_ngrams)
         last = len(language.facts["borders"])
-        min_count = language.manifest.config["min_count"]
+        min_count = language.facts["scored_by"]["min_count"]
         writes += [grams.remote(out.sink, i, f, last, min_count) for i, f in enumerate(language.files("ngrams"))]
     if items and "catalogue" in groups:
         writes.append(ray.remote(write_items).remote(out.sink, items.files()))
@@ -92,9 +93,9 @@ def package(
         past=past,
         since=since,
         until=until,
-        clean=CleanConfig(**reviews.manifest.config),
+        clean=CleanConfig(**reviews.facts["tidied"], drop_duplicates=False, drop_repeated_pairs=False),
         splitting=counts.facts["splitting"],
-        max_tokens=tokens.manifest.config["max_tokens"],
+        max_tokens=tokens.facts["max_tokens"],
         language=about_language(language) if "language" in groups else None,
         reviews=reviews.rows(),
     )
@@ -184,7 +185,7 @@ def write_ngrams(sink: FileSink, index: int, file: Path, last: int, min_count: i
 
 
 def about_language(language: Snapshot) -> layout.LanguageAbout:
-    config = LanguageModelConfig(**language.manifest.config)
+    config = LanguageModelConfig(**{**language.manifest.config, **language.facts["scored_by"]})
     every, high = (sum(language.facts[name][:-1]) for name in ("period_tokens", "period_tokens_high"))
     partitions = max(len(language.files("ngrams")), 1)
     return layout.LanguageAbout(config=config.model_copy(update={"partitions": partitions}), tokens=(every, high))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from tasks.core.digests import digest_of
 from tasks.core.snapshots import Snapshot
 from tasks.engines import boosting
 from tasks.stages.evaluate.stage import model_bytes
@@ -50,6 +51,11 @@ class Candidate:
     def trained_until(self) -> str:
         """The time of the last training review, ISO 8601; "" if the split is not by time."""
         return str((self.splits.facts.get("borders") or {}).get("valid_until", ""))
+
+    @property
+    def identity(self) -> str:
+        """The digest of what is registered: the package, and what `prove` adds to it."""
+        return digest_of([self.package.digest, self.proof.digest])
 
     @property
     def digests(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tasks.stages.register.gates import Champion
 
 # Tags of a version.
 TARGET_TAG, UNTIL_TAG = "raymill.target", "raymill.trained_until"
+PACKAGE_TAG = f"{registry.DIGEST}package"
 DATASET_TAG, ORIGIN_TAG = "raymill.dataset", "raymill.input"
 Judge = Callable[[bytes], Judged]  # a model's UBJ bytes, scored on the candidate's test slice
 JudgePackage = Callable[[Path], Judged]  # the same of a model with other features, by the folder of its package
@@ -50,13 +51,13 @@ def champion_score(
         name_it = "a data set with a name of its own has models of its own: --set data.name=NAME"
         return incomparable(f"learned from another input, {other} ({name_it})")
     try:
-        booster = load_booster(tracker.uri, name, version)
+        booster = load_booster(tracker.uri, name, champion)
     except Exception as error:
         if tracking.is_outage(error):
             raise
         return incomparable(f"cannot be loaded ({error})")
     unknown = sorted(set(booster.feature_names or []) - set(candidate.splits.facts["features"]))
-    if unknown and judge_package is None:
+    if unknown and (judge_package is None or PACKAGE_TAG not in champion.tags):
         return incomparable(f"was trained on other features, such as {', '.join(unknown[:3])}")
     try:
         if unknown and judge_package is not None:
@@ -77,10 +78,13 @@ def champion_score(
     return Champion(version, loss, scores.slices, note=seen, difference=scores.difference, earlier=earlier)
 
 
-def load_booster(uri: str, name: str, version: str) -> Any:
-    """Load the trees of a registered model."""
+def load_booster(uri: str, name: str, version: Any) -> Any:
+    """Load the trees of a version; one from before there were packages holds nothing else."""
+    if PACKAGE_TAG not in version.tags:
+        return model_versions.load_xgboost(uri, name, str(version.version))
     with TemporaryDirectory() as folder:
-        return boosting.load_model(model_versions.fetch(uri, name, version, Path(folder), MODEL).read_bytes())
+        file = model_versions.fetch(uri, name, str(version.version), Path(folder), MODEL)
+        return boosting.load_model(file.read_bytes())
 
 
 def alike(origin: str, other: str) -> bool:

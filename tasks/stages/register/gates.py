@@ -128,7 +128,7 @@ def _packaged(proof: Proof, limit: float) -> Gate:
     """Require that the packaged model scores raw reviews as it was evaluated."""
     name = "difference of the packaged model"
     if not proof.rows:
-        return Gate(name, None, None, None, "no test review is from after its last models of the words")
+        return Gate(name, None, limit, False, "no test review is from after its last models of the words")
     note = f"{proof.rows:,} test reviews from their raw rows, digest {proof.digest}"
     if proof.missing:
         return Gate(name, proof.difference, limit, False, f"{note}; {proof.missing:,} of them not found")

@@ -5,8 +5,8 @@ which compare it with the current champion on this run's test slice. The version
 model card (`tasks.stages.register.model_card`); an audit record says who decided what, when and on which data
 (`tasks.engines.registry`).
 
-A model that is registered already (same snapshot digest) is not registered again. The decision is repeated only if its
-scores or the gates have changed. A version that a person rolled back becomes champion again only by a person's hand.
+A model that is registered already (same package, same proof) is not registered again. The decision is repeated only if
+its scores or the gates have changed. A version that a person rolled back becomes champion again only by a person's hand.
 
 The state is the registry, not a snapshot, as the result depends on the current champion. If the process dies here, the
 stage is simply run again: the tag DECIDED is written last.
@@ -40,7 +40,7 @@ from tasks.stages.register.champion_comparison import (
 )
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
-DIGEST_TAG = "raymill.model_digest"
+DIGEST_TAG, IDENTITY_TAG = "raymill.model_digest", "raymill.identity"
 DECIDED = "raymill.decided"  # digest of the decision's inputs; set when all is done
 DECISION_RUN = "raymill.decision_run"  # the MLflow run with the latest card
 CARD = "model_card.md"
@@ -97,15 +97,15 @@ def _register(
     judge: Judge,
     judge_package: JudgePackage | None,
 ) -> Decision:
-    client, model = tracker.client, candidate.model
+    client = tracker.client
     name = config.name_for(candidate.target, candidate.dataset)
     rests_on = digest_of({"scores": candidate.scores.digest, "gates": config.gates.model_dump(mode="json")})
-    registered = model_versions.version_with_tag(client, name, DIGEST_TAG, model.digest)
+    registered = model_versions.version_with_tag(client, name, IDENTITY_TAG, candidate.identity)
     champion = model_versions.version_by_alias(client, name, registry.CHAMPION)
     if registered is not None and _is_settled(registered, champion, rests_on):
         return _earlier(tracker, registered, champion)
 
-    child = tracker.child("register", tags={DIGEST_TAG: model.digest})
+    child = tracker.child("register", tags={DIGEST_TAG: candidate.model.digest})
     try:
         version = str(registered.version) if registered else _save(tracker, child, name, candidate)
         faults.point("register", "saved")
@@ -144,6 +144,7 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
     """Save the packaged model as a new version, tagged in the same request; returns the version."""
     tags = {
         DIGEST_TAG: candidate.model.digest,
+        IDENTITY_TAG: candidate.identity,
         TARGET_TAG: candidate.target,
         UNTIL_TAG: candidate.trained_until,
         DATASET_TAG: candidate.dataset,

@@ -48,6 +48,11 @@ def fetch(uri: str, name: str, wanted: str, folder: Path) -> RegisteredModel:
         if version is None:
             given = ", ".join([*aliases, *versions])
             raise RegistryError(f"{name} has no version {wanted}", where="--model", fix=f"there are {given}")
+        if f"{registry.DIGEST}package" not in versions[version].tags:
+            raise RegistryError(
+                f"version {version} of {name} holds trees alone, which score no raw reviews",
+                fix="raymill run registers a model that does; raymill models promote makes it champion",
+            )
         place = folder / f"{name}-{version}-{versions[version].run_id}"
         if not place.exists():
             folder.mkdir(parents=True, exist_ok=True)

@@ -34,13 +34,12 @@ def word_shares(reviews: pl.DataFrame, words: Words) -> pl.DataFrame:
     for rows in pretokens.chunks(texts, CHUNK_BYTES):
         cut = split(texts[rows])
         coded = cut.text.dictionary_encode()
-        distinct = pl.DataFrame({"token": pl.Series(coded.dictionary).cast(pl.String)})
+        distinct = pl.Series(coded.dictionary).cast(pl.String)
         # A word is looked up once, however often it occurs. One that is not there is new.
-        found = distinct.join(words.first_seen, on="token", how="left", maintain_order="left")
-        first, word = found["ms"].fill_null(1 << 62), coded.indices.to_numpy()
+        first, word = words.seen(distinct), coded.indices.to_numpy()
         row = np.repeat(np.arange(len(cut.counts)), cut.counts)
         size = cut.counts.clip(1)
-        new.append(np.bincount(row, first.to_numpy()[word] >= times[rows][row], len(cut.counts)) / size)
+        new.append(np.bincount(row, first[word] >= times[rows][row], len(cut.counts)) / size)
         pairs = np.sort(row * len(distinct) + word)  # a hundred times as fast as np.unique, which hashes
         once = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
         unique.append(np.bincount(once // max(len(distinct), 1), minlength=len(cut.counts)) / size)
