@@ -3,9 +3,9 @@
 Worker processes load the package, as any other program would, and predict the test slice from its raw rows. Out: for
 each test review from `since` on (`tasks.stages.package`) `review_id`, `evaluated` and `packaged`, the two predictions;
 and the table `example`, some raw reviews with their `prediction`. Facts: `rows` compared, `earlier` ones that the
-package scores as if they had been written later, `missing` ones that were not found among the raw rows or got no number
-(`packaged` is null), the `largest_difference`, an order-independent digest of both predictions, and the `intervals` that
-the errors on the test slice give (`tasks.algorithms.conformal`), null for a target that is no number.
+package scores as if they had been written later, `missing` ones that were not found among the raw rows or got no
+number (`packaged` is null), the `largest_difference`, an order-independent digest of both predictions, and the
+`intervals` that the errors on the test slice give (`tasks.algorithms.conformal`), null for a target that is no number.
 
     raymill run --until prove
 """

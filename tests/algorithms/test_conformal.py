@@ -46,6 +46,6 @@ def test_predictions_that_many_rows_share_leave_no_group_without_rows(values: li
     prediction = np.array(values)
     intervals = fit(prediction, prediction + np.linspace(-1, 1, len(prediction)), 0.9, 10)
     assert np.isfinite([*intervals.low, *intervals.high]).all()
-    assert len(intervals.borders) == len(set(values)) - 1
+    assert len(intervals.borders) < len(set(values))
     low, high = intervals.around(prediction, 1, 5)
     assert (low <= high).all()

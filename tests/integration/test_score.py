@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 import pytest
 
 from tasks.core.snapshots import Snapshot
+from tasks.stages.package.review_model import ReviewModel
 from tasks.stages.register.packaged_champion import judge_package
 from tests.support.pipeline import ROWS, Finished, Place
 from tests.support.stage_runs import settings
@@ -88,6 +90,24 @@ def test_a_champion_of_other_features_is_compared_by_its_package(place: Place, r
     assert {name: by_slice[name] for name in judged.slices} == pytest.approx(
         {n: v[1] for n, v in judged.slices.items()}
     )
+
+
+def test_threads_may_share_a_model(place: Place, evaluated: pl.DataFrame) -> None:
+    model, some = ReviewModel.load(last(place, "package").root), evaluated.head(60)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(model.predict, [some[i % 60 :] for i in range(90)]))
+    for i, predicted in enumerate(found):
+        np.testing.assert_array_equal(predicted, some["tuned"].to_numpy()[i % 60 :])
+
+
+def test_a_review_from_before_the_last_models_is_scored_as_if_written_when_they_took_over(
+    place: Place, evaluated: pl.DataFrame
+) -> None:
+    model = ReviewModel.load(last(place, "package").root)
+    since = pl.lit(model.about.since).cast(pl.Datetime("ms", "UTC"))
+    some = evaluated.head(5)
+    found = [model.predict(some.with_columns(timestamp=when)) for when in (since, since - pl.duration(days=9000))]
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_process_without_raymill_loads_the_champion_and_predicts_the_same(

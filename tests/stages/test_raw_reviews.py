@@ -12,7 +12,8 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.settings import load_settings
 from tasks.stages.package.layout import About
-from tasks.stages.package.raw_reviews import SCHEMA, canonical
+from tasks.stages.package.mlflow_model import signature
+from tasks.stages.package.raw_reviews import REQUIRED, SCHEMA, canonical
 
 ABOUT = About(
     target="rating", features=[], groups={"text": []}, past={}, since=0, until=0, clean=load_settings().clean,
@@ -77,3 +78,14 @@ def test_a_package_of_another_version_is_refused() -> None:
         About.parse(ABOUT.model_copy(update={"format": 2}).model_dump_json(), "here")
     with pytest.raises(InputError, match="no package of this version"):
         About.parse('{"format": 1}', "here")
+
+
+def test_mlflow_lets_every_ordinary_frame_through_to_where_it_is_checked() -> None:
+    from mlflow.models.utils import _enforce_schema
+
+    helpful = ABOUT.model_copy(update={"target": "helpful", "groups": {"stars": ["rating"]}})
+    frame = pd.DataFrame([{**ROW, "user_id": 7, "title": float("nan"), "rating": 4, "verified": None}] * 2)
+    given = _enforce_schema(frame.assign(rating=frame["rating"].astype("float64")), signature(helpful).inputs)
+    found = canonical(given, helpful).to_dicts()[0]
+    assert (found["user_id"], found["title"], found["rating"]) == ("7", "", 4.0)
+    assert signature(ABOUT).inputs.required_input_names() == list(REQUIRED)

@@ -5,8 +5,9 @@ which compare it with the current champion on this run's test slice. The version
 model card (`tasks.stages.register.model_card`); an audit record says who decided what, when and on which data
 (`tasks.engines.registry`).
 
-A model that is registered already (same package, same proof) is not registered again. The decision is repeated only if
-its scores or the gates have changed. A version that a person rolled back becomes champion again only by a person's hand.
+A model that is registered already (same package, same proof) is not registered again. The decision is repeated only
+if its scores or the gates have changed. A version that a person rolled back becomes champion again only by a person's
+hand.
 
 The state is the registry, not a snapshot, as the result depends on the current champion. If the process dies here, the
 stage is simply run again: the tag DECIDED is written last.
