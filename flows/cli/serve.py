@@ -39,6 +39,7 @@ def serve(
     check_port(config)
     for name, value in {**WORKER_ENV, **CLUSTER_ENV}.items():  # before Polars and XGBoost are imported
         os.environ.setdefault(name, value)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if config.through == "ray":
         from flows.serve.on_ray import serve as start
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
+from urllib.request import urlopen
 
+from flows.servers.services import reached_at
 from flows.serve.reviews import Asked, Prediction
 from tasks.core.errors import SettingsError
 from tasks.settings import Settings
@@ -70,8 +73,9 @@ def run(settings: Settings, wanted: str) -> dict[str, Any]:
         http_options=HTTPOptions(host=config.host, port=config.port, request_timeout_s=TIMEOUT_S),
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
-    handle = ray_serve.run(deployment(settings).bind(settings, wanted), name=NAME, route_prefix="/")
-    found: dict[str, Any] = handle.health.remote().result(timeout_s=TIMEOUT_S)
+    ray_serve.run(deployment(settings).bind(settings, wanted), name=NAME, route_prefix="/")
+    with urlopen(f"http://{reached_at(config.host)}:{config.port}/healthz", timeout=TIMEOUT_S) as answer:
+        found: dict[str, Any] = json.load(answer)
     return found
 
 
@@ -118,10 +122,5 @@ def deployment(settings: Settings) -> Any:
         async def batched(self, asked: list[Asked]) -> list[list[Prediction]]:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.thread, self.watch.served.predict, asked)
-
-        def health(self) -> dict[str, Any]:
-            from flows.serve.app import health
-
-            return health(self.watch)
 
     return Replica
