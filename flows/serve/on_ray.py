@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from flows.servers.services import reached_at
 from flows.serve.reviews import Asked, Prediction
-from tasks.core.errors import SettingsError
+from tasks.core.errors import RunError, SettingsError
 from tasks.settings import Settings
 
 NAME = "raymill"
@@ -67,16 +67,29 @@ def run(settings: Settings, wanted: str) -> dict[str, Any]:
     from ray import serve as ray_serve
     from ray.serve.config import HTTPOptions
 
+    from tasks.engines import cluster
+
     config = settings.serve
     ray_serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=config.port, request_timeout_s=TIMEOUT_S),
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
-    ray_serve.run(deployment(settings).bind(settings, wanted), name=NAME, route_prefix="/")
+    ray_serve.run(deployment(settings).bind(settings, wanted, cluster.is_own()), name=NAME, route_prefix="/")
     with urlopen(f"http://{reached_at(config.host)}:{config.port}/healthz", timeout=TIMEOUT_S) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
+
+
+def stay_on_loopback() -> None:
+    """Have this replica's internal server listen on loopback. It unpickles what it gets, and Ray Serve 2.60 opens it to
+    every interface, even in a session on loopback. Raises RunError if this version of Ray does it elsewhere."""
+    from ray.serve._private import replica
+
+    add_port = getattr(replica, "add_port_to_grpc_server", None)
+    if add_port is None:
+        raise RunError("this version of Ray Serve is not known to stay on loopback", fix="install Ray 2.60")
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
 def deployment(settings: Settings) -> Any:
@@ -96,10 +109,13 @@ def deployment(settings: Settings) -> Any:
     )
     @ray_serve.ingress()
     class Replica:
-        def __init__(self, settings: Settings, wanted: str) -> None:
+        def __init__(self, settings: Settings, wanted: str, alone: bool) -> None:
             from flows.run import environment
+            from flows.serve.on_ray import stay_on_loopback
             from flows.serve.watch import begin
 
+            if alone:
+                stay_on_loopback()
             environment.prepare()
             self.config = settings.serve
             self.watch = begin(settings, wanted).start()
