@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -138,3 +139,16 @@ def watched(shelf: Shelf, folder: Path, **given: Any) -> Watch:
 def request(**given: Any) -> dict[str, Any]:
     """A review as a client sends it."""
     return {"user_id": "U1", "item_id": "I1", "text": "good works!", "timestamp": "2015-02-01"} | given
+
+
+def register_all(uri: str, root: Path) -> Any:
+    """Register the packages in MLflow as versions 1 and 2, the first as champion; returns the client."""
+    from tasks.engines import tracking
+
+    client = tracking.connect(uri)
+    client.create_registered_model(NAME)
+    for version, folder in packages().items():
+        shutil.copytree(folder, root / version / "artifacts" / "package")
+        client.create_model_version(NAME, (root / version).as_uri())
+    client.set_registered_model_alias(NAME, "champion", "1")
+    return client
