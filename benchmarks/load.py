@@ -72,31 +72,39 @@ async def generate(url: str, bodies: list[bytes], rate: float, seconds: float, c
     }
 
 
-async def flood(url: str, bodies: list[bytes], seconds: float, connections: int) -> dict[str, Any]:
-    """Send as fast as answers come, by so many connections: the highest throughput, not a latency."""
-    end = time.perf_counter() + seconds
-    counts = Counter[str]()
+async def flood(url: str, bodies: list[bytes], requests: int, connections: int) -> dict[str, Any]:
+    """Send so many requests as fast as answers come: the throughput, and the predictions in the order of the bodies."""
+    found: list[list[float]] = [[] for _ in range(requests)]
+    statuses = Counter[str]()
+    waiting = iter(range(requests))
     async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
 
-        async def client(first: int) -> None:
-            i = first
-            while time.perf_counter() < end:
+        async def client() -> None:
+            for i in waiting:
                 async with session.post(url, data=bodies[i % len(bodies)]) as answer:
-                    await answer.read()
-                    counts[str(answer.status)] += 1
-                i += connections
+                    body = await answer.json()
+                    statuses[str(answer.status)] += 1
+                    if answer.status == 200:
+                        found[i] = [row["prediction"] for row in (body if isinstance(body, list) else [body])]
 
         began = time.perf_counter()
-        await asyncio.gather(*(client(i) for i in range(connections)))
+        await asyncio.gather(*(client() for _ in range(connections)))
         took = time.perf_counter() - began
-    return {"statuses": dict(counts), "requests_per_s": round(counts["200"] / took, 2), "seconds": round(took, 2)}
+    rows = [prediction for request in found for prediction in request]
+    return {
+        "statuses": dict(statuses),
+        "seconds": took,
+        "reviews_per_s": round(len(rows) / took, 1),
+        "predictions": rows,
+    }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--url", required=True)
     arguments.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: as fast as answers come")
-    arguments.add_argument("--seconds", type=float, required=True)
+    arguments.add_argument("--seconds", type=float, default=10.0)
+    arguments.add_argument("--requests", type=int, default=100, help="how many, where --rate is 0")
     arguments.add_argument("--bodies", type=Path, required=True, help="JSON lines, each the body of a request")
     arguments.add_argument("--connections", type=int, default=64)
     given = arguments.parse_args()
@@ -104,7 +112,7 @@ def main() -> None:
     if given.rate:
         work = generate(given.url, bodies, given.rate, given.seconds, given.connections)
     else:
-        work = flood(given.url, bodies, given.seconds, given.connections)
+        work = flood(given.url, bodies, given.requests, given.connections)
     print(json.dumps(asyncio.run(work)))
 
 

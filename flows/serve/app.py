@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
 from fastapi import Body as InBody
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as Refusal
 
 from flows.serve.docs_page import docs_page
 from flows.serve.guard import TOO_LARGE, Guard, problem
@@ -85,10 +85,13 @@ def make_app(config: ServeConfig, watch: Watch, predict: Predict) -> FastAPI:
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def get_docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
+        return HTMLResponse(
+            docs_page(app.openapi()),
+            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
 
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(Exception, _failed)
     token = config.token.get_secret_value() if config.token else None
     app.add_middleware(Guard, measures=measures, token=token, limit=config.max_body_kb << 10)
@@ -122,7 +125,7 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
+    assert isinstance(error, Refusal)
     detail: Any = error.detail
     if isinstance(detail, str):  # Starlette's own: 404, 405
         detail = problem("http", detail)

@@ -44,7 +44,8 @@ class Batches:
                     answer.set_result(predictions)
 
     def _next(self) -> list[tuple[Asked, asyncio.Future[list[Prediction]]]]:
-        batch, rows = [], 0
+        batch: list[tuple[Asked, asyncio.Future[list[Prediction]]]] = []
+        rows = 0
         while self._waiting and (not batch or rows + len(self._waiting[0][0].reviews) <= self.limit):
             asked, answer = self._waiting.popleft()
             if not answer.done():

@@ -53,8 +53,8 @@ class LoadedModel:
         ]
 
     def _scored(self, rows: Sequence[Review]) -> list[dict[str, Any]]:
-        """Return the scorer's rows. It isolates rows with bad contents; what else a row may bring about is isolated here,
-        as the others belong to other clients."""
+        """Return the scorer's rows. It isolates rows with bad contents; what else a row may bring about is isolated
+        here, as the others belong to other clients."""
         try:
             scored: list[dict[str, Any]] = self.scorer(reviews.frame(rows).to_arrow()).to_pylist()
             return scored
@@ -101,4 +101,3 @@ class Served:
         """Serve another version from the next batch on."""
         self.champion = model
         self.measures.serves(model.name, model.version)
-

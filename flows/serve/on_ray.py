@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.request import urlopen
 
-from flows.servers.services import reached_at
 from flows.serve.reviews import Asked, Prediction
+from flows.servers.services import reached_at
 from tasks.core.errors import RunError, SettingsError
 from tasks.settings import Settings
 
@@ -89,7 +89,11 @@ def stay_on_loopback() -> None:
     add_port = getattr(replica, "add_port_to_grpc_server", None)
     if add_port is None:
         raise RunError("this version of Ray Serve is not known to stay on loopback", fix="install Ray 2.60")
-    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    def add_loopback(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    vars(replica)["add_port_to_grpc_server"] = add_loopback
 
 
 def deployment(settings: Settings) -> Any:

@@ -133,7 +133,7 @@ class Watch:
         loaded = None if version is None else self._loaded(version)
         if isinstance(loaded, str):
             return f"shadow: {loaded}"
-        self.served.shadow = loaded and Shadow(loaded, self.served.measures, self.log(loaded)).start()
+        self.served.shadow = None if loaded is None else Shadow(loaded, self.served.measures, self.log(loaded)).start()
         if now is not None:
             now.stop()
         return None

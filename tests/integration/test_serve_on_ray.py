@@ -130,5 +130,13 @@ def test_a_killed_replica_is_replaced(place: Place) -> None:
 def test_a_client_that_hangs_up_hinders_none(place: Place) -> None:
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", place.settings.serve.port), 5) as hung:
-            hung.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{")
+            head = (
+                "POST /predict HTTP/1.1",
+                "Host: x",
+                "Content-Type: application/json",
+                "Content-Length: 90",
+                "",
+                "{",
+            )
+            hung.sendall("\r\n".join(head).encode())
     assert httpx.post(f"{place.url}/predict", json=request(), timeout=PATIENCE_S).status_code == 200

@@ -20,6 +20,7 @@ from flows.serve.shadow import DifferenceLog
 from flows.serve.watch import Watch
 from tasks.core.sections import ServeConfig
 from tasks.domain.schemas import REVIEWS
+from tasks.parallel.exchange import stacked
 from tasks.settings import load_settings
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.past_aggregates import cumulative, split_by_key
@@ -70,11 +71,12 @@ def write_package(folder: Path, rounds: int) -> Path:
     groups["shape"] = ["n_chars", *(name for name in groups["shape"] if name != "n_chars")]
     past = past_columns(groups)
     for kind in past:
-        sums = pl.concat([pl.DataFrame(pl.from_arrow(t)) for t in split_by_key(known.to_arrow().cast(REVIEWS), 1, f"{kind}_id")])
+        sums = stacked(split_by_key(known.to_arrow().cast(REVIEWS), 1, f"{kind}_id"))
         (folder / layout.past_table(kind)).mkdir(parents=True)
         pq.write_table(state_of(cumulative(sums), START_MS), folder / layout.past_table(kind) / "part-00000.parquet")
     (folder / layout.WORDS).mkdir()
-    pl.DataFrame({"token": WORDS, "ms": [START_MS] * len(WORDS)}).write_parquet(folder / layout.WORDS / "part-00000.parquet")
+    words = pl.DataFrame({"token": WORDS, "ms": [START_MS] * len(WORDS)})
+    words.write_parquet(folder / layout.WORDS / "part-00000.parquet")
     vocabulary = {word: i for i, word in enumerate(("?", *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
