@@ -17,7 +17,15 @@ from prefect.runtime import flow_run
 from flows.run import environment, logs, notify
 from flows.run.context import SETTINGS, open_run
 from flows.run.record import RunRecord
-from flows.run.scoring import about, check_folder, export, fetch, find_reviews, for_scoring
+from flows.run.scoring import (
+    about,
+    check_folder,
+    export,
+    fetch,
+    find_reviews,
+    for_scoring,
+    predictions_folder,
+)
 from flows.run.stage_task import StageTasks
 from tasks.settings import Settings, load_settings
 
@@ -33,8 +41,8 @@ stages = StageTasks()
     on_crashed=[notify.tell_how_it_ended],
 )
 def score(
-    input: str | list[str],
-    out: str,
+    input: str | list[str] | None = None,
+    out: str | None = None,
     dataset: str | None = None,
     model: str = "champion",
     overrides: list[str] | None = None,
@@ -43,8 +51,8 @@ def score(
     """Score reviews with a registered model.
 
     Args:
-        input: Files, folders or globs with reviews.
-        out: Folder for the predictions.
+        input: Files, folders or globs with reviews; the setting data.input if not given.
+        out: Folder for the predictions; data/predictions if not given.
         dataset: The dataset profile; the setting data.dataset if not given.
         model: A version's number or alias.
         overrides: Settings as "section.key=value" texts.
@@ -54,11 +62,12 @@ def score(
     settings = SETTINGS.get() or for_scoring(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
-    check_folder(Path(out))
+    folder = Path(out) if out else predictions_folder(settings)
+    check_folder(folder, settings)
     source = find_reviews(settings)
     with open_run(settings, flow="score") as run:
         chosen = fetch(settings, model)
         scored = stages.score(stages.read_new(source), chosen)
-        export(scored, chosen, Path(out))
+        export(scored, chosen, folder)
         create_table_artifact(key="predictions", table=[about(scored, chosen)], description="What was scored, by what")
     return run.summary("completed")

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def score(
-    out: Annotated[Path, typer.Option(help="Folder for the predictions: new, empty, or with earlier predictions.")],
     input: InputOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the predictions, new or with earlier ones; data/predictions if not given."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
     model: Annotated[str, typer.Option(help="A version's number, or champion or challenger.")] = "champion",
     reasons: Annotated[
@@ -36,14 +39,15 @@ def score(
     began = time.perf_counter()
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
-    from flows.run.scoring import check_folder, fetch, find_reviews, for_scoring
+    from flows.run.scoring import check_folder, fetch, find_reviews, for_scoring, predictions_folder
     from tasks.settings import load_settings
 
     given = [*(overrides or []), *([f"score.reasons={reasons}"] if reasons is not None else [])]
     settings = load_settings(profile=profile, overrides=given)
-    settings = for_scoring(settings, input or settings.data.input, dataset)
+    settings = for_scoring(settings, input, dataset)
+    out = out or predictions_folder(settings)
     # Wrong inputs and a missing model fail here, before anything starts.
-    check_folder(out)
+    check_folder(out, settings)
     source = find_reviews(settings)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     print_source(view_console, source, settings.data.dataset)

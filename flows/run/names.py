@@ -1,4 +1,4 @@
-"""Stage names for `--until`: the declared stages, and `register`, which makes no snapshot."""
+"""Stage names for `--until`: the stages of `etl-train`, and `register`, which makes no snapshot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.stages import declared_stages
 @cache
 def stage_names() -> frozenset[str]:
     """Return the names of all stages."""
-    return frozenset(declared_stages()) | {"register"}
+    return frozenset(name for name, stage in declared_stages().items() if stage.flow == "etl-train") | {"register"}
 
 
 def check_stage_name(name: str | None) -> None:

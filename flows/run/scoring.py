@@ -7,25 +7,31 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import InputError, RegistryError
-from tasks.core.snapshot_files import linked
+from tasks.core.errors import InputError
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
-from tasks.engines import model_versions, registry, tracking
+from tasks.engines import tracking
 from tasks.settings import Settings
 from tasks.sources import Source, discover
+from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
-FOLDER = "score"  # below storage.root
+FOLDER, PREDICTIONS = "score", "predictions"  # below storage.root: what scoring runs keep, and what they are for
 ABOUT = "predictions.json"  # beside the files of predictions: what they are, and the sign of a finished folder
 
 
-def for_scoring(settings: Settings, input: str | list[str], dataset: str | None) -> Settings:
-    """Return the settings with this input, and with the folder of scoring runs as storage.root."""
-    data = settings.data.model_copy(update={"input": input, **({"dataset": dataset} if dataset else {})})
+def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
+    """Return the settings with this input, if given, and with the folder of scoring runs as storage.root."""
+    given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
+    data = settings.data.model_copy(update=given)
     remote = settings.storage.remote and f"{settings.storage.remote.rstrip('/')}/{FOLDER}"
     storage = settings.storage.model_copy(update={"root": str(settings.storage.path / FOLDER), "remote": remote})
     return settings.model_copy(update={"data": data, "storage": storage})
+
+
+def predictions_folder(settings: Settings) -> Path:
+    """Return where predictions go if nobody says where. settings: those of `for_scoring`."""
+    return settings.storage.path.parent / PREDICTIONS
 
 
 def find_reviews(settings: Settings) -> Source:
@@ -37,27 +43,16 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
 
     Raises RegistryError if there is none.
     """
-    uri = tracking.tracking_uri(settings.tracking)
     name = settings.registry.name_for(settings.features.target, settings.data.called)
-    with tracking.reaching(uri):
-        client = tracking.connect(uri)
-        versions = {str(v.version): v for v in registry.existing(client, name)}
-        version = wanted if wanted in versions else registry.aliases(client, name).get(wanted)
-        if version is None:
-            given = ", ".join([*registry.aliases(client, name), *versions])
-            raise RegistryError(f"{name} has no version {wanted}", where="--model", fix=f"there are {given}")
-        folder = settings.storage.path / "models" / f"{name}-{version}-{versions[version].run_id}"
-        if not folder.exists():
-            draft = folder.with_name(f"{folder.name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            model_versions.fetch(uri, name, version, draft).rename(folder)
-            shutil.rmtree(draft)
-    return RegisteredModel.of(name, version, folder)
+    return registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, settings.storage.path / "models")
 
 
-def check_folder(out: Path) -> None:
-    """Raise InputError if a folder holds anything but earlier predictions."""
+def check_folder(out: Path, settings: Settings) -> None:
+    """Raise InputError if a folder holds anything but earlier predictions, or is within the input."""
+    given = settings.data.input
+    for path in [given] if isinstance(given, str) else given:
+        if "://" not in path and out.resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(f"{out} is within the input {path}", where="--out", fix="give a folder elsewhere")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).exists())):
         raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
 
@@ -70,7 +65,8 @@ def export(scored: Snapshot, model: RegisteredModel, out: Path) -> None:
         old.unlink()
     shutil.rmtree(out / "rejects", ignore_errors=True)
     for entry in scored.manifest.files:
-        linked(scored.root / entry.name, out / entry.name, entry.size)
+        (out / entry.name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(scored.root / entry.name, out / entry.name)  # no link: the snapshot must not change with it
     write_whole(out / ABOUT, json.dumps(about(scored, model), indent=1), synced=True)
 
 

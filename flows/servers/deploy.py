@@ -29,7 +29,8 @@ def main() -> int:
     from prefect.client.orchestration import get_client
 
     import flows.bench
-    import flows.etl_train  # noqa: F401  # while the server starts: Prefect's command finds their imports cached
+    import flows.etl_train
+    import flows.score  # noqa: F401  # while the server starts: Prefect's command finds their imports cached
     from flows.servers.heartbeat import ensure_automation
 
     with get_client(sync_client=True) as client:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "raymill: crashed without a heartbeat"
 NAME_PENDING = "raymill: crashed before it began"
-FLOWS = ("etl-train", "bench")
+FLOWS = ("etl-train", "bench", "score")
 HEARTBEAT_S = 30  # Prefect's minimum
 SILENT_S = 90
 PENDING_S = 300  # a process that starts on a busy machine is pending for a minute

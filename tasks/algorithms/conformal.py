@@ -40,7 +40,8 @@ class Intervals:
 def fit(prediction: Array, label: Array, level: float, groups: int) -> Intervals:
     """Fit intervals of a level such as 0.9 on n predictions and labels, in at most `groups` groups of equal size."""
     groups = max(1, min(groups, len(prediction) // MIN_ROWS))
-    borders = np.unique(np.quantile(prediction, [k / groups for k in range(1, groups)]))
+    shares = [k / groups for k in range(1, groups)]
+    borders = np.unique(np.quantile(prediction, shares)) if shares else np.zeros(0)
     group = np.searchsorted(borders, prediction, side="right")
     errors = label.astype(np.float64) - prediction
     ends = np.array([_ends(np.sort(errors[group == g]), level) for g in range(len(borders) + 1)])
@@ -50,5 +51,5 @@ def fit(prediction: Array, label: Array, level: float, groups: int) -> Intervals
 def _ends(errors: Array, level: float) -> tuple[float, float]:
     if not len(errors):
         return -np.inf, np.inf
-    k = max(1, floor((len(errors) + 1) * (1 - level) / 2))
+    k = max(1, floor((len(errors) + 1) * (1 - level) / 2 + 1e-9))  # which may lack a bit of a whole number
     return float(errors[k - 1]), float(errors[-k])

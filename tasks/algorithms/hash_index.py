@@ -2,8 +2,7 @@
 
 Open addressing with linear probing (Knuth, The Art of Computer Programming, volume 3, section 6.4, algorithm L) in a
 table at most half full. All keys still without a slot take one step together, so a look-up is a handful of passes over
-shrinking arrays. It takes a tenth of the time of a binary search, which leaves the processor's cache at every step, and
-a third of the time of a sort.
+shrinking arrays. It takes a tenth of the time of a binary search, which leaves the processor's cache at every step.
 """
 
 from __future__ import annotations
@@ -28,25 +27,6 @@ def slot_bits(keys: int) -> int:
 def first_slots(keys: Ints, bits: int) -> Ints:
     """Return each key's first slot (n,) in a table of 2^bits (Fibonacci hashing: Knuth, the same section)."""
     return (keys.view(np.uint64) * np.uint64(GOLDEN) >> np.uint64(64 - bits)).view(np.int64)
-
-
-def factorize(keys: Ints) -> tuple[Array, Array]:
-    """Return the places (n,) of the distinct keys in `keys` (m,), ascending, and each key's index among them (m,)."""
-    bits = slot_bits(len(keys))
-    table = np.full(1 << bits, EMPTY, np.int32)
-    holder = np.empty(len(keys), np.int32)  # for each key the place of the one that represents its equals
-    left, slot = np.arange(len(keys), dtype=np.int32), first_slots(keys, bits)
-    while len(left):
-        free = table[slot] == EMPTY
-        table[slot[free]] = left[free]  # of several keys the last stays
-        there = table[slot]
-        same = keys[there] == keys[left]
-        holder[left[same]] = there[same]
-        left, slot = left[~same], (slot[~same] + 1) & (len(table) - 1)
-    place = np.flatnonzero(holder == np.arange(len(keys)))
-    number = np.empty(len(keys), np.int32)
-    number[place] = np.arange(len(place))
-    return place, number[holder]
 
 
 class HashIndex:

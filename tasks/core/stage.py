@@ -65,6 +65,7 @@ class Stage:
     size: Callable[[Snapshot], int]
     reads: Callable[[Any], Iterable[Path]] | None = None
     parts: Callable[[Stage, Any, Any], list[str]] | None = None
+    flow: str = "etl-train"
 
     @property
     def code(self) -> dict[str, str]:
@@ -98,6 +99,7 @@ def stage(
     name: str = "",
     reads: Callable[[Any], Iterable[Path]] | None = None,
     parts: Callable[[Stage, Any, Any], list[str]] | None = None,
+    flow: str = "etl-train",
 ) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage.
 
@@ -107,6 +109,7 @@ def stage(
     libraries, files: distributions, and files in conf/, that decide the output; they are part of the key.
     reads: lists the files that the user's settings name; their contents are part of the key.
     parts: identifies the parts of a source, by (stage, source, config), before the stage runs; for `raymill plan`.
+    flow: the flow that runs it.
     """
 
     def wrap(function: Callable[..., None]) -> Stage:
@@ -130,6 +133,7 @@ def stage(
             size=size,
             reads=reads,
             parts=parts,
+            flow=flow,
         )
 
     return wrap

@@ -18,6 +18,7 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     # Below `uv run`, Ray would start each worker by `uv run`, in a copy of the project: it hangs where uv cannot build
     # the environment again, and has none of what is installed beside the lock file.

@@ -22,6 +22,7 @@ from tasks.stages.ingest import read_parts
     section="ingest",
     libraries=("pyarrow", "polars"),
     parts=read_parts.part_identities,
+    flow="score",
 )
 def read_new(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
     period = sources.Period.of(config.earliest, config.latest)

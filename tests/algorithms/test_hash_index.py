@@ -6,19 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.algorithms.hash_index import HashIndex, factorize, first_slots
+from tasks.algorithms.hash_index import HashIndex, first_slots
 
 # Multiples of 2^40 share their slots in any table that a test makes; small ones stand side by side.
 some = st.integers(0, 9) | st.integers(0, 9).map(lambda i: i << 40) | st.integers(-(1 << 63), (1 << 63) - 1)
-
-
-@given(st.lists(some, max_size=60))
-def test_equal_keys_get_one_number_and_different_ones_two(keys: list[int]) -> None:
-    array = np.array(keys, dtype=np.int64)
-    place, number = factorize(array)
-    assert sorted(array[place].tolist()) == sorted(set(keys))
-    assert place.tolist() == sorted(place.tolist())
-    assert array[place][number].tolist() == keys
 
 
 @given(st.lists(some, unique=True, max_size=60), st.lists(some, max_size=60))
@@ -34,4 +25,3 @@ def test_keys_that_all_begin_at_one_slot_are_found_one_step_after_the_other() ->
     keys = every[first_slots(every, 6) == 63][:32]  # the last slot: the search goes on at the first
     assert len(keys) == 32
     assert HashIndex(keys).find(keys).tolist() == list(range(32))
-    assert factorize(keys)[1].tolist() == list(range(32))

@@ -12,7 +12,7 @@ import pytest
 from tasks.core.sections import GatesConfig
 from tasks.settings import load_settings
 from tasks.stages.evaluate.scoring import Difference
-from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
+from tasks.stages.register.gates import Champion, Gate, Measured, Proof, all_passed, judge_gates
 
 OFF = GatesConfig(**{name: None for name in GatesConfig.model_fields if name != "slice_rows"}, slice_rows=10)
 MODEL = Measured(
@@ -22,6 +22,7 @@ MODEL = Measured(
     slices={"stars 1": (100, 1.2), "stars 5": (900, 0.8), "tiny": (9, 50.0)},
     size_bytes=2_000_000,
     latency_ms={1: 0.5, 1000: 4.0},
+    proof=Proof(rows=1000, missing=0, difference=2e-6, digest="0123"),
 )
 CHAMPION = Champion(
     "3",
@@ -50,6 +51,7 @@ def gates(model: Measured = MODEL, champion: Champion = CHAMPION, **on: Any) -> 
         ("min_test_rows", 1000, 1001),
         ("max_slice_regression", 0.21, 0.19),  # stars 1: 1.2 against 1.0; the slice of nine rows is not judged
         ("max_slice_ratio", 1.34, 1.33),  # stars 1: 1.2 / 0.9
+        ("max_packaged_difference", 2e-6, 1e-6),
         ("max_megabytes", 2.0, 1.9),
         ("max_ms_for_1_row", 0.5, 0.4),
         ("max_ms_for_1000_rows", 4.0, 3.9),
@@ -73,11 +75,23 @@ def test_gates_that_are_off_give_no_line_and_block_nothing() -> None:
 
 def test_all_gates_of_conf_are_switched_by_a_setting_and_judged() -> None:
     config = load_settings().registry.gates.model_copy(
-        update={"max_loss": 1.0, "max_slice_ratio": 3.0, "slice_rows": 10}
+        update={"max_loss": 1.0, "max_slice_ratio": 3.0, "slice_rows": 10, "max_packaged_difference": 1e-5}
     )
     found = judge_gates(MODEL, CHAMPION, config)
     assert len(found) == len(GatesConfig.model_fields) - 1  # slice_rows says for which slices
     assert [g.name for g in found if not g.passed] == ["slice against the champion"]
+
+
+def test_a_packaged_model_that_was_not_given_all_test_rows_is_blocked_and_one_without_any_is_not_judged() -> None:
+    def judged(**changed: int) -> Gate:
+        model = replace(MODEL, proof=replace(MODEL.proof, difference=0.0, **changed))
+        (gate,) = gates(model, max_packaged_difference=1e-6)
+        return gate
+
+    assert judged().passed is True
+    assert (judged(missing=1).passed, judged(rows=0).passed) == (False, None)
+    assert "1 of them not found" in str(judged(missing=1))
+    assert "1,000 test reviews from their raw rows, digest 0123" in str(judged())
 
 
 def test_in_a_hundred_nights_of_equal_models_hardly_any_champion_changes() -> None:

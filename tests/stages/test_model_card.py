@@ -64,6 +64,8 @@ def card(store: SnapshotStore, name: str = "Books", **facts: Any) -> str:
         put("refit", {}, features=["n_chars", name], params={"eta": 0.1, name: name}, rounds=120),
         put("split", {"left_out": left_out}, **splits),
         put("evaluate", {"slices": slices}, rows=1000, target="rating", metric="rmse", measures=measures),
+        put("package", {}, bytes=1),
+        put("prove", {}, rows=1000),
         about={"data set": name},
     )
     decision = Decision("7", False, GATES)

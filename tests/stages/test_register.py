@@ -16,14 +16,14 @@ from tasks.core.errors import RunError
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
-from tasks.engines import model_versions
 from tasks.settings import load_settings
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register import champion_comparison
 from tasks.stages.register.candidate import Candidate, first_rows, measure
 from tasks.stages.register.champion_comparison import champion_score
-from tasks.stages.register.gates import Gate
+from tasks.stages.register.gates import Gate, Proof
 from tasks.stages.register.stage import Decision
+from tests.support.packaged import packaged
 
 FEATURES = ["n_chars", "user_mean"]
 MANIFEST: dict[str, Any] = {
@@ -66,7 +66,9 @@ def candidate(store: SnapshotStore) -> Candidate:
     slices = pa.table({"slice": ["stars 1"], "rows": [7], "loss_tuned": [0.5]})
     measures = {"tuned": {"rmse": {"value": 0.5}}, "mean": {"rmse": {"value": 1.0}}}
     about = {"rows": 7, "target": "rating", "metric": "rmse", "measures": measures}
-    return Candidate(model, splits, commit("evaluate", {"slices": [slices]}, {}, **about))
+    return Candidate(
+        model, splits, commit("evaluate", {"slices": [slices]}, {}, **about), *packaged(store, data, FEATURES)
+    )
 
 
 def against(
@@ -84,7 +86,7 @@ def against(
             raise champion
         return JUDGED
 
-    monkeypatch.setattr(model_versions, "load_version", load)
+    monkeypatch.setattr(champion_comparison, "load_booster", load)
     version = SimpleNamespace(version=3, tags={f"raymill.{k}": v for k, v in tags.items()})
     return champion_score(candidate, SimpleNamespace(uri="u"), "m", version, judge)  # type: ignore[arg-type]
 
@@ -93,7 +95,8 @@ def test_the_candidate_is_measured_by_its_evaluation_and_its_file(candidate: Can
     found = measure(candidate)
     assert (found.loss, found.mean, found.linear) == (0.5, 1.0, None)
     assert found.slices == {"stars 1": (7, 0.5)}
-    assert found.size_bytes == Path(candidate.model.path("model.ubj")).stat().st_size
+    assert found.size_bytes == candidate.package.facts["bytes"]
+    assert found.proof == Proof(rows=400, missing=0, difference=0.0, digest="0123")
     assert set(found.latency_ms) == {1, 1000}
     assert all(ms > 0 for ms in found.latency_ms.values())
 

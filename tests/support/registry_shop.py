@@ -21,6 +21,7 @@ from tasks.settings import load_settings
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register.champion_comparison import Candidate
 from tasks.stages.register.stage import Decision, register
+from tests.support.packaged import packaged
 from tests.support.stage_runs import put
 
 FEATURES = ["n_chars", "user_mean"]
@@ -79,9 +80,9 @@ class Shop:
         )
         about = {"rows": 400, "target": target, "metric": "rmse", "measures": measures}
         scores = put(store, "evaluate", {"slices": [table]}, facts=about)
-        return Candidate(
-            model, splits, scores, {"split": splits, "refit": model, "evaluate": scores}, {"run": "by hand"}
-        )
+        package, proof = packaged(store, data, list(features), target)
+        snapshots = {"split": splits, "refit": model, "evaluate": scores}
+        return Candidate(model, splits, scores, package, proof, snapshots, {"run": "by hand"})
 
     def register(self, candidate: Candidate, **gates: Any) -> Decision:
         config = self.config.model_copy(update={"gates": self.config.gates.model_copy(update=gates)})

@@ -8,8 +8,6 @@ bytes, and no user's name in a model. Two of ten million names share a hash with
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -47,19 +45,17 @@ class PastState:
         self.ends = np.append(self.starts[1:], len(key))
         self.index = HashIndex(key[self.starts].view(np.int64))
         self.ms = state["ms"].to_numpy()
-        self.columns = {name: state[name].to_numpy() for name in (*SUMS, "last", "first_ms", "ms")}
+        sums = state.select(*SUMS, "last", "first_ms", last_ms="ms")
+        self.sums = pl.concat([sums, sums.clear(1)])  # one more row: nulls, of what is unknown
 
     def known(self, keys: pl.Series, ms: NDArray[np.int64]) -> pl.DataFrame:
         """Return the columns KNOWN of these keys (n,) before the times (n,), null where a key is null."""
-        place = self._before(hashed(keys), ms)
-        there = place >= 0
-        found = {name: _taken(column, place, there) for name, column in self.columns.items()}
-        before = pl.DataFrame({**found, "last_ms": found["ms"], "ms": ms})
-        known = known_from(before)
+        before = self.sums[self._before(hashed(keys), ms)]
+        known = known_from(before.with_columns(ms=pl.Series(ms)))
         return known.with_columns(pl.when(keys.is_not_null()).then(pl.all())) if keys.null_count() else known
 
     def _before(self, keys: NDArray[np.uint64], ms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the row of each key's last time before `ms`, -1 for none: binary searches, all keys in step."""
+        """Return the row of each key's last time before `ms`, that of nulls for none: binary searches, all in step."""
         group = self.index.find(keys.view(np.int64))
         met = group >= 0
         low, high = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
@@ -70,9 +66,4 @@ class PastState:
             earlier = self.ms[middle] < ms[open_]
             low[open_[earlier]] = middle[earlier] + 1
             high[open_[~earlier]] = middle[~earlier]
-        return np.where(met & (low > first), low - 1, -1)
-
-
-def _taken(column: NDArray[Any], place: NDArray[np.int64], there: NDArray[np.bool_]) -> pl.Series:
-    values = column[np.where(there, place, 0)] if len(column) else np.zeros(len(place), column.dtype)
-    return pl.Series(values).set(pl.Series(~there), None)
+        return np.where(met & (low > first), low - 1, len(self.ms))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.algorithms.hash_index import HashIndex, factorize
+from tasks.algorithms.hash_index import HashIndex
 from tasks.algorithms.splitmix import GOLDEN
 from tasks.core.errors import RunError
 from tasks.parallel.key_hash import deal
@@ -67,19 +67,22 @@ def lengths(grams: Array) -> Array:
 def count(grams: Array, period: Array, high: Array) -> pa.Table:
     """Return RECORDS of packed grams (order, T). period, high: (T,) of each token's review, the latter 0 or 1."""
     where = period << 1 | high
-    # A length at a time: fewer keys at once are found in the processor's cache.
-    return pa.concat_tables(_summed((row << PERIOD_BITS + 1 | where)[row > 0]) for row in grams)
+    # NumPy sorts integers at a few nanoseconds each, ten times as fast as it can hash them.
+    keys = (np.sort((row << PERIOD_BITS + 1 | where)[row > 0]) for row in grams)
+    return pa.concat_tables(_table(k[first := starts(k)], np.diff(np.append(first, len(k)))) for k in keys)
 
 
 def add(records: pa.Table) -> pa.Table:
-    """Return one record for each key, with the sum of its counts."""
-    return _summed(records["key"].to_numpy(), records["count"].to_numpy())
+    """Return one record for each key, with the sum of its counts. records: sorted runs are added faster."""
+    keys = records["key"].to_numpy()
+    order = np.argsort(keys, kind="stable")  # merges runs
+    keys = keys[order]
+    first = starts(keys)
+    return _table(keys[first], np.add.reduceat(records["count"].to_numpy()[order], first) if len(first) else keys)
 
 
-def _summed(keys: Array, counts: Array | None = None) -> pa.Table:
-    place, number = factorize(keys)
-    sums = np.bincount(number, counts, len(place)).astype(np.int64)  # exact: they are far below 2**53
-    return pa.table({"key": keys[place], "count": sums}, schema=RECORDS)
+def _table(keys: Array, counts: Array) -> pa.Table:
+    return pa.table({"key": keys, "count": counts}, schema=RECORDS)
 
 
 def home(grams: Array, parts: int) -> Array:

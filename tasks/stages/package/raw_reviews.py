@@ -39,7 +39,7 @@ def canonical(reviews: Any, about: About) -> pl.DataFrame:
         if nulls := columns[name].null_count():
             row = columns[name].is_null().arg_true()[0]
             raise InputError(f"{nulls:,} reviews have no {name}", where=f"row {row} of {len(frame):,}")
-    return pl.DataFrame(columns).with_columns(pl.col("title", "text").fill_null(""))
+    return pl.DataFrame(columns).with_columns(pl.col("review_id", "title", "text").fill_null(""))
 
 
 def _frame(reviews: Any) -> pl.DataFrame:

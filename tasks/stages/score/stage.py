@@ -59,7 +59,7 @@ class Sink:
         return entries
 
 
-@stage(version=1, config=ScoreConfig, libraries=("xgboost", "polars", "numpy", "tokenizers"))
+@stage(version=1, config=ScoreConfig, libraries=("xgboost", "polars", "numpy", "tokenizers"), flow="score")
 def score(raw: Snapshot, model: RegisteredModel, config: ScoreConfig, out: SnapshotWriter) -> None:
     how = digest_of([score.code, config.reasons, model.digest])
     entries = raw.entries()

@@ -1,0 +1,156 @@
+"""The registered model at work: evaluation's predictions from raw reviews, in this process and in a strange one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+
+from tasks.core.snapshots import Snapshot
+from tests.support.pipeline import ROWS, Finished, Place
+
+pytestmark = pytest.mark.slow
+MODEL = "raymill-amazon-us-rating"
+# A process that has neither Raymill nor anything else that a model does not need.
+STRANGE = """
+import json, sys
+for name in ("ray", "modin", "prefect", "great_expectations", "transformers", "optuna", "flows", "benchmarks"):
+    sys.modules[name] = None
+import mlflow.pyfunc, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+reviews = pd.read_json(sys.argv[3], dtype=False, convert_dates=False)
+import tasks
+print(json.dumps({"code": list(tasks.__path__), "predicted": model.predict(reviews).tolist()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(finished: Finished) -> Place:
+    return finished.place
+
+
+def last(place: Place, stage: str) -> Snapshot:
+    return max((s for s in place.store if s.stage == stage), key=lambda s: s.manifest.committed_at)
+
+
+@pytest.fixture(scope="module")
+def evaluated(place: Place) -> pl.DataFrame:
+    """Raw reviews of the test slice, once each, with the predictions of evaluation."""
+    scores = pl.DataFrame(pl.from_arrow(last(place, "evaluate").read(columns=["review_id", "tuned"])))
+    raw = pl.DataFrame(pl.from_arrow(last(place, "ingest").read()))
+    return raw.filter(~pl.col("review_id").is_duplicated()).join(scores, on="review_id")
+
+
+@pytest.fixture(scope="module")
+def scored(place: Place, server: str, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The predictions of all raw reviews that the run has read."""
+    out = tmp_path_factory.mktemp("scored") / "out"
+    done = score(place, server, "--input", str(place.reviews), "--out", str(out), "--reasons", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def score(place: Place, server: str, *arguments: str) -> Any:
+    return place.call("score", *arguments, PREFECT_API_URL=server)
+
+
+def test_the_packaged_model_was_proven_before_it_became_champion(place: Place, finished: Finished) -> None:
+    proof = last(place, "prove").facts
+    assert proof["rows"] == last(place, "evaluate").rows()
+    assert (proof["missing"], proof["earlier"], proof["largest_difference"]) == (0, 0, 0.0)
+    assert proof["digests"]["evaluated"] == proof["digests"]["packaged"]
+    gates = {gate["name"]: gate for gate in finished.summary["gates"]}
+    assert gates["difference of the packaged model"]["passed"]
+    assert proof["digests"]["packaged"] in gates["difference of the packaged model"]["note"]
+
+
+def test_a_process_without_raymill_loads_the_champion_and_predicts_the_same(
+    place: Place, evaluated: pl.DataFrame, tmp_path: Path
+) -> None:
+    some = evaluated.head(40).with_columns(pl.col("timestamp").dt.to_string("iso"))
+    columns = ["user_id", "item_id", "title", "text", "timestamp", "verified", "category"]
+    (tmp_path / "reviews.json").write_text(json.dumps(some.select(columns).to_dicts()))
+    words = [sys.executable, "-c", STRANGE, place.database, f"models:/{MODEL}@champion", str(tmp_path / "reviews.json")]
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ended = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert "/artifacts/" in found["code"][0]
+    np.testing.assert_array_equal(np.float32(found["predicted"]), some["tuned"].to_numpy())
+
+
+def test_the_registered_model_says_what_it_takes_and_holds_no_pickle(place: Place) -> None:
+    mlflow.set_tracking_uri(place.database)
+    info = mlflow.models.get_model_info(f"models:/{MODEL}@champion")
+    required = {column.name: column.required for column in info.signature.inputs}
+    assert {name for name, needed in required.items() if needed} == {"user_id", "item_id", "text", "timestamp"}
+    assert info.saved_input_example_info is not None
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@champion"))
+    assert (folder / "artifacts" / "package" / "example.parquet").exists()
+    assert [file.name for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")] == []
+    assert "ray" not in (folder / "requirements.txt").read_text()
+
+
+def test_every_row_that_was_read_has_one_prediction_the_one_of_evaluation(
+    place: Place, scored: Path, evaluated: pl.DataFrame
+) -> None:
+    found = pl.read_parquet(scored / "part-*.parquet", glob=True)
+    about = json.loads((scored / "predictions.json").read_text())
+    rated = last(place, "ingest").read(columns=["review_id"])["review_id"].to_pylist()
+    assert (about["rows"], about["rejected"], about["model"]) == (about["rows_in"], 0, MODEL)
+    kept = pl.Series(rated).is_in(found["review_id"].implode())  # beside them those without stars
+    assert kept.all()
+    assert len(rated) <= len(found) <= ROWS
+    both = evaluated.join(found.unique("review_id", keep="none"), on="review_id")
+    assert len(both) == len(evaluated) > 50
+    np.testing.assert_array_equal(both["prediction"].to_numpy(), both["tuned"].to_numpy())
+    assert (found["low"] <= found["high"]).all()
+    assert found["reasons"].list.len().unique().to_list() == [2]
+    held = both.filter((pl.col("low") <= pl.col("rating")) & (pl.col("rating") <= pl.col("high")))
+    assert len(held) >= 0.85 * len(both)
+
+
+def test_new_reviews_without_stars_of_unknown_users_and_items_are_scored_and_a_second_call_takes_them_over(
+    place: Place, server: str, scored: Path, tmp_path: Path
+) -> None:
+    raw = pl.read_parquet(next(place.reviews.rglob("*.parquet"))).head(50).drop("star_rating")
+    texts = ["", "x " * 100_000, "\x00&&amp;<b>", "no words: !!! ???", "中文 ünïcode 🎉"]
+    strange = raw.head(5).with_columns(
+        customer_id=pl.lit("nobody"), product_id=pl.lit("nothing"), review_body=pl.Series(texts)
+    )
+    (tmp_path / "in").mkdir()
+    pl.concat([raw[5:], strange]).write_parquet(tmp_path / "in" / "new.parquet")
+    arguments = ("--input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--model", "1")
+    done = score(place, server, *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = pl.read_parquet(tmp_path / "out" / "part-*.parquet", glob=True)
+    assert len(found) + json.loads((tmp_path / "out" / "predictions.json").read_text())["rejected"] == 50
+    assert found["prediction"].is_finite().all()
+    again = score(place, server, *arguments)
+    assert "reused" in again.stdout
+    assert pl.read_parquet(tmp_path / "out" / "part-*.parquet", glob=True).equals(found)
+
+
+def test_a_model_that_is_not_there_and_a_folder_of_something_else_are_mistakes(
+    place: Place, server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("not predictions")
+    for arguments, said in (
+        (("--out", str(tmp_path)), "exists and holds no predictions"),
+        (("--out", str(place.reviews / "here")), "is within the input"),
+        (("--out", str(tmp_path / "new"), "--model", "99"), f"{MODEL} has no version 99"),
+        (("--out", str(tmp_path / "new"), "--set", "data.name=elsewhere"), "no model raymill-elsewhere-rating"),
+    ):
+        done = score(place, server, "--input", str(place.reviews), *arguments)
+        assert done.returncode in (1, 2)
+        assert said in done.stderr
+        assert not (tmp_path / "new").exists()

@@ -1,0 +1,78 @@
+"""A chunk of reviews with rows that cannot be scored: they are told, and the others have their predictions."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.algorithms.conformal import Intervals
+from tasks.domain.schemas import UNRATED
+from tasks.domain.targets import target_of
+from tasks.stages.score.scorer import PROBLEM, Scorer, schema
+
+
+class Model:
+    """Predicts 3 plus the length of the text; fails on poison, with all rows of the call."""
+
+    intervals = Intervals(0.9, [], [-1.0], [0.5])
+    booster = SimpleNamespace(feature_names=["long", "loud"])
+
+    def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
+        if (reviews["text"] == "poison").any():
+            raise ValueError("a text that nobody can read\nand more")
+        return reviews.select(long=pl.col("text").str.len_chars().cast(pl.Float32), loud=pl.lit(0.0, pl.Float32))
+
+    def predict_features(self, features: pl.DataFrame) -> Any:
+        values = 3 + features["long"].to_numpy()
+        return np.where(values > 9, np.nan, values).astype(np.float32)
+
+    def contributions(self, features: pl.DataFrame) -> Any:
+        return np.stack([np.full(len(features), 0.25), -features["long"].to_numpy()], axis=1).astype(np.float32)
+
+
+def scorer(reasons: int = 0) -> Scorer:
+    one = object.__new__(Scorer)
+    one.model, one.version, one.reasons = Model(), "7", reasons  # type: ignore[assignment]
+    one.target, one.schema = target_of("rating"), schema(1)
+    return one
+
+
+def reviews(texts: list[str]) -> pa.Table:
+    row = {"user_id": "u", "item_id": "i", "title": "", "timestamp": 0}
+    return pa.Table.from_pylist([{**row, "review_id": f"R{i}", "text": t} for i, t in enumerate(texts)], schema=UNRATED)
+
+
+@given(texts=st.lists(st.sampled_from(["a", "bb", "poison", "so very long"]), max_size=12))
+def test_each_row_has_a_prediction_or_a_problem_in_its_place(texts: list[str]) -> None:
+    scored = scorer()(reviews(texts)).to_pylist()
+    assert [row["review_id"] for row in scored] == [f"R{i}" for i in range(len(texts))]
+    for row, text in zip(scored, texts, strict=True):
+        if text in ("a", "bb"):
+            assert (row["prediction"], row[PROBLEM], row["model_version"]) == (3 + len(text), None, "7")
+        else:
+            why = "a text that nobody can read" if text == "poison" else "the prediction is not finite"
+            assert (row["prediction"], row[PROBLEM]) == (None, why)
+
+
+def test_an_error_of_the_process_is_not_a_rows_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Model, "features", fail)
+    with pytest.raises(MemoryError):
+        scorer()(reviews(["a", "bb"]))
+
+
+def test_intervals_stay_within_the_range_and_reasons_come_by_their_size() -> None:
+    (short, longer) = scorer(reasons=2)(reviews(["a", "bb"])).to_pylist()
+    assert (short["low"], short["high"], longer["high"]) == (3.0, 4.5, 5.0)
+    assert [one["feature"] for one in longer["reasons"]] == ["loud", "long"]
+    assert longer["reasons"][0]["contribution"] == -2
+    assert scorer()(reviews(["a"]))["reasons"].to_pylist() == [None]

@@ -1,0 +1,42 @@
+"""A package and its proof as the stages leave them, by hand: enough to register a model, not to score with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.core.snapshots import Snapshot
+from tasks.core.storage.store import SnapshotStore
+from tasks.settings import load_settings
+from tasks.stages.package.layout import ABOUT, MODEL, About
+from tasks.stages.prove import EXAMPLE
+from tests.support.stage_runs import put
+
+REVIEW: dict[str, Any] = {
+    "review_id": "R1", "user_id": "U1", "item_id": "I1", "rating": 5.0, "title": "Fine", "text": "Works.",
+    "timestamp": 1_400_000_000_000, "prediction": 4.5,
+}  # fmt: skip
+
+
+def packaged(
+    store: SnapshotStore, booster: bytes, features: list[str], target: str = "rating", **proof: Any
+) -> tuple[Snapshot, Snapshot]:
+    about = About(
+        target=target,
+        features=features,
+        groups={"all": features},
+        past={},
+        since=0,
+        until=0,
+        clean=load_settings().clean,
+        splitting="words",
+        max_tokens=None,
+        language=None,
+        reviews=400,
+    )
+    files = {ABOUT: about.model_dump_json().encode(), MODEL: booster}
+    package = put(store, "package", {}, files=files, facts={"bytes": sum(map(len, files.values()))})
+    facts = {"rows": 400, "earlier": 0, "missing": 0, "largest_difference": 0.0, "intervals": None}
+    facts |= {"digests": {"evaluated": "0123", "packaged": "0123"}, **proof}
+    return package, put(store, "prove", {"example": [pa.Table.from_pylist([REVIEW], schema=EXAMPLE)]}, facts=facts)
