@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from flows.serve.measures import Measures
@@ -24,16 +23,19 @@ PATIENCE = 15  # polls before a version that could not be loaded is tried again
 
 
 class Registry(Protocol):
-    """Versions of one registered model. Both raise an error where the registry cannot tell."""
+    """Versions of one registered model. `version` and `load` raise an error where the registry cannot tell."""
 
     def version(self, wanted: str) -> str | None:
         """Return the number of a version, given by number or alias; None if no version has the alias."""
 
     def load(self, version: str) -> LoadedModel: ...
 
+    def note(self, wanted: str, version: str) -> None:
+        """Keep in mind what `wanted` means, for a start without the registry."""
+
 
 class MlflowRegistry:
-    """A model in MLflow. The version found last is kept in a file, so that a replica can start without MLflow."""
+    """A model in MLflow. What an alias meant last is noted in a file, so that a replica can start without MLflow."""
 
     def __init__(self, settings: Settings) -> None:
         from tasks.engines import tracking
@@ -41,6 +43,8 @@ class MlflowRegistry:
         self.settings = settings
         self.uri = tracking.tracking_uri(settings.tracking)
         self.name = settings.registry.name_for(settings.features.target, settings.data.called)
+        self.folder = settings.storage.path / "models"
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._client: Any = None
 
     def version(self, wanted: str) -> str | None:
@@ -58,20 +62,20 @@ class MlflowRegistry:
         from flows.run.scoring import fetch
         from tasks.core import locks
 
-        folder = self.settings.storage.path / "models"
-        folder.mkdir(parents=True, exist_ok=True)
-        with locks.locked(folder / "fetch.lock"):  # replicas fetch at the same time
+        with locks.locked(self.folder / "fetch.lock"):  # replicas fetch at the same time
             model = fetch(self.settings, version)
-            write_whole(folder / f"{self.name}.last", f"{version}\n{model.folder}")
         return LoadedModel.load(self.name, version, model.folder)
 
-    def last(self) -> LoadedModel | None:
-        """Load the version that was loaded last, without the registry."""
-        file = self.settings.storage.path / "models" / f"{self.name}.last"
-        if not file.exists():
-            return None
-        version, folder = file.read_text().splitlines()
-        return LoadedModel.load(self.name, version, Path(folder)) if Path(folder).exists() else None
+    def note(self, wanted: str, version: str) -> None:
+        write_whole(self.folder / f"{self.name}@{wanted}", version)
+
+    def last(self, wanted: str) -> LoadedModel | None:
+        """Load this machine's copy of what `wanted` meant last; None if there is none."""
+        note = self.folder / f"{self.name}@{wanted}"
+        version = note.read_text() if note.exists() else wanted
+        copies = [folder for folder in self.folder.glob(f"{self.name}-{version}-*") if folder.suffix != ".draft"]
+        newest = max(copies, key=lambda folder: folder.stat().st_mtime, default=None)
+        return None if newest is None else LoadedModel.load(self.name, version, newest)
 
 
 @dataclass
@@ -120,6 +124,7 @@ class Watch:
             if isinstance(loaded, str):
                 return loaded
             self.served.promote(loaded)
+            self.registry.note(self.wanted, version)
         return None
 
     def _shadow(self) -> str | None:
@@ -158,19 +163,19 @@ def begin(settings: Settings, wanted: str, registry: MlflowRegistry | None = Non
     If the registry does not answer, the version that was loaded last is served.
     """
     registry = registry or MlflowRegistry(settings)
-    problem = ""
+    problem, champion = "", None
     try:
-        version = registry.version(wanted)
-        if version is None:
-            raise RegistryError(
-                f"no version of {registry.name} is {wanted}", where="--model", fix="raymill models list shows them"
-            )
-        champion = registry.load(version)
+        if version := registry.version(wanted):
+            champion = registry.load(version)
+            registry.note(wanted, version)
     except RegistryError as error:
-        last = registry.last() if not wanted.isdigit() and "no version" not in error.what else None
-        if last is None:
+        problem, champion = str(error).partition("\n")[0], registry.last(wanted)
+        if champion is None:
             raise
-        champion, problem = last, str(error).partition("\n")[0]
+    if champion is None:
+        raise RegistryError(
+            f"no version of {registry.name} is {wanted}", where="--model", fix="raymill models list shows them"
+        )
     served = Served(champion, measures := Measures())
     measures.serves(champion.name, champion.version)
     folder, limit = settings.storage.path / "score" / "shadow", int(settings.serve.shadow_log_mb * 1e6)

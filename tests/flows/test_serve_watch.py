@@ -10,9 +10,11 @@ import pytest
 from flows.serve.app import health
 from flows.serve.reviews import Asked, Review
 from flows.serve.shadow import DifferenceLog, Shadow
-from flows.serve.watch import PATIENCE, Watch
+from flows.serve.watch import PATIENCE, Watch, begin
 from tasks.core.errors import RegistryError
-from tests.support.served_models import Shelf, request, watched
+from tasks.engines import tracking
+from tasks.settings import load_settings
+from tests.support.served_models import NAME, Shelf, register_all, request, watched
 
 
 @pytest.fixture
@@ -132,6 +134,34 @@ def test_a_shadow_ends_with_its_promotion_and_another_begins(shelf: Shelf, tmp_p
     watch.poll()
     assert health(watch)["shadow"]["version"] == "1"
     watch.stop()
+
+
+def test_mlflow_is_followed_and_a_start_without_it_serves_what_was_champion_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = register_all(uri, tmp_path / "versions")
+    client.set_registered_model_alias(NAME, "challenger", "1")
+    given = ["data.name=toys", f"tracking.uri={uri}", f"storage.root={tmp_path}", "serve.shadow=challenger"]
+    settings = load_settings(overrides=given)
+    watch = begin(settings, "champion")
+    assert version_of(watch) == "1"
+    client.set_registered_model_alias(NAME, "champion", "2")
+    watch.poll()
+    assert (version_of(watch), health(watch)["shadow"]["version"]) == ("2", "1")
+    watch.stop()
+    with pytest.raises(RegistryError, match="is nobody"):
+        begin(settings, "nobody")
+
+    def down(_: str) -> None:
+        raise RegistryError("MLflow does not answer")
+
+    monkeypatch.setattr(tracking, "connect", down)
+    watch = begin(settings, "champion")
+    assert version_of(watch) == "2"
+    assert health(watch)["registry"]["problem"] == "MLflow does not answer"
+    with pytest.raises(RegistryError, match="does not answer"):
+        begin(settings, "challenger")  # was never served
 
 
 def test_the_log_of_differences_is_bounded(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ class Shelf:
         self.loads.append(version)
         return LoadedModel.load(NAME, version, self.folders[version])
 
+    def note(self, wanted: str, version: str) -> None:
+        self.noted = (wanted, version)
+
 
 def config(**given: Any) -> ServeConfig:
     """The settings of `serve`, with some of them changed."""
