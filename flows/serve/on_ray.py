@@ -22,12 +22,7 @@ NAME = "raymill"
 AT_ONCE = 512  # requests in a replica; Ray's default of 5 would keep batches small
 TIMEOUT_S = 60
 # Ray runs workers at a niceness of 15: whatever else the machine does would come before an answer.
-SERVE_ENV = {
-    "RAY_worker_niceness": "0",
-    # One thread and one loop for a replica's requests, instead of three: each hand-over is a turn at Python's lock.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-}
+SERVE_ENV = {"RAY_worker_niceness": "0"}
 
 
 def check_installed() -> None:
