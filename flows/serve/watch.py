@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from flows.serve.measures import Measures
 from flows.serve.model import LoadedModel, Served
 from flows.serve.shadow import DifferenceLog, Shadow
-from tasks.core.errors import RegistryError
+from tasks.core.errors import RaymillError, RegistryError
 from tasks.core.sections import ServeConfig
 from tasks.core.whole_files import write_whole
 from tasks.settings import Settings
@@ -53,6 +54,8 @@ class MlflowRegistry:
 
         if wanted.isdigit():
             return wanted
+        if self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
+            raise RegistryError("there is no database", where=self.uri)  # connecting would make an empty one
         with tracking.reaching(self.uri):
             self._client = self._client or tracking.connect(self.uri)
             found = version_by_alias(self._client, self.name, wanted)
@@ -112,7 +115,7 @@ class Watch:
             self.asked_at = time.time()
             self.served.measures.registry_up.set(1)
         except Exception as error:  # of whichever system the registry is
-            self.problem = str(error).partition("\n")[0]
+            self.problem = _told(error)
             self.served.measures.registry_up.set(0)
 
     def _champion(self) -> str | None:
@@ -152,7 +155,7 @@ class Watch:
             loaded = self.registry.load(version)
         except Exception as error:  # the version may hold anything
             self._failed[version] = PATIENCE
-            return f"version {version} cannot be loaded: {str(error).partition(chr(10))[0]}"
+            return f"version {version} cannot be loaded: {_told(error)}"
         self._failed.pop(version, None)
         return loaded
 
@@ -169,7 +172,7 @@ def begin(settings: Settings, wanted: str, registry: MlflowRegistry | None = Non
             champion = registry.load(version)
             registry.note(wanted, version)
     except RegistryError as error:
-        problem, champion = str(error).partition("\n")[0], registry.last(wanted)
+        problem, champion = _told(error), registry.last(wanted)
         if champion is None:
             raise
     if champion is None:
@@ -187,3 +190,8 @@ def begin(settings: Settings, wanted: str, registry: MlflowRegistry | None = Non
     if not problem:
         watch.poll()
     return watch
+
+
+def _told(error: Exception) -> str:
+    """Return what happened, without the place: everybody may read `/healthz`."""
+    return error.what if isinstance(error, RaymillError) else str(error).partition("\n")[0]

@@ -12,7 +12,6 @@ from flows.serve.reviews import Asked, Review
 from flows.serve.shadow import DifferenceLog, Shadow
 from flows.serve.watch import PATIENCE, Watch, begin
 from tasks.core.errors import RegistryError
-from tasks.engines import tracking
 from tasks.settings import load_settings
 from tests.support.served_models import NAME, Shelf, register_all, request, watched
 
@@ -136,9 +135,7 @@ def test_a_shadow_ends_with_its_promotion_and_another_begins(shelf: Shelf, tmp_p
     watch.stop()
 
 
-def test_mlflow_is_followed_and_a_start_without_it_serves_what_was_champion_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_is_followed_and_a_start_without_it_serves_what_was_champion_last(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = register_all(uri, tmp_path / "versions")
     client.set_registered_model_alias(NAME, "challenger", "1")
@@ -153,14 +150,14 @@ def test_mlflow_is_followed_and_a_start_without_it_serves_what_was_champion_last
     with pytest.raises(RegistryError, match="is nobody"):
         begin(settings, "nobody")
 
-    def down(_: str) -> None:
-        raise RegistryError("MLflow does not answer")
-
-    monkeypatch.setattr(tracking, "connect", down)
+    (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
+    watch.poll()
+    assert "there is no database" in health(watch)["registry"]["problem"]
     watch = begin(settings, "champion")
     assert version_of(watch) == "2"
-    assert health(watch)["registry"]["problem"] == "MLflow does not answer"
-    with pytest.raises(RegistryError, match="does not answer"):
+    assert "there is no database" in health(watch)["registry"]["problem"]
+    assert not (tmp_path / "mlflow.db").exists()
+    with pytest.raises(RegistryError, match="there is no database"):
         begin(settings, "challenger")  # was never served
 
 
