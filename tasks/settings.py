@@ -20,6 +20,7 @@ from tasks.core.sections import (
     RegistryConfig,
     RetriesConfig,
     Section,
+    ServeConfig,
     ServicesConfig,
     StorageConfig,
     TrackingConfig,
@@ -41,6 +42,7 @@ class CommonSettings(Section):
     validation: ValidationConfig
     registry: RegistryConfig
     services: ServicesConfig
+    serve: ServeConfig
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from flows.cli.launch import launch
 from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
 from flows.cli.score import score
+from flows.cli.serve import serve
 from flows.run import environment, logs, machine
 from tasks.core.errors import RaymillError
 from tasks.core.secrets import mask_error
@@ -82,6 +83,7 @@ def run(
 
 app.command()(plan)
 app.command()(score)
+app.command()(serve)
 
 
 @app.command()

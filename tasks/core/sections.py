@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from tasks.core.deadline import Deadline
 
+SHORTEST_TOKEN = 16  # characters of serve.token
 PROJECT = Path(__file__).resolve().parents[2]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -171,6 +172,30 @@ class ServicesConfig(Section):
     def _auth_is_a_pair(self) -> ServicesConfig:
         if self.auth and not all(self.auth.get_secret_value().partition(":")[::2]):
             raise ValueError("auth must be user:password")
+        return self
+
+
+class ServeConfig(Section):
+    """`raymill serve`: predictions by HTTP."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    token: SecretStr | None = _secret("required of every client as a bearer token; needed unless host is loopback")
+    through: Literal["ray", "process"]
+    replicas: Positive
+    poll_seconds: Annotated[float, Field(ge=0.1)]
+    shadow: str | None
+    shadow_log_mb: Annotated[float, Field(gt=0)]
+    batch_reviews: Positive
+    max_reviews: Positive
+    max_body_kb: Positive
+    max_waiting: Positive
+    max_reasons: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _token_is_long(self) -> ServeConfig:
+        if self.token and len(self.token.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(f"token must have at least {SHORTEST_TOKEN} characters")
         return self
 
 

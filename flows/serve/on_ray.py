@@ -1,0 +1,141 @@
+"""Serve through Ray Serve: a proxy, and replicas that each hold the model, batch requests and follow the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any
+from urllib.request import urlopen
+
+from flows.serve.reviews import Asked, Prediction
+from flows.servers.services import reached_at
+from tasks.core.errors import RunError, SettingsError
+from tasks.settings import Settings
+
+NAME = "raymill"
+AT_ONCE = 512  # requests in a replica; Ray's default of 5 would keep batches small
+TIMEOUT_S = 60
+# Ray runs workers at a niceness of 15: whatever else the machine does would come before an answer.
+SERVE_ENV = {"RAY_worker_niceness": "0"}
+
+
+def check_installed() -> None:
+    """Raise SettingsError if Ray Serve's packages are missing."""
+    if find_spec("grpc") is None or find_spec("mmh3") is None:
+        raise SettingsError(
+            "Ray Serve's packages are not installed",
+            where="serve.through",
+            fix='pip install --constraint constraints.txt --editable ".[serve]", or --set serve.through=process',
+        )
+
+
+def serve(settings: Settings, wanted: str, ready: Callable[[str, str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. ready: hears model and version. Raises RegistryError if there is no champion."""
+    check_installed()
+    for name, value in SERVE_ENV.items():
+        os.environ.setdefault(name, value)
+    from tasks.engines import cluster
+
+    cluster.start(settings.ray)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    from ray import serve as ray_serve
+
+    try:
+        health = run(settings, wanted)
+        ready(health["model"], health["version"])
+        stopped.wait()
+    finally:
+        ray_serve.shutdown()
+        cluster.stop()
+
+
+def run(settings: Settings, wanted: str) -> dict[str, Any]:
+    """Start the proxy and the replicas in this process's Ray session; returns `app.health` of a replica."""
+    from ray import serve as ray_serve
+    from ray.serve.config import HTTPOptions
+
+    from tasks.engines import cluster
+
+    config = settings.serve
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=config.host, port=config.port, request_timeout_s=TIMEOUT_S),
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )
+    ray_serve.run(deployment(settings).bind(settings, wanted, cluster.is_own()), name=NAME, route_prefix="/")
+    with urlopen(f"http://{reached_at(config.host)}:{config.port}/healthz", timeout=TIMEOUT_S) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def stay_on_loopback() -> None:
+    """Have this replica's internal server listen on loopback. It unpickles what it gets, and Ray Serve 2.60 opens it to
+    every interface, even in a session on loopback. Raises RunError if this version of Ray does it elsewhere."""
+    from ray.serve._private import replica
+
+    add_port = getattr(replica, "add_port_to_grpc_server", None)
+    if add_port is None:
+        raise RunError("this version of Ray Serve is not known to stay on loopback", fix="install Ray 2.60")
+
+    def add_loopback(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    vars(replica)["add_port_to_grpc_server"] = add_loopback
+
+
+def deployment(settings: Settings) -> Any:
+    """Return the deployment of Ray Serve. Its class is made here: Ray Serve is imported only where it is used."""
+    from ray import serve as ray_serve
+
+    config = settings.serve
+
+    @ray_serve.deployment(
+        name="champion",
+        num_replicas=config.replicas,
+        max_ongoing_requests=AT_ONCE,
+        ray_actor_options={"num_cpus": 0.5},
+        graceful_shutdown_timeout_s=10,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+    )
+    @ray_serve.ingress()
+    class Replica:
+        def __init__(self, settings: Settings, wanted: str, alone: bool) -> None:
+            from flows.run import environment
+            from flows.serve.on_ray import stay_on_loopback
+            from flows.serve.watch import begin
+
+            if alone:
+                stay_on_loopback()
+            environment.prepare()
+            self.config = settings.serve
+            self.watch = begin(settings, wanted).start()
+            self.thread = ThreadPoolExecutor(1, "score")
+
+        def __serve_build_asgi_app__(self) -> Any:
+            from flows.serve.app import make_app
+
+            async def predict(asked: Asked) -> list[Prediction]:
+                found: list[Prediction] = await self.batched(asked)
+                return found
+
+            return make_app(self.config, self.watch, predict)
+
+        @ray_serve.batch(
+            max_batch_size=max(config.batch_reviews, config.max_reviews),  # one request must fit
+            batch_wait_timeout_s=0,
+            batch_size_fn=lambda batch: sum(len(asked.reviews) for asked in batch),
+        )
+        async def batched(self, asked: list[Asked]) -> list[list[Prediction]]:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.thread, self.watch.served.predict, asked)
+
+    return Replica
