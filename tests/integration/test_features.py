@@ -15,6 +15,7 @@ from tasks.core.errors import SettingsError
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.stages.count_words import count_words
+from tasks.stages.features.group import Words
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.groups.shape import word_shares
 from tasks.stages.features.past_aggregates import KNOWN
@@ -175,7 +176,7 @@ def test_the_share_of_new_words_is_of_words_as_they_were_counted_without_ngrams(
     config = settings(changed)
     counts = made(store, count_words, [reviews], config.count_words).snapshot
     table = pl.DataFrame(pl.from_arrow(reviews.read()))
-    share = word_shares(table, (counts.files(), counts.facts["splitting"]))["new_words"]
+    share = word_shares(table, Words.read(counts.files(), counts.facts["splitting"]))["new_words"]
     # Words: a b | a c | a b c d. GPT-2's pieces, after a line break: \n a " b" | \n a " c" | \n a " " " b" " c" " d".
     expected = [1, 1 / 2, 1 / 4] if "ngrams" in changed else [1, 1 / 3, 2 / 6]
     assert share.to_list() == pytest.approx(expected)

@@ -16,10 +16,10 @@ import polars as pl
 import pytest
 
 from tasks.core.snapshots import Snapshot
+from tasks.stages.evaluate.settings import EvaluateConfig
 from tasks.stages.package.review_model import ReviewModel
 from tasks.stages.register.packaged_champion import judge_package
 from tests.support.pipeline import ROWS, Finished, Place
-from tests.support.stage_runs import settings
 
 pytestmark = pytest.mark.slow
 MODEL = "raymill-amazon-us-rating"
@@ -80,8 +80,9 @@ def test_the_packaged_model_was_proven_before_it_became_champion(place: Place, f
 def test_a_champion_of_other_features_is_compared_by_its_package(place: Place, ray_session: None) -> None:
     """Of the same model both ways are the same: no loss differs, in no slice."""
     stages = [last(place, name) for name in ("ingest", "clean", "split", "evaluate")]
-    judged = judge_package(last(place, "package").root, *stages, settings().evaluate)
     scores = stages[-1]
+    config = EvaluateConfig(**scores.manifest.config)
+    judged = judge_package(last(place, "package").root, *stages, config)
     right = scores.facts["measures"]["tuned"]["rmse"]["value"]
     assert judged.measures["rmse"]["value"] == pytest.approx(right, rel=1e-6)
     assert judged.difference is not None
@@ -127,6 +128,7 @@ def test_a_process_without_raymill_loads_the_champion_and_predicts_the_same(
 
 def test_the_registered_model_says_what_it_takes_and_holds_no_pickle(place: Place) -> None:
     mlflow.set_tracking_uri(place.database)
+    mlflow.set_registry_uri(place.database)
     info = mlflow.models.get_model_info(f"models:/{MODEL}@champion")
     required = {column.name: column.required for column in info.signature.inputs}
     assert {name for name, needed in required.items() if needed} == {"user_id", "item_id", "text", "timestamp"}
