@@ -123,7 +123,9 @@ def test_every_row_that_was_read_has_one_prediction_the_one_of_evaluation(
     found = pl.read_parquet(scored / "part-*.parquet", glob=True)
     about = json.loads((scored / "predictions.json").read_text())
     rated = last(place, "ingest").read(columns=["review_id"])["review_id"].to_pylist()
-    assert (about["rows"], about["rejected"], about["model"]) == (about["rows_in"], 0, MODEL)
+    rejects = pl.read_parquet(scored / "rejects" / "*.parquet")
+    assert (about["rows"], about["rejected"], about["model"]) == (len(found), len(rejects), MODEL)
+    assert about["rows"] + about["rejected"] == about["rows_in"] == last(place, "ingest").manifest.counts["rows_in"]
     kept = pl.Series(rated).is_in(found["review_id"].implode())  # beside them those without stars
     assert kept.all()
     assert len(rated) <= len(found) <= ROWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tasks.domain.targets import target_of
 from tasks.stages.package.review_model import ReviewModel
 
 PROBLEM = "problem"  # why a row has no prediction; null where it has one
+RECORD = "record"  # the row itself as JSON text, where it has no prediction
+TEXT_CHARS = 2000  # of a text in RECORD
 REASON = pa.struct([("feature", pa.string()), ("contribution", pa.float32())])
 # Errors that a row's contents may cause; others are the process's, and end the chunk.
 OF_ROWS = (RaymillError, ValueError, ArithmeticError, IndexError, pl.exceptions.PolarsError, pa.ArrowException)
@@ -49,7 +52,7 @@ class Scorer:
         self.schema = schema(self.target.classes)
 
     def __call__(self, reviews: pa.Table) -> pa.Table:
-        """Score (n rows of `schemas.UNRATED`): the columns of `schema`, and PROBLEM.
+        """Score (n rows of `schemas.UNRATED`): the columns of `schema`, PROBLEM and RECORD.
 
         A row that cannot be scored does not hinder the others: it is found by halving the rows, and has a PROBLEM.
         """
@@ -61,7 +64,7 @@ class Scorer:
                 yield self._scored(reviews)
         except OF_ROWS as error:
             if len(reviews) == 1:
-                yield self._unscored(reviews["review_id"][0], str(error).partition("\n")[0])
+                yield self._unscored(reviews, str(error).partition("\n")[0])
                 return
             half = len(reviews) // 2
             yield from self._some(reviews[:half])
@@ -83,7 +86,7 @@ class Scorer:
             columns["low"], columns["high"] = self.model.intervals.around(prediction, *stars)
         columns["model_version"] = pa.repeat(self.version, len(reviews))
         columns["reasons"] = self._reasons(features) if self.reasons else pa.nulls(len(reviews), pa.list_(REASON))
-        columns[PROBLEM] = pa.nulls(len(reviews), pa.string())
+        columns[PROBLEM] = columns[RECORD] = pa.nulls(len(reviews), pa.string())
         return pa.table(columns).select(self._empty().column_names).cast(self._empty().schema)
 
     def _reasons(self, features: pl.DataFrame) -> pa.Array:
@@ -96,10 +99,20 @@ class Scorer:
         offsets = pa.array(np.arange(len(shares) + 1, dtype=np.int32) * k)
         return pa.ListArray.from_arrays(offsets, given)
 
-    def _unscored(self, review_id: str, problem: str) -> pa.Table:
-        row = dict.fromkeys(self._empty().column_names) | {"review_id": review_id, PROBLEM: problem}
-        return pa.Table.from_pylist([row], schema=self._empty().schema)
+    def _unscored(self, reviews: pl.DataFrame, problem: str) -> pa.Table:
+        shown = reviews.with_columns(pl.col("title", "text").str.slice(0, TEXT_CHARS))
+        nothing = dict.fromkeys(self._empty().column_names)
+        rows = [
+            {
+                **nothing,
+                "review_id": review["review_id"],
+                PROBLEM: problem,
+                RECORD: json.dumps(review, ensure_ascii=False, default=str),
+            }
+            for review in shown.to_dicts()
+        ]
+        return pa.Table.from_pylist(rows, schema=self._empty().schema)
 
     def _empty(self) -> pa.Table:
         fields = [field.with_nullable(True) for field in self.schema]
-        return pa.schema([*fields, pa.field(PROBLEM, pa.string())]).empty_table()
+        return pa.schema([*fields, pa.field(PROBLEM, pa.string()), pa.field(RECORD, pa.string())]).empty_table()
