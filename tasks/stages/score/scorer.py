@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.core.errors import RaymillError
+from tasks.core.errors import RaymillError, RunError
 from tasks.domain.metrics import expected
 from tasks.domain.targets import target_of
 from tasks.stages.package.review_model import ReviewModel
@@ -20,6 +20,7 @@ from tasks.stages.package.review_model import ReviewModel
 PROBLEM = "problem"  # why a row has no prediction; null where it has one
 RECORD = "record"  # the row itself as JSON text, where it has no prediction
 TEXT_CHARS = 2000  # of a text in RECORD
+SAME = 20  # so many single rows that fail alike, and none that does not, are no rows' fault
 REASON = pa.struct([("feature", pa.string()), ("contribution", pa.float32())])
 # Errors that a row's contents may cause; others are the process's, and end the chunk.
 OF_ROWS = (RaymillError, ValueError, ArithmeticError, IndexError, pl.exceptions.PolarsError, pa.ArrowException)
@@ -55,20 +56,32 @@ class Scorer:
         """Score (n rows of `schemas.UNRATED`): the columns of `schema`, PROBLEM and RECORD.
 
         A row that cannot be scored does not hinder the others: it is found by halving the rows, and has a PROBLEM.
+        Raises RunError if the first rows fail one by one for the same reason, and none before them was scored: then
+        it is not the rows' fault.
         """
-        return pa.concat_tables([self._empty(), *self._some(pl.DataFrame(pl.from_arrow(reviews)))])
+        frame = pl.DataFrame(pl.from_arrow(reviews))
+        lacking = frame["rating"].is_null() & ("stars" in self.model.about.groups)
+        told = self._unscored(frame.filter(lacking), "no rating, which this model needs")
+        scored = pa.concat_tables([self._empty(), *self._some(frame.filter(~lacking), []), told])
+        return scored.take(np.argsort(np.argsort(lacking.to_numpy(), kind="stable"))) if told.num_rows else scored
 
-    def _some(self, reviews: pl.DataFrame) -> Iterator[pa.Table]:
+    def _some(self, reviews: pl.DataFrame, singles: list[str | None]) -> Iterator[pa.Table]:
+        """Score what can be. singles: for each call so far that ended, why its only row failed; None if it was good."""
         try:
             if len(reviews):
                 yield self._scored(reviews)
+                singles.append(None)
         except OF_ROWS as error:
             if len(reviews) == 1:
-                yield self._unscored(reviews, str(error).partition("\n")[0])
+                why = str(error).partition("\n")[0]
+                singles.append(why)
+                if singles == [why] * SAME:
+                    raise RunError(f"{SAME} rows one by one: {why}", fix="look at them and at the model") from error
+                yield self._unscored(reviews, why)
                 return
             half = len(reviews) // 2
-            yield from self._some(reviews[:half])
-            yield from self._some(reviews[half:])
+            yield from self._some(reviews[:half], singles)
+            yield from self._some(reviews[half:], singles)
 
     def _scored(self, reviews: pl.DataFrame) -> pa.Table:
         features = self.model.features(reviews)
