@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,8 +30,13 @@ SOURCE: ContextVar[Source | None] = ContextVar("source", default=None)
 
 
 def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
-    """Return the settings with this input, if given, and with the folder of scoring runs as storage.root."""
+    """Return the settings with this input, if given, and with the folder of scoring runs as storage.root.
+
+    dataset: how the input is read; the model is that of the settings' own data set.
+    """
     given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
+    if dataset:
+        given["name"] = settings.data.called
     data = settings.data.model_copy(update=given)
     remote = settings.storage.remote and f"{settings.storage.remote.rstrip('/')}/{FOLDER}"
     storage = settings.storage.model_copy(update={"root": str(settings.storage.path / FOLDER), "remote": remote})
@@ -56,7 +62,11 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
 
 
 def check_folder(out: Path, settings: Settings) -> None:
-    """Raise InputError if a folder holds anything but predictions, finished or not, or is within the input."""
+    """Raise InputError if `out` is an address, or within the input, or holds anything but predictions, or a part."""
+    if re.match("[a-z][a-z0-9+.-]+:/", str(out)):
+        raise InputError(
+            f"{out} is no folder of this machine", where="--out", fix="give a local folder, and copy it there"
+        )
     given = settings.data.input
     for path in [given] if isinstance(given, str) else given:
         if "://" not in path and out.resolve().is_relative_to(Path(path).resolve()):

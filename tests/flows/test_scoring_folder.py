@@ -108,6 +108,17 @@ def test_a_folder_of_something_else_and_an_address_are_refused(tmp_path: Path) -
         (tmp_path, "exists and holds no predictions"),
         (tmp_path / "mine.txt", "exists and holds no predictions"),
         (tmp_path / "in" / "out", "is within the input"),
+        (Path("s3://bucket/x"), "s3:/bucket/x is no folder of this machine"),
     ):
         with pytest.raises(InputError, match=said):
             check_folder(out, settings)
+
+
+def test_the_profile_that_reads_the_input_does_not_choose_the_model() -> None:
+    def named(*overrides: str, dataset: str | None = None) -> tuple[str, str]:
+        data = for_scoring(load_settings(overrides=overrides), None, dataset).data
+        return data.dataset, data.called
+
+    assert named(dataset="yelp") == ("yelp", "amazon-us")
+    assert named("data.dataset=yelp") == ("yelp", "yelp")
+    assert named("data.name=mine", dataset="yelp") == ("yelp", "mine")

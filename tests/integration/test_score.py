@@ -154,8 +154,9 @@ def test_new_reviews_without_stars_of_unknown_users_and_items_are_scored_and_a_s
     found = pl.read_parquet(tmp_path / "out" / "part-*.parquet", glob=True)
     assert len(found) + json.loads((tmp_path / "out" / "predictions.json").read_text())["rejected"] == 50
     assert found["prediction"].is_finite().all()
-    again = score(place, server, *arguments)
+    again = score(place, server, *arguments, "--json", str(tmp_path / "run.json"))
     assert "reused" in again.stdout
+    assert json.loads((tmp_path / "run.json").read_text())["rows_in"] == 50
     assert pl.read_parquet(tmp_path / "out" / "part-*.parquet", glob=True).equals(found)
 
 
