@@ -48,6 +48,11 @@ def predictions_folder(settings: Settings) -> Path:
     return settings.storage.path.parent / PREDICTIONS
 
 
+def models_folder(settings: Settings) -> Path:
+    """Return where copies of registered models are kept. settings: those of `for_scoring`."""
+    return settings.storage.path / "models"
+
+
 def find_reviews(settings: Settings) -> Source:
     return discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
 
@@ -58,7 +63,9 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
     Raises RegistryError if there is none.
     """
     name = settings.registry.name_for(settings.features.target, settings.data.called)
-    return registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, settings.storage.path / "models")
+    model = registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, models_folder(settings))
+    os.utime(model.folder)  # for `raymill gc`, which spares what was used of late
+    return model
 
 
 def check_folder(out: Path, settings: Settings) -> None:
