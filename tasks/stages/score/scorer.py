@@ -20,7 +20,7 @@ from tasks.stages.package.review_model import ReviewModel
 PROBLEM = "problem"  # why a row has no prediction; null where it has one
 RECORD = "record"  # the row itself as JSON text, where it has no prediction
 TEXT_CHARS = 2000  # of a text in RECORD
-SAME = 20  # so many single rows that fail alike, and none that does not, are no rows' fault
+SAME = 20  # if so many rows, spread over a chunk, fail alike, none of them is at fault
 REASON = pa.struct([("feature", pa.string()), ("contribution", pa.float32())])
 # Errors that a row's contents may cause; others are the process's, and end the chunk.
 OF_ROWS = (RaymillError, ValueError, ArithmeticError, IndexError, pl.exceptions.PolarsError, pa.ArrowException)
@@ -56,32 +56,41 @@ class Scorer:
         """Score (n rows of `schemas.UNRATED`): the columns of `schema`, PROBLEM and RECORD.
 
         A row that cannot be scored does not hinder the others: it is found by halving the rows, and has a PROBLEM.
-        Raises RunError if the first rows fail one by one for the same reason, and none before them was scored: then
-        it is not the rows' fault.
+        Raises RunError if rows from all over the table fail alike, each alone: then it is not their fault.
         """
         frame = pl.DataFrame(pl.from_arrow(reviews))
         lacking = frame["rating"].is_null() & ("stars" in self.model.about.groups)
         told = self._unscored(frame.filter(lacking), "no rating, which this model needs")
-        scored = pa.concat_tables([self._empty(), *self._some(frame.filter(~lacking), []), told])
+        scored = pa.concat_tables([self._empty(), *self._some(frame.filter(~lacking), whole=True), told])
         return scored.take(np.argsort(np.argsort(lacking.to_numpy(), kind="stable"))) if told.num_rows else scored
 
-    def _some(self, reviews: pl.DataFrame, singles: list[str | None]) -> Iterator[pa.Table]:
-        """Score what can be. singles: for each call so far that ended, why its only row failed; None if it was good."""
+    def _some(self, reviews: pl.DataFrame, *, whole: bool) -> Iterator[pa.Table]:
         try:
             if len(reviews):
                 yield self._scored(reviews)
-                singles.append(None)
         except OF_ROWS as error:
             if len(reviews) == 1:
-                why = str(error).partition("\n")[0]
-                singles.append(why)
-                if singles == [why] * SAME:
-                    raise RunError(f"{SAME} rows one by one: {why}", fix="look at them and at the model") from error
-                yield self._unscored(reviews, why)
+                yield self._unscored(reviews, _in_short(error))
                 return
+            if whole and len(reviews) >= SAME:
+                self._find_common_fault(reviews)
             half = len(reviews) // 2
-            yield from self._some(reviews[:half], singles)
-            yield from self._some(reviews[half:], singles)
+            yield from self._some(reviews[:half], whole=False)
+            yield from self._some(reviews[half:], whole=False)
+
+    def _find_common_fault(self, reviews: pl.DataFrame) -> None:
+        """Raise RunError if so many as SAME rows, evenly spread, fail for the same reason."""
+        causes: set[str] = set()
+        for i in np.linspace(0, len(reviews) - 1, SAME).astype(int):
+            try:
+                self._scored(reviews.slice(i, 1))
+            except OF_ROWS as error:
+                causes.add(_in_short(error))
+            else:
+                return
+            if len(causes) > 1:
+                return
+        raise RunError(f"{SAME} rows, each alone: {causes.pop()}", fix="look at the model and at these rows")
 
     def _scored(self, reviews: pl.DataFrame) -> pa.Table:
         features = self.model.features(reviews)
@@ -129,3 +138,7 @@ class Scorer:
     def _empty(self) -> pa.Table:
         fields = [field.with_nullable(True) for field in self.schema]
         return pa.schema([*fields, pa.field(PROBLEM, pa.string()), pa.field(RECORD, pa.string())]).empty_table()
+
+
+def _in_short(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
