@@ -54,7 +54,7 @@ def score(
     Args:
         input: Files, folders or globs with reviews; the setting data.input if not given.
         out: Folder for the predictions; data/predictions if not given.
-        dataset: The dataset profile; the setting data.dataset if not given.
+        dataset: The dataset profile by which the input is read; the setting data.dataset if not given.
         model: A version's number or alias.
         overrides: Settings as "section.key=value" texts.
         settings: All settings at once, instead of conf and overrides.
@@ -68,7 +68,9 @@ def score(
     source = SOURCE.get() or find_reviews(settings)
     with open_run(settings, flow="score") as run:
         chosen = fetch(settings, model)
-        scored = stages.score(stages.read_new(source), chosen)
-        export(scored, chosen, folder)
-        create_table_artifact(key="predictions", table=[about(scored, chosen)], description="What was scored, by what")
+        read = stages.read_new(source)
+        scored = stages.score(read, chosen)
+        export(read, scored, chosen, folder)
+        what = about(read, scored, chosen)
+        create_table_artifact(key="predictions", table=[what], description="What was scored, by what")
     return run.summary("completed")

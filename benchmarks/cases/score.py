@@ -86,8 +86,11 @@ def check(job: Job, ours: Path, peers: Mapping[str, Path]) -> str:
         theirs.unique("review_id", keep="none"), on="review_id", suffix="_"
     )
     differing = int((both["prediction"] != both["prediction_"]).sum())
-    if differing or len(both) < 0.98 * len(mine):
-        raise RunError(f"{differing:,} predictions of {len(both):,} reviews differ", where="bench score")
+    if differing or len(both) < 0.98 * max(len(mine), len(theirs)):
+        raise RunError(
+            f"{differing:,} predictions of {len(both):,} reviews differ, of {len(mine):,} and {len(theirs):,}",
+            where="bench score",
+        )
     return (
         f"{len(both):,} predictions of {len(mine):,} and {len(theirs):,} are of the same reviews, and equal bit for bit"
     )

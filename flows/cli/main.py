@@ -181,20 +181,21 @@ def gc(
     overrides: SetOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Remove attempts of dead processes and snapshots that nothing refers to.
+    """Remove attempts of dead processes and snapshots that nothing refers to, those of raymill score among them.
 
     Snapshots of the last storage.keep_runs runs and of registered models are never removed. With storage.keep_days
     older runs in MLflow and Prefect are removed, too.
     """
-    from flows.cli.snapshots import plan_gc, remove
+    from flows.cli import snapshots
+    from flows.cli.scoring_leftovers import plan_gc_of_scoring
     from tasks.settings import load_settings
 
     settings = load_settings(profile=profile, overrides=overrides or [])
-    removals = plan_gc(settings, damaged=damaged)
+    removals = [*snapshots.plan_gc(settings, damaged=damaged), *plan_gc_of_scoring(settings, damaged=damaged)]
     for removal in removals:
         console.print(f"{removal.path}  {removal.size / 1e6:.1f} MB  {removal.why}", highlight=False, soft_wrap=True)
         if not dry_run:
-            remove(removal)
+            snapshots.remove(removal)
     verb = "would be freed" if dry_run else "freed"
     console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
     if settings.storage.keep_days is not None:

@@ -22,7 +22,9 @@ def score(
         Path | None,
         typer.Option(help="Folder for the predictions, new or with earlier ones; data/predictions if not given."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset profile, as for run.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset profile of the input; the model's is data.dataset.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A version's number, or champion or challenger.")] = "champion",
     reasons: Annotated[
         int | None, typer.Option(min=0, help="Give so many of the largest contributions with each prediction.")
@@ -51,23 +53,27 @@ def score(
     source = find_reviews(settings)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     print_source(view_console, source, settings.data.dataset)
-    version = fetch(settings, model).version
+    chosen = fetch(settings, model)
 
     def start(masked: Settings) -> RunRecord:
         from flows.score import score as flow
 
         token = SOURCE.set(source)
         try:
-            done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked)
+            done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, chosen.version, settings=masked)
         finally:
             SOURCE.reset(token)
         return done
 
     record = launched(settings, source, "read-new", view_console, start)
-    scored = record.row("score")
+    read, scored = record.row("read-new"), record.row("score")
+    assert read is not None
     assert scored is not None
-    seconds = time.perf_counter() - began
+    rejected, seconds = read.rejected + scored.rejected, time.perf_counter() - began
     view_console.print(
-        f"{scored.rows:,} predictions by version {version} in {out}: {seconds:.1f} s", highlight=False, soft_wrap=True
+        f"{scored.rows:,} predictions{f' and {rejected:,} rejects' if rejected else ''} "
+        f"by {chosen.name} version {chosen.version} in {out}: {seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
     )
     write_json(json_file, record.to_json())

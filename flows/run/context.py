@@ -196,7 +196,7 @@ class Run:
 
     def summary(self, state: str) -> RunRecord:
         """Return a copy of the run's record in its present state, without secrets."""
-        record, ingested = self.record, self.record.row("ingest")
+        record, read = self.record, self.record.row("ingest") or self.record.row("read-new")
         usage = self.meter.total()
         return replace(
             record.masked(),
@@ -205,7 +205,7 @@ class Run:
             cpu_s=usage.cpu_s,
             peak_mb=usage.peak_mb,
             cost=cost(usage, self.settings),
-            rows_in=ingested.rows_in if ingested else 0,
+            rows_in=read.rows_in if read else 0,
             stages=list(record.stages),
             at_work=list(record.at_work),
             extra_s=dict(record.extra_s),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, RunError
+from tasks.core.locks import locked
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
@@ -18,15 +21,22 @@ from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
 FOLDER, PREDICTIONS = "score", "predictions"  # below storage.root: what scoring runs keep, and what they are for
-ABOUT = "predictions.json"  # beside the files of predictions: what they are, and the sign of a finished folder
+ABOUT = "predictions.json"  # beside the files of predictions: what they are, and whether all are there
+LOCK = ".lock"  # held while they are written
+OURS = ("part-*", "rejects/*", "quarantine/*")  # in a folder of predictions
 
 # What a command has found for the flow that it starts itself.
 SOURCE: ContextVar[Source | None] = ContextVar("source", default=None)
 
 
 def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
-    """Return the settings with this input, if given, and with the folder of scoring runs as storage.root."""
+    """Return the settings with this input, if given, and with the folder of scoring runs as storage.root.
+
+    dataset: how the input is read; the model is that of the settings' own data set.
+    """
     given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
+    if dataset:
+        given["name"] = settings.data.called
     data = settings.data.model_copy(update=given)
     remote = settings.storage.remote and f"{settings.storage.remote.rstrip('/')}/{FOLDER}"
     storage = settings.storage.model_copy(update={"root": str(settings.storage.path / FOLDER), "remote": remote})
@@ -36,6 +46,11 @@ def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str 
 def predictions_folder(settings: Settings) -> Path:
     """Return where predictions go if nobody says where. settings: those of `for_scoring`."""
     return settings.storage.path.parent / PREDICTIONS
+
+
+def models_folder(settings: Settings) -> Path:
+    """Return where copies of registered models are kept. settings: those of `for_scoring`."""
+    return settings.storage.path / "models"
 
 
 def find_reviews(settings: Settings) -> Source:
@@ -48,40 +63,69 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
     Raises RegistryError if there is none.
     """
     name = settings.registry.name_for(settings.features.target, settings.data.called)
-    return registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, settings.storage.path / "models")
+    model = registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, models_folder(settings))
+    os.utime(model.folder)  # for `raymill gc`, which spares what was used of late
+    return model
 
 
 def check_folder(out: Path, settings: Settings) -> None:
-    """Raise InputError if a folder holds anything but earlier predictions, or is within the input."""
+    """Raise InputError if `out` is an address, or within the input, or holds anything but predictions, or a part."""
+    if re.match("[a-z][a-z0-9+.-]+:/", str(out)):
+        raise InputError(
+            f"{out} is no folder of this machine", where="--out", fix="give a local folder, and copy it there"
+        )
     given = settings.data.input
     for path in [given] if isinstance(given, str) else given:
         if "://" not in path and out.resolve().is_relative_to(Path(path).resolve()):
             raise InputError(f"{out} is within the input {path}", where="--out", fix="give a folder elsewhere")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).exists())):
+    if not out.exists() or (out / ABOUT).exists():
+        return
+    if not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir()):
         raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
 
 
-def export(scored: Snapshot, model: RegisteredModel, out: Path) -> None:
-    """Put the predictions into `out`, in place of earlier ones; the last file written is ABOUT."""
+def export(read: Snapshot, scored: Snapshot, model: RegisteredModel, out: Path) -> None:
+    """Put the predictions into `out`, in place of earlier ones, with the rejects of both stages.
+
+    A killed export leaves an ABOUT that says so. Raises RunError if another run is at it.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    (out / ABOUT).unlink(missing_ok=True)
-    for old in out.glob("part-*.parquet"):
-        old.unlink()
-    shutil.rmtree(out / "rejects", ignore_errors=True)
-    for entry in scored.manifest.files:
-        (out / entry.name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(scored.root / entry.name, out / entry.name)  # no link: the snapshot must not change with it
-    write_whole(out / ABOUT, json.dumps(about(scored, model), indent=1), synced=True)
+    with locked(out / LOCK, wait=False) as alone:
+        if not alone:
+            raise RunError(
+                f"another run is writing its predictions into {out}",
+                fix="give a folder of its own; started again, this run takes over what it has scored",
+            )
+        what = about(read, scored, model)
+        write_whole(out / ABOUT, json.dumps({**what, "finished": False}, indent=1), synced=True)
+        files = exported(read, scored)
+        for name, file in files.items():
+            (out / name).parent.mkdir(exist_ok=True)
+            draft = out / f"{name}.draft"
+            shutil.copyfile(file, draft)  # no link: the snapshot must not change with it
+            os.replace(draft, out / name)
+        for old in [old for pattern in OURS for old in out.glob(pattern)]:
+            if str(old.relative_to(out)) not in files:
+                old.unlink()
+        write_whole(out / ABOUT, json.dumps({**what, "finished": True}, indent=1), synced=True)
 
 
-def about(scored: Snapshot, model: RegisteredModel) -> dict[str, Any]:
-    counts = scored.manifest.counts
+def exported(read: Snapshot, scored: Snapshot) -> dict[str, Path]:
+    """Return the files of a folder of predictions by their names there: all of `scored`, and what was not read."""
+    files = {entry.name: scored.root / entry.name for entry in scored.entries()}
+    for which, snapshot in (("read", read), ("score", scored)):
+        files |= {f"rejects/{which}-{file.name}": file for file in snapshot.files("rejects")}
+    return files | {f"quarantine/{file.name}": file for file in read.files("quarantine")}
+
+
+def about(read: Snapshot, scored: Snapshot, model: RegisteredModel) -> dict[str, Any]:
+    """Describe the predictions: rows_in, all rows that could be counted in the input = rows + rejected."""
     return {
         "model": model.name,
         "version": model.version,
         "target": scored.facts["target"],
-        "rows_in": counts["rows_in"],
+        "rows_in": read.manifest.counts["rows_in"],
         "rows": scored.rows(),
-        "rejected": scored.rows("rejects"),
+        "rejected": read.rows("rejects") + scored.rows("rejects"),
         "snapshot": scored.digest,
     }

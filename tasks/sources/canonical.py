@@ -45,7 +45,7 @@ def to_canonical(
 ) -> tuple[pa.Table, pa.Table]:
     """Map a frame of source columns to (REVIEWS, REJECTS). Every row goes to one of them, in its order.
 
-    Under a profile that needs no rating the first are UNRATED.
+    Under a profile that needs no rating the first are UNRATED: a rating that cannot be used is null.
     """
     schema = REVIEWS if profile.needs_rating else UNRATED
     if not len(numbers):
@@ -57,6 +57,8 @@ def to_canonical(
         _contested=_contested(raw, profile),
     ).with_columns(_reason(period, profile))
     mapped = mapped.with_columns(_without_contradiction())
+    if not profile.needs_rating:
+        mapped = mapped.with_columns(rating=pl.when(pl.col("rating").is_between(1, 5)).then("rating"))
     usable = mapped["_reason"].is_null()
     if usable.all():
         kept, rejected = mapped, REJECTS.empty_table()
@@ -127,9 +129,8 @@ def _typed(raw: pl.DataFrame, name: str, column: str, profile: Profile) -> pl.Ex
 def _count(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
     """Parse votes: numbers, or texts with thousands separators."""
     if kind == pl.String:
-        value = (
-            value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0{1,2}$", "")
-        )  # 1.000 is a thousand in German
+        # 1.000 is a thousand in German
+        value = value.str.strip_chars().str.replace_all(",", "", literal=True).str.replace(r"\.0{1,2}$", "")
     elif kind.is_float():
         value = pl.when(value == value.floor()).then(value)
     return value.cast(pl.Int32, strict=False)
@@ -209,13 +210,15 @@ def _reason(period: Period, profile: Profile) -> pl.Expr:
     earliest = datetime.combine(period.earliest, time(), UTC)
     after = datetime.combine(period.latest, time(), UTC) + timedelta(days=1)
     rating, moment = pl.col("rating"), pl.col("timestamp")
-    wanted = pl.lit(profile.needs_rating)
+    wrong_rating = [
+        (~pl.col("_given_rating"), "no rating"),
+        (rating.is_null() | rating.is_nan(), "rating is not a number"),
+        (~rating.is_between(1, 5), "rating outside {:g}..{:g}".format(*profile.rating.scale or (1, 5))),
+    ]
     checks = [
         (pl.col("user_id").is_null() & (profile.missing_user == "reject"), "no user_id"),
         (pl.col("item_id").is_null(), "no item_id"),
-        (~pl.col("_given_rating") & wanted, "no rating"),
-        ((rating.is_null() | rating.is_nan()) & (pl.col("_given_rating") | wanted), "rating is not a number"),
-        (~rating.is_between(1, 5), "rating outside {:g}..{:g}".format(*profile.rating.scale or (1, 5))),
+        *(wrong_rating if profile.needs_rating else []),
         (~pl.col("_given_time"), "no timestamp"),
         (pl.col("_contested"), CONTESTED),
         (moment.is_null(), "timestamp not understood"),

@@ -20,7 +20,7 @@ from tasks.sources import dialects, locations, signatures, streams
 from tasks.sources.file_checks import Kind, Unreadable, check_parquet, item_columns
 from tasks.sources.opening import HEAD_BYTES, limits, opened
 from tasks.sources.own_profile import folder_values, with_folders, with_names, without
-from tasks.sources.profiles import Profile, Unrated, load_profile
+from tasks.sources.profiles import Profile, load_profile
 from tasks.sources.settings import IngestConfig, ReadConfig
 from tasks.sources.source_files import Quarantined, Source, SourceFile
 from tasks.sources.text_shapes import Shape, readable_encoding, sniff_text
@@ -45,9 +45,10 @@ def discover(
 ) -> Source:
     """Find the files, detect each one's format, and hash them. Raises InputError or ProfileError.
 
-    judge: decides what the file's rows decide, from its first bytes and the file; may raise Unreadable.
+    judge: decides what the file's rows decide, from its first bytes and the file; may raise Unreadable. rated: whether
+    a review without a usable rating is of no use.
     """
-    profile = load_profile(dataset) if rated else Unrated.of(load_profile(dataset))
+    profile = load_profile(dataset).model_copy(update={"needs_rating": rated})
     config = config or load_section("ingest", IngestConfig)
     addresses = [inputs] if isinstance(inputs, str) else list(inputs)
     if kind == "items" and profile.items is None:

@@ -1,4 +1,7 @@
-"""Count values of optional columns that a usable row loses, as they cannot be parsed or contradict each other."""
+"""Count values of optional columns that a usable row loses, as they cannot be parsed or contradict each other.
+
+The rating is optional in reviews that are to be scored.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ def lost_values(
     """Return, by canonical column, the values in the usable rows of `frame` that are null in `kept`."""
     usable = frame.filter(~np.isin(numbers, rejected["row"].to_numpy())) if rejected.num_rows else frame
     lost: Counter[str] = Counter()
-    for name in PARSED:
+    for name in PARSED if profile.needs_rating else (*PARSED, "rating"):
         source = profile.columns.get(name)
-        if profile.votes and name != "verified":
+        if profile.votes and "votes" in name:
             source = profile.votes.pair
         if source not in usable.columns or name in profile.defaults:
             continue

@@ -134,6 +134,7 @@ class Profile(_Model):
     tsv: Tsv = Tsv()
     header: tuple[str, ...] = ()  # of delimited files that have no header row
     items: ItemColumns | None = None
+    needs_rating: bool = True  # a row without one is of no use; not in YAML: what is to be scored needs none
 
     @property
     def wanted(self) -> list[str]:
@@ -142,28 +143,11 @@ class Profile(_Model):
         return list(dict.fromkeys([*self.columns.values(), *pair]))
 
     @property
-    def needs_rating(self) -> bool:
-        """Whether a row without a rating is of no use."""
-        return True
-
-    @property
     def mandatory(self) -> list[str]:
         """The source columns that every usable row needs."""
         optional = {*self.constants, *self.defaults, *(["user_id"] if self.missing_user == "anonymous" else [])}
         optional |= set() if self.needs_rating else {"rating"}
         return [self.columns[c] for c in MANDATORY if c in self.columns and c not in optional]
-
-
-class Unrated(Profile):
-    """A profile for reviews that are to be scored: they may have no stars."""
-
-    @property
-    def needs_rating(self) -> bool:
-        return False
-
-    @classmethod
-    def of(cls, profile: Profile) -> Unrated:
-        return cls(**{name: getattr(profile, name) for name in Profile.model_fields})
 
 
 def known_profiles() -> list[str]:
@@ -187,6 +171,8 @@ def load_profile(name: str) -> Profile:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
         raise ProfileError(f"malformed: {what}", where=str(path), fix="compare conf/datasets/amazon-us.yaml") from None
+    if "needs_rating" in profile.model_fields_set:
+        raise ProfileError("needs_rating is no key of profiles", where=str(path), fix="raymill score needs no ratings")
     if problem := _problem(profile):
         raise ProfileError(problem, where=str(path), fix=f"canonical columns are {', '.join(REVIEWS.names)}")
     return profile

@@ -223,7 +223,7 @@ def test_flow_runs_of_others_with_the_same_flow_names_stay(monkeypatch: pytest.M
 
 def test_every_deployment_has_the_tag_by_which_its_runs_are_known() -> None:
     deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
-    assert [old_prefect_runs.TAG in deployment["tags"] for deployment in deployments] == [True, True]
+    assert all(old_prefect_runs.TAG in deployment["tags"] for deployment in deployments)
 
 
 def test_a_flow_run_that_a_record_or_mlflow_names_is_ours(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:

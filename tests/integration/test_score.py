@@ -145,7 +145,9 @@ def test_every_row_that_was_read_has_one_prediction_the_one_of_evaluation(
     found = pl.read_parquet(scored / "part-*.parquet", glob=True)
     about = json.loads((scored / "predictions.json").read_text())
     rated = last(place, "ingest").read(columns=["review_id"])["review_id"].to_pylist()
-    assert (about["rows"], about["rejected"], about["model"]) == (about["rows_in"], 0, MODEL)
+    rejects = pl.read_parquet(scored / "rejects" / "*.parquet")
+    assert (about["rows"], about["rejected"], about["model"]) == (len(found), len(rejects), MODEL)
+    assert about["rows"] + about["rejected"] == about["rows_in"] == last(place, "ingest").manifest.counts["rows_in"]
     kept = pl.Series(rated).is_in(found["review_id"].implode())  # beside them those without stars
     assert kept.all()
     assert len(rated) <= len(found) <= ROWS
@@ -174,8 +176,9 @@ def test_new_reviews_without_stars_of_unknown_users_and_items_are_scored_and_a_s
     found = pl.read_parquet(tmp_path / "out" / "part-*.parquet", glob=True)
     assert len(found) + json.loads((tmp_path / "out" / "predictions.json").read_text())["rejected"] == 50
     assert found["prediction"].is_finite().all()
-    again = score(place, server, *arguments)
+    again = score(place, server, *arguments, "--json", str(tmp_path / "run.json"))
     assert "reused" in again.stdout
+    assert json.loads((tmp_path / "run.json").read_text())["rows_in"] == 50
     assert pl.read_parquet(tmp_path / "out" / "part-*.parquet", glob=True).equals(found)
 
 

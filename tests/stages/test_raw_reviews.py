@@ -35,6 +35,12 @@ AT = 1_448_964_000_000
         [{**ROW, "timestamp": AT}],
         [{**ROW, "timestamp": "2015-12-01 12:00:00.000+02:00"}],
         [{**ROW, "timestamp": "2015-12-01 10:00:00", "title": None, "verified": None, "more": 1}],
+        [{**ROW, "timestamp": "2015-12-01T10:00"}],
+        [{**ROW, "timestamp": "2015-12-01T10:00Z"}],
+        [{**ROW, "timestamp": "2015-12-01T12:00+02"}],
+        [{**ROW, "timestamp": "20151201T100000Z"}],
+        [{**ROW, "timestamp": "2015-12-01T10:00:00,000Z"}],
+        [{**ROW, "timestamp": float(AT)}],
     ],
 )
 def test_every_form_of_a_review_becomes_the_same_row(reviews: Any) -> None:
@@ -47,8 +53,11 @@ def test_every_form_of_a_review_becomes_the_same_row(reviews: Any) -> None:
 
 
 def test_dates_without_a_time_and_times_may_be_mixed() -> None:
-    found = canonical([ROW, {**ROW, "timestamp": "2015-12-01"}], ABOUT)["timestamp"]
-    assert [moment.hour for moment in found] == [10, 0]
+    times = ["2015-12-01T10:00:00Z", "2015-12-01", "20151201", "2015-12-01T10:00:00,5Z", "2015-12-01 09:00:00.5-01"]
+    found = canonical([{**ROW, "timestamp": time} for time in times], ABOUT)["timestamp"]
+    assert [(m.day, m.hour, m.microsecond) for m in found] == [
+        (1, 10, 0), (1, 0, 0), (1, 0, 0), (1, 10, 500_000), (1, 10, 500_000),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -56,7 +65,12 @@ def test_dates_without_a_time_and_times_may_be_mixed() -> None:
     [
         ([{k: v for k, v in ROW.items() if k != "text"}], "the reviews have no column text"),
         ([{**ROW, "user_id": None}], "1 reviews have no user_id"),
-        ([ROW, {**ROW, "timestamp": "yesterday"}], 'timestamp cannot be read as .*"yesterday"'),
+        ([ROW, {**ROW, "timestamp": "yesterday"}], 'timestamp cannot be read as ISO 8601: "yesterday"'),
+        ([ROW, {**ROW, "timestamp": "2015-13-01"}], 'timestamp cannot be read as ISO 8601: "2015-13-01"'),
+        ([ROW, {**ROW, "timestamp": "2015-12-01T10:00:00Zulu"}], "timestamp cannot be read as ISO 8601"),
+        ([{**ROW, "timestamp": AT // 1000}], "milliseconds since 1970 expected, .* looks like seconds.*: 1448964000$"),
+        ([{**ROW, "timestamp": AT * 1000}], "milliseconds since 1970 expected, of the years 1990 to 2099: 1448"),
+        ([{**ROW, "timestamp": None}], "1 reviews have no timestamp"),
         ([{**ROW, "verified": "perhaps"}], "verified cannot be read as Boolean"),
         ([{**ROW, "rating": "five"}], "rating cannot be read as Float32"),
     ],

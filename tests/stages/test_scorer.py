@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.algorithms.conformal import Intervals
+from tasks.core.errors import RunError
 from tasks.domain.schemas import UNRATED
 from tasks.domain.targets import target_of
-from tasks.stages.score.scorer import PROBLEM, Scorer, schema
+from tasks.stages.score.scorer import PROBLEM, RECORD, Scorer, schema
 
 
 class Model:
@@ -23,6 +25,7 @@ class Model:
 
     intervals = Intervals(0.9, [], [-1.0], [0.5])
     booster = SimpleNamespace(feature_names=["long", "loud"])
+    about = SimpleNamespace(groups={"text": ["long"]})
 
     def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
         if (reviews["text"] == "poison").any():
@@ -59,6 +62,44 @@ def test_each_row_has_a_prediction_or_a_problem_in_its_place(texts: list[str]) -
         else:
             why = "a text that nobody can read" if text == "poison" else "the prediction is not finite"
             assert (row["prediction"], row[PROBLEM]) == (None, why)
+
+
+def test_the_row_itself_is_told_beside_its_problem() -> None:
+    (_, row) = scorer()(reviews(["a", "poison"])).to_pylist()
+    told = json.loads(row[RECORD])
+    assert [told[name] for name in ("user_id", "item_id", "text", "timestamp")] == [
+        "u", "i", "poison", "1970-01-01 00:00:00+00:00",
+    ]  # fmt: skip
+    assert scorer()(reviews(["a"]))[RECORD].null_count == 1
+
+
+def test_a_model_of_the_stars_scores_no_review_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a", "bb", "poison", "a", "bb"]
+    table = reviews(texts).set_column(3, UNRATED.field("rating"), pa.array([None, 5, None, 4, None], pa.float32()))
+    assert scorer()(table)["prediction"].null_count == 1
+    monkeypatch.setattr(Model, "about", SimpleNamespace(groups={"stars": ["rating"]}))
+    scored = scorer()(table)
+    assert scored["review_id"].to_pylist() == [f"R{i}" for i in range(5)]
+    assert scored["prediction"].to_pylist() == [None, 5, None, 4, None]
+    assert scored[PROBLEM].to_pylist() == [
+        "no rating, which this model needs" if i in (0, 2, 4) else None for i in range(5)
+    ]
+
+
+def test_a_fault_of_all_rows_is_raised_after_a_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def fail(self: Model, given: pl.DataFrame) -> Any:
+        calls.append(len(given))
+        raise ValueError("no such feature: loud")
+
+    for texts in (["a"] * 30 + ["poison"] * 100, ["poison"] * 100 + ["a"] * 30):  # some that can be scored
+        assert scorer()(reviews(texts))["prediction"].null_count == 100
+    monkeypatch.setattr(Model, "features", fail)
+    with pytest.raises(RunError, match="20 rows, each alone: no such feature: loud"):
+        scorer()(reviews(["a"] * 1000))
+    assert len(calls) == 21
+    assert scorer()(reviews(["a"] * 12))["prediction"].null_count == 12  # too few to tell
 
 
 def test_an_error_of_the_process_is_not_a_rows_fault(monkeypatch: pytest.MonkeyPatch) -> None:

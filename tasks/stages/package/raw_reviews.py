@@ -1,12 +1,14 @@
 """Bring raw reviews into the canonical columns that scoring reads, with a clear error for those that cannot be.
 
 `user_id`, `item_id`, `text` and `timestamp` must be there; `title`, `verified` and `category` may be missing or null,
-and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601 text, or a number
-of milliseconds since 1970. A time without a zone is UTC.
+and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601 text (DATE), or a
+number of milliseconds since 1970. A time without a zone is UTC.
 """
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -19,6 +21,12 @@ from tasks.stages.package.layout import About
 SCHEMA = {name: pl.Series(pa.array([], REVIEWS.field(name).type)).dtype for name in REVIEWS.names}
 REQUIRED = ("user_id", "item_id", "text", "timestamp")
 UTC_MS = pl.Datetime("ms", "UTC")
+# A day, or a day and a time, extended or basic; seconds, their fraction and the zone may be missing.
+DATE = (
+    r"^\s*(\d{4})-?(\d\d)-?(\d\d)"
+    r"(?:(?:T|\s+)(\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9})\d*)?)?\s*([Zz]|[+-]\d\d(?::?\d\d)?)?)?\s*$"
+)
+EARLIEST, LATEST = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1000 for year in (1990, 2100))  # of numbers
 
 
 def canonical(reviews: Any, about: About) -> pl.DataFrame:
@@ -32,7 +40,7 @@ def canonical(reviews: Any, about: About) -> pl.DataFrame:
         raise InputError(
             f"the reviews have no column {', '.join(missing)}",
             where=f"columns: {', '.join(frame.columns[:20])}",
-            fix="rename the columns, or score with a data set's profile: raymill score --dataset NAME",
+            fix="rename the columns, or read files by a profile that does: raymill score --dataset PROFILE",
         )
     columns = {name: _typed(frame, name, kind) for name, kind in SCHEMA.items()}
     for name in required:
@@ -65,9 +73,38 @@ def _typed(frame: pl.DataFrame, name: str, kind: Any) -> pl.Series:
 
 def _times(given: pl.Series) -> pl.Series:
     if given.dtype == pl.String:
-        whole = given.str.replace(r"^(\S+)\s", "${1}T").str.replace(r"^([0-9-]+)$", "${1}T00:00:00")
-        zoned = whole.str.replace(r"(T[0-9:.]+)$", "${1}Z")
-        return zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="ms", time_zone="UTC", strict=True)
+        found = _iso_8601(given)
+        _refuse(given.filter(found.is_null() & given.is_not_null()), "timestamp cannot be read as ISO 8601")
+        return found
+    if given.dtype.is_numeric():
+        given = given.fill_nan(None) if given.dtype.is_float() else given
+        wrong = given.filter(~given.is_between(EARLIEST, LATEST))
+        seconds = bool(len(wrong)) and EARLIEST <= 1000 * wrong[0] < LATEST
+        looks = ", and this looks like seconds: multiply by 1000" if seconds else ""
+        _refuse(wrong, f"timestamp: milliseconds since 1970 expected, of the years 1990 to 2099{looks}")
     if isinstance(given.dtype, pl.Datetime) and given.dtype.time_zone is None:
         given = given.dt.replace_time_zone("UTC")
     return given.cast(UTC_MS)
+
+
+def _iso_8601(given: pl.Series) -> pl.Series:
+    """Parse texts; null where one is no time."""
+    year, month, day, hour, minute, second, fraction, zone = (
+        given.str.extract_groups(DATE).struct.unnest().get_columns()
+    )
+    whole = pl.select(
+        pl.format(
+            "{}-{}-{}T{}:{}:{}.{}{}",
+            *(year, month, day),
+            *(part.fill_null("00") for part in (hour, minute, second)),
+            fraction.fill_null("0"),
+            zone.fill_null("Z").str.to_uppercase(),
+        )
+    ).to_series()
+    return whole.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="ms", time_zone="UTC", strict=False)
+
+
+def _refuse(wrong: pl.Series, why: str) -> None:
+    if len(wrong):
+        shown = json.dumps(str(wrong[0])[:80]) if wrong.dtype == pl.String else wrong[0]
+        raise InputError(f"{why}: {shown}", where=f"column timestamp, {len(wrong):,} values")

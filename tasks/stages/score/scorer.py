@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.core.errors import RaymillError
+from tasks.core.errors import RaymillError, RunError
 from tasks.domain.metrics import expected
 from tasks.domain.targets import target_of
 from tasks.stages.package.review_model import ReviewModel
 
 PROBLEM = "problem"  # why a row has no prediction; null where it has one
+RECORD = "record"  # the row itself as JSON text, where it has no prediction
+TEXT_CHARS = 2000  # of a text in RECORD
+SAME = 20  # if so many rows, spread over a chunk, fail alike, none of them is at fault
 REASON = pa.struct([("feature", pa.string()), ("contribution", pa.float32())])
 # Errors that a row's contents may cause; others are the process's, and end the chunk.
 OF_ROWS = (RaymillError, ValueError, ArithmeticError, IndexError, pl.exceptions.PolarsError, pa.ArrowException)
@@ -49,23 +53,44 @@ class Scorer:
         self.schema = schema(self.target.classes)
 
     def __call__(self, reviews: pa.Table) -> pa.Table:
-        """Score (n rows of `schemas.UNRATED`): the columns of `schema`, and PROBLEM.
+        """Score (n rows of `schemas.UNRATED`): the columns of `schema`, PROBLEM and RECORD.
 
         A row that cannot be scored does not hinder the others: it is found by halving the rows, and has a PROBLEM.
+        Raises RunError if rows from all over the table fail alike, each alone: then it is not their fault.
         """
-        return pa.concat_tables([self._empty(), *self._some(pl.DataFrame(pl.from_arrow(reviews)))])
+        frame = pl.DataFrame(pl.from_arrow(reviews))
+        lacking = frame["rating"].is_null() & ("stars" in self.model.about.groups)
+        told = self._unscored(frame.filter(lacking), "no rating, which this model needs")
+        scored = pa.concat_tables([self._empty(), *self._some(frame.filter(~lacking), whole=True), told])
+        return scored.take(np.argsort(np.argsort(lacking.to_numpy(), kind="stable"))) if told.num_rows else scored
 
-    def _some(self, reviews: pl.DataFrame) -> Iterator[pa.Table]:
+    def _some(self, reviews: pl.DataFrame, *, whole: bool) -> Iterator[pa.Table]:
         try:
             if len(reviews):
                 yield self._scored(reviews)
         except OF_ROWS as error:
             if len(reviews) == 1:
-                yield self._unscored(reviews["review_id"][0], str(error).partition("\n")[0])
+                yield self._unscored(reviews, _in_short(error))
                 return
+            if whole and len(reviews) >= SAME:
+                self._find_common_fault(reviews)
             half = len(reviews) // 2
-            yield from self._some(reviews[:half])
-            yield from self._some(reviews[half:])
+            yield from self._some(reviews[:half], whole=False)
+            yield from self._some(reviews[half:], whole=False)
+
+    def _find_common_fault(self, reviews: pl.DataFrame) -> None:
+        """Raise RunError if so many as SAME rows, evenly spread, fail for the same reason."""
+        causes: set[str] = set()
+        for i in np.linspace(0, len(reviews) - 1, SAME).astype(int):
+            try:
+                self._scored(reviews.slice(i, 1))
+            except OF_ROWS as error:
+                causes.add(_in_short(error))
+            else:
+                return
+            if len(causes) > 1:
+                return
+        raise RunError(f"{SAME} rows, each alone: {causes.pop()}", fix="look at the model and at these rows")
 
     def _scored(self, reviews: pl.DataFrame) -> pa.Table:
         features = self.model.features(reviews)
@@ -83,7 +108,7 @@ class Scorer:
             columns["low"], columns["high"] = self.model.intervals.around(prediction, *stars)
         columns["model_version"] = pa.repeat(self.version, len(reviews))
         columns["reasons"] = self._reasons(features) if self.reasons else pa.nulls(len(reviews), pa.list_(REASON))
-        columns[PROBLEM] = pa.nulls(len(reviews), pa.string())
+        columns[PROBLEM] = columns[RECORD] = pa.nulls(len(reviews), pa.string())
         return pa.table(columns).select(self._empty().column_names).cast(self._empty().schema)
 
     def _reasons(self, features: pl.DataFrame) -> pa.Array:
@@ -96,10 +121,24 @@ class Scorer:
         offsets = pa.array(np.arange(len(shares) + 1, dtype=np.int32) * k)
         return pa.ListArray.from_arrays(offsets, given)
 
-    def _unscored(self, review_id: str, problem: str) -> pa.Table:
-        row = dict.fromkeys(self._empty().column_names) | {"review_id": review_id, PROBLEM: problem}
-        return pa.Table.from_pylist([row], schema=self._empty().schema)
+    def _unscored(self, reviews: pl.DataFrame, problem: str) -> pa.Table:
+        shown = reviews.with_columns(pl.col("title", "text").str.slice(0, TEXT_CHARS))
+        nothing = dict.fromkeys(self._empty().column_names)
+        rows = [
+            {
+                **nothing,
+                "review_id": review["review_id"],
+                PROBLEM: problem,
+                RECORD: json.dumps(review, ensure_ascii=False, default=str),
+            }
+            for review in shown.to_dicts()
+        ]
+        return pa.Table.from_pylist(rows, schema=self._empty().schema)
 
     def _empty(self) -> pa.Table:
         fields = [field.with_nullable(True) for field in self.schema]
-        return pa.schema([*fields, pa.field(PROBLEM, pa.string())]).empty_table()
+        return pa.schema([*fields, pa.field(PROBLEM, pa.string()), pa.field(RECORD, pa.string())]).empty_table()
+
+
+def _in_short(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -2,16 +2,15 @@
 
 In: reviews as `read-new` writes them, and a version of a registered model. Out: a file for each chunk of the reviews,
 in the order of their rows (`scorer.schema`), and `rejects/` with the rows that could not be scored, each with the
-reason. rows in = rows out + rejects. A prediction depends on its review and the model alone, so the strategy, the
-number of workers and the size of the chunks change no value; a file of reviews that was scored before by the same model
-is taken over.
+reason; there `source` and `row` are a file of `read-new` and the row in it. rows in = rows out + rejects. A prediction
+depends on its review and the model alone, so the strategy, the number of workers and the size of the chunks change no
+value; a file of reviews that was scored before by the same model is taken over.
 
     raymill score --input PATH --out FOLDER
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from tasks.parallel import partition
 from tasks.parallel.chunks import Chunk, chunks_of
 from tasks.stages.package.layout import ABOUT, About
 from tasks.stages.score.registered import RegisteredModel
-from tasks.stages.score.scorer import PROBLEM, Scorer
+from tasks.stages.score.scorer import PROBLEM, RECORD, Scorer
 from tasks.stages.score.settings import ScoreConfig
 
 
@@ -47,13 +46,13 @@ class Sink:
         part, (number, first) = self.parts[chunk.file], self.places[chunk.index]
         rows = scored.append_column("row", pa.array(range(first, first + scored.num_rows), pa.int64()))
         bad, good = rows.filter(pc.is_valid(rows[PROBLEM])), rows.filter(pc.is_null(rows[PROBLEM]))
-        entries = [self.sink.write_table(part_name(part, block=number), good.drop_columns([PROBLEM, "row"]))]
+        entries = [self.sink.write_table(part_name(part, block=number), good.drop_columns([PROBLEM, RECORD, "row"]))]
         if bad.num_rows:
             rejects = {
                 "reason": bad[PROBLEM],
                 "source": pa.repeat(Path(chunk.file).name, bad.num_rows),
                 "row": bad["row"],
-                "record": [json.dumps({"review_id": one}) for one in bad["review_id"].to_pylist()],
+                "record": bad[RECORD],
             }
             entries.append(self.sink.write_table(part_name(part, "rejects", number), pa.table(rejects), REJECTS))
         return entries
