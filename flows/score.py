@@ -54,7 +54,7 @@ def score(
     Args:
         input: Files, folders or globs with reviews; the setting data.input if not given.
         out: Folder for the predictions; data/predictions if not given.
-        dataset: The dataset profile by which the input is read; the setting data.dataset if not given.
+        dataset: The dataset profile, as for etl-train; the setting data.dataset if not given.
         model: A version's number or alias.
         overrides: Settings as "section.key=value" texts.
         settings: All settings at once, instead of conf and overrides.

@@ -23,7 +23,7 @@ def score(
         typer.Option(help="Folder for the predictions, new or with earlier ones; data/predictions if not given."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Dataset profile of the input; the model's is data.dataset.")
+        str | None, typer.Option(help="Dataset profile, as for run; it names the model, too, unless data.name does.")
     ] = None,
     model: Annotated[str, typer.Option(help="A version's number, or champion or challenger.")] = "champion",
     reasons: Annotated[

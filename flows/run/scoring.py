@@ -32,11 +32,9 @@ SOURCE: ContextVar[Source | None] = ContextVar("source", default=None)
 def for_scoring(settings: Settings, input: str | list[str] | None, dataset: str | None) -> Settings:
     """Return the settings with this input, if given, and with the folder of scoring runs as storage.root.
 
-    dataset: how the input is read; the model is that of the settings' own data set.
+    dataset: a profile; it names the model, too, as it does in a run, unless there is a data.name.
     """
     given = {name: value for name, value in (("input", input), ("dataset", dataset)) if value}
-    if dataset:
-        given["name"] = settings.data.called
     data = settings.data.model_copy(update=given)
     remote = settings.storage.remote and f"{settings.storage.remote.rstrip('/')}/{FOLDER}"
     storage = settings.storage.model_copy(update={"root": str(settings.storage.path / FOLDER), "remote": remote})

@@ -81,7 +81,7 @@ def by_block(answers: pl.DataFrame, blocks: int) -> list[pa.Table]:
 
 
 def shuffle_in_process(blocks: Sequence[Any], split: Partition, reduce: Reduce, buckets: int) -> list[Any]:
-    """Run the shuffle without Ray, as the tests' oracle."""
+    """Run the shuffle without Ray: for few rows, and as the tests' oracle."""
     sliced = [split(block, buckets) for block in blocks]
     return [reduce(b, [slices[b] for slices in sliced]) for b in range(buckets)]
 

@@ -114,11 +114,11 @@ def test_a_folder_of_something_else_and_an_address_are_refused(tmp_path: Path) -
             check_folder(out, settings)
 
 
-def test_the_profile_that_reads_the_input_does_not_choose_the_model() -> None:
+def test_the_profile_that_reads_the_input_names_the_model_unless_a_name_does() -> None:
     def named(*overrides: str, dataset: str | None = None) -> tuple[str, str]:
         data = for_scoring(load_settings(overrides=overrides), None, dataset).data
         return data.dataset, data.called
 
-    assert named(dataset="yelp") == ("yelp", "amazon-us")
+    assert named(dataset="yelp") == ("yelp", "yelp")
     assert named("data.dataset=yelp") == ("yelp", "yelp")
     assert named("data.name=mine", dataset="yelp") == ("yelp", "mine")

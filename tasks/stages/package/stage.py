@@ -7,7 +7,7 @@ period, when each word was first seen, and what was known of users, items, categ
 
 `since` is when the last models of the words take over. What is packed reproduces the features of every review from then
 on, to the last bit; the stage `prove` compares its predictions with those of the test slice. Names of users and items
-are hashed.
+are hashed in its tables.
 
     raymill run --until package
 """
@@ -29,7 +29,7 @@ from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.engines import cluster
-from tasks.parallel.exchange import shuffle, stacked
+from tasks.parallel.exchange import shuffle, shuffle_in_process, stacked
 from tasks.parallel.key_hash import hashed
 from tasks.stages.clean.settings import CleanConfig
 from tasks.stages.features import catalogue, past_aggregates
@@ -39,6 +39,7 @@ from tasks.stages.language_model.settings import LanguageModelConfig
 from tasks.stages.package import layout
 from tasks.stages.package.settings import PackageConfig
 
+FEW_ROWS = 200_000
 KINDS = ("user", "item", *catalogue.KEYS)
 WORDS = pa.schema([pa.field("token", pa.string(), nullable=False), pa.field("ms", pa.int64(), nullable=False)])
 
@@ -66,7 +67,7 @@ def package(
     files = reviews.files()
     since, until = cluster.gather([ray.remote(times).remote(files, table, language, groups)])[0]
     past = past_columns(groups)
-    writes = [ref for kind in past for ref in states(kind, files, items, since, table, out.sink)]
+    writes = [ref for kind in past for ref in states(kind, reviews, items, since, table, out.sink)]
     if "shape" in groups:
         writes.append(ray.remote(write_words).remote(out.sink, counts.files()))
     if "language" in groups:
@@ -135,16 +136,28 @@ def past_columns(groups: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def states(
-    kind: str, files: Sequence[Path], items: Snapshot | None, since: int, table: Snapshot, sink: FileSink
+    kind: str, reviews: Snapshot, items: Snapshot | None, since: int, table: Snapshot, sink: FileSink
 ) -> list[Any]:
-    """Write one kind's table of the past; returns references to the entries of its files."""
-    buckets = table.manifest.config["buckets"]
+    """Write one kind's table of the past; returns references to the entries of its files.
+
+    Of FEW_ROWS, which one task adds up in a moment, the others would only start more processes.
+    """
+    import ray
+
+    buckets, files = table.manifest.config["buckets"], reviews.files()
     of_catalogue = kind in catalogue.KEYS
-    blocks: Sequence[Any] = (
-        catalogue.with_items(files, items.files(), buckets) if items and of_catalogue else list(files)
-    )
+    blocks: Sequence[Any] = catalogue.with_items(files, items.files(), buckets) if items and of_catalogue else files
     split = partial(past_aggregates.split_by_key, key=kind if of_catalogue else f"{kind}_id")
-    return shuffle(blocks, split, partial(write_state, sink, kind, since), buckets)
+    write = partial(write_state, sink, kind, since)
+    if reviews.rows() > FEW_ROWS:
+        return shuffle(blocks, split, write, buckets)
+    written = ray.remote(write_states).options(num_returns=buckets).remote(split, write, buckets, *blocks)
+    return [written] if buckets == 1 else list(written)
+
+
+def write_states(split: Any, write: Any, buckets: int, *blocks: Any) -> Any:
+    entries = shuffle_in_process(blocks, split, write, buckets)
+    return entries[0] if buckets == 1 else tuple(entries)
 
 
 def write_state(sink: FileSink, kind: str, since: int, bucket: int, slices: list[pa.Table]) -> FileEntry:
