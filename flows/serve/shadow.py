@@ -13,23 +13,29 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from flows.serve.measures import Measures
 from flows.serve.reviews import Asked, Prediction
 from tasks.core import locks
 
-if TYPE_CHECKING:
-    from flows.serve.model import LoadedModel
-
 WAITING = 8  # batches
 Seen = tuple[Sequence[Asked], Sequence[Sequence[Prediction]]]
+
+
+class Model(Protocol):
+    """A version that can be in the shadow."""
+
+    name: str
+    version: str
+
+    def predict(self, asked: Sequence[Asked]) -> list[list[Prediction]]: ...
 
 
 class Shadow:
     """model: of the version in the shadow. It works from `start` to `stop`, in a thread."""
 
-    def __init__(self, model: LoadedModel, measures: Measures, log: DifferenceLog) -> None:
+    def __init__(self, model: Model, measures: Measures, log: DifferenceLog) -> None:
         self.model, self.measures, self.log = model, measures, log
         self.last_problem = ""
         self._queue: Queue[Seen] = Queue(WAITING)
