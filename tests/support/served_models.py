@@ -148,12 +148,12 @@ def request(**given: Any) -> dict[str, Any]:
 
 def register_all(uri: str, root: Path) -> Any:
     """Register the packages in MLflow as versions 1 and 2, the first as champion; returns the client."""
-    from tasks.engines import tracking
+    from tasks.engines import registry, tracking
 
     client = tracking.connect(uri)
     client.create_registered_model(NAME)
     for version, folder in packages().items():
         shutil.copytree(folder, root / version / "artifacts" / "package")
-        client.create_model_version(NAME, (root / version).as_uri())
+        client.create_model_version(NAME, (root / version).as_uri(), tags={f"{registry.DIGEST}package": version})
     client.set_registered_model_alias(NAME, "champion", "1")
     return client
