@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from flows.serve.reviews import Asked, Prediction
 from flows.servers.services import reached_at
-from tasks.core.errors import RunError, SettingsError
+from tasks.core.errors import SettingsError
 from tasks.settings import Settings
 
 NAME = "raymill"
@@ -76,21 +76,6 @@ def run(settings: Settings, wanted: str) -> dict[str, Any]:
     return found
 
 
-def stay_on_loopback() -> None:
-    """Have this replica's internal server listen on loopback. It unpickles what it gets, and Ray Serve 2.60 opens it to
-    every interface, even in a session on loopback. Raises RunError if this version of Ray does it elsewhere."""
-    from ray.serve._private import replica
-
-    add_port = getattr(replica, "add_port_to_grpc_server", None)
-    if add_port is None:
-        raise RunError("this version of Ray Serve is not known to stay on loopback", fix="install Ray 2.60")
-
-    def add_loopback(server: Any, address: str) -> Any:
-        return add_port(server, address.replace("[::]", "127.0.0.1"))
-
-    vars(replica)["add_port_to_grpc_server"] = add_loopback
-
-
 def deployment(settings: Settings) -> Any:
     """Return the deployment of Ray Serve. Its class is made here: Ray Serve is imported only where it is used."""
     from ray import serve as ray_serve
@@ -110,11 +95,11 @@ def deployment(settings: Settings) -> Any:
     class Replica:
         def __init__(self, settings: Settings, wanted: str, alone: bool) -> None:
             from flows.run import environment
-            from flows.serve.on_ray import stay_on_loopback
             from flows.serve.watch import begin
+            from tasks.engines import ray_private
 
             if alone:
-                stay_on_loopback()
+                ray_private.serve_on_loopback()
             environment.prepare()
             self.config = settings.serve
             self.watch = begin(settings, wanted).start()

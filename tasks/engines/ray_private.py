@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from tasks.core.errors import RunError
+
 _LOG = logging.getLogger("raymill.ray")
 
 # The names that each use needs, as MODULE:ATTRIBUTE.
@@ -290,3 +292,18 @@ def lean_data() -> None:
     manager.gen_dataset_id_from_stats_actor = staticmethod(lambda: uuid.uuid4().hex)
     for name in ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics"):
         setattr(manager, name, staticmethod(lambda *_, **__: None))
+
+
+def serve_on_loopback() -> None:
+    """Have this replica's internal server listen on loopback. It unpickles what it gets, and Ray Serve 2.60 opens it to
+    every interface, even in a session on loopback. Raises RunError if this version of Ray does it elsewhere."""
+    from ray.serve._private import replica
+
+    add_port = getattr(replica, "add_port_to_grpc_server", None)
+    if add_port is None:
+        raise RunError("this version of Ray Serve is not known to stay on loopback", fix="install Ray 2.60")
+
+    def add_loopback(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    vars(replica)["add_port_to_grpc_server"] = add_loopback
