@@ -80,6 +80,10 @@ def test_what_is_wrong_is_named(reviews: Any, what: str) -> None:
         canonical(reviews, ABOUT)
 
 
+def test_a_review_of_stars_alone_has_an_empty_text() -> None:
+    assert canonical([{**ROW, "text": None}], ABOUT)["text"].to_list() == [""]
+
+
 def test_the_stars_are_needed_where_they_are_a_feature() -> None:
     helpful = ABOUT.model_copy(update={"target": "helpful", "groups": {"stars": ["rating"]}})
     with pytest.raises(InputError, match="no column rating"):

@@ -1,6 +1,6 @@
 """Bring raw reviews into the canonical columns that scoring reads, with a clear error for those that cannot be.
 
-`user_id`, `item_id`, `text` and `timestamp` must be there; `title`, `verified` and `category` may be missing or null,
+`user_id`, `item_id`, `text` (which may be null) and `timestamp` must be there; `title`, `verified` and `category` may be missing or null,
 and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601 text (DATE), or a
 number of milliseconds since 1970. A time without a zone is UTC.
 """
@@ -43,7 +43,7 @@ def canonical(reviews: Any, about: About) -> pl.DataFrame:
             fix="rename the columns, or read files by a profile that does: raymill score --dataset PROFILE",
         )
     columns = {name: _typed(frame, name, kind) for name, kind in SCHEMA.items()}
-    for name in required:
+    for name in set(required) - {"text"}:  # a review without a text is one of stars alone
         if nulls := columns[name].null_count():
             row = columns[name].is_null().arg_true()[0]
             raise InputError(f"{nulls:,} reviews have no {name}", where=f"row {row} of {len(frame):,}")
