@@ -1,7 +1,7 @@
 """Bring raw reviews into the canonical columns that scoring reads, with a clear error for those that cannot be.
 
-`user_id`, `item_id`, `text` (which may be null) and `timestamp` must be there; `title`, `verified` and `category` may be
-missing or null, and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601
+`user_id`, `item_id`, `text` (which may be null) and `timestamp` must be there; `title`, `verified` and `category` may
+be missing or null, and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601
 text (DATE), or a number of milliseconds since 1970. A time without a zone is UTC.
 """
 
