@@ -108,10 +108,13 @@ def test_a_promotion_under_load_loses_no_request(place: Place) -> None:
 
 
 def test_all_listens_on_loopback(place: Place) -> None:
-    own = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    """Of Ray Serve's own processes: other tests have clusters that listen elsewhere."""
+    names = ("ServeReplica", "ServeController", "ProxyActor")
+    own = [p for p in psutil.Process().children(recursive=True) if any(name in " ".join(p.cmdline()) for name in names)]
     addresses = {c.laddr.ip for p in own for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert len(own) >= 3
+    assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert replicas()
 
 
 def test_a_killed_replica_is_replaced(place: Place) -> None:
