@@ -141,6 +141,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     # Watched by what counts its processes, which says their number, and what each kind used, after all else.
     status, said = place.start("run", around=(sys.executable, "-m", "benchmarks.cpu_seconds"))
     assert status == 0, said[-3000:]
-    counted = re.search(r"(\d+)  all, in ", said)
-    assert counted is not None, said[-3000:]
-    return Finished(place, said, place.summary, int(counted[1]))
+    lines = re.findall(r"^ +\d+\.\d\d +(\d+)  (?!all, in )(.+)$", said, re.MULTILINE)
+    counted = {kind: int(number) for number, kind in lines}
+    assert "the command" in counted, said[-3000:]
+    return Finished(place, said, place.summary, counted)

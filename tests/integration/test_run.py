@@ -16,10 +16,11 @@ from tests.support.pipeline import ROWS, SMALL, Finished, Place, not_asked_for
 pytestmark = pytest.mark.slow
 
 # What a run on a laptop needs: the command, Prefect's server, Ray's own seven (raylet, GCS, dashboard, two agents, log
-# monitor, autoscaler), a validator, two workers for tasks, two actors of the pool, one for trials, a controller, for
-# each of two trainings a worker and its synchronisation. Three more may start too early to be of use, the third while
-# `evaluate` and `package` run side by side; and git, which is over in a moment, is sometimes seen.
-MOST_PROCESSES = 24
+# monitor, autoscaler), a validator, two actors of the pool, one for trials, a controller, for each of two trainings a
+# worker and its synchronisation.
+NEEDED = 18
+# Workers for tasks: two, those that the trainings and trials began as, and some that Ray starts too early to be of use.
+WORKERS = 7
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,10 @@ def test_every_stage_runs_and_no_row_is_lost(first: dict[str, Any]) -> None:
 
 
 def test_a_small_run_starts_no_more_processes_than_it_needs(finished: Finished) -> None:
-    assert finished.processes <= MOST_PROCESSES, finished.said[-2000:]
+    others = {"ray::IDLE", "git"}  # git is over in a moment, and seldom seen
+    needed = sum(number for kind, number in finished.processes.items() if kind not in others)
+    assert needed <= NEEDED, finished.said[-2000:]
+    assert finished.processes["ray::IDLE"] <= WORKERS, finished.said[-2000:]
 
 
 def test_a_stage_comes_after_those_that_it_is_made_from(place: Place, first: dict[str, Any]) -> None:

@@ -84,12 +84,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that nobody disturbed: its place, what it printed, its summary, and how many processes it started."""
+    """A run that nobody disturbed: its place, what it printed, its summary, and how many processes of each kind it started."""
 
     place: Place
     said: str
     summary: dict[str, Any]
-    processes: int
+    processes: dict[str, int]
 
 
 def not_asked_for() -> set[str]:
