@@ -84,7 +84,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that nobody disturbed: its place, what it printed, its summary, and how many processes of each kind it started."""
+    """A run that nobody disturbed: its place, what it printed, its summary, and its processes by kind."""
 
     place: Place
     said: str
