@@ -107,7 +107,8 @@ def test_a_promotion_under_load_loses_no_request(place: Place) -> None:
     assert load.errors == []
 
 
-@pytest.mark.nightly  # beside the tests that come before it in `make test` it sees other sockets; alone it holds
+# Fails where all of tests/ is collected, for a cause not known yet; holds for this module alone.
+@pytest.mark.nightly
 def test_all_listens_on_loopback(place: Place) -> None:
     """Of Ray Serve's own processes: other tests have clusters that listen elsewhere."""
     names = ("ServeReplica", "ServeController", "ProxyActor")
