@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 NAMES = ("relu", "leaky_relu", "silu", "gelu", "tanh", "sigmoid", "softplus", "elu")
@@ -31,24 +33,25 @@ def costs(numbers: int, threads: int, names: Sequence[str] = NAMES) -> Iterator[
     from torch.profiler import ProfilerActivity, profile, record_function
 
     torch.set_num_threads(threads)
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    allocated: dict[str, int] = {}
+    # In turn, so that what the allocator or the machine did in one round is in all functions' numbers.
+    for trial, name in product(range(TRIALS + 1), names):
+        x = torch.randn(numbers, requires_grad=True)
+        gradient = torch.randn(numbers)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            with record_function("forward"):
+                y = getattr(torch.nn.functional, name)(x)
+            with record_function("backward"):
+                y.backward(gradient)
+        events = seen.key_averages()
+        for event in events:
+            if event.key in ("forward", "backward") and trial:  # the first is the warm-up
+                times[name, event.key].append(event.cpu_time_total / 1e3)
+        allocated[name] = sum(max(0, event.self_cpu_memory_usage) for event in events)
     for name in names:
-        function = getattr(torch.nn.functional, name)
-        times: dict[str, list[float]] = {"forward": [], "backward": []}
-        allocated = 0
-        for trial in range(TRIALS + 1):
-            x = torch.randn(numbers, requires_grad=True)
-            gradient = torch.randn(numbers)
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-                with record_function("forward"):
-                    y = function(x)
-                with record_function("backward"):
-                    y.backward(gradient)
-            for event in seen.key_averages():
-                if event.key in times and trial:  # the first is the warm-up
-                    times[event.key].append(event.cpu_time_total / 1e3)
-            allocated = sum(max(0, event.self_cpu_memory_usage) for event in seen.key_averages())
-        forward, backward = (statistics.median(times[part]) for part in ("forward", "backward"))
-        yield Cost(name, forward, backward, allocated / numbers)
+        forward, backward = (statistics.median(times[name, part]) for part in ("forward", "backward"))
+        yield Cost(name, forward, backward, allocated[name] / numbers)
 
 
 def main() -> None:

@@ -77,6 +77,9 @@ class Case:
     check: Callable[[Any, Any, Mapping[str, Any]], str]
     measure_input: Callable[[Any], dict[str, int]] | None = None  # for "size", for example {"rows": …, "bytes": …}
     details: Callable[[Any, Mapping[str, Sequence[Timed]]], Mapping[str, dict[str, Any]]] | None = None
+    # Whether `details` gets the runs' outputs. What is in the object store must not stay from run to run: a full
+    # store writes to disk.
+    keeps_outputs: bool = True
     takes_input: bool = False
     # Sides in processes of their own, minutes long: the checked run is the warm-up too.
     check_is_warm_up: bool = False
@@ -150,7 +153,7 @@ def run_case(
         if not case.check_is_warm_up:
             for name, side in sides.items():
                 _, peaks[name] = _sampled(name, side, data)
-        timed = _time(sides, data, runs, keep=case.details is not None, log=log)
+        timed = _time(sides, data, runs, keep=case.details is not None and case.keeps_outputs, log=log)
         more = case.details(data, timed) if case.details else {}
         measured = case.measure_input(data) if case.measure_input else {}
 

@@ -21,7 +21,7 @@ from benchmarks.sides import LIKE_PEERS, set_variables, start_ray
 from tasks.parallel.merge_sort import sort_tables
 from tasks.parallel.sort_order import Order
 
-BLOCKS = 4  # blocks and partitions, whatever the number of workers
+BLOCKS = 4  # as many partitions, whatever the number of workers
 KEY = Order(("key",))
 # Workers keep the memory that they free: on some virtual machines a fresh page costs more than sorting its numbers.
 KEEP_MEMORY = {
@@ -38,33 +38,35 @@ class Job:
     workers: int
 
 
-def prepare(setup: Setup, table: pa.Table) -> Job:
+def prepare(setup: Setup, table: pa.Table, count: int = BLOCKS) -> Job:
+    """Start Ray and put the table there, in `count` blocks of the same number of rows."""
     import ray
 
     set_variables(setup, {**KEEP_MEMORY, **LIKE_PEERS})
     start_ray(setup, f"ray.object_store_mb={max(512, 6 * table.nbytes >> 20)}")
     rows = table.num_rows
-    edges = [rows * i // BLOCKS for i in range(BLOCKS + 1)]
+    edges = [rows * i // count for i in range(count + 1)]
     blocks = [ray.put(table.slice(a, b - a)) for a, b in itertools.pairwise(edges)]
     return Job(table, blocks, setup.workers)
 
 
 def ours(job: Job) -> Any:
-    return _sorted(job, 1)
+    return sort_with(job, job.blocks, job.workers)
 
 
 def one_worker(job: Job) -> Any:
     """The same code, one task at a time."""
-    return _sorted(job, job.workers)
+    return sort_with(job, job.blocks, 1)
 
 
-def _sorted(job: Job, cpus: float) -> Any:
+def sort_with(job: Job, blocks: list[Any], workers: int) -> Any:
+    """Sort blocks, so many tasks at a time: each holds its share of the session's logical CPUs."""
     import ray
 
     gc.collect()
     started = time.perf_counter()
-    partitions = sort_tables(job.blocks, KEY, BLOCKS, cpus=cpus)
-    ray.wait(partitions, num_returns=BLOCKS, fetch_local=False)
+    partitions = sort_tables(blocks, KEY, len(blocks), cpus=job.workers / workers)
+    ray.wait(partitions, num_returns=len(partitions), fetch_local=False)
     return SelfTimed(time.perf_counter() - started, partitions)
 
 

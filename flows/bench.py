@@ -1,12 +1,14 @@
 """The flow `bench`: measure the cases of `raymill bench` every week and record the numbers in MLflow.
 
 prefect deployment run bench/default -p cases='["etl"]' -p sizes='{"etl": 100000}'
+prefect deployment run bench/default -p cases='["all"]' -p page=data/measured.md
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -35,6 +37,7 @@ def bench(
     sizes: dict[str, int] | None = None,
     workers: int = 2,
     runs: int = 3,
+    page: str | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure cases one after another; return each result as `raymill bench --json` prints it.
@@ -42,10 +45,11 @@ def bench(
     A failed case does not stop the others; RunError is raised at the end.
 
     Args:
-        cases: The cases to measure, such as etl, tokenize or train.
+        cases: The cases to measure, such as etl, tokenize or train; ["all"] for every one.
         sizes: Size by case, in the case's own unit (rows or megabytes); its default size if not given.
         workers: Number of parallel processes.
         runs: Timed pairs of each case, after one warm-up.
+        page: A Markdown file to write with all tables and plots, such as data/measured.md.
         overrides: Settings as "section.key=value" texts; only tracking and logging matter here.
     """
     environment.prepare()
@@ -53,6 +57,7 @@ def bench(
     settings = load_settings(overrides=overrides or [])
     logs.set_up(settings)
     sizes = sizes or {}
+    cases = _known() if cases == ["all"] else cases
     _check(cases, sizes)
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
@@ -63,16 +68,24 @@ def bench(
         except Exception as error:
             failed[case] = str(error).strip().partition("\n")[0]
             get_run_logger().error("%s: %s", case, failed[case])
+    if page is not None:
+        from benchmarks import page as pages
+
+        pages.write(list(results.values()), Path(page))
     if failed:
         reasons = "; ".join(f"{case}: {error}" for case, error in failed.items())
         raise RunError(f"{len(failed)} of {len(cases)} cases failed: {reasons}", where="bench")
     return results
 
 
-def _check(cases: list[str], sizes: Mapping[str, int]) -> None:
+def _known() -> list[str]:
     from benchmarks.harness import known_cases
 
-    known = known_cases()
+    return known_cases()
+
+
+def _check(cases: list[str], sizes: Mapping[str, int]) -> None:
+    known = _known()
     for name in (*cases, *sizes):
         if name not in known:
             raise SettingsError(f"no bench case {name!r}", where="cases and sizes", fix=f"known: {', '.join(known)}")

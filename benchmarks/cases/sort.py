@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from benchmarks.harness import Case, Setup
 from benchmarks.inputs import SEED
-from benchmarks.sorting import Job, details, fetched, one_worker, ours, prepare
+from benchmarks.sorting import BLOCKS, Job, details, fetched, one_worker, ours, prepare
 
 
-def pairs(setup: Setup) -> Job:
+def pairs(setup: Setup, blocks: int = BLOCKS) -> Job:
     rng = np.random.default_rng(SEED)
     keys = rng.integers(-(2**62), 2**62, setup.size)
-    return prepare(setup, pa.table({"key": keys, "payload": np.arange(setup.size)}))
+    return prepare(setup, pa.table({"key": keys, "payload": np.arange(setup.size)}), blocks)
 
 
 def polars(job: Job) -> pl.DataFrame:
@@ -48,4 +48,5 @@ CASE = Case(
     check=check,
     measure_input=lambda job: {"bytes": job.table.nbytes},
     details=details,
+    keeps_outputs=False,
 )

@@ -63,4 +63,5 @@ CASE = Case(
     check=check,
     measure_input=lambda job: {"bytes": job.table.nbytes},
     details=details,
+    keeps_outputs=False,
 )

@@ -21,7 +21,7 @@ from tasks.core.errors import UserError
 from tasks.parallel.comm import Array, described, late, matching
 from tasks.parallel.comm_actors import ActorComm
 
-HEADER_BYTES, INLINE_BYTES, PART_BYTES = 512, 16 << 10, 1 << 20
+HEADER_BYTES, INLINE_BYTES, PART_BYTES = 512, 16 << 10, 4 << 20  # a message costs a wake-up: few and large ones
 HEAD, BODY = 0, 1  # tags
 Work = tuple[Any, Array]  # what to wait for, and the memory that must not go before
 

@@ -86,6 +86,15 @@ def test_details_get_the_outputs_of_the_timed_runs() -> None:
     assert result["ours"]["outputs"] == result["peers"]["loop"]["outputs"] == [6, 6]
 
 
+def test_outputs_that_details_does_not_read_are_let_go_of_before_the_next_run() -> None:
+    case = replace(
+        add_case([]),
+        details=lambda data, runs: {n: {"outputs": [r.output for r in runs[n]]} for n in runs},
+        keeps_outputs=False,
+    )
+    assert run_case(case, runs=2)["ours"]["outputs"] == [None, None]
+
+
 def test_what_a_case_opened_is_closed_and_its_scratch_folder_goes(tmp_path: Path) -> None:
     seen: list[Path | str] = []
 

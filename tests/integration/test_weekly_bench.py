@@ -35,11 +35,15 @@ MEASURED = {
     "size": {"rows": 1000, "bytes": 5},
     "workers": 2,
     "checked": "equal to polars",
-    "ours": {"median_s": 2.0, "runs": 3},
-    "peers": {"polars": {"median_s": 1.0, "runs": 3}},
+    "ours": {"median_s": 2.0, "min_s": 2.0, "max_s": 2.0, "runs": 3, "peak_rss_bytes": 7},
+    "peers": {"polars": {"median_s": 1.0, "min_s": 1.0, "max_s": 1.0, "runs": 3, "peak_rss_bytes": 5}},
+    "skipped": {},
     "ratio": {"polars": 2.0},
-    "machine": {"cpu": "x", "cores": 2, "memory_bytes": 1, "python": "3.11", "load_average": 0.1},
-}
+    "machine": {
+        "cpu": "x", "cores": 2, "memory_bytes": 1, "platform": "Linux", "python": "3.11", "libraries": {},
+        "load_average": 0.1,
+    },
+}  # fmt: skip
 
 
 def test_the_weekly_bench_keeps_each_cases_numbers_and_goes_on_after_one_that_failed(
@@ -54,8 +58,9 @@ def test_the_weekly_bench_keeps_each_cases_numbers_and_goes_on_after_one_that_fa
         return {**MEASURED, "case": case}
 
     monkeypatch.setattr("benchmarks.harness.run_case", run_case)
+    page = tmp_path / "measured.md"
     with pytest.raises(RunError, match=r"1 of 3 cases failed: train: bench train: the outputs differ"):
-        bench(["etl", "train", "wordcount"], {"etl": 1000}, runs=2, overrides=overrides)
+        bench(["etl", "train", "wordcount"], {"etl": 1000}, runs=2, page=str(page), overrides=overrides)
     assert asked == [("etl", 1000, 2, 2), ("train", None, 2, 2), ("wordcount", None, 2, 2)]
 
     mlflow = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -64,10 +69,12 @@ def test_the_weekly_bench_keeps_each_cases_numbers_and_goes_on_after_one_that_fa
     assert {run.info.status for run in kept} == {"FINISHED"}
     for run in kept:
         assert run.data.metrics == {
-            "ours_median_s": 2.0, "ours_runs": 3.0, "polars_median_s": 1.0, "polars_runs": 3.0, "ratio_polars": 2.0,
-            "load_average": 0.1,
+            "ours_median_s": 2.0, "ours_min_s": 2.0, "ours_max_s": 2.0, "ours_runs": 3.0, "ours_peak_rss_bytes": 7.0,
+            "polars_median_s": 1.0, "polars_min_s": 1.0, "polars_max_s": 1.0, "polars_runs": 3.0,
+            "polars_peak_rss_bytes": 5.0, "ratio_polars": 2.0, "load_average": 0.1,
         }  # fmt: skip
         assert run.data.params["size_rows"] == "1000"
+    assert [line for line in page.read_text().splitlines() if line.startswith("## ")] == ["## etl", "## wordcount"]
     keys = ArtifactFilterKey(any_=["bench-etl"])
     (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))
     assert json.loads(str(artifact.data).removeprefix("```json\n").removesuffix("\n```")) == MEASURED
