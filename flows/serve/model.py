@@ -56,7 +56,7 @@ class LoadedModel:
         """Return the scorer's rows. It isolates rows with bad contents; what else a row may bring about is isolated
         here, as the others belong to other clients."""
         try:
-            scored: list[dict[str, Any]] = self.scorer(reviews.frame(rows).to_arrow()).to_pylist()
+            scored: list[dict[str, Any]] = self.scorer(reviews.table(rows)).to_pylist()
             return scored
         except Exception as error:
             if len(rows) > 1:

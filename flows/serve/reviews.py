@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import polars as pl
+import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from tasks.stages.package.raw_reviews import SCHEMA
+from tasks.domain.schemas import UNRATED
 
 EARLIEST_MS, LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999
 
@@ -116,14 +116,14 @@ class Asked:
     reasons: int = 0
 
 
-def frame(reviews: Sequence[Review]) -> pl.DataFrame:
-    """Return the reviews in the columns of `tasks.domain.schemas.REVIEWS`, times in whole milliseconds."""
-    columns: dict[str, Any] = {name: [getattr(one, name, None) for one in reviews] for name in SCHEMA}
+def table(reviews: Sequence[Review]) -> pa.Table:
+    """Return the reviews in the columns of `tasks.domain.schemas.UNRATED`, times in whole milliseconds."""
+    columns: dict[str, Any] = {name: [getattr(one, name, None) for one in reviews] for name in UNRATED.names}
     columns["review_id"] = [str(i) for i in range(len(reviews))]
     columns["timestamp"] = [_ms(one.timestamp) for one in reviews]
     for name in ("title", "text"):
         columns[name] = [text or "" for text in columns[name]]
-    return pl.DataFrame(columns, schema=SCHEMA | {"timestamp": pl.Int64}).cast({"timestamp": SCHEMA["timestamp"]})
+    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in UNRATED], schema=UNRATED)
 
 
 def _ms(moment: datetime) -> int:

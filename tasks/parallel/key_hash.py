@@ -46,14 +46,25 @@ def key_hash(records: pa.Table, key: tuple[str, ...]) -> U64:
     total = np.zeros(records.num_rows, np.uint64)
     for name in key:
         chunks = records[name].chunks
-        column = [mix(_hash(c.slice(i, ROWS_AT_ONCE), name)) for c in chunks for i in range(0, len(c), ROWS_AT_ONCE)]
+        column = [_mixed(chunk, name) for chunk in chunks]
         total = mix(total * np.uint64(GOLDEN) + np.concatenate([np.zeros(0, np.uint64), *column]))
     return total
 
 
 def hashed(texts: pl.Series) -> U64:
     """Return (n,) hashes of texts, a null's as that of the empty one."""
-    return key_hash(pa.table({"": texts.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())}), ("",))
+    texts = texts.fill_null("") if texts.null_count() else texts
+    return hashed_array(texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+
+def hashed_array(column: pa.Array) -> U64:
+    """Return (n,) hashes of a key of this one column, as `key_hash` does."""
+    return mix(_mixed(column, ""))
+
+
+def _mixed(column: pa.Array, name: str) -> U64:
+    pieces = [mix(_hash(column.slice(i, ROWS_AT_ONCE), name)) for i in range(0, len(column), ROWS_AT_ONCE)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.uint64), *pieces])
 
 
 def _hash(column: pa.Array, name: str) -> U64:

@@ -14,7 +14,7 @@ Out: one file per reducer partition, sorted by token; the token alone decides it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,8 +87,10 @@ def count_words(reviews: Snapshot, config: CountWordsConfig, out: SnapshotWriter
     out.fact(splitting=config.splitting, ngrams=config.ngrams)
 
 
+@cache
 def splitter(splitting: str) -> Split:
-    """Return the function that splits texts into "words" or "gpt2" pieces."""
+    """Return the function that splits texts into "words" or "gpt2" pieces, the same one each time: it holds the class
+    of every character that it has met."""
     if splitting == "gpt2":
         return partial(pretokens.gpt2_pieces, classes=pretokens.Classes(pretokens.GPT2_CLASSES))
     classes = pretokens.Classes(pretokens.WORD_CLASSES)
@@ -97,7 +99,7 @@ def splitter(splitting: str) -> Split:
 
 def title_and_text(reviews: pl.DataFrame) -> pl.Series:
     """Return each review's title, a newline and its text."""
-    return reviews.select(title_and_text=pl.col("title") + "\n" + pl.col("text")).to_series()
+    return (reviews["title"] + "\n" + reviews["text"]).alias("title_and_text")
 
 
 def count_rows(rows: Rows, config: CountWordsConfig) -> Iterator[pa.Table]:

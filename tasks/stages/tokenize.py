@@ -153,12 +153,8 @@ def encode_reviews(
     reviews: pl.DataFrame, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
 ) -> tuple[pa.Table, int]:
     """Do the same with reviews in memory."""
-    texts = reviews.select(
-        pl.when(pl.col("title") == "").then("text").otherwise(pl.col("title") + "\n" + pl.col("text"))
-    ).to_series()
     encoded, truncated = [], 0
-    for rows in pretokens.chunks(texts, CHUNK_BYTES):
-        ids = encode(texts[rows])
+    for rows, ids in encoded_chunks(reviews, encode):
         lengths = pc.list_value_length(ids)
         if max_tokens is not None:
             truncated += pc.sum(pc.greater(lengths, max_tokens)).as_py() or 0
@@ -170,3 +166,22 @@ def encode_reviews(
             )
         )
     return pa.concat_tables(encoded) if encoded else TOKENS.empty_table(), truncated
+
+
+def token_ids(
+    reviews: pl.DataFrame, encode: Callable[[pl.Series], pa.ListArray], max_tokens: int | None
+) -> pa.ListArray:
+    """Return the token ids of reviews in memory, (n,) list<int32>."""
+    chunks = [ids for _, ids in encoded_chunks(reviews, encode)]
+    ids = chunks[0] if len(chunks) == 1 else pa.concat_arrays([pa.array([], pa.list_(pa.int32())), *chunks])
+    return ids if max_tokens is None else pc.list_slice(ids, 0, max_tokens)
+
+
+def encoded_chunks(
+    reviews: pl.DataFrame, encode: Callable[[pl.Series], pa.ListArray]
+) -> Iterator[tuple[slice, pa.ListArray]]:
+    """Encode the title, a newline and the text of each review, or its text alone, a chunk of rows at a time."""
+    title, text = reviews["title"], reviews["text"]
+    texts = text.zip_with(title == "", title + "\n" + text)
+    for rows in pretokens.chunks(texts, CHUNK_BYTES):
+        yield rows, encode(texts[rows])

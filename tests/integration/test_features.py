@@ -179,7 +179,7 @@ def test_the_share_of_new_words_is_of_words_as_they_were_counted_without_ngrams(
     share = word_shares(table, Words.read(counts.files(), counts.facts["splitting"]))["new_words"]
     # Words: a b | a c | a b c d. GPT-2's pieces, after a line break: \n a " b" | \n a " c" | \n a " " " b" " c" " d".
     expected = [1, 1 / 2, 1 / 4] if "ngrams" in changed else [1, 1 / 3, 2 / 6]
-    assert share.to_list() == pytest.approx(expected)
+    assert share.tolist() == pytest.approx(expected)
 
 
 def test_rows_stand_in_the_order_of_the_reviews(original: tuple[Snapshot, pl.DataFrame]) -> None:

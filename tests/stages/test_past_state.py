@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tasks.parallel.exchange import exchange_in_process, stacked
 from tasks.parallel.key_hash import hashed
 from tasks.stages.features import past_aggregates
+from tasks.stages.features.columns import as_series
 from tasks.stages.features.past_aggregates import KNOWN, READ
 from tasks.stages.features.past_state import STATE, PastState, state_of
 
@@ -44,6 +45,11 @@ def block(rows: list[dict[str, Any]]) -> pa.Table:
     ).select(["user_id", *READ])
 
 
+def known(state: PastState, names: list[str | None], ms: Any) -> pl.DataFrame:
+    keys = pl.Series(names, dtype=pl.String)
+    return pl.DataFrame(as_series(state.known(hashed(keys), ms, keys.is_not_null().to_numpy())))
+
+
 @given(rows=reviews, day=st.integers(0, 7))
 def test_a_state_knows_at_any_later_time_what_the_features_knew(rows: list[dict[str, Any]], day: int) -> None:
     table, since = block(rows), day * 86_400_000
@@ -54,7 +60,7 @@ def test_a_state_knows_at_any_later_time_what_the_features_knew(rows: list[dict[
     cumulative = past_aggregates.cumulative(stacked(split(table, 1)))
     state = state_of(cumulative, since)
     ms = np.array([row["ms"] * 86_400_000 for row in rows])
-    found = PastState(pl.DataFrame(pl.from_arrow(state))).known(pl.Series(table["user_id"].to_pylist()), ms)
+    found = known(PastState(pl.DataFrame(pl.from_arrow(state))), table["user_id"].to_pylist(), ms)
     late = pl.Series(ms >= since)
     assert found.filter(late).equals(right.filter(late), null_equal=True)
     assert len(state) <= len({row["user_id"] for row in rows}) + sum(ms >= since)
@@ -64,12 +70,12 @@ def test_nobody_and_somebody_new_are_unknown_and_an_empty_state_knows_nobody() -
     table = block([{"user_id": "a", "ms": 1, "rating": 5.0, "votes": None}])
     cumulative = past_aggregates.cumulative(stacked(past_aggregates.split_by_key(table, 1, "user_id")))
     state = PastState(pl.DataFrame(pl.from_arrow(state_of(cumulative, 0))))
-    found = state.known(pl.Series(["a", "new", None, "a"]), np.array([2, 2, 2, 1]) * 86_400_000)
+    found = known(state, ["a", "new", None, "a"], np.array([2, 2, 2, 1]) * 86_400_000)
     assert found["count"].to_list() == [1, 0, None, 0]
     assert found["mean"].to_list() == [5, None, None, None]
     assert found["days_since_last"].to_list() == [1, None, None, None]
     nothing = PastState(pl.DataFrame(pl.from_arrow(STATE.empty_table())))
-    assert nothing.known(pl.Series(["a"]), np.array([5]))["mean"].to_list() == [None]
+    assert known(nothing, ["a"], np.array([5]))["mean"].to_list() == [None]
 
 
 def test_the_hash_of_a_name_is_fixed() -> None:

@@ -24,20 +24,21 @@ class Model:
     """Predicts 3 plus the length of the text; fails on poison, with all rows of the call."""
 
     intervals = Intervals(0.9, [], [-1.0], [0.5])
-    booster = SimpleNamespace(feature_names=["long", "loud"])
+    names = ("long", "loud")
     about = SimpleNamespace(groups={"text": ["long"]})
 
-    def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
+    def features(self, reviews: pl.DataFrame) -> Any:
         if (reviews["text"] == "poison").any():
             raise ValueError("a text that nobody can read\nand more")
-        return reviews.select(long=pl.col("text").str.len_chars().cast(pl.Float32), loud=pl.lit(0.0, pl.Float32))
+        long = reviews["text"].str.len_chars().to_numpy()
+        return np.stack([long, np.zeros(len(long))], axis=1).astype(np.float32)
 
-    def predict_features(self, features: pl.DataFrame) -> Any:
-        values = 3 + features["long"].to_numpy()
+    def predict_features(self, features: Any) -> Any:
+        values = 3 + features[:, 0]
         return np.where(values > 9, np.nan, values).astype(np.float32)
 
-    def contributions(self, features: pl.DataFrame) -> Any:
-        return np.stack([np.full(len(features), 0.25), -features["long"].to_numpy()], axis=1).astype(np.float32)
+    def contributions(self, features: Any) -> Any:
+        return np.stack([np.full(len(features), 0.25), -features[:, 0]], axis=1).astype(np.float32)
 
 
 def scorer(reasons: int = 0) -> Scorer:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.stages.features import text_shape
+from tasks.stages.features.columns import as_series
 from tasks.stages.features.text_shape import TEXT_SHAPE, shape, text_digest
 
 UPPER, LOWER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
@@ -32,11 +33,15 @@ def defined(text: str) -> dict[str, float | None]:
     }
 
 
+def measured(texts: list[str]) -> pl.DataFrame:
+    return pl.DataFrame(as_series(shape(pl.Series(texts, dtype=pl.String))))
+
+
 @given(st.lists(st.text("aAbO!?19 é灯\n", max_size=30), max_size=12), st.integers(1, 40))
 def test_every_number_is_the_defined_one_however_texts_are_cut_into_chunks(texts: list[str], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_shape, "CHUNK_BYTES", chunk)
-        found = shape(pl.Series(texts, dtype=pl.String))
+        found = measured(texts)
     assert found.schema == dict.fromkeys(TEXT_SHAPE, pl.Float32)
     for text, row in zip(texts, found.to_dicts(), strict=True):
         assert row == pytest.approx(defined(text)), text
@@ -47,7 +52,7 @@ def test_every_number_is_the_defined_one_however_texts_are_cut_into_chunks(texts
 )
 def test_stretched_and_shouted_words_and_what_is_none(said: str) -> None:
     # Neighbours end and begin with the same letter: no run may span two texts.
-    (_, row, _) = shape(pl.Series(["oo", said, "oo"])).to_dicts()
+    (_, row, _) = measured(["oo", said, "oo"]).to_dicts()
     assert row == pytest.approx(defined(said))
 
 

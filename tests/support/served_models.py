@@ -95,8 +95,11 @@ def write_package(folder: Path, rounds: int) -> Path:
         reviews=len(known),
     )
     (folder / layout.ABOUT).write_text(about.model_dump_json())
-    features = ReviewModel(folder, about).features(known)
-    data = xgb.DMatrix(features.to_numpy(), known["rating"].to_numpy(), feature_names=features.columns)
+    features = ReviewModel(folder, about).columns(known)
+    names = about.features
+    data = xgb.DMatrix(
+        np.stack([features[name] for name in names], axis=1), known["rating"].to_numpy(), feature_names=names
+    )
     booster = xgb.train({"max_depth": 3, "nthread": 1, "seed": 7}, data, rounds)
     (folder / layout.MODEL).write_bytes(booster.save_raw("ubj"))
     example = known.head(5)

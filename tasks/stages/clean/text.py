@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.algorithms.pretokens import text_bytes
 from tasks.domain.stated_stars import STATED
 from tasks.stages.clean.settings import CleanConfig
 
@@ -36,6 +37,26 @@ def tidy_text(texts: pl.Series, config: CleanConfig) -> pl.Series:
     collapse_spaces    white space of any kind and length becomes one space, none at the ends
     remove_stated_stars  phrases such as "4.0 out of 5 stars" become a space
     """
+    if not _are_plain(texts):
+        texts = _normal(texts, config)
+    if config.remove_stated_stars:
+        texts = _without_stars(texts, config)
+    return texts.str.strip_chars(" ") if config.collapse_spaces else texts
+
+
+def _are_plain(texts: pl.Series) -> bool:
+    """Whether all texts are as `_normal` would leave them, whatever the settings: so are most when scored one by one.
+
+    Only a look at the bytes, as each call of Polars takes longer than all that a single text needs.
+    """
+    data, _ = text_bytes(texts)
+    if len(data) and (data.min() < 32 or data.max() > 126):
+        return False
+    whole = data.tobytes()
+    return not any(sign in whole for sign in (b"&", b"<", b"  ", b"://")) and b"www." not in whole.lower()
+
+
+def _normal(texts: pl.Series, config: CleanConfig) -> pl.Series:
     if config.normalize_unicode:
         texts = _on(texts, ~_ascii(texts), lambda some: some.str.normalize("NFC"))
     if config.decode_entities:
@@ -43,9 +64,7 @@ def tidy_text(texts: pl.Series, config: CleanConfig) -> pl.Series:
     patterns = _patterns(config)
     if patterns:
         texts = _on(texts, _needs(texts, config), lambda some: _replaced(some, patterns, config))
-    if config.remove_stated_stars:
-        texts = _without_stars(texts, config)
-    return texts.str.strip_chars(" ") if config.collapse_spaces else texts
+    return texts
 
 
 def _ascii(texts: pl.Series) -> pl.Series:

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tasks.stages.features import catalogue, text_score
+from tasks.stages.features.columns import Columns, as_columns
 from tasks.stages.features.group import Part
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.settings import Groups
 
 
-def past_features(found: pl.DataFrame, kind: str, names: Sequence[str]) -> pl.DataFrame:
+def past_features(found: Columns, kind: str, names: Sequence[str]) -> Columns:
     """Return what was known of users, items, categories or brands (`past_aggregates.KNOWN`) as features."""
-    count = pl.col("count").log1p() if kind in catalogue.KEYS else pl.col("count").fill_null(0)
-    return found.with_columns(count).select(pl.col(name).alias(f"{kind}_{name}") for name in names)
+    count = found["count"]
+    # Polars' logarithm: the last digit of NumPy's depends on the processor.
+    count = pl.Series(count).log1p().to_numpy() if kind in catalogue.KEYS else np.nan_to_num(count)
+    return {f"{kind}_{name}": count if name == "count" else found[name] for name in names}
 
 
-def own_features(part: Part, groups: Groups) -> dict[str, pl.Series]:
+def own_features(part: Part, groups: Groups) -> Columns:
     """Return the features that a review's own fields tell."""
-    columns = {"n_chars": part.reviews["text"].str.len_chars()}
+    columns: Columns = {}
     for name in groups:
         if of_part := declared_groups()[name].of_part:
-            columns |= of_part(part).to_dict()
-    return columns
+            columns |= as_columns(of_part(part))
+    return columns if "n_chars" in columns else columns | as_columns({"n_chars": part.reviews["text"].str.len_chars()})
 
 
-def text_features(scores: tuple[Any, Any], target: str) -> dict[str, pl.Series]:
-    """Return the features of the group `text`, null where there is no score yet."""
-    answers = text_score.columns(scores, target)
-    return {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
+def text_features(scores: tuple[Any, Any], target: str) -> Columns:
+    """Return the features of the group `text`, NaN where there is no score yet."""
+    return as_columns(text_score.columns(scores, target))

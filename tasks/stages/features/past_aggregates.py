@@ -7,16 +7,19 @@ adds them up in order of time, shifted by one, and sends each file the answers f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tasks.core.part_files import read_part
 from tasks.parallel.exchange import by_block, hash_partition, keyed_exchange, stacked
+from tasks.stages.features.columns import Columns, as_series
 
 DAY_MS = 86_400_000
 SUMS = ("n", "total", "squares", "ones", "fives", "helpful", "votes")
@@ -97,25 +100,29 @@ def cumulative(sums: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def known_from(before: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns KNOWN (float32) at each `ms`, from what `cumulative` gave for the key's time before it.
+def known_from(before: Mapping[str, NDArray[np.float64]], ms: NDArray[np.int64]) -> Columns:
+    """Return the columns KNOWN at the times `ms` (n,), from what `cumulative` gave for the key's time before each.
 
-    `last_ms` is that time; SUMS, `last` and `last_ms` are null where there is none.
+    `last_ms` is that time, in ms; the arrays (n,) are NaN where there is none. Times and counts are below 2^53: float64
+    holds them exactly.
     """
-    n, mean = pl.col("n"), pl.col("total") / pl.col("n")
-    votes = pl.when(pl.col("votes") > 0).then(pl.col("votes"))
-    return before.select(
-        count=n.fill_null(0),
-        mean=mean,
-        std=(pl.col("squares") / n - mean**2).clip(0).sqrt(),
-        ones=pl.col("ones") / n,
-        fives=pl.col("fives") / n,
-        last="last",
-        days_since_first=pl.when(n > 0).then((pl.col("ms") - pl.col("first_ms")) / DAY_MS),
-        days_since_last=(pl.col("ms") - pl.col("last_ms")) / DAY_MS,
-        helpful=pl.col("helpful") / votes,
-        votes=pl.col("votes") / n,
-    ).select(pl.col(list(KNOWN)).cast(pl.Float32))
+    n, total = before["n"], before["total"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / n
+        since_first = np.where(n > 0, (ms - before["first_ms"]) / DAY_MS, np.nan)
+        known = {
+            "count": np.where(np.isnan(n), 0, n),
+            "mean": mean,
+            "std": np.sqrt(np.maximum(before["squares"] / n - mean * mean, 0)),
+            "ones": before["ones"] / n,
+            "fives": before["fives"] / n,
+            "last": before["last"],
+            "days_since_first": since_first,
+            "days_since_last": (ms - before["last_ms"]) / DAY_MS,
+            "helpful": before["helpful"] / np.where(before["votes"] > 0, before["votes"], np.nan),
+            "votes": before["votes"] / n,
+        }
+    return {name: known[name].astype(np.float32) for name in KNOWN}
 
 
 def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
@@ -125,7 +132,8 @@ def answer_past(slices: list[pa.Table]) -> list[pa.Table]:
     before = cumulative(sums).with_columns(
         pl.col(*SUMS, "last").shift(1).over("key"), last_ms=pl.col("ms").shift(1).over("key")
     )
-    answers = pl.concat([before.select("key", "ms"), known_from(before)], how="horizontal")
+    sums_before = {name: before[name].cast(pl.Float64).to_numpy() for name in (*SUMS, "last", "last_ms", "first_ms")}
+    answers = before.select("key", "ms").with_columns(**as_series(known_from(sums_before, before["ms"].to_numpy())))
     return by_block(sums.select("block", "key", "ms").join(answers, on=["key", "ms"], how="left"), len(slices))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.algorithms.hash_index import HashIndex
 from tasks.parallel.key_hash import hashed
+from tasks.stages.features.columns import Columns
 from tasks.stages.features.past_aggregates import SUMS, known_from
 
 STATE = pa.schema(
@@ -42,13 +43,17 @@ class PastState:
         self.index = HashIndex(key[self.starts].view(np.int64))
         self.ms = state["ms"].to_numpy()
         sums = state.select(*SUMS, "last", "first_ms", last_ms="ms")
-        self.sums = pl.concat([sums, sums.clear(1)])  # one more row: nulls, of what is unknown
+        self.names = sums.columns
+        # One more row: of what is unknown.
+        self.sums = np.append(sums.cast(pl.Float64).to_numpy(), np.full((1, len(self.names)), np.nan), axis=0)
 
-    def known(self, keys: pl.Series, ms: NDArray[np.int64]) -> pl.DataFrame:
-        """Return the columns KNOWN of these keys (n,) before the times (n,), null where a key is null."""
-        before = self.sums[self._before(hashed(keys), ms)]
-        known = known_from(before.with_columns(ms=pl.Series(ms)))
-        return known.with_columns(pl.when(keys.is_not_null()).then(pl.all())) if keys.null_count() else known
+    def known(self, keys: NDArray[np.uint64], ms: NDArray[np.int64], some: NDArray[np.bool_]) -> Columns:
+        """Return the columns KNOWN of hashed keys (n,) before the times (n,), NaN where there is no key: not `some`."""
+        before = np.take(self.sums, self._before(keys, ms), axis=0)
+        known = known_from(dict(zip(self.names, before.T, strict=True)), ms)
+        if some.all():
+            return known
+        return {name: np.where(some, column, np.float32(np.nan)) for name, column in known.items()}
 
     def _before(self, keys: NDArray[np.uint64], ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each key's last time before `ms`, that of nulls for none: binary searches, all in step."""

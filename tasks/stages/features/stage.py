@@ -34,6 +34,7 @@ from tasks.domain.targets import TARGETS, labels
 from tasks.engines import cluster
 from tasks.parallel.token_matrix import FilePair, read_ids
 from tasks.stages.features import catalogue, past_aggregates, text_score_fit
+from tasks.stages.features.columns import as_columns, as_series
 from tasks.stages.features.features import own_features, past_features, text_features
 from tasks.stages.features.group import Part, Words
 from tasks.stages.features.past_aggregates import PAST, VOTES
@@ -119,8 +120,8 @@ def past_columns(
     block: past_aggregates.Block, kind: str, key: str, names: Sequence[str], *answers: pa.Table
 ) -> pa.Table:
     """What was known of a block's users, items, categories or brands, row by row, as features."""
-    found = pl.DataFrame(past_aggregates.in_row_order(block, key, answers, names))
-    return past_features(found, kind, names).to_arrow()
+    found = as_columns(past_aggregates.in_row_order(block, key, answers, names))
+    return pl.DataFrame(as_series(past_features(found, kind, names))).to_arrow()
 
 
 def write_part(
@@ -143,9 +144,9 @@ def write_part(
     columns: dict[str, pl.Series] = {"text_digest": text_digest(reviews["text"]), "label": pl.Series(label)}
     for table in known:
         columns |= pl.DataFrame(pl.from_arrow(table)).drop(KEPT, strict=False).to_dict()
-    columns |= own_features(Part(reviews, read_ids(files[1]), Words.read(*counts)), groups)
+    columns |= as_series(own_features(Part(reviews, read_ids(files[1]), Words.read(*counts)), groups))
     if scores is not None:
-        columns |= text_features(text_score_fit.interleaved(cluster.gather(scores)), config.target)
+        columns |= as_series(text_features(text_score_fit.interleaved(cluster.gather(scores)), config.target))
     for file, group in zip(by_row, ("language", "embeddings"), strict=True):
         if file is not None:
             columns |= read_part(file, groups[group]).to_dict()

@@ -45,7 +45,8 @@ class Model:
         for k in np.unique(block[block > 0]).tolist():
             rows = np.flatnonzero(block == k)
             weights = self.weights[k - 1]
-            own, idf, used = only_used(x[rows], self.idf[k - 1], weights[:-1])
+            of_block = x if len(rows) == x.shape[0] else x[rows]  # a new review is of the last block, as all beside it
+            own, idf, used = only_used(of_block, self.idf[k - 1], weights[:-1])
             z = Weighted(own, idf) @ used + weights[-1]
             z[:, :-1] = 1 / (1 + np.exp(-z[:, :-1]))
             scores[rows] = z

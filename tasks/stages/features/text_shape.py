@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasks.algorithms import pretokens
+from tasks.stages.features.columns import Columns, as_columns, stacked_columns
 
 CHUNK_BYTES = 1 << 20  # processed at once, so that the arrays stay in the cache
 UPPER, LOWER, DIGIT, BLANK, INSIDE = (1 << k for k in range(5))  # INSIDE: a byte of a character, but not its first
@@ -40,14 +41,13 @@ def _table() -> NDArray[np.uint8]:
 CLASSES = _table()
 
 
-def shape(texts: pl.Series) -> pl.DataFrame:
-    """Return the (n,) float32 columns TEXT_SHAPE of n texts."""
+def shape(texts: pl.Series) -> Columns:
+    """Return the columns TEXT_SHAPE of n texts."""
     chunks = [_shape(texts[rows]) for rows in pretokens.chunks(texts, CHUNK_BYTES)]
-    empty = pl.DataFrame(schema=dict.fromkeys(TEXT_SHAPE, pl.Float32))
-    return pl.concat([empty, *chunks])
+    return stacked_columns(chunks, list(TEXT_SHAPE))
 
 
-def _shape(texts: pl.Series) -> pl.DataFrame:
+def _shape(texts: pl.Series) -> Columns:
     data, ends = pretokens.text_bytes(texts)
     classes = CLASSES[data]
     first_byte = np.zeros(len(data) + 1, bool)  # of a text; one extra place, where empty texts at the end begin
@@ -72,7 +72,7 @@ def _shape(texts: pl.Series) -> pl.DataFrame:
 
     per_100, some_words = 100 / np.maximum(chars, 1), np.maximum(words, 1)
     letters = chars - np.diff(up_to(blank)[ends])
-    return pl.DataFrame(
+    return as_columns(
         {
             "n_chars": chars,
             "exclamations": count(np.flatnonzero(data == ord("!")), ends) * per_100,
@@ -83,7 +83,7 @@ def _shape(texts: pl.Series) -> pl.DataFrame:
             "shouted": count(word[shouted], ends) / some_words,
             "stretched": count(np.flatnonzero(thrice) + 2, ends) * 100 / some_words,
         }
-    ).select(pl.all().cast(pl.Float32).fill_nan(None))
+    )
 
 
 def up_to(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -32,6 +32,7 @@ from tasks.parallel.key_hash import hashed
 from tasks.stages.clean.text import tidy_text
 from tasks.stages.embeddings.review_vectors import SvdVectors, WordMeans
 from tasks.stages.features.catalogue import KEYS, METADATA
+from tasks.stages.features.columns import Columns, as_columns, epoch_ms
 from tasks.stages.features.features import own_features, past_features, text_features
 from tasks.stages.features.group import Part, Words
 from tasks.stages.features.past_state import PastState
@@ -44,11 +45,13 @@ from tasks.stages.language_model.scoring import read_counts, score_chunk
 from tasks.stages.package import layout
 from tasks.stages.package.layout import About
 from tasks.stages.package.raw_reviews import canonical
-from tasks.stages.tokenize import encode_reviews
+from tasks.stages.tokenize import token_ids
 
 TOLERANCE = 1e-6
 CHUNK_ROWS = 32_768  # scored at once: bounds the arrays in memory
-Columns = dict[str, pl.Series]
+KEYED = ("user_id", "item_id", "category")
+Mask = NDArray[np.bool_]
+Keys = tuple[NDArray[np.uint64], Mask]  # hashes (n,), and which of them are of a name
 
 
 @dataclass
@@ -65,7 +68,7 @@ class ReviewModel:
         boosting.import_xgboost()
         about = About.parse((folder / layout.ABOUT).read_text(), str(folder))
         model = cls(folder, about)
-        for part in ("booster", "encode", *model._needed()):
+        for part in ("booster", "names", "encode", *model._needed()):
             getattr(model, part)  # loads it
         return model
 
@@ -98,62 +101,77 @@ class ReviewModel:
         """Predict reviews in the columns that `canonical` returns."""
         return self.predict_features(self.features(reviews))
 
-    def predict_features(self, features: pl.DataFrame) -> NDArray[np.float32]:
-        """Predict what `features` returned."""
-        names = list(self.booster.feature_names)
-        prediction: NDArray[np.float32] = boosting.predict(self.booster, features.select(names).to_numpy(), names)
+    def predict_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict what `features` returned. Without a DMatrix: it takes longer than the trees of a single row."""
+        prediction: NDArray[np.float32] = self.booster.inplace_predict(features)
         return prediction
 
-    def contributions(self, features: pl.DataFrame) -> NDArray[np.float32]:
+    def contributions(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (n, features) SHAP values of what `features` returned; of several classes those of the likeliest."""
         import xgboost
 
-        names = list(self.booster.feature_names)
-        data = xgboost.DMatrix(features.select(names).to_numpy(), feature_names=names, nthread=1)
+        data = xgboost.DMatrix(features, feature_names=list(self.names), nthread=1)
         shares: NDArray[np.float32] = self.booster.predict(data, pred_contribs=True)
         if shares.ndim == 3:
             shares = shares[np.arange(len(shares)), shares.sum(axis=2).argmax(axis=1)]
         return shares[:, :-1]  # the last column is the bias
 
-    def features(self, reviews: pl.DataFrame) -> pl.DataFrame:
-        """Compute the features (n rows, float32) of reviews in the columns that `canonical` returns."""
-        groups, config = self.about.groups, self.about.clean
-        ms = np.maximum(reviews["timestamp"].dt.epoch("ms").to_numpy(), self.about.since)
-        reviews = reviews.with_columns(
-            *(tidy_text(reviews[name], config) for name in ("title", "text")),
-            timestamp=pl.Series(ms).cast(reviews.schema["timestamp"]),
-        )
+    def features(self, reviews: pl.DataFrame) -> NDArray[np.float32]:
+        """Compute the features of reviews in the columns that `canonical` returns: (n, names), NaN where unknown."""
+        columns = self.columns(reviews)
+        return np.stack([columns[name] for name in self.names], axis=1)
+
+    def columns(self, reviews: pl.DataFrame) -> Columns:
+        """Compute the features by name, (n,) each."""
+        groups = self.about.groups
+        reviews = self._tidied(reviews)
+        ms = epoch_ms(reviews["timestamp"])
         with self.lock:  # the tokenizer keeps what it has encoded
-            tokens, _ = encode_reviews(reviews, self.encode, self.about.max_tokens)
-        ids = tokens["input_ids"].combine_chunks()
+            ids = token_ids(reviews, self.encode, self.about.max_tokens)
         columns = self._past(reviews, ms) | own_features(Part(reviews, ids, self.words), groups)
+        if "stars" in groups:
+            columns |= as_columns({name: reviews[name] for name in groups["stars"]})
         if "text" in groups:
             columns |= text_features(self.text_score.score(ids, ms), self.about.target)
         if "language" in groups:
             columns |= self._language(ids)
         if "embeddings" in groups:
-            columns |= dict(zip(groups["embeddings"], map(_known, self.vectors.of(ids).T), strict=True))
-        names = [name for of_group in groups.values() for name in of_group]
-        return reviews.with_columns(**columns).select(pl.col(names).cast(pl.Float32))
+            columns |= as_columns(dict(zip(groups["embeddings"], self.vectors.of(ids).T, strict=True)))
+        return columns
+
+    def _tidied(self, reviews: pl.DataFrame) -> pl.DataFrame:
+        """Clean the texts, all in one go, and let no review be older than the package can tell of."""
+        rows = len(reviews)
+        texts = tidy_text(pl.concat([reviews["title"], reviews["text"]]), self.about.clean)
+        changed = {"title": texts[:rows], "text": texts[rows:]}
+        ms = epoch_ms(reviews["timestamp"])
+        if (ms < self.about.since).any():
+            moved = pl.Series(np.maximum(ms, self.about.since))
+            changed["timestamp"] = moved.cast(reviews.schema["timestamp"])
+        # `with_columns` would take longer than the cleaning of a single review.
+        return pl.DataFrame([changed.get(name, reviews[name]).alias(name) for name in reviews.columns])
 
     def _past(self, reviews: pl.DataFrame, ms: NDArray[np.int64]) -> Columns:
-        keyed: Columns = {"user": reviews["user_id"], "item": reviews["item_id"], "category": reviews["category"]}
+        user, item, category = np.split(hashed(pl.concat([reviews[name] for name in KEYED])), len(KEYED))
+        some, every = reviews["category"].is_not_null().to_numpy(), np.ones(len(reviews), bool)
+        keyed: dict[str, Keys] = {"user": (user, every), "item": (item, every), "category": (category, some)}
         columns: Columns = {}
         if self.items is not None:
-            metadata = self.items.of(reviews["item_id"])
-            keyed["category"] = keyed["category"].zip_with(keyed["category"].is_not_null(), metadata["category"])
-            keyed["brand"] = metadata["brand"]
-            columns = {name: metadata[name] for name in METADATA}
+            columns, of_item = self.items.of(item)
+            theirs, known = of_item["category"]
+            keyed["category"] = np.where(some, category, theirs), some | known
+            keyed["brand"] = of_item["brand"]
         for kind, names in self.about.past.items():
-            columns |= past_features(self.past[kind].known(keyed[kind], ms).select(names), kind, names).to_dict()
+            keys, there = keyed[kind]
+            columns |= past_features(self.past[kind].known(keys, ms, there), kind, names)
         return columns
 
     def _language(self, ids: pa.ListArray) -> Columns:
         period, high = np.ones(len(ids), np.int64), np.zeros(len(ids), np.int64)
         model, counts = self.language
         scores = [score_chunk(chunk, model, counts) for chunk in chunks_of(ids, period, high)]
-        columns = np.concatenate([np.zeros((2, 0)), *scores], axis=1).astype(np.float32)
-        return dict(zip(("lm_surprise", "lm_high"), map(_known, columns), strict=True))
+        surprise, high_stars = np.concatenate([np.zeros((2, 0)), *scores], axis=1)
+        return as_columns({"lm_surprise": surprise, "lm_high": high_stars})
 
     def _needed(self) -> list[str]:
         parts = {"text": "text_score", "language": "language", "embeddings": "vectors"}
@@ -164,6 +182,11 @@ class ReviewModel:
         booster = boosting.load_model((self.folder / layout.MODEL).read_bytes())
         booster.set_param({"nthread": 1})  # by default XGBoost wakes a thread per core for a single row
         return booster
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The features in the order of the trees."""
+        return tuple(self.booster.feature_names)
 
     @cached_property
     def intervals(self) -> Intervals | None:
@@ -223,20 +246,19 @@ class ReviewModel:
 
 
 class Items:
-    """Products' metadata by name: KEYS and METADATA, null for an unknown product."""
+    """Products' metadata by hashed name: METADATA as features, and KEYS hashed."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self.index = HashIndex(rows["key"].to_numpy().view(np.int64))
-        self.rows = pl.concat([rows, rows.clear().vstack(_nulls(rows))])  # one more row: of what is unknown
+        # One more row, of what is unknown: an unknown product's place is -1.
+        self.metadata = {name: np.append(as_columns({name: rows[name]})[name], np.float32(np.nan)) for name in METADATA}
+        self.keys = {
+            name: (np.append(hashed(rows[name]), np.uint64(0)), np.append(rows[name].is_not_null().to_numpy(), False))
+            for name in KEYS
+        }
 
-    def of(self, item_ids: pl.Series) -> pl.DataFrame:
-        place = self.index.find(hashed(item_ids).view(np.int64))
-        return self.rows[np.where(place < 0, len(self.rows) - 1, place)].select(*KEYS, *METADATA)
-
-
-def _nulls(rows: pl.DataFrame) -> pl.DataFrame:
-    return pl.DataFrame({name: [0 if name == "key" else None] for name in rows.columns}, schema=rows.schema)
-
-
-def _known(column: NDArray[np.float32]) -> pl.Series:
-    return pl.Series(column, dtype=pl.Float32).fill_nan(None)
+    def of(self, items: NDArray[np.uint64]) -> tuple[Columns, dict[str, Keys]]:
+        """Return METADATA of hashed items (n,), and by KEYS the hashes, with whether there is one."""
+        place = self.index.find(items.view(np.int64))
+        columns = {name: column[place] for name, column in self.metadata.items()}
+        return columns, {name: (hashes[place], there[place]) for name, (hashes, there) in self.keys.items()}

@@ -59,10 +59,15 @@ class Scorer:
         Raises RunError if rows from all over the table fail alike, each alone: then it is not their fault.
         """
         frame = pl.DataFrame(pl.from_arrow(reviews))
-        lacking = frame["rating"].is_null() & ("stars" in self.model.about.groups)
+        if "stars" not in self.model.about.groups or not frame["rating"].null_count():
+            return self._all(frame)
+        lacking = frame["rating"].is_null()
         told = self._unscored(frame.filter(lacking), "no rating, which this model needs")
-        scored = pa.concat_tables([self._empty(), *self._some(frame.filter(~lacking), whole=True), told])
-        return scored.take(np.argsort(np.argsort(lacking.to_numpy(), kind="stable"))) if told.num_rows else scored
+        scored = pa.concat_tables([self._all(frame.filter(~lacking)), told])
+        return scored.take(np.argsort(np.argsort(lacking.to_numpy(), kind="stable")))
+
+    def _all(self, reviews: pl.DataFrame) -> pa.Table:
+        return pa.concat_tables([self._empty(), *self._some(reviews, whole=True)])
 
     def _some(self, reviews: pl.DataFrame, *, whole: bool) -> Iterator[pa.Table]:
         try:
@@ -109,12 +114,13 @@ class Scorer:
         columns["model_version"] = pa.repeat(self.version, len(reviews))
         columns["reasons"] = self._reasons(features) if self.reasons else pa.nulls(len(reviews), pa.list_(REASON))
         columns[PROBLEM] = columns[RECORD] = pa.nulls(len(reviews), pa.string())
-        return pa.table(columns).select(self._empty().column_names).cast(self._empty().schema)
+        empty = self._empty()
+        return pa.table(columns).select(empty.column_names).cast(empty.schema)
 
-    def _reasons(self, features: pl.DataFrame) -> pa.Array:
+    def _reasons(self, features: NDArray[np.float32]) -> pa.Array:
         """(n,) lists of the features with the largest contributions, the largest first."""
         shares: NDArray[np.float32] = self.model.contributions(features)
-        names, k = np.array(self.model.booster.feature_names), min(self.reasons, shares.shape[1])
+        names, k = np.array(self.model.names), min(self.reasons, shares.shape[1])
         order = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :k]
         values = np.take_along_axis(shares, order, axis=1).reshape(-1)
         given = pa.StructArray.from_arrays([pa.array(names[order.reshape(-1)]), pa.array(values)], fields=list(REASON))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import polars as pl
+import numpy as np
 
+from tasks.stages.features.columns import Columns, as_columns, epoch_ms
 from tasks.stages.features.group import Group, Part
 
+DAY_MS = 86_400_000
 
-def _context(part: Part) -> pl.DataFrame:
-    when = pl.col("timestamp").dt
-    return part.reviews.select("verified", month=when.month(), weekday=when.weekday())
+
+def _context(part: Part) -> Columns:
+    day = epoch_ms(part.reviews["timestamp"]) // DAY_MS
+    month = day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12 + 1
+    weekday = (day + 3) % 7 + 1  # 1 January 1970 was a Thursday
+    return as_columns({"verified": part.reviews["verified"], "month": month, "weekday": weekday})
 
 
 CONTEXT = Group(
