@@ -14,6 +14,7 @@ from tasks.core import settings as layers
 from tasks.core.errors import SettingsError
 from tasks.core.sections import (
     DataConfig,
+    FollowConfig,
     LoggingConfig,
     NotifyConfig,
     RayConfig,
@@ -43,6 +44,7 @@ class CommonSettings(Section):
     registry: RegistryConfig
     services: ServicesConfig
     serve: ServeConfig
+    follow: FollowConfig
 
     @model_validator(mode="before")
     @classmethod

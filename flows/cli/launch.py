@@ -39,15 +39,21 @@ def launched(
     settings: Settings, source: HasDigest, reads: str, console: Console, start: Callable[[Settings], RunRecord]
 ) -> RunRecord:
     """Call `start` with the settings, masked, once what its flow needs is there. reads: the stage of the `source`."""
+    prepare(settings, source, reads, console)
+    return started(settings, start)
+
+
+def prepare(settings: Settings, source: HasDigest, reads: str, console: Console, *, apart: bool = False) -> None:
+    """Start what flows need, once in a process. apart: Ctrl-C in a terminal does not reach Prefect's server."""
     gc.disable()  # what is imported from here on is there to stay; `open_run` turns it on again
     from tasks.engines.tracking import reach, tracking_uri
 
     reach(tracking_uri(settings.tracking))
     open_store(settings.storage).check()
-    server = start_if_needed()
+    server = start_if_needed(apart=apart)
     # Prefect may be imported from here on: it reads the server's address at import.
     from flows.cli.console import ConsoleView
-    from flows.run.context import SETTINGS, VIEW
+    from flows.run.context import VIEW
     from flows.run.warm_up import warm_up
     from tasks.stages import declared_stages
 
@@ -57,6 +63,12 @@ def launched(
     if server is not None:
         server.wait()
     VIEW.set(ConsoleView(console))
+
+
+def started(settings: Settings, start: Callable[[Settings], RunRecord]) -> RunRecord:
+    """Call `start` with the settings, masked, which its flow then takes whole."""
+    from flows.run.context import SETTINGS
+
     token = SETTINGS.set(settings)
     try:
         return start(shown(settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption,
 if TYPE_CHECKING:
     from flows.run.record import RunRecord
     from tasks.settings import Settings
+    from tasks.sources import Source
+    from tasks.stages.score.registered import RegisteredModel
 
 
 def score(
@@ -26,6 +29,9 @@ def score(
         str | None, typer.Option(help="Dataset profile, as for run; it names the model, too, unless data.name does.")
     ] = None,
     model: Annotated[str, typer.Option(help="A version's number, or champion or challenger.")] = "champion",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with files that appear in the input folder, until Ctrl-C.")
+    ] = False,
     reasons: Annotated[
         int | None, typer.Option(min=0, help="Give so many of the largest contributions with each prediction.")
     ] = None,
@@ -36,44 +42,62 @@ def score(
     """Predict reviews with a registered model; they may have no stars. Out: parquet files.
 
     Each row of the input has a prediction or is listed in rejects/ with the reason. A file that the same version has
-    scored before is taken over. To resume a killed run, start it again.
+    scored before is taken over. To resume a killed run, start it again. With --follow each new file is scored once;
+    the folder of predictions gets a folder for each batch of files.
     """
     began = time.perf_counter()
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
-    from flows.run.scoring import SOURCE, check_folder, fetch, find_reviews, for_scoring, predictions_folder
+    from flows.run.scoring import check_folder, fetch, find_reviews, for_scoring, predictions_folder
     from tasks.settings import load_settings
 
     given = [*(overrides or []), *([f"score.reasons={reasons}"] if reasons is not None else [])]
     settings = load_settings(profile=profile, overrides=given)
     settings = for_scoring(settings, input, dataset)
     out = out or predictions_folder(settings)
+    view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
+    if follow:
+        from flows.cli.follow import follow as followed
+
+        write_json(json_file, followed(settings, out, model, view_console))
+        return
     # Wrong inputs and a missing model fail here, before anything starts.
     check_folder(out, settings)
     source = find_reviews(settings)
-    view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console
     print_source(view_console, source, settings.data.dataset)
     chosen = fetch(settings, model)
+    record = launched(settings, source, "read-new", view_console, flow_of(source, out, chosen.version))
+    told(view_console, record, chosen, out, time.perf_counter() - began)
+    write_json(json_file, record.to_json())
+
+
+def flow_of(source: Source, out: Path, version: str) -> Callable[[Settings], RunRecord]:
+    """Return the flow on what was found, as `launch.started` calls it."""
 
     def start(masked: Settings) -> RunRecord:
+        from flows.run.scoring import SOURCE
         from flows.score import score as flow
 
         token = SOURCE.set(source)
         try:
-            done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, chosen.version, settings=masked)
+            done: RunRecord = flow(masked.data.input, str(out), masked.data.dataset, version, settings=masked)
         finally:
             SOURCE.reset(token)
         return done
 
-    record = launched(settings, source, "read-new", view_console, start)
+    return start
+
+
+def told(console: Console, record: RunRecord, model: RegisteredModel, out: Path, seconds: float) -> tuple[int, int]:
+    """Print what was scored; returns the rows with predictions and without."""
     read, scored = record.row("read-new"), record.row("score")
     assert read is not None
     assert scored is not None
-    rejected, seconds = read.rejected + scored.rejected, time.perf_counter() - began
-    view_console.print(
-        f"{scored.rows:,} predictions{f' and {rejected:,} rejects' if rejected else ''} "
-        f"by {chosen.name} version {chosen.version} in {out}: {seconds:.1f} s",
+    rows, rejected = scored.rows, read.rejected + scored.rejected
+    console.print(
+        f"{rows:,} predictions{f' and {rejected:,} rejects' if rejected else ''} "
+        f"by {model.name} version {model.version} in {out}: {seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
-    write_json(json_file, record.to_json())
+    return rows, rejected

@@ -230,7 +230,7 @@ class Run:
 
     def close(self, state: str) -> None:
         if self._validators is not None:
-            self._validators.close()
+            warm_up.give_back(self._validators)
         self.artifacts.finish()
         warned.to_prefect(self.record)
 

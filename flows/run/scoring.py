@@ -68,6 +68,15 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
 
 def check_folder(out: Path, settings: Settings) -> None:
     """Raise InputError if `out` is an address, or within the input, or holds anything but predictions, or a part."""
+    check_place(out, settings)
+    if not out.exists() or (out / ABOUT).exists():
+        return
+    if not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir()):
+        raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
+
+
+def check_place(out: Path, settings: Settings) -> None:
+    """Raise InputError if `out` is an address, or within the input."""
     if re.match("[a-z][a-z0-9+.-]+:/", str(out)):
         raise InputError(
             f"{out} is no folder of this machine", where="--out", fix="give a local folder, and copy it there"
@@ -76,10 +85,6 @@ def check_folder(out: Path, settings: Settings) -> None:
     for path in [given] if isinstance(given, str) else given:
         if "://" not in path and out.resolve().is_relative_to(Path(path).resolve()):
             raise InputError(f"{out} is within the input {path}", where="--out", fix="give a folder elsewhere")
-    if not out.exists() or (out / ABOUT).exists():
-        return
-    if not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir()):
-        raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
 
 
 def export(read: Snapshot, scored: Snapshot, model: RegisteredModel, out: Path) -> None:

@@ -25,9 +25,9 @@ SERVE = END_WITH_PARENT + "import uvicorn; uvicorn.main()"
 
 
 class TemporaryServer:
-    """A server process on a free port of the loopback interface."""
+    """A server process on a free port of the loopback interface. apart: Ctrl-C in a terminal does not reach it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -42,6 +42,7 @@ class TemporaryServer:
                 "PREFECT__SERVER_EPHEMERAL": "1",
                 "PREFECT__SERVER_FINAL": "1",
             },
+            start_new_session=apart,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -70,10 +71,10 @@ class TemporaryServer:
             self.process.kill()
 
 
-def start_if_needed() -> TemporaryServer | None:
+def start_if_needed(*, apart: bool = False) -> TemporaryServer | None:
     """Start a server and point Prefect at it, unless PREFECT_API_URL is set. Call it before importing Prefect."""
     if os.environ.get("PREFECT_API_URL"):
         return None
-    server = TemporaryServer()
+    server = TemporaryServer(apart=apart)
     os.environ["PREFECT_API_URL"] = server.api_url
     return server

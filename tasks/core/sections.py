@@ -175,6 +175,15 @@ class ServicesConfig(Section):
         return self
 
 
+class FollowConfig(Section):
+    """`raymill score --follow`: a folder that grows."""
+
+    poll_seconds: Annotated[float, Field(gt=0)]
+    idle_seconds: Annotated[float, Field(gt=0)] | None
+    retry_seconds: Annotated[float, Field(gt=0)]
+    files: Positive
+
+
 class ServeConfig(Section):
     """`raymill serve`: predictions by HTTP."""
 

@@ -72,10 +72,13 @@ class Folder:
         self._last = now
         return found
 
-    def take_note(self, file: NewFile) -> None:
-        """Remember a file as taken, durably."""
+    def is_taken(self, file: NewFile) -> bool:
+        return file.sha256 in self._taken
+
+    def take_note(self, file: NewFile, **more: str) -> None:
+        """Remember a file as taken, durably. more: what else the ledger says of it."""
         self._ledger.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"sha256": file.sha256, "name": str(file.path)}) + "\n"
+        line = json.dumps({"sha256": file.sha256, "name": str(file.path), **more}) + "\n"
         with self._ledger.open("ab") as out:
             out.write(line.encode())
             out.flush()

@@ -1,0 +1,147 @@
+"""Batches of a folder that grows: each file is in one that is done, wherever the process was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.cli.follow import one_folder
+from flows.run.following import Batch, Following, check_out
+from flows.run.scoring import for_scoring
+from tasks.core.errors import InputError
+from tasks.settings import Settings, load_settings
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def opened(place: Path, files: int = 10) -> Following:
+    return Following(place / "in", place / "out", files)
+
+
+def write(place: Path, *names: str) -> None:
+    for name in names:
+        (place / "in" / name).write_text(f'{{"text": "{name}"}}\n')
+
+
+def after_two_looks(following: Following) -> Batch | None:
+    return following.next() or following.next()
+
+
+def begun(following: Following) -> Batch:
+    batch = after_two_looks(following)
+    assert batch is not None
+    return batch
+
+
+def names(batch: Batch) -> list[str]:
+    return [file.path.name for file in batch.files]
+
+
+def finish(batch: Batch, *, finished: bool = True) -> None:
+    """Leave the predictions of a batch, or what a kill left of them."""
+    batch.folder.mkdir(exist_ok=True)
+    (batch.folder / "predictions.json").write_text(json.dumps({"finished": finished}))
+
+
+def test_each_file_is_in_one_batch_of_at_most_so_many_files(place: Path) -> None:
+    following = opened(place, files=2)
+    write(place, "a.jsonl", "b.jsonl", "c.jsonl")
+    first = begun(following)
+    following.done(first)
+    second = begun(following)
+    following.done(second)
+    assert (names(first), names(second)) == (["a.jsonl", "b.jsonl"], ["c.jsonl"])
+    assert [batch.folder.name for batch in (first, second)] == ["batch-000001", "batch-000002"]
+    assert after_two_looks(following) is None
+    assert after_two_looks(opened(place)) is None
+    write(place, "d.jsonl")
+    assert begun(opened(place)).folder.name == "batch-000003"
+
+
+@pytest.mark.parametrize("exported", ["nothing", "a part"])
+def test_killed_while_it_was_scored_a_batch_is_scored_again_under_its_name(place: Path, exported: str) -> None:
+    write(place, "a.jsonl", "b.jsonl")
+    first = begun(opened(place))
+    if exported == "a part":
+        finish(first, finished=False)
+    write(place, "c.jsonl")
+    following = opened(place)
+    again = following.next()
+    assert again == first
+    assert following.next() == first  # until it is done
+    following.done(first)
+    assert names(begun(following)) == ["c.jsonl"]
+
+
+@pytest.mark.parametrize("noted", [0, 1])
+def test_killed_while_files_were_taken_note_of_a_batch_is_not_scored_again(place: Path, noted: int) -> None:
+    write(place, "a.jsonl", "b.jsonl")
+    following = opened(place)
+    first = begun(following)
+    finish(first)
+    following.done(Batch(first.folder, first.files[:noted]))
+    assert after_two_looks(opened(place)) is None
+    ledger = [json.loads(line) for line in (place / "out" / "taken.jsonl").read_text().splitlines()]
+    assert sorted(Path(line["name"]).name for line in ledger) == ["a.jsonl", "b.jsonl"]
+    assert {line["batch"] for line in ledger} == {"batch-000001"}
+
+
+def test_files_that_were_moved_after_a_kill_come_as_new_ones(place: Path) -> None:
+    write(place, "a.jsonl", "b.jsonl")
+    begun(opened(place))
+    (place / "in" / "a.jsonl").rename(place / "in" / "z.jsonl")
+    following = opened(place)
+    left = begun(following)
+    following.done(left)
+    moved = begun(following)
+    assert (names(left), names(moved)) == (["b.jsonl"], ["z.jsonl"])
+    (place / "in" / "z.jsonl").unlink()
+    following = opened(place)
+    assert after_two_looks(following) is None
+    write(place, "c.jsonl")
+    assert begun(following).folder.name == "batch-000002"
+
+
+def test_files_that_fail_together_come_one_by_one_and_a_bad_one_is_noted_with_the_problem(place: Path) -> None:
+    write(place, "a.jsonl", "b.jsonl")
+    following = opened(place)
+    following.split(begun(following))
+    first = begun(following)
+    following.done(first, "no column text")
+    second = begun(following)
+    following.done(second)
+    assert [names(first), names(second)] == [["a.jsonl"], ["b.jsonl"]]
+    assert first.folder.name == "batch-000001"
+    problems = [json.loads(line).get("problem") for line in (place / "out" / "taken.jsonl").read_text().splitlines()]
+    assert problems == ["no column text", None]
+    assert after_two_looks(opened(place)) is None
+
+
+def test_only_a_folder_of_this_machine_is_followed_and_only_into_a_folder_of_its_own(place: Path) -> None:
+    def settings(*inputs: Path | str) -> Settings:
+        return for_scoring(load_settings(), [str(one) for one in inputs], None)
+
+    write(place, "a.jsonl")
+    assert one_folder(settings(place / "in")) == place / "in"
+    for wrong in ((place / "in" / "a.jsonl",), (place / "in", place / "out"), ("s3://bucket/x",), (place / "none",)):
+        with pytest.raises(InputError, match="one folder of this machine"):
+            one_folder(settings(*wrong))
+    given = settings(place / "in")
+    check_out(place / "out", given)
+    check_out(place / "new", given)
+    with pytest.raises(InputError, match="is within the input"):
+        check_out(place / "in" / "out", given)
+    (place / "out" / "mine.txt").write_text("")
+    with pytest.raises(InputError, match="is not of raymill score --follow"):
+        check_out(place / "out", given)
+    (place / "out" / "batch-000001.json").write_text("not ours")
+    check_out(place / "out", given)
+    with pytest.raises(InputError, match=r"batch-000001.json: this is no list of a batch"):
+        opened(place).next()
