@@ -10,13 +10,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import InputError, RunError
+from tasks.core.errors import InputError, RegistryError, RunError
 from tasks.core.locks import locked
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
 from tasks.settings import Settings
 from tasks.sources import Source, discover
+from tasks.stages.package import layout
 from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
@@ -58,10 +59,19 @@ def find_reviews(settings: Settings) -> Source:
 def fetch(settings: Settings, wanted: str) -> RegisteredModel:
     """Copy a registered model's package from MLflow, unless it is here. wanted: a version's number or alias.
 
-    Raises RegistryError if there is none.
+    Raises RegistryError if there is none, or if it predicts another target than features.target: a registry.model_name
+    without {target} may hold such.
     """
-    name = settings.registry.name_for(settings.features.target, settings.data.called)
+    target = settings.features.target
+    name = settings.registry.name_for(target, settings.data.called)
     model = registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, models_folder(settings))
+    predicts = layout.About.parse((model.folder / layout.ABOUT).read_text(), model.key).target
+    if predicts != target:
+        raise RegistryError(
+            f"version {model.version} of {name} predicts the target {predicts}, not {target}",
+            where="features.target",
+            fix=f"--set features.target={predicts}, or --model with another version",
+        )
     os.utime(model.folder)  # for `raymill gc`, which spares what was used of late
     return model
 

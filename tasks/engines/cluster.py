@@ -127,6 +127,7 @@ def _start(config: RayConfig) -> None:
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise cluster_connect.translated(error, target.where) from error
     else:
+        ray_private.on_loopback(alone=True)
         ray.init(
             address="local",
             num_cpus=config.logical_cpus or max(2, os.cpu_count() or 1),
@@ -158,6 +159,8 @@ def stop() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
+    if is_own():
+        ray_private.on_loopback(alone=False)
     _OWN.clear()
 
 

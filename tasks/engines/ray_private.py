@@ -20,6 +20,7 @@ _LOG = logging.getLogger("raymill.ray")
 # The names that each use needs, as MODULE:ATTRIBUTE.
 NAMES: dict[str, tuple[str, ...]] = {
     "messages": ("ray._private.worker:print_to_stdstream",),
+    "loopback": ("ray._private.ray_constants:ENABLE_RAY_CLUSTER",),
     "address": ("ray._private.services:canonicalize_bootstrap_address",),
     "token": ("ray._private.authentication.authentication_token_setup:maybe_enable_token_auth_if_token_available",),
     "cluster": (
@@ -64,6 +65,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 # What happens without them, for the warning.
 WITHOUT = {
     "messages": "Ray prints its messages on standard output",
+    "loopback": "the session of a program that imported Ray itself listens on every interface",
     "address": "ray.init looks for the cluster of this machine",
     "token": "ray.init looks for the cluster's token",
     "cluster": "ray.init looks at the cluster, which takes longer where there is none",
@@ -118,6 +120,17 @@ def send_messages_to(receiver: Callable[..., None]) -> None:
     if _all_of("messages"):
         worker: Any = import_module("ray._private.worker")
         worker.print_to_stdstream = receiver
+
+
+def on_loopback(*, alone: bool) -> None:
+    """Have sessions that this process starts from here on listen on loopback alone, or as Ray has it.
+
+    Ray reads the variable that says so (docs/decisions/003) when it is imported, which the program may have done before
+    `cluster` could set it.
+    """
+    if _all_of("loopback"):
+        constants: Any = import_module("ray._private.ray_constants")
+        constants.ENABLE_RAY_CLUSTER = not alone
 
 
 def own_address() -> str | None:

@@ -1,4 +1,4 @@
-"""A log as Kafka has it, behind an interface, and one in files.
+"""A log as Kafka has it, behind an interface, and one in files; `stream_kafka` has Kafka itself.
 
 Records are bytes, numbered from 0 by *offset* as they are appended. A reader reads from any offset; a *group* of
 readers notes the offset that it has done with (`commit`), and goes on there after a restart. Between the work and the
@@ -56,8 +56,11 @@ class Log(Protocol):
     def read(self, offset: int, most: int) -> list[Record]:
         """Return at most so many records from an offset on; none at the end."""
 
+    def times(self, first: int, end: int) -> Times:
+        """Return when the records from one offset to another (not included) were appended, in seconds since 1970."""
+
     def committed(self, group: str) -> int:
-        """Return the offset at which a group goes on; 0 for a new one."""
+        """Return the offset at which a group goes on; that of the first record for a new one."""
 
     def commit(self, group: str, offset: int) -> None:
         """Note durably that a group has done with all records before this offset."""
@@ -121,7 +124,6 @@ class FileLog:
             return [self._read_at(file, offset) for offset in wanted]
 
     def times(self, first: int, end: int) -> Times:
-        """Return when records were appended."""
         return np.array(self._times[first:end])
 
     def committed(self, group: str) -> int:
@@ -135,8 +137,7 @@ class FileLog:
         write_whole(self._group(group), str(offset), synced=True)
 
     def _group(self, group: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
-            raise InputError(f"{group!r} is no name of a group", where="log", fix="letters, digits, - and _")
+        check_group(group)
         return self._folder / f"{group}.offset"
 
     def _read_at(self, file: IO[bytes], offset: int) -> Record:
@@ -169,7 +170,7 @@ class LogSource:
 
     def __init__(
         self,
-        log: FileLog,
+        log: Log,
         group: str,
         decode: Callable[[Sequence[bytes]], pa.Table],
         *,
@@ -195,6 +196,12 @@ class LogSource:
 
     def done(self, end: int) -> None:
         self._log.commit(self._group, self.first + end)
+
+
+def check_group(group: str) -> None:
+    """Raise InputError for what is no name of a group."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
+        raise InputError(f"{group!r} is no name of a group", where="log", fix="letters, digits, - and _")
 
 
 def _sum(milliseconds: int, value: bytes) -> int:

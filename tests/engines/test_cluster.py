@@ -11,6 +11,7 @@ from tasks.engines import cluster
 
 LOOK = """
 import psutil
+import ray  # before `cluster` can set what Ray reads at its import, as a program may
 from tasks.settings import load_settings
 from tasks.engines import cluster
 
@@ -24,7 +25,6 @@ for process in psutil.Process().children(recursive=True):
 
 @pytest.mark.slow
 def test_a_local_session_listens_on_loopback_alone() -> None:
-    # In a process of its own: what Ray listens on is decided when it is first imported, here by other tests.
     done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     listening = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]

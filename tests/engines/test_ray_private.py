@@ -112,6 +112,11 @@ def use_messages(_: pytest.MonkeyPatch) -> None:
     assert worker.print_to_stdstream is before
 
 
+def use_loopback(_: pytest.MonkeyPatch) -> None:
+    ray_private.on_loopback(alone=True)
+    ray_private.on_loopback(alone=False)
+
+
 def use_address(_: pytest.MonkeyPatch) -> None:
     found = cluster_connect.examine(load_settings(ray={"address": "auto"}).ray)
     assert found is not None
@@ -192,6 +197,7 @@ def test_of_two_trials_that_end_at_once_both_leave_their_actors(monkeypatch: pyt
 
 USES = {
     "messages": use_messages,
+    "loopback": use_loopback,
     "address": use_address,
     "token": use_token,
     "cluster": use_cluster,

@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
 from flows.cli.serve import check_access
 from flows.serve.app import make_app
 from flows.serve.batches import Batches
-from flows.serve.reviews import Asked, Prediction, Review, frame
+from flows.serve.reviews import Asked, Prediction, Review, table
 from flows.serve.watch import Watch
 from tasks.core.errors import SettingsError
 from tasks.settings import load_settings
@@ -66,15 +67,14 @@ def test_predictions_are_those_of_the_package(client: TestClient, watch: Watch) 
 )
 def test_a_time_means_what_it_means_to_raymill_score(moment: str, watch: Watch) -> None:
     about = watch.served.champion.scorer.model.about
-    assert frame([Review(**request(timestamp=moment))])["timestamp"].to_list() == (
-        canonical([request(timestamp=moment)], about)["timestamp"].to_list()
-    )
+    found = table([Review(**request(timestamp=moment))])["timestamp"]
+    assert found.to_pylist() == canonical([request(timestamp=moment)], about)["timestamp"].to_list()
 
 
 def test_a_number_is_milliseconds() -> None:
     for ms in (0, -1, 1_441_015_200_123, 5):
-        found = frame([Review(**request(timestamp=ms))])["timestamp"].dt.epoch("ms").to_list()
-        assert found == [ms]
+        found = table([Review(**request(timestamp=ms))])["timestamp"]
+        assert found.cast(pa.int64()).to_pylist() == [ms]
     assert Review(**request(timestamp=0)).timestamp == datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -110,9 +110,27 @@ def test_text_that_is_no_text_is_refused(client: TestClient) -> None:
 
 @pytest.mark.parametrize("text", ["", "\x00", "😀" * 2000, "<b>" * 3000, "\n\t "])
 def test_odd_texts_of_unknown_users_are_predicted(client: TestClient, text: str) -> None:
-    answer = client.post("/predict", json=request(text=text, user_id="", item_id="nobody's", timestamp="1970-01-01"))
+    strange = {"user_id": "", "item_id": "nobody's", "category": "none of ours", "timestamp": "1970-01-01"}
+    answer = client.post("/predict", json=request(text=text, **strange))
     assert answer.status_code == 200, answer.text
     assert 1 <= answer.json()["prediction"] <= 5
+
+
+def test_a_model_that_needs_the_stars_asks_for_them(client: TestClient, watch: Watch) -> None:
+    about = watch.served.champion.scorer.model.about
+    watch.served.champion.scorer.model.about = about.model_copy(
+        update={"groups": {**about.groups, "stars": ["rating"]}}
+    )
+    answer = client.post("/predict", json=[request(rating=4), request()])
+    assert (answer.status_code, problems(answer)) == (422, [("missing", ["body", 1, "rating"])])
+    assert client.post("/predict", json=request(rating=4)).status_code == 200
+
+
+def test_a_text_of_ten_megabytes_is_predicted_where_the_limit_allows_it(tmp_path: Path) -> None:
+    with TestClient(app_of(watched(Shelf(champion="1"), tmp_path, max_body_kb=16_384))) as client:
+        answer = client.post("/predict", json=[request(text="good & bad " * 1_000_000), request()])
+    assert answer.status_code == 200
+    assert [row["problem"] for row in answer.json()] == [None, None]
 
 
 def test_limits(client: TestClient) -> None:

@@ -135,6 +135,15 @@ def test_a_shadow_ends_with_its_promotion_and_another_begins(shelf: Shelf, tmp_p
     watch.stop()
 
 
+def test_a_version_of_another_target_is_never_served(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    register_all(uri, tmp_path / "versions")
+    given = [f"registry.model_name={NAME}", f"tracking.uri={uri}", f"storage.root={tmp_path}"]
+    with pytest.raises(RegistryError, match=r"version 1 of .* predicts the target rating, not positive") as told:
+        begin(load_settings(overrides=[*given, "features.target=positive"]), "champion")
+    assert "--set features.target=rating" in str(told.value)
+
+
 def test_mlflow_is_followed_and_a_start_without_it_serves_what_was_champion_last(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = register_all(uri, tmp_path / "versions")

@@ -107,8 +107,6 @@ def test_a_promotion_under_load_loses_no_request(place: Place) -> None:
     assert load.errors == []
 
 
-# Fails where all of tests/ is collected, for a cause not known yet; holds for this module alone.
-@pytest.mark.nightly
 def test_all_listens_on_loopback(place: Place) -> None:
     """Of Ray Serve's own processes: other tests have clusters that listen elsewhere."""
     names = ("ServeReplica", "ServeController", "ProxyActor")

@@ -19,7 +19,7 @@ from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
 from tasks.stages.evaluate.stage import Judged
 from tasks.stages.register import champion_comparison
-from tasks.stages.register.candidate import Candidate, first_rows, measure
+from tasks.stages.register.candidate import Candidate, measure
 from tasks.stages.register.champion_comparison import champion_score
 from tasks.stages.register.gates import Gate, Proof
 from tasks.stages.register.stage import Decision
@@ -99,15 +99,6 @@ def test_the_candidate_is_measured_by_its_evaluation_and_its_file(candidate: Can
     assert found.proof == Proof(rows=400, missing=0, difference=0.0, digest="0123")
     assert set(found.latency_ms) == {1, 1000}
     assert all(ms > 0 for ms in found.latency_ms.values())
-
-
-def test_rows_for_examples_come_from_the_test_slice_in_order_over_files_and_again_from_the_first(
-    candidate: Candidate,
-) -> None:
-    rows = first_rows(candidate, 9)
-    assert rows.dtype == np.float32
-    np.testing.assert_array_equal(rows[:, 0], [np.nan, 1, 2, 3, 4, 5, 6, np.nan, 1])
-    np.testing.assert_array_equal(first_rows(candidate, 5), rows[:5])
 
 
 def test_a_champion_is_scored_on_the_candidates_test_slice(

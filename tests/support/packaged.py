@@ -1,15 +1,17 @@
-"""A package and its proof as the stages leave them, by hand: enough to register a model, not to score with it."""
+"""A package and its proof as the stages leave them, by hand: of a model of `n_chars` and `user_mean` that scores."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pyarrow as pa
+from tokenizers import Tokenizer, models
 
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
-from tasks.stages.package.layout import ABOUT, MODEL, About
+from tasks.stages.features.past_state import STATE
+from tasks.stages.package.layout import ABOUT, MODEL, TOKENIZER, About, past_table
 from tasks.stages.prove import EXAMPLE
 from tests.support.stage_runs import put
 
@@ -25,8 +27,8 @@ def packaged(
     about = About(
         target=target,
         features=features,
-        groups={"all": features},
-        past={},
+        groups={"shape": ["n_chars"], "user": ["user_mean"]},
+        past={"user": ["count", "mean"]},
         since=0,
         until=0,
         clean=load_settings().clean,
@@ -35,8 +37,10 @@ def packaged(
         language=None,
         reviews=400,
     )
-    files = {ABOUT: about.model_dump_json().encode(), MODEL: booster}
-    package = put(store, "package", {}, files=files, facts={"bytes": sum(map(len, files.values()))})
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?")).to_str().encode()
+    files = {ABOUT: about.model_dump_json().encode(), MODEL: booster, TOKENIZER: tokenizer}
+    tables = {past_table("user"): [STATE.empty_table()]}
+    package = put(store, "package", tables, files=files, facts={"bytes": sum(map(len, files.values()))})
     facts = {"rows": 400, "earlier": 0, "missing": 0, "largest_difference": 0.0, "intervals": None}
     facts |= {"digests": {"evaluated": "0123", "packaged": "0123"}, **proof}
     return package, put(store, "prove", {"example": [pa.Table.from_pylist([REVIEW], schema=EXAMPLE)]}, facts=facts)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from tasks.core.digests import digest_of
 from tasks.core.snapshots import Snapshot
-from tasks.engines import boosting
-from tasks.stages.evaluate.stage import model_bytes
+from tasks.stages.package.review_model import ReviewModel
 from tasks.stages.register.gates import Measured, Proof
 
 LATENCY_ROWS = (1, 1000)
-WARM_UP, CALLS, LATENCY_S = 5, 200, 0.5  # predictions before timing; the most timed predictions and seconds
+WARM_UP, CALLS, LATENCY_S = 2, 100, 0.3  # predictions before timing; the most timed predictions and seconds
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,10 @@ class Candidate:
 
 def measure(candidate: Candidate) -> Measured:
     """Collect the candidate's numbers: losses from evaluation, the model's size and latency."""
-    scores, features = candidate.scores, candidate.features
+    scores = candidate.scores
     metric, measures = scores.facts["metric"], scores.facts["measures"]
     losses = {m: float(of[metric]["value"]) for m, of in measures.items() if metric in of}
     slices = {row["slice"]: (row["rows"], row["loss_tuned"]) for row in scores.read("slices").to_pylist()}
-    booster = boosting.load_model(model_bytes(candidate.model))
     proof = candidate.proof.facts
     return Measured(
         loss=losses["tuned"],
@@ -78,36 +75,28 @@ def measure(candidate: Candidate) -> Measured:
         linear=losses.get("linear"),
         slices=slices,
         size_bytes=candidate.package.facts["bytes"],
-        latency_ms={n: latency_ms(booster, first_rows(candidate, n), features) for n in LATENCY_ROWS},
+        latency_ms=latencies(candidate),
         proof=Proof(proof["rows"], proof["missing"], proof["largest_difference"], proof["digests"]["packaged"]),
     )
 
 
-def latency_ms(booster: Any, x: Any, features: Sequence[str]) -> float:
-    """Time a warm prediction of (n, f) float32 rows by one thread; returns the median milliseconds."""
-    # By default XGBoost wakes a thread per core for a single row: 60 ms and more if the cores are busy.
-    booster.set_param({"nthread": 1})
+def latencies(candidate: Candidate) -> dict[int, float]:
+    """Time the packaged model on raw reviews, those of its example, over and over; empty if it has none."""
+    example = candidate.proof.read("example")
+    if not example.num_rows:
+        return {}
+    model = ReviewModel.load(candidate.package.root)
+    return {n: latency_ms(model.predict, example.take(np.arange(n) % example.num_rows)) for n in LATENCY_ROWS}
+
+
+def latency_ms(predict: Callable[[Any], Any], reviews: Any) -> float:
+    """Time warm predictions by one thread; returns the median milliseconds of all reviews at once."""
     for _ in range(WARM_UP):
-        boosting.predict(booster, x, features)
+        predict(reviews)
     taken: list[float] = []
     began = time.perf_counter()
     while len(taken) < CALLS and (not taken or time.perf_counter() - began < LATENCY_S):
         start = time.perf_counter()
-        boosting.predict(booster, x, features)
+        predict(reviews)
         taken.append(time.perf_counter() - start)
     return 1000 * median(taken)
-
-
-def first_rows(candidate: Candidate, n: int) -> Any:
-    """Return the first n rows of the test slice, (n, f) float32 with NaN for null, repeated if it has fewer."""
-    parts: list[Any] = []
-    features = candidate.features
-    for file in candidate.splits.files("test"):
-        for batch in pq.ParquetFile(file).iter_batches(n, columns=features):
-            parts.append(np.column_stack([batch[name].to_numpy(zero_copy_only=False) for name in features]))
-            if sum(map(len, parts)) >= n:
-                break
-        if sum(map(len, parts)) >= n:
-            break
-    rows = np.concatenate(parts).astype(np.float32)
-    return rows[np.arange(n) % len(rows)]

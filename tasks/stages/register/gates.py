@@ -65,7 +65,7 @@ class Measured:
     """A model's measurements: losses of it and its rivals on the test slice, by slice, size and latency.
 
     mean, linear: losses of predict-the-mean and the linear baseline, or None. size_bytes: of all that scoring needs.
-    latency_ms: median milliseconds of the trees by number of rows predicted at once.
+    latency_ms: median milliseconds of the packaged model by number of raw reviews predicted at once.
     """
 
     loss: float
