@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from flows.cli.follow import one_folder
+from flows.cli.follow import Follower, Totals, ending, one_folder
 from flows.run.following import Batch, Following, check_out
 from flows.run.scoring import for_scoring
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, RegistryError
 from tasks.settings import Settings, load_settings
 
 
@@ -122,6 +126,69 @@ def test_files_that_fail_together_come_one_by_one_and_a_bad_one_is_noted_with_th
     problems = [json.loads(line).get("problem") for line in (place / "out" / "taken.jsonl").read_text().splitlines()]
     assert problems == ["no column text", None]
     assert after_two_looks(opened(place)) is None
+
+
+class Scripted(Follower):
+    """A follower whose scoring fails for bad files, and once for want of the registry."""
+
+    def __init__(self, place: Path, ended: threading.Event) -> None:
+        settings = load_settings(overrides=["follow.poll_seconds=0.001", "follow.retry_seconds=0.001"])
+        self.said = io.StringIO()
+        super().__init__(settings, opened(place), "champion", Console(file=self.said, width=200))
+        self.ended, self.calls = ended, list[list[str]]()
+
+    def _scored(self, batch: Batch) -> tuple[int, int]:
+        self.calls.append(names(batch))
+        if len(self.calls) == 1:
+            raise RegistryError("MLflow cannot be used")
+        if any("bad" in name for name in names(batch)):
+            raise InputError("the reviews have no column text")
+        if names(batch) == ["z.jsonl"]:
+            self.ended.set()
+        return 10, 1
+
+
+def test_a_registry_that_is_down_is_waited_for_and_a_bad_file_harms_no_other(place: Path) -> None:
+    write(place, "a.jsonl", "bad.jsonl", "z.jsonl")
+    ended = threading.Event()
+    follower = Scripted(place, ended)
+    follower.work(ended)
+    every = ["a.jsonl", "bad.jsonl", "z.jsonl"]
+    assert follower.calls == [every, every, ["a.jsonl"], ["bad.jsonl"], ["z.jsonl"]]
+    assert follower.totals == Totals(batches=2, files=2, rows=20, rejected=2, failed=1)
+    ledger = [json.loads(line) for line in (place / "out" / "taken.jsonl").read_text().splitlines()]
+    assert [line.get("problem") for line in ledger] == [None, "the reviews have no column text", None]
+    for words in (
+        "waiting: MLflow cannot be used",
+        "one by one: 3 files",
+        "bad.jsonl: the reviews have no column text",
+    ):
+        assert words in follower.said.getvalue()
+
+
+def test_a_batch_whose_run_fails_after_its_predictions_are_there_is_done(place: Path) -> None:
+    write(place, "bad.jsonl", "z.jsonl")
+    ended = threading.Event()
+    follower = Scripted(place, ended)
+    follower.calls.append([])  # the registry answers
+    finish(Batch(place / "out" / "batch-000001", ()))
+    follower.settings = follower.settings.model_copy(
+        update={"follow": follower.settings.follow.model_copy(update={"idle_seconds": 0.05})}
+    )
+    follower.work(ended)
+    assert follower.calls == [[], ["bad.jsonl", "z.jsonl"]]
+    assert follower.totals.failed == 0
+    assert after_two_looks(opened(place)) is None
+
+
+def test_a_second_ctrl_c_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ending(Console(file=io.StringIO())) as ended:
+        signal.raise_signal(signal.SIGINT)
+        assert ended.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_only_a_folder_of_this_machine_is_followed_and_only_into_a_folder_of_its_own(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from flows.cli.serve import check_access
@@ -24,6 +26,7 @@ from flows.serve.watch import Watch
 from tasks.core.errors import SettingsError
 from tasks.settings import load_settings
 from tasks.stages.package.raw_reviews import canonical
+from tests.support.browser import CHROMIUM, text_of
 from tests.support.served_models import NAME, Shelf, config, request, reviews, watched
 
 TOKEN = "a token of a test"
@@ -212,6 +215,26 @@ def test_the_page_of_the_interface_names_every_field_and_loads_nothing(client: T
     assert not re.search(r"(src|href)=\"?https?:", page)
     openapi = client.get("/openapi.json").json()
     assert set(openapi["paths"]["/predict"]["post"]["responses"]) == {"200", "401", "413", "422", "503"}
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at pages with")
+def test_a_browser_shows_the_page_of_the_interface_and_asks_this_server_alone(watch: Watch) -> None:
+    server = uvicorn.Server(uvicorn.Config(app_of(watch), port=0, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            threading.Event().wait(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        seen = text_of(f"http://127.0.0.1:{port}/docs", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    finally:
+        server.should_exit = True
+        thread.join()
+    for words in ("POST /predict", "user_id *", "Too many reviews wait", "GET /healthz", "* must be there"):
+        assert words in seen
+    asked = watch.served.measures.page().decode()
+    assert 'raymill_requests_total{path="/docs",status="200"} 1.0' in asked
 
 
 def test_metrics_and_health(client: TestClient) -> None:

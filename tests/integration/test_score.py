@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from tasks.core.snapshots import Snapshot
 from tasks.stages.evaluate.settings import EvaluateConfig
 from tasks.stages.package.review_model import ReviewModel
 from tasks.stages.register.packaged_champion import judge_package
+from tests.support.command import raymill
 from tests.support.pipeline import ROWS, Finished, Place
 
 pytestmark = pytest.mark.slow
@@ -191,8 +195,62 @@ def test_a_model_that_is_not_there_and_a_folder_of_something_else_are_mistakes(
         (("--out", str(place.reviews / "here")), "is within the input"),
         (("--out", str(tmp_path / "new"), "--model", "99"), f"{MODEL} has no version 99"),
         (("--out", str(tmp_path / "new"), "--set", "data.name=elsewhere"), "no model raymill-elsewhere-rating"),
+        (("--out", str(tmp_path / "new"), "--set", "features.target=positive"), "no model raymill-amazon-us-positive"),
+        (("--out", str(tmp_path / "new"), "--follow"), "--follow takes one folder of this machine"),
     ):
-        done = score(place, server, "--input", str(place.reviews), *arguments)
+        given = next(place.reviews.rglob("*.parquet")) if "--follow" in arguments else place.reviews
+        done = score(place, server, "--input", str(given), *arguments)
         assert done.returncode in (1, 2)
         assert said in done.stderr
         assert not (tmp_path / "new").exists()
+
+
+def test_a_registry_that_is_down_is_told_before_anything_starts(place: Place, tmp_path: Path) -> None:
+    given = ("--input", str(place.reviews), "--out", str(tmp_path / "new"), "--set", "tracking.uri=http://127.0.0.1:9")
+    done = raymill("score", *given)
+    assert (done.returncode, (tmp_path / "new").exists()) == (1, False)
+    assert "MLflow cannot be used" in done.stderr
+
+
+def test_files_that_appear_are_each_scored_once_and_ctrl_c_ends_it_after_the_batch_at_work(
+    place: Place, server: str, scored: Path, tmp_path: Path
+) -> None:
+    raw = pl.read_parquet(next(place.reviews.rglob("*.parquet"))).head(60)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "deeper").mkdir(parents=True)
+    raw[:20].write_parquet(folder / "a.parquet")
+    raw[20:40].write_parquet(folder / "deeper" / "b.parquet")
+    whole = (folder / "deeper" / "b.parquet").read_bytes()
+    (folder / "deeper" / "b.parquet").write_bytes(whole[:-50])  # half-written
+    (folder / "none.csv").write_text("a,b\n1,2\n")
+    follow = ("--follow", "--input", str(folder), "--out", str(out), "--set", "follow.poll_seconds=0.1")
+    done = score(place, server, *follow, "--set", "follow.idle_seconds=1", "--json", str(tmp_path / "first.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = json.loads((tmp_path / "first.json").read_text())
+    assert (first["batches"], first["rows"] + first["rejected"]) == (1, 20)
+
+    (folder / "deeper" / "b.parquet").write_bytes(whole)
+    (folder / "worse.csv").write_text("a,b\n1,2\n3,4\n")
+    interrupt = threading.Thread(target=interrupted, args=(out / "batch-000002.json", folder, raw[40:]))
+    interrupt.start()
+    done = score(place, server, *follow)
+    interrupt.join()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "ending after the batch at work" in done.stdout
+    assert json.loads((out / "batch-000002" / "predictions.json").read_text())["finished"]
+    assert not (out / "batch-000003").exists()
+    found = pl.read_parquet(out / "batch-*" / "part-*.parquet", glob=True)
+    right = pl.read_parquet(scored / "part-*.parquet", glob=True).unique("review_id", keep="none")
+    both = found.join(right, on="review_id", suffix="_at_once")
+    assert both["review_id"].is_unique().all()
+    assert len(both) > 25
+    np.testing.assert_array_equal(both["prediction"].to_numpy(), both["prediction_at_once"].to_numpy())
+
+
+def interrupted(begun: Path, folder: Path, later: pl.DataFrame) -> None:
+    """Press Ctrl-C once a batch has begun, and write another file, which is not to be scored."""
+    end = time.monotonic() + 120
+    while not begun.exists() and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    later.write_parquet(folder / "later.parquet")
+    os.kill(os.getpid(), signal.SIGINT)

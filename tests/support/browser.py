@@ -14,10 +14,11 @@ CHROMIUM = next(
 RENDERED_MS = 30_000  # of the page's own clock, which runs as fast as it can
 
 
-def text_of(url: str) -> str:
-    """The words on a page once its scripts have run."""
+def text_of(url: str, *flags: str) -> str:
+    """The words on a page once its scripts have run. flags: more of Chromium's."""
     with TemporaryDirectory(prefix="raymill-browser-") as profile:
         command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+        command += flags
         command += ["--window-size=1400,2000", f"--virtual-time-budget={RENDERED_MS}"]
         done = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, timeout=180)
     body = re.sub(r"<(script|style)\b.*?</\1>", " ", done.stdout, flags=re.DOTALL)
