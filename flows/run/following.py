@@ -58,7 +58,7 @@ class Following:
             return batch
         if self._alone:
             return self._begun([self._alone.popleft()])
-        found = self._folder.look()[: self.files]
+        found = self._folder.look(self.files)
         return self._begun(found) if found else None
 
     def _begun(self, files: Sequence[NewFile]) -> Batch:

@@ -51,15 +51,17 @@ class Folder:
         self._last: dict[Path, tuple[int, int]] = {}  # size and time at the last look
         self._known: dict[Path, tuple[int, int]] = {}  # of files that were hashed and are not new
 
-    def look(self) -> list[NewFile]:
-        """Return the whole files that are new, by name; a file is given again until it is taken note of."""
+    def look(self, most: int | None = None) -> list[NewFile]:
+        """Return the whole files that are new, by name, at most so many; a file is given until it is taken note of."""
         found, now, given = [], {}, set()
         for path in sorted(self._candidates()):
             try:
                 status = path.stat()
                 state = status.st_size, status.st_mtime_ns
                 now[path] = state
-                if self._last.get(path) != state or self._known.get(path) == state or not _is_whole(path):
+                if self._last.get(path) != state or self._known.get(path) == state or len(found) == most:
+                    continue
+                if not _is_whole(path):
                     continue
                 digest = file_sha256(path)
             except FileNotFoundError:  # moved away meanwhile
@@ -84,6 +86,8 @@ class Folder:
             out.flush()
             os.fsync(out.fileno())
         self._taken.add(file.sha256)
+        if state := self._last.get(file.path):
+            self._known[file.path] = state  # not to be read again, unless it has changed since the last look
 
     def _candidates(self) -> Iterator[Path]:
         for path in self._folder.rglob("*"):

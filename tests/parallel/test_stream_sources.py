@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.core.digests import file_sha256
 from tasks.core.errors import InputError, RunError
 from tasks.core.sections import PROJECT
-from tasks.parallel import stream
+from tasks.parallel import stream, stream_folder
 from tasks.parallel.stream import Limits
 from tasks.parallel.stream_folder import Folder
 from tasks.parallel.stream_log import FileLog, LogSource
@@ -59,6 +60,23 @@ def test_each_new_file_is_given_until_it_is_taken_note_of_and_never_again(place:
     write(place, "b.parquet", 4)
     assert looked(folder) == ["b.parquet"]
     assert looked(opened(place)) == []  # a restart
+
+
+def test_no_more_files_are_read_than_asked_for_and_a_taken_one_is_not_read_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(stream_folder, "file_sha256", lambda path: read.append(path.name) or file_sha256(path))
+    folder = opened(place)
+    for name in ("a", "b", "c"):
+        write(place, f"{name}.parquet", ord(name))
+    folder.look()
+    found = folder.look(most=2)
+    assert [file.path.name for file in found] == read == ["a.parquet", "b.parquet"]
+    for file in found:
+        folder.take_note(file)
+    assert [file.path.name for file in folder.look(most=2)] == ["c.parquet"]
+    assert read == ["a.parquet", "b.parquet", "c.parquet"]
 
 
 def test_files_are_known_by_content_and_not_by_name(place: Path) -> None:

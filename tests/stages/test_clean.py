@@ -146,6 +146,8 @@ def test_a_text_is_cleaned_the_same_alone_and_among_others(texts: list[str], swi
     together = tidy_text(given_texts, configured(**switches)).to_list()
     assert given_texts.to_list() == texts  # and the caller's column is as it was
     assert together == [tidy(t, **switches) for t in texts]
+    among_many = tidy_text(pl.Series([*texts, *["A plain text."] * 100]), configured(**switches)).to_list()
+    assert among_many[: len(texts)] == together
 
 
 def test_composition_is_of_one_unicode_version_with_entities_and_without() -> None:
