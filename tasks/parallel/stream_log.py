@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
@@ -178,15 +179,17 @@ class LogSource:
         until: int | None = None,
     ) -> None:
         self._log, self._group, self._decode, self._poll_s, self._until = log, group, decode, poll_s, until
-        self.first = log.committed(group)
+        self.first = self._end = log.committed(group)
+        self._look_at = -inf
 
     def arrived(self, now: float) -> int:
-        end = self._log.end()
-        return max(0, (end if self._until is None else min(end, self._until)) - self.first)
+        if now >= self._look_at:  # a stream asks every few milliseconds, and the log may be far away
+            self._end, self._look_at = self._log.end(), now + self._poll_s
+        return max(0, (self._end if self._until is None else min(self._end, self._until)) - self.first)
 
     def next_arrival(self, now: float) -> float | None:
-        complete = self._until is not None and self._log.end() >= self._until
-        return None if complete else now + self._poll_s
+        complete = self._until is not None and self._end >= self._until
+        return None if complete else max(now, self._look_at)
 
     def take(self, first: int, end: int) -> pa.Table:
         return self._decode([record.value for record in self._log.read(self.first + first, end - first)])
