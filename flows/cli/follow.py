@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flows.cli import launch
 from flows.cli.options import escaped
-from flows.cli.score import flow_of, told
+from flows.cli.score_flow import flow_of, told
 from flows.cli.source_lines import print_source
 from flows.run.following import LOCK, Batch, Following, check_out, is_finished
 from flows.run.scoring import fetch, find_reviews

@@ -35,7 +35,7 @@ class Batch:
     files: tuple[NewFile, ...]
 
     @property
-    def list(self) -> Path:
+    def listed(self) -> Path:
         return self.folder.with_suffix(".json")
 
     @property
@@ -65,15 +65,15 @@ class Following:
         self._number += 1
         batch = Batch(self.out / f"batch-{self._number:06d}", tuple(files))
         listed = [{"sha256": file.sha256, "name": str(file.path)} for file in files]
-        write_whole(batch.list, json.dumps(listed, indent=1), synced=True)
+        write_whole(batch.listed, json.dumps(listed, indent=1), synced=True)
         return batch
 
     def _interrupted(self) -> Batch | None:
         """Return the last batch if it is not done, with those of its files that are still there."""
         last = Batch(self.out / f"batch-{self._number:06d}", ())
-        if not last.list.exists():
+        if not last.listed.exists():
             return None
-        listed = [NewFile(Path(one["name"]), one["sha256"]) for one in _read_list(last.list)]
+        listed = [NewFile(Path(one["name"]), one["sha256"]) for one in _read_list(last.listed)]
         left = [file for file in listed if not self._folder.is_taken(file)]
         if not left:
             return None
@@ -83,7 +83,7 @@ class Following:
         there = [file for file in left if file.path.is_file() and file_sha256(file.path) == file.sha256]
         self._number -= 1
         if not there:  # moved or rewritten: it comes again as a new file
-            last.list.unlink()
+            last.listed.unlink()
             return None
         return self._begun(there)
 
@@ -94,7 +94,7 @@ class Following:
 
     def split(self, batch: Batch) -> None:
         """Give the files of a batch that failed one by one: the fault may be one's."""
-        batch.list.unlink()
+        batch.listed.unlink()
         self._number -= 1
         self._alone.extend(batch.files)
 

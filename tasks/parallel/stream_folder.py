@@ -53,7 +53,9 @@ class Folder:
 
     def look(self, most: int | None = None) -> list[NewFile]:
         """Return the whole files that are new, by name, at most so many; a file is given until it is taken note of."""
-        found, now, given = [], {}, set()
+        found: list[NewFile] = []
+        now: dict[Path, tuple[int, int]] = {}
+        given: set[str] = set()
         for path in sorted(self._candidates()):
             try:
                 status = path.stat()
