@@ -25,9 +25,9 @@ def completed(catalogue: Any) -> Any:
     total = F.aggregate(prices, F.lit(0.0), lambda done, price: done + price)
     seen = listed.join(priced, "viewed").groupBy("item_id")
     seen = seen.agg((total / F.size(prices)).alias("mean_price_also_viewed"), F.count("of").alias("n"))
-    known = products.agg(
-        exact_mean()("price").alias("mean_price"), F.percentile("price", F.lit(0.5)).alias("median_price")
-    )
+    # Apart: Spark does not mix aggregates in Python with its own.
+    mean = products.agg(exact_mean()("price").alias("mean_price"))
+    known = mean.crossJoin(products.agg(F.percentile("price", F.lit(0.5)).alias("median_price")))
     titled = F.when(F.col("title").rlike(r"(?U)\S"), F.col("title")).otherwise("unknown")
     return (
         products.join(seen, "item_id", "left")

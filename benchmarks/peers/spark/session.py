@@ -114,15 +114,15 @@ def spark_settings(scratch: Path, threads: int, memory_mb: int) -> dict[str, str
 @contextmanager
 def _own_environment() -> Iterator[None]:
     """Hide the variables of another Spark while ours starts, and give it loopback and this Python."""
-    before = dict(os.environ)
-    for name in [n for n in os.environ if n.startswith(FOREIGN)]:
-        del os.environ[name]
-    os.environ |= {"SPARK_LOCAL_IP": LOOPBACK, "PYSPARK_PYTHON": sys.executable}
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(FOREIGN)}
+    given = {"SPARK_LOCAL_IP": LOOPBACK, "PYSPARK_PYTHON": sys.executable}
+    os.environ.update(given)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name in given:
+            os.environ.pop(name, None)
+        os.environ.update(hidden)
 
 
 def _end_java() -> None:

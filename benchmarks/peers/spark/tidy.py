@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 # (?U): \s and \S by Unicode, as in Rust's regular expressions; (?iu): letters without case by Unicode.
@@ -36,7 +35,6 @@ def tidy(text: Column) -> Column:
     return F.trim(F.regexp_replace(text, BLANKS, " "))
 
 
-@cache
 def decoder() -> Any:
     """Return `decoded` as a function of columns; null for null."""
     import pandas as pd
