@@ -22,8 +22,7 @@ def etl(spark: Any, input: Path, out: Path) -> None:
     keys = raw.select(*NARROW).filter(usable()).cache()  # read by three jobs
     gone = repeats(keys, ["timestamp"]).cache()
     reviews = without(raw.filter(usable()), gone).drop("file", "row")
-    tidied = reviews.withColumns({name: tidy(reviews[name]) for name in TEXTS})
-    tidied.write.mode("overwrite").parquet(str(out / "reviews.parquet"))
+    tidy(reviews, TEXTS).write.mode("overwrite").parquet(str(out / "reviews.parquet"))
     by_user(without(keys, gone)).write.mode("overwrite").parquet(str(out / "reviewers.parquet"))
     for table in (gone, keys):
         table.unpersist()

@@ -31,8 +31,7 @@ def clean(spark: Any, ours: Ours, scratch: Path) -> Iterator[Compared]:
     hashes = tidy.read_numbered(spark, ours.raw.files("keys")).select(*PLACE, "row_hash")
     keys = raw.select("review_id", "user_id", "item_id", F.unix_millis("timestamp").alias("ms"), *PLACE)
     gone = tidy.repeats(keys.join(hashes, PLACE), ["ms", "row_hash", *PLACE])
-    kept = tidy.without(raw, gone)
-    tidied = kept.withColumns({name: tidy.tidy(kept[name]) for name in ("title", "text")})
+    tidied = tidy.tidy(tidy.without(raw, gone), ["title", "text"])
     theirs = through(tidied, scratch / "clean").sort(PLACE)
     yield compare("clean", read(ours.reviews), theirs, ["review_id"], ordered=True)
 

@@ -19,35 +19,48 @@ BLANKS = r"(?U)[\s\p{Cc}]{2,}|[^\S ]|\p{Cc}"
 Column = Any
 
 
-def tidy(text: Column) -> Column:
-    """Normalise a column of texts by all steps of `clean` that are on by default, in their order.
+def tidy(rows: Any, names: Sequence[str]) -> Any:
+    """Normalise columns of texts by all steps of `clean` that are on by default, in their order.
 
-    Each step only where a search for a literal finds that it may be needed: `when` evaluates no more than it must.
+    Each step only where a search for a literal finds that it may be needed: `when` evaluates no more than it must. A
+    projection for each: in one expression the text of each step would be written, and computed, several times.
     """
     from pyspark.sql import functions as F
 
-    # Rows that are null come back from Python at little cost.
-    in_python = (F.length(text) != F.octet_length(text)) | text.contains("&")
-    text = F.coalesce(decoder()(F.when(in_python, text)), text)
-    text = F.when(text.contains("<"), F.regexp_replace(text, TAG, " ")).otherwise(text)
-    linked = text.contains("://") | text.rlike(r"(?i)www\.")
-    text = F.when(linked, F.regexp_replace(text, URL, " ")).otherwise(text)
-    return F.trim(F.regexp_replace(text, BLANKS, " "))
+    decode = decoder()
+
+    def decoded(text: Column) -> Column:
+        wanted = (F.length(text) != F.octet_length(text)) | text.contains("&")
+        return F.coalesce(decode(F.when(wanted, text)), text)  # nulls cost little on their way to Python and back
+
+    def without_tags(text: Column) -> Column:
+        return F.when(text.contains("<"), F.regexp_replace(text, TAG, " ")).otherwise(text)
+
+    def without_urls(text: Column) -> Column:
+        linked = text.contains("://") | text.rlike(r"(?i)www\.")
+        return F.when(linked, F.regexp_replace(text, URL, " ")).otherwise(text)
+
+    def without_blanks(text: Column) -> Column:
+        return F.trim(F.regexp_replace(text, BLANKS, " "))
+
+    for step in (decoded, without_tags, without_urls, without_blanks):
+        rows = rows.withColumns({name: step(F.col(name)) for name in names})
+    return rows
 
 
 def decoder() -> Any:
-    """Return `decoded` as a function of columns; null for null."""
+    """Return `plain_text` as a function of columns; null for null."""
     import pandas as pd
     from pyspark.sql import functions as F
 
     def decode(texts: pd.Series) -> pd.Series:
-        return texts.map(decoded, na_action="ignore")
+        return texts.map(plain_text, na_action="ignore")
 
     decode.__annotations__ = {"texts": pd.Series, "return": pd.Series}  # Spark reads classes, not their names
     return F.pandas_udf(decode, "string")
 
 
-def decoded(text: str) -> str:
+def plain_text(text: str) -> str:
     """Bring a text to NFC and decode its HTML entities, until neither changes it."""
     text = unicodedata.normalize("NFC", text)
     while "&" in text:
