@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 
 from benchmarks.peers.spark import parity
@@ -18,8 +19,7 @@ from benchmarks.peers.spark.session import missing, session
 from tasks.core.sections import PROJECT
 from tasks.core.storage.store import SnapshotStore
 from tasks.sources import discover
-from tests.support.hard_reviews import hard_reviews, product_parts, write_parts
-from tests.support.stage_runs import put
+from tests.support.hard_reviews import put_products, put_raw
 
 DATA = PROJECT.parent / "shared" / "data"
 ROWS = pl.DataFrame({"k": ["a", "b", "c"], "x": [1.0, None, 3.0], "t": ["q", "r", "s"]})
@@ -68,10 +68,16 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def hard(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Ours:
     """Our stages on the hard reviews, with the hard products as their catalogue."""
-    folder = tmp_path_factory.mktemp("hard")
-    store, config = SnapshotStore(folder / "store"), settings("count_words.reducers=2", "features.buckets=2")
-    source = discover(str(write_parts(hard_reviews(), folder / "raw")), "canonical", config.ingest)
-    return run_stages(source, None, store, config, catalogue=put(store, "ingest-items", {"": product_parts()}))
+    store = SnapshotStore(tmp_path_factory.mktemp("hard"))
+    config = settings("count_words.reducers=2", "features.buckets=2")
+    return run_stages(put_raw(store), put_products(store), store, config)
+
+
+def test_the_session_listens_on_loopback_alone(spark: Any) -> None:
+    started = [p for p in psutil.Process().children(recursive=True) if p.name() == "java"]
+    ports = [c for p in started for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert ports
+    assert {port.laddr.ip.removeprefix("::ffff:") for port in ports} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tasks.core.snapshots import Snapshot
+from tasks.core.storage.store import SnapshotStore
 from tasks.domain.schemas import ITEMS, REVIEWS
+from tasks.stages.ingest import row_hashes
+from tests.support.stage_runs import put
 
 TEXTS = [
     "One.<br />Two.<BR>Three",
@@ -75,17 +77,14 @@ def products() -> list[dict[str, Any]]:
     return rows
 
 
-def write_parts(rows: list[dict[str, Any]], folder: Path, schema: pa.Schema = REVIEWS, parts: int = 3) -> Path:
-    """Write rows as canonical parquet, in so many files."""
-    folder.mkdir()
-    table = pa.Table.from_pylist(rows, schema)
-    size = -(-len(rows) // parts)
-    for i in range(parts):
-        pq.write_table(table.slice(i * size, size), folder / f"reviews-{i}.parquet")
-    return folder
+def put_raw(store: SnapshotStore) -> Snapshot:
+    """Commit the reviews in three files, with the hashes of their rows, as ingest does."""
+    table = pa.Table.from_pylist(hard_reviews(), REVIEWS)
+    parts = [table[:90], table[90:91], table[91:]]
+    return put(store, "ingest", {"": parts, "keys": [row_hashes.of(part) for part in parts]})
 
 
-def product_parts() -> list[pa.Table]:
-    """Return `products` as two tables of ITEMS."""
+def put_products(store: SnapshotStore) -> Snapshot:
+    """Commit the products in two files, as ingest-items does."""
     table = pa.Table.from_pylist(products(), ITEMS)
-    return [table[:10], table[10:]]
+    return put(store, "ingest-items", {"": [table[:10], table[10:]]})

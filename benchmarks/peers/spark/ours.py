@@ -40,13 +40,8 @@ def settings(*more: str) -> Settings:
     return load_settings(overrides=[*OVERRIDES, *more])
 
 
-def run_stages(
-    source: Any, metadata: Any | None, store: SnapshotStore, config: Settings, catalogue: Snapshot | None = None
-) -> Ours:
-    """Run our stages on raw files that were discovered. Ray must be up.
-
-    catalogue: canonical products, instead of `metadata`.
-    """
+def run_stages(source: Any, metadata: Any | None, store: SnapshotStore, config: Settings) -> Ours:
+    """Run our stages on raw reviews and product metadata: discovered files, or snapshots of ingest. Ray must be up."""
     from tasks.stages.clean.stage import clean
     from tasks.stages.count_words import count_words
     from tasks.stages.describe import describe
@@ -60,12 +55,13 @@ def run_stages(
     def run(stage: Any, inputs: list[Any], section: Any) -> Snapshot:
         return partial(run_unvalidated, store=store)(stage, inputs, section).snapshot
 
-    raw = run(ingest, [source], config.ingest)
+    raw = source if isinstance(source, Snapshot) else run(ingest, [source], config.ingest)
     reviews = run(clean, [raw], config.clean)
     counts = run(count_words, [reviews], config.count_words)
     tokens = run(tokenize, [reviews], config.tokenize)
     language = run(language_model, [reviews, tokens], config.language_model)
-    if metadata:
+    catalogue = metadata
+    if metadata and not isinstance(metadata, Snapshot):
         catalogue = run(ingest_items, [metadata], config.ingest_items)
     products = run(items, [catalogue], config.items) if catalogue else None
     table = run(features, [reviews, counts, tokens, language, None, products], config.features)
