@@ -86,8 +86,8 @@ def peer(name: str) -> Callable[[Job], SelfTimed]:
 
 def spark(job: Job) -> SelfTimed:
     done = spark_side.run("etl", job.input, job.scratch, job.workers)
-    tables = [spark_side.written(done.output[0], table) for table in TABLES]
-    return spark_side.output_of(done, Output(*tables))
+    reviews, reviewers = (spark_side.written(done.output[0], table) for table in TABLES)
+    return spark_side.output_of(done, Output(reviews, reviewers))
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
