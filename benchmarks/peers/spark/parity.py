@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,7 @@ from benchmarks.peers.spark.jobs import JOBS
 from benchmarks.peers.spark.ours import Ours, run_stages, settings
 from benchmarks.peers.spark.session import missing, session
 from tasks.core.errors import InputError, RaymillError, UserError
+from tasks.engines.quiet import QUIET
 
 MEMORY_MB = 3072
 
@@ -38,7 +41,7 @@ def check(input: Sequence[str], dataset: str | None, items: str | None, jobs: Se
     with TemporaryDirectory(prefix="parity-") as folder:
         began = time.perf_counter()
         ours = our_side(input, dataset or profile_of(input), items, Path(folder))
-        ours_s = time.perf_counter() - began
+        ours_s, rows = time.perf_counter() - began, ours.raw.rows()
         scratch = Path(folder) / "spark"
         scratch.mkdir()
         with session(scratch, memory_mb=MEMORY_MB) as spark:
@@ -47,7 +50,7 @@ def check(input: Sequence[str], dataset: str | None, items: str | None, jobs: Se
             spark_s = time.perf_counter() - began
     return {
         "input": list(input),
-        "rows": ours.raw.rows(),
+        "rows": rows,
         "compared": [asdict(one) for one in compared],
         "differing": sum(one.differing for one in compared),
         "seconds": {"ours": round(ours_s, 1), "spark": round(spark_s, 1)},
@@ -105,6 +108,8 @@ def main() -> int:
     parser.add_argument("--job", action="append", choices=JOBS, help="only this one; repeatable")
     parser.add_argument("--json", help="write the result to this file, or to standard output (-)")
     given = parser.parse_args()
+    os.environ.update(QUIET)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         result = check(given.input, given.dataset, given.items, given.job or list(JOBS))
     except RaymillError as error:
