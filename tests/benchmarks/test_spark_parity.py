@@ -73,7 +73,8 @@ def hard(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Ours:
     return run_stages(put_raw(store), put_products(store), store, config)
 
 
-def test_the_session_listens_on_loopback_alone(spark: Any) -> None:
+def test_the_session_listens_on_loopback_alone(ray_session: None, spark: Any) -> None:
+    """ray_session: so that it shares the one Spark session, in one of the processes of `make test`."""
     started = [p for p in psutil.Process().children(recursive=True) if p.name() == "java"]
     ports = [c for p in started for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert ports
