@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 import pytest
 
-from benchmarks.peers.spark import parity
+from benchmarks.cases import aggregate, etl
+from benchmarks.peers import etl as etl_peers
+from benchmarks.peers.spark import alone, mllib, parity, side
 from benchmarks.peers.spark.compare import compare
 from benchmarks.peers.spark.jobs import JOBS
 from benchmarks.peers.spark.ours import Ours, run_stages, settings
@@ -19,6 +23,7 @@ from benchmarks.peers.spark.session import missing, session
 from tasks.core.sections import PROJECT
 from tasks.core.storage.store import SnapshotStore
 from tasks.sources import discover
+from tasks.sources.synth import synthesize
 from tests.support.hard_reviews import put_products, put_raw
 
 DATA = PROJECT.parent / "shared" / "data"
@@ -127,3 +132,34 @@ def test_no_row_of_a_real_release_differs(
     compared = list(parity.spark_side(spark, ours, tmp_path))
     assert [(c.job, c.differing, c.first) for c in compared if c.differing] == []
     assert {c.job for c in compared} >= {"clean", "words", "reviewers", "features: user", "features: item"}
+
+
+@pytest.mark.nightly
+def test_the_peers_of_the_bench_do_what_their_cases_check(ray_session: None, spark: Any, tmp_path: Path) -> None:
+    synthesize(400, 7, tmp_path / "raw")
+    outs = {name: tmp_path / name for name in ("polars", "spark")}
+    for name, peer in {"polars": etl_peers.polars, "spark": partial(alone.PEERS["etl"], spark)}.items():
+        outs[name].mkdir()
+        peer(tmp_path / "raw", outs[name])
+    tables = [outs["polars"] / f"{table}.parquet" for table in etl.TABLES]
+    reviews, reviewers = (side.written(outs["spark"], table) for table in etl.TABLES)
+    job = etl.Job(input=tmp_path / "raw", workers=2, scratch=tmp_path, settings=settings())
+    said = etl.check(job, etl.Output([tables[0]], [tables[1]]), {"spark": etl.Output(reviews, reviewers)})
+    assert "row for row" in said
+
+    aggregate.write_ratings(3000, tmp_path / "ratings.csv")
+    expected = aggregate.polars_query(tmp_path / "ratings.csv", "streaming")
+    assert alone.PEERS["aggregate"](spark, tmp_path / "ratings.csv", tmp_path) == expected
+
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=300)
+    rows = {
+        "label": np.clip(np.round(3 + x), 1, 5),
+        "slice": np.arange(300) // 120,
+        "x": x,
+        "noise": rng.normal(size=300),
+    }
+    pl.DataFrame(rows).with_columns(x=pl.when(pl.col("x") < 2).then("x")).write_parquet(tmp_path / "table.parquet")
+    found = mllib.cross_validated(spark.read.parquet(str(tmp_path / "table.parquet")), trees=3)
+    assert found["rmse"] < 0.8
+    assert len(found["tried"]) == 4

@@ -17,7 +17,7 @@ TEST = 2
 NOT_FEATURES = ("label", "slice")
 
 
-def cross_validated(table: Any) -> dict[str, Any]:
+def cross_validated(table: Any, trees: int = TREES) -> dict[str, Any]:
     """Return the RMSE in stars of the test rows, predictions clipped to 1..5; settings with their errors; the best."""
     from pyspark.ml.evaluation import RegressionEvaluator
     from pyspark.ml.feature import VectorAssembler
@@ -29,11 +29,11 @@ def cross_validated(table: Any) -> dict[str, Any]:
     numbers = table.select("slice", "label", *(F.col(name).cast("double").alias(name) for name in names))
     rows = VectorAssembler(inputCols=names, outputCol="features").transform(numbers.na.fill(MISSING))
     rows = rows.select("slice", "label", "features").cache()
-    trees = GBTRegressor(maxIter=TREES, seed=SEED)
-    grid = ParamGridBuilder().addGrid(trees.maxDepth, DEPTHS).addGrid(trees.stepSize, STEPS).build()
+    boosted = GBTRegressor(maxIter=trees, seed=SEED)
+    grid = ParamGridBuilder().addGrid(boosted.maxDepth, DEPTHS).addGrid(boosted.stepSize, STEPS).build()
     error = RegressionEvaluator(metricName="rmse")
     search = CrossValidator(
-        estimator=trees, estimatorParamMaps=grid, evaluator=error, numFolds=FOLDS, seed=SEED, parallelism=1
+        estimator=boosted, estimatorParamMaps=grid, evaluator=error, numFolds=FOLDS, seed=SEED, parallelism=1
     )
     found = search.fit(rows.filter(F.col("slice") < TEST))
     predicted = found.bestModel.transform(rows.filter(F.col("slice") == TEST))
