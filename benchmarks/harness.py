@@ -27,7 +27,7 @@ from benchmarks.machine import LIBRARIES as OF_THE_PRODUCT
 from benchmarks.machine import PeakMemory, machine
 from tasks.core.errors import RunError, UserError
 
-PEERS = ("tokenizers", "transformers", "tiktoken", "duckdb", "mlflow", "great-expectations", "prefect")
+PEERS = ("tokenizers", "transformers", "tiktoken", "duckdb", "pyspark", "mlflow", "great-expectations", "prefect")
 LIBRARIES = (*OF_THE_PRODUCT, *PEERS)
 
 
@@ -45,18 +45,23 @@ class Setup:
 
 @dataclass(frozen=True)
 class Timed:
-    """One timed run: wall seconds and what the side returned (None unless the case has `details`)."""
+    """One timed run: wall seconds, what the side returned (None unless the case has `details`), and its notes."""
 
     wall_s: float
     output: Any
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SelfTimed:
-    """What a side returns that took its own wall seconds, since it started a process that has to import first."""
+    """What a side returns that took its own wall seconds, since it started a process that has to import first.
+
+    `notes` are other numbers of this run, such as the seconds of that start; their medians are in the side's object.
+    """
 
     wall_s: float
     output: Any
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,9 @@ def run_case(
     skipped = dict(case.skip(size)) if case.skip else {}
     if impossible := sorted(set(peers or ()) & skipped.keys()):
         raise UserError(
-            f"{impossible[0]}: {skipped[impossible[0]]}", where=f"bench {case.name}", fix="a smaller --size"
+            f"{impossible[0]}: {skipped[impossible[0]]}",
+            where=f"bench {case.name}",
+            fix="see the reason, or name another --peer",
         )
     if peers is not None:
         skipped |= {name: "not asked for" for name in case.peers if name not in peers}
@@ -212,9 +219,10 @@ def _time(
             started = time.perf_counter()
             output = side(data)
             wall_s = time.perf_counter() - started
+            notes: Mapping[str, float] = {}
             if isinstance(output, SelfTimed):
-                wall_s, output = output.wall_s, output.output
-            timed[name].append(Timed(wall_s, output if keep else None))
+                wall_s, output, notes = output.wall_s, output.output, output.notes
+            timed[name].append(Timed(wall_s, output if keep else None, notes))
             del output
             log(f"run {index + 1} of {runs}, {name}: {wall_s:.3f} s")
     return timed
@@ -227,4 +235,5 @@ def _summary(runs: Sequence[Timed]) -> dict[str, Any]:
         "min_s": round(min(walls), 6),
         "max_s": round(max(walls), 6),
         "runs": len(walls),
+        **{name: round(statistics.median(run.notes[name] for run in runs), 6) for name in runs[0].notes},
     }

@@ -3,7 +3,8 @@
 In: a synthetic CSV file with the columns reviewerID, vote ("1,234", mostly empty), overall, unixReviewTime (seconds)
 and reviewTime ("09 13, 2009"). Out: a row per rounded rating with its reviews, its exact number of distinct reviewers,
 the mean of its helpful votes (missing ones are 0), and the earliest year. Ours computes describe's "ratings" table on
-byte ranges of the file; the peer runs in its own process, timed inside, on either of Polars' engines.
+byte ranges of the file; the peers run in their own processes, timed inside: Polars on either of its engines, and Spark
+where there is Java, which does the job twice, and the second time counts (`startup_s` and `first_s` tell the rest).
 
     raymill bench aggregate [--size ROWS] [--workers W] [--json FILE|-]
 """
@@ -23,6 +24,7 @@ from typing import Any, Literal
 
 from benchmarks.harness import Case, SelfTimed, Setup
 from benchmarks.inputs import SEED, kept
+from benchmarks.peers.spark import side as spark_side
 from benchmarks.processes import in_own_process
 from benchmarks.sides import start_ray
 
@@ -188,6 +190,11 @@ def polars(engine: str) -> Callable[[Job], SelfTimed]:
     return run
 
 
+def spark(job: Job) -> SelfTimed:
+    done = spark_side.run("aggregate", job.input, job.scratch, job.workers)
+    return spark_side.output_of(done, done.output[1])
+
+
 def check(_job: Job, ours: Table, peers: Mapping[str, Table]) -> str:
     for name, theirs in peers.items():
         assert ours == theirs, f"ours {ours}, {name} {theirs}"
@@ -220,9 +227,10 @@ CASE = Case(
     prepare=prepare,
     ours=ours,
     # Which of the two is faster depends on the size and the machine.
-    peers={"polars": polars("streaming"), "polars_in_memory": polars("in-memory")},
+    peers={"polars": polars("streaming"), "polars_in_memory": polars("in-memory"), "spark": spark},
     check=check,
     measure_input=measure_input,
+    skip=lambda _size: spark_side.skip(),
 )
 
 

@@ -3,7 +3,8 @@
 Ours: ingest, clean and describe through the stage runner, into an empty store, in a running Ray session. Validation,
 which no peer does, is left out; hashing the input and every output file, keeping the raw table and the rejects, and
 committing are included. Each peer (`benchmarks/peers/etl.py`) runs in its own process with as many threads as we have
-workers, timed inside, after the imports. The peers keep only the result.
+workers, timed inside, after the imports. The peers keep only the result. Spark (`benchmarks/peers/spark`) is left out
+where there is no Java; it does the job twice, and the second time counts: `startup_s` and `first_s` tell the rest.
 
     raymill bench etl [--size ROWS] [--workers W] [--json FILE|-]
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed, median_run
 from benchmarks.inputs import synthetic
+from benchmarks.peers.spark import side as spark_side
 from benchmarks.sides import StageJob, run_unvalidated, start_ray
 from tasks.core.part_files import scan_parts
 
@@ -80,6 +82,12 @@ def peer(name: str) -> Callable[[Job], SelfTimed]:
         return SelfTimed(took, Output(reviews, reviewers))
 
     return run
+
+
+def spark(job: Job) -> SelfTimed:
+    done = spark_side.run("etl", job.input, job.scratch, job.workers)
+    reviews, reviewers = (spark_side.written(done.output[0], table) for table in TABLES)
+    return spark_side.output_of(done, Output(reviews, reviewers))
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
@@ -169,10 +177,11 @@ def from_input(input: Path, ties: Any, name: str) -> None:
 
 
 def skip(size: int) -> dict[str, str]:
+    left_out = spark_side.skip()
     if size <= MOST_ROWS_IN_PANDAS:
-        return {}
+        return left_out
     reason = f"more than {MOST_ROWS_IN_PANDAS:,} rows: it holds the whole table and copies of it in memory"
-    return dict.fromkeys(("pandas", "modin_naive"), reason)
+    return left_out | dict.fromkeys(("pandas", "modin_naive"), reason)
 
 
 def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str, Any]]:
@@ -186,7 +195,7 @@ CASE = Case(
     default_size=1_000_000,
     prepare=prepare,
     ours=ours,
-    peers={name: peer(name) for name in ("polars", "polars_tuned", "pandas", "modin_naive")},
+    peers={**{name: peer(name) for name in ("polars", "polars_tuned", "pandas", "modin_naive")}, "spark": spark},
     check=check,
     measure_input=measure_input,
     details=details,

@@ -3,8 +3,10 @@
 Ours: the flow, for the targets `rating` and `positive`, with three seeds each. Peers, all on the rows of our split,
 with settings chosen on the validation slice by as many trials as ours, then fitted again on train and validation:
 `ridge` (TF-IDF of word (1,2)-grams of title and text, ridge regression, predictions clipped to 1..5), `logreg` (the
-same, logistic regression of four stars and more) and `notebook` (`benchmarks.peers.notebook`: past aggregates,
-out-of-fold TF-IDF ridge score, tuned XGBoost; three seeds). The test slice is read once, for the scores.
+same, logistic regression of four stars and more), `notebook` (`benchmarks.peers.notebook`: past aggregates,
+out-of-fold TF-IDF ridge score, tuned XGBoost; three seeds) and, where there is Java, `mllib` (the notebook's features,
+Spark's gradient-boosted trees by cross-validation over train and validation). The test slice is read once, for the
+scores.
 
 Each side is computed once, and the harness reports that time for every run.
 `rmse_ratio`: our RMSE over the peer's, and over that of our own linear baseline, means over seeds; `auc_gain`: our AUC
@@ -25,11 +27,13 @@ from typing import Any
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.inputs import synthetic
 from benchmarks.peers import notebook, notebook_features
+from benchmarks.peers.spark import side as spark_side
 from benchmarks.processes import run_command
 from tasks.core.errors import InputError
 
 SEEDS = (1, 2, 3)
 TRIALS = 12
+THREADS = 2
 SLICES = ("train", "valid", "test")
 ALPHAS = [0.1 * 10 ** (2.5 * i / (TRIALS - 1)) for i in range(TRIALS)]  # 0.1 to 32
 COSTS = [0.3 * 10 ** (2.5 * i / (TRIALS - 1)) for i in range(TRIALS)]  # 0.3 to 95
@@ -189,6 +193,16 @@ def notebook_peer(job: Job) -> SelfTimed:
 
 
 def _notebook(job: Job) -> dict[str, Any]:
+    table, train, valid = notebook_table(job)
+    errors = []
+    for seed in SEEDS:
+        predicted, y, _ = notebook.learn(table, train, valid, TRIALS, lambda _name: nullcontext(), seed=seed)
+        errors.append(float(((predicted["tuned"] - y) ** 2).mean() ** 0.5))
+    return {"rmse": errors, "rows": _sizes(job)}
+
+
+def notebook_table(job: Job) -> tuple[Any, int, int]:
+    """Return the notebook's features of the rows, and where the validation and the test slice begin."""
     import polars as pl
 
     rows, train, valid = read_rows(job)
@@ -198,12 +212,27 @@ def _notebook(job: Job) -> dict[str, Any]:
         verified=pl.when(pl.col("verified")).then(pl.lit("y")).otherwise(pl.lit("n")),
         category=pl.col("category").fill_null(""),
     )
-    table = notebook_features.features(reviews, notebook_features.tokenize(reviews)["input_ids"].list.len(), train)
-    errors = []
-    for seed in SEEDS:
-        predicted, y, _ = notebook.learn(table, train, valid, TRIALS, lambda _name: nullcontext(), seed=seed)
-        errors.append(float(((predicted["tuned"] - y) ** 2).mean() ** 0.5))
-    return {"rmse": errors, "rows": _sizes(job)}
+    tokens = notebook_features.tokenize(reviews)["input_ids"].list.len()
+    return notebook_features.features(reviews, tokens, train), train, valid
+
+
+def mllib(job: Job) -> SelfTimed:
+    return job.once("mllib", _mllib)
+
+
+def _mllib(job: Job) -> dict[str, Any]:
+    import polars as pl
+
+    table, *_ = notebook_table(job)
+    numbers = table.drop(notebook.NOT_FEATURES).with_columns(
+        pl.all().cast(pl.Float64), label=table["rating"].cast(pl.Float64), slice=read_rows(job)[0]["slice"]
+    )
+    file = job.storage / "mllib.parquet"
+    numbers.write_parquet(file)
+    done = spark_side.run("mllib", file, job.storage, THREADS, once=True)
+    found = done.output[1]
+    seconds = {"search_s": round(done.wall_s, 1), "startup_s": round(done.notes["startup_s"], 1)}
+    return {"rmse": [found["rmse"]], "rows": _sizes(job), "best": found["best"], **seconds}
 
 
 def _sizes(job: Job) -> list[int]:
@@ -224,6 +253,8 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
     more: dict[str, dict[str, Any]] = {
         name: {**means[name], "by_seed": {m: outputs[name][m] for m in means[name]}} for name in outputs
     }
+    if "mllib" in outputs:
+        more["mllib"] |= {name: outputs["mllib"][name] for name in ("best", "search_s", "startup_s")}
     mine = means["ours"]
     peers = {name: measured for name, measured in means.items() if name != "ours"}
     if "linear_rmse" in outputs["ours"]:
@@ -249,10 +280,11 @@ CASE = Case(
     default_size=50_000,
     prepare=prepare,
     ours=ours,
-    peers={"ridge": ridge, "notebook": notebook_peer, "logreg": logreg},
+    peers={"ridge": ridge, "notebook": notebook_peer, "logreg": logreg, "mllib": mllib},
     check=check,
     measure_input=measure_input,
     details=details,
     takes_input=True,
     check_is_warm_up=True,
+    skip=lambda _size: spark_side.skip("mllib"),
 )

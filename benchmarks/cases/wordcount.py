@@ -9,6 +9,8 @@ own processes, with as many threads as we have logical CPUs, and write `words.pa
     duckdb             one query: group by review and token, then by token
     duckdb_histogram   the same with a histogram of each review's words as the first step
     counter            collections.Counter and Python's regular expressions, on one core
+    spark              DataFrames, by review and token first (benchmarks/peers/spark/words.py), where there is Java; it
+                       does the job twice, and the second time counts: `startup_s` and `first_s` tell the rest
 
     raymill bench wordcount [--size MB] [--input FOLDER] [--workers W] [--json FILE|-]
     python -m benchmarks.cases.wordcount NAME INPUT OUT [--threads 2]     a peer alone
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Case, SelfTimed
+from benchmarks.peers.spark import side as spark_side
 from benchmarks.peers.text import ZSTD, run_alone
 from benchmarks.text_input import Job, Output, code_ranges, measure_input, peer, run_stage_alone, speeds, start
 from tasks.core.part_files import read_part, scan_parts
@@ -195,6 +198,11 @@ def write_counts(path: Path, by_stars: dict[int, Counter[str]], documents: Count
     pq.write_table(pa.table({f.name: pa.array(columns[f.name], f.type) for f in WORD_COUNTS}), path, **ZSTD)
 
 
+def spark(job: Job) -> SelfTimed:
+    done = spark_side.run("wordcount", job.text.folder, job.scratch, job.workers)
+    return spark_side.output_of(done, Output(spark_side.written(done.output[0], "words")))
+
+
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
     """Compare every column of every word. Raises AssertionError naming a word that differs."""
     mine = read(ours).sort("token")  # files are sorted, and a word's own hash decides its file
@@ -251,12 +259,13 @@ CASE = Case(
     default_size=200,
     prepare=start,
     ours=ours,
-    peers={name: peer("benchmarks.cases.wordcount", name) for name in PEERS},
+    peers={**{name: peer("benchmarks.cases.wordcount", name) for name in PEERS}, "spark": spark},
     check=check,
     measure_input=measure_input,
     details=speeds,
     takes_input=True,
     check_is_warm_up=True,
+    skip=lambda _size: spark_side.skip(),
 )
 
 

@@ -18,8 +18,10 @@ from tasks.stages.features.settings import Groups
 def past_features(found: Columns, kind: str, names: Sequence[str]) -> Columns:
     """Return what was known of users, items, categories or brands (`past_aggregates.KNOWN`) as features."""
     count = found["count"]
-    # Polars' logarithm: the last digit of NumPy's depends on the processor.
-    count = pl.Series(count).log1p().to_numpy() if kind in catalogue.KEYS else np.nan_to_num(count)
+    # Polars' logarithm: the last digit of NumPy's depends on the processor. In float64, then rounded: float32's own has
+    # a wrong last bit for one count in a hundred.
+    logarithm = pl.Series(count, dtype=pl.Float64).log1p().cast(pl.Float32)
+    count = logarithm.to_numpy() if kind in catalogue.KEYS else np.nan_to_num(count)
     return {f"{kind}_{name}": count if name == "count" else found[name] for name in names}
 
 
