@@ -8,13 +8,14 @@ It keeps its snapshots and records in the folder `score` below storage.root: run
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows.run import environment, logs, notify
+from flows.run import environment, logs, nights_page, notify, watching
 from flows.run.context import SETTINGS, open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
@@ -73,4 +74,10 @@ def score(
         export(read, scored, chosen, folder)
         what = about(read, scored, chosen)
         create_table_artifact(key="predictions", table=[what], description="What was scored, by what")
+        if settings.watch.enabled:
+            watched = stages.watch(read, scored, chosen)
+            say = get_run_logger().warning
+            run.record.watched = asdict(watching.after_scoring(run, read, scored, watched, say))
+            with watching.not_failing(say, "the page over nights was not written"):
+                nights_page.write(run, run.root)
     return run.summary("completed")

@@ -18,6 +18,7 @@ from tasks.core.sections import (
     NotifyConfig,
     RayConfig,
     RegistryConfig,
+    RetrainConfig,
     RetriesConfig,
     Section,
     ServeConfig,
@@ -38,6 +39,7 @@ class CommonSettings(Section):
     tracking: TrackingConfig
     retries: RetriesConfig
     notify: NotifyConfig
+    retrain: RetrainConfig
     logging: LoggingConfig
     validation: ValidationConfig
     registry: RegistryConfig

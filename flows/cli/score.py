@@ -41,6 +41,7 @@ def score(
     began = time.perf_counter()
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
+    from flows.cli.watch_lines import watch_lines
     from flows.run.scoring import SOURCE, check_folder, fetch, find_reviews, for_scoring, predictions_folder
     from tasks.settings import load_settings
 
@@ -76,4 +77,6 @@ def score(
         highlight=False,
         soft_wrap=True,
     )
+    for line in watch_lines(record.watched) if record.watched else ():
+        view_console.print(line, highlight=False, markup=False, soft_wrap=True)
     write_json(json_file, record.to_json())
