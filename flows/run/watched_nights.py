@@ -15,8 +15,10 @@ from typing import Any
 from flows.run.record import RunRecord
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
+from tasks.stages.watch.findings import REALISED
 
 FOLDER = "nights"
+KEPT = ("run_id", "started", "mlflow_run", "seconds", "told", "stars_seen")  # of the first run of a night
 SHOWN = 30  # nights on the page, and nights for which stars are looked for
 
 
@@ -105,8 +107,8 @@ def keep(root: Path, night: Night) -> Night:
     """Write a night, with what an earlier run of the same night has kept: when it was first, what came in, was told."""
     earlier = next((one for one in read_nights(root) if one.night == night.night), None)
     if earlier is not None:
-        first = {name: getattr(earlier, name) for name in ("run_id", "started", "mlflow_run", "told", "stars_seen")}
-        later = _realised_of(earlier) if _rows(earlier) > _rows(night) else {}
+        first = {name: getattr(earlier, name) for name in KEPT}
+        later = _realised_of(earlier, night) if _rows(earlier) > _rows(night) else {}
         night = replace(night, **first, found={**night.found, **later})
     write(root, night)
     return night
@@ -121,5 +123,6 @@ def _rows(night: Night) -> int:
     return int(night.found.get("realised_rows") or 0)
 
 
-def _realised_of(night: Night) -> dict[str, Any]:
-    return {name: value for name, value in night.found.items() if name.startswith("realised_")}
+def _realised_of(earlier: Night, night: Night) -> dict[str, Any]:
+    values = {name: value for name, value in earlier.found.items() if name.startswith("realised_")}
+    return {**values, "warnings": [*night.warnings, *(w for w in earlier.warnings if w["expectation"] == REALISED)]}

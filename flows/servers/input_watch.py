@@ -48,6 +48,8 @@ class InputWatch:
         if not state:  # the first time: what is there already is the schedule's
             self._save(found, None, now)
             return
+        if not found:  # a folder that is away for a while is not an empty one
+            return
         known: Files = state["known"]
         new = sorted(name for name in found if known.get(name) != found[name])
         if not new:
@@ -88,6 +90,18 @@ def listed(inputs: list[str]) -> Files:
     return found
 
 
+def once_each(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return `say` without what it would say again: why no run is started is the same at every look."""
+    last = [""]
+
+    def told(line: str) -> None:
+        if line != last[0]:
+            last[0] = line
+            say(line)
+
+    return told
+
+
 @contextmanager
 def watching_input(settings: Settings, api: str, folder: Path, say: Callable[[str, str], None]) -> Iterator[None]:
     """Watch the input while the block runs, if `retrain.when` names files. api: the address of Prefect's API."""
@@ -95,7 +109,7 @@ def watching_input(settings: Settings, api: str, folder: Path, say: Callable[[st
         yield
         return
     inputs = [settings.data.input] if isinstance(settings.data.input, str) else list(settings.data.input)
-    tell = partial(say, "up")
+    tell = once_each(partial(say, "up"))
     if any(map(is_remote, inputs)):
         tell("retrain.when: only files of this machine are watched, not those in a bucket")
     local = [path for path in inputs if not is_remote(path)]
