@@ -15,7 +15,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows.run import environment, logs, nights_page, notify, watching
+from flows.run import environment, links, logs, nights_page, notify, watching
 from flows.run.context import SETTINGS, open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
@@ -79,5 +79,6 @@ def score(
             say = get_run_logger().warning
             run.record.watched = asdict(watching.after_scoring(run, read, scored, watched, say))
             with watching.not_failing(say, "the page over nights was not written"):
-                nights_page.write(run, run.root)
+                page = nights_page.write(run, run.root)
+                links.link("nights", page.as_uri() if page else None, "Nights that were scored")
     return run.summary("completed")

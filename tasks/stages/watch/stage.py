@@ -2,10 +2,10 @@
 
 In: reviews as `read-new` writes them, their predictions, and the registered model, which brings its reference
 (`tasks.stages.reference`). At most `watch.max_rows` evenly spread rows are measured. Out: the distances of each feature
-and of the prediction, in the whole and by slice (`drift.DRIFT`), and `slices/` (`drift.SLICES`). Facts (`Findings`):
-the expected loss, which is the reference's losses in tonight's mix of slices (`tasks.algorithms.reweighting`); the
-realised loss of the rows that have stars already; and the warnings. A model without a reference, and a night without
-rows, are told and do not fail.
+and of the prediction, in the whole and by slice (`drift.DRIFT`); `slices/` (`drift.SLICES`); and `histograms/`, as in
+the reference. Facts (`Findings`): the expected loss, which is the reference's losses in tonight's mix of slices
+(`tasks.algorithms.reweighting`); the realised loss of the rows that have stars already; and the warnings. A model
+without a reference, and a night without rows, are told and do not fail.
 
     raymill score --input PATH --out FOLDER
 """
@@ -13,10 +13,11 @@ rows, are told and do not fail.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from tasks.core.errors import InputError
 from tasks.core.part_files import read_part, scan_parts
@@ -26,8 +27,8 @@ from tasks.core.stage import stage
 from tasks.domain.targets import target_of
 from tasks.engines import cluster
 from tasks.stages.package.review_model import CHUNK_ROWS, ReviewModel
-from tasks.stages.reference.layout import Reference
-from tasks.stages.reference.measures import CATEGORY, PREDICTION, Measured, add_up, measure
+from tasks.stages.reference.layout import COUNTS, Reference
+from tasks.stages.reference.measures import CATEGORY, HISTOGRAMS, PREDICTION, Measured, add_up, measure
 from tasks.stages.score.registered import RegisteredModel
 from tasks.stages.watch.drift import DRIFT, SLICES, drift, slices
 from tasks.stages.watch.findings import Findings, findings
@@ -50,19 +51,29 @@ class Part:
 @stage(version=1, config=WatchConfig, libraries=("xgboost", "polars", "numpy", "tokenizers"), flow="score")
 def watch(read: Snapshot, scored: Snapshot, model: RegisteredModel, config: WatchConfig, out: SnapshotWriter) -> None:
     reference, problem = _reference(model)
-    found = Findings(told=[problem])
-    if reference is None:
-        out.write_table(part_name(0), DRIFT.empty_table(), DRIFT)
-        out.write_table(part_name(0, "slices"), SLICES.empty_table(), SLICES)
-    else:
+    found, tables = Findings(told=[problem]), Tables()
+    if reference is not None:
         measured, turned_out = _measured(read, scored, model, config), _realised(read, scored, reference)
         found = findings(measured, turned_out, reference, config)
-        tables = (drift(measured, reference, config.slice_rows), slices(measured, reference)) if measured else (
-            DRIFT.empty_table(), SLICES.empty_table(),
-        )  # fmt: skip
-        out.write_table(part_name(0), tables[0], DRIFT)
-        out.write_table(part_name(0, "slices"), tables[1], SLICES)
+        tables = Tables.of(measured, reference, config) if measured else tables
+    out.write_table(part_name(0), tables.drift, DRIFT)
+    out.write_table(part_name(0, "slices"), tables.slices, SLICES)
+    out.write_table(part_name(0, COUNTS), tables.histograms, HISTOGRAMS)
     out.fact(model=model.name, version=model.version, rows=scored.rows(), **found.as_json())
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is written: without rows where nothing was measured."""
+
+    drift: pa.Table = field(default_factory=DRIFT.empty_table)
+    slices: pa.Table = field(default_factory=SLICES.empty_table)
+    histograms: pa.Table = field(default_factory=HISTOGRAMS.empty_table)
+
+    @classmethod
+    def of(cls, measured: Measured, reference: Reference, config: WatchConfig) -> Tables:
+        histograms = measured.table(reference.about.ruler)
+        return cls(drift(measured, reference, config.slice_rows), slices(measured, reference), histograms)
 
 
 def _reference(model: RegisteredModel) -> tuple[Reference | None, str]:
