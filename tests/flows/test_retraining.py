@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from flows.run import retraining
 from flows.run.retraining import FILES, Cause, started
 from flows.servers.input_watch import InputWatch, listed, once_each
 from tasks.core.errors import TransientError
 from tasks.settings import Settings, load_settings
+from tests.support.prefect_server import connected
 from tests.support.webhook import listening
 
 LOSS = Cause("expected-abc", "expected", "expected loss 1.2 of m version 3, night abc")
@@ -189,3 +191,18 @@ def test_the_same_reason_is_said_once(watched: Input) -> None:
     for line in ("one is at work", "one is at work", "started", "one is at work"):
         say(line)
     assert said == ["one is at work", "started", "one is at work"]
+
+
+@pytest.mark.slow
+def test_prefects_server_has_one_run_for_a_cause_whatever_dies(server: str, settings: Settings) -> None:
+    with connected() as client:
+        deployment = client.create_deployment(client.create_flow_from_name("etl-train"), name="default")
+        for _ in range(2):
+            assert retraining.start(settings, settings.storage.path, NEW, print, server)
+            (settings.storage.path / "retrain" / f"{NEW.name}.json").unlink()  # as if it had died before
+        of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+        (run,) = client.read_flow_runs(deployment_filter=of_it)
+        assert (run.idempotency_key, set(run.tags)) == (f"raymill-{NEW.name}", {"raymill", "retrain", FILES})
+        client.delete_flow_run(run.id)
+        client.delete_deployment(deployment)
+    assert not retraining.start(settings, settings.storage.path, NEW, print, server)  # there is no deployment
