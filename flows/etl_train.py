@@ -152,7 +152,7 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
         return
     say = get_run_logger().warning
     with watching.not_failing(say, "the stars of scored reviews were not joined"):
-        watching.settle(run, run.root / FOLDER, run.snapshots["ingest"], say)
+        watching.settle(run, run.root / FOLDER, run.snapshots["ingest"], say, trains=True)
     docs = run.write_docs()
     target = run.root / "reports" / run.run_id / "report.html"
     record = run.record

@@ -24,7 +24,7 @@ from tasks.settings import Settings
 
 FOLDER, EVENT = "retrain", "retraining"
 DEPLOYMENT = "etl-train/default"
-AT_WORK = ("PENDING", "RUNNING")
+TAG = "retrain"  # of the runs that are started here
 FILES = "files"
 
 
@@ -49,8 +49,9 @@ def started(root: Path) -> list[dict[str, Any]]:
 def start(settings: Settings, root: Path, cause: Cause, say: Callable[[str], None], api: str | None = None) -> bool:
     """Start a run, unless one was for this cause; returns whether the cause is dealt with. Never raises.
 
-    One for a loss waits until `retrain.pause_hours` after the last. While a run is at work none is started: the cause
-    stays open, and the next look finds it again. api: the address of Prefect's API; PREFECT_API_URL if not given.
+    One for a loss waits until `retrain.pause_hours` after the last. While a run is at work, or about to be, none is
+    started: the cause stays open, and the next look finds it again. api: the address of Prefect's API; that of this
+    process if not given.
     """
     if (root / FOLDER / f"{cause.name}.json").exists():
         return True
@@ -85,14 +86,21 @@ def _start(settings: Settings, root: Path, cause: Cause, api: str | None) -> str
         return "there is no Prefect server"
     authorization = basic(settings.services)
     deployment = ask(api, authorization, f"deployments/name/{DEPLOYMENT}")
-    query = {
-        "flow_runs": {"deployment_id": {"any_": [deployment["id"]]}, "state": {"type": {"any_": list(AT_WORK)}}},
-        "limit": 1,
-    }
-    if ask(api, authorization, "flow_runs/filter", query):
+    key, of_it = f"raymill-{cause.name}", {"deployment_id": {"any_": [deployment["id"]]}}
+
+    def runs(**those: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask(api, authorization, "flow_runs/filter", {"flow_runs": {**of_it, **those}})
+        return found
+
+    if earlier := runs(idempotency_key={"any_": [key]}):  # of a process that died before it had recorded it
+        run = earlier[0]
+    elif runs(state={"type": {"any_": ["PENDING", "RUNNING"]}}):
         return "one is at work"
-    asked = {"idempotency_key": f"raymill-{cause.name}", "tags": ["raymill", "retrain", cause.kind]}
-    run = ask(api, authorization, f"deployments/{deployment['id']}/create_flow_run", asked)
+    elif runs(state={"type": {"any_": ["SCHEDULED"]}}, tags={"all_": [TAG]}):
+        return "one is about to start for another cause"
+    else:  # the deployment allows one run at a time, and would cancel this one
+        asked = {"idempotency_key": key, "tags": ["raymill", TAG, cause.kind]}
+        run = ask(api, authorization, f"deployments/{deployment['id']}/create_flow_run", asked)
     when = datetime.now(UTC).isoformat(timespec="seconds")
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     record = {**asdict(cause), "when": when, "flow_run_id": run["id"], "flow_run": run.get("name")}

@@ -53,8 +53,11 @@ def after_scoring(run: Run, read: Snapshot, scored: Snapshot, watched: Snapshot,
     return night
 
 
-def act_on(settings: Settings, root: Path, night: Night, say: Say) -> None:
-    """Post a night's warnings, each once, and start training for those that `retrain.when` names."""
+def act_on(settings: Settings, root: Path, night: Night, say: Say, *, trains: bool = False) -> None:
+    """Post a night's warnings, each once, and start training for those that `retrain.when` names.
+
+    trains: this run trains itself, so no other is started.
+    """
     new = [warned for warned in night.warnings if warned["expectation"] not in night.told]
     if new:
         problem = notify.send(settings, EVENT, message(night, new))
@@ -62,7 +65,7 @@ def act_on(settings: Settings, root: Path, night: Night, say: Say) -> None:
             say(f"no notification of what the watch found: {problem}")
         else:
             write(root, replace(night, told=(*night.told, *(warned["expectation"] for warned in new))))
-    for warned in night.warnings:
+    for warned in night.warnings if not trains else ():
         if (kind := KINDS.get(warned["expectation"])) in settings.retrain.when:
             of = f"{night.model} version {night.version}, night {night.night}"
             cause = Cause(f"{kind}-{night.night}", str(kind), f"{warned['expectation']} {warned['value']} of {of}")
@@ -90,10 +93,11 @@ def message(night: Night, warned: list[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def settle(run: Run, root: Path, rated: Snapshot, say: Say, but: str = "") -> None:
+def settle(run: Run, root: Path, rated: Snapshot, say: Say, but: str = "", *, trains: bool = False) -> None:
     """Join the stars of these reviews with the predictions of earlier nights that lack some.
 
     root: of the scoring runs. rated: a snapshot with `review_id` and `rating`. but: a night to leave out.
+    trains: the run has learned from these stars itself.
     """
     settings, nights = run.settings, read_nights(root)[:SHOWN]
     same = (run.record.dataset, run.record.target)
@@ -115,7 +119,7 @@ def settle(run: Run, root: Path, rated: Snapshot, say: Say, but: str = "") -> No
             say(f"watch: night {night.night}: {found['realised_rows']:,} of {night.rows:,} reviews have stars by now: "
                 f"loss {found['realised_loss']:.4f}, expected {_shown(found.get('expected_loss'))}")  # fmt: skip
             _log(run, night, found, say)
-            act_on(settings, root, settled, say)
+            act_on(settings, root, settled, say, trains=trains)
 
 
 def _joined(run: Run, rated: Snapshot, predictions: Snapshot, night: Night) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         if state["problem"]:
             raise TransientError(state["problem"], where="there")
         if path == "flow_runs/filter":
-            return state["at work"]
+            (key,) = body["flow_runs"].get("idempotency_key", {}).get("any_", [""])
+            return [state["runs"][key]] if key in state["runs"] else state["at work"] if not key else []
         if path.endswith("/create_flow_run"):
             key = body["idempotency_key"]
             return state["runs"].setdefault(key, {"id": f"run {len(state['runs'])}", "name": "etl-train x"})
