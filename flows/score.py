@@ -15,7 +15,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows.run import environment, links, logs, nights_page, notify, watching
+from flows.run import environment, evidently_page, links, logs, nights_page, notify, watching
 from flows.run.context import SETTINGS, open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
@@ -64,6 +64,8 @@ def score(
     settings = SETTINGS.get() or for_scoring(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
+    if settings.watch.enabled and settings.watch.evidently:
+        evidently_page.check_installed()
     folder = Path(out) if out else predictions_folder(settings)
     check_folder(folder, settings)
     source = SOURCE.get() or find_reviews(settings)
@@ -81,4 +83,8 @@ def score(
             with watching.not_failing(say, "the page over nights was not written"):
                 page = nights_page.write(run, run.root)
                 links.link("nights", page.as_uri() if page else None, "Nights that were scored")
+            if settings.watch.evidently:
+                with watching.not_failing(say, "Evidently's report was not written"):
+                    page = evidently_page.write(chosen, watched, run.root, run.record.watched["night"])
+                    links.link("evidently", page.as_uri() if page else None, "Evidently's report")
     return run.summary("completed")

@@ -42,6 +42,7 @@ def score(
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
     from flows.cli.watch_lines import watch_lines
+    from flows.run.evidently_page import check_installed
     from flows.run.scoring import SOURCE, check_folder, fetch, find_reviews, for_scoring, predictions_folder
     from tasks.settings import load_settings
 
@@ -50,6 +51,8 @@ def score(
     settings = for_scoring(settings, input, dataset)
     out = out or predictions_folder(settings)
     # Wrong inputs and a missing model fail here, before anything starts.
+    if settings.watch.enabled and settings.watch.evidently:
+        check_installed()
     check_folder(out, settings)
     source = find_reviews(settings)
     view_console = Console(stderr=True, quiet=settings.logging.as_json) if json_file == "-" else console

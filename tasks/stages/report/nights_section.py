@@ -5,6 +5,7 @@ Lines are drawn as SVG in the page itself: it needs neither scripts nor pictures
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -15,7 +16,7 @@ from tasks.stages.report.templates import template
 PAGE, SECTION = "nights.html.j2", "report_nights.html.j2"
 WIDTH, HEIGHT = 520.0, 220.0  # of a drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 30.0  # its margins
-TICKS = 4
+TICKS = 4  # of an axis, about
 LOSSES = (("reference_loss", "test slice"), ("expected_loss", "expected"), ("realised_loss", "realised"))
 
 
@@ -55,8 +56,8 @@ def drawing(
     if not values:
         return None
     low, high = (0.0 if zero else min(values)), max(values)
-    room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
-    low, high = (0.0 if zero else low - room), high + room
+    step = _step((high - low) or abs(high) * 0.1 or 1.0)
+    low, high = step * math.floor(low / step - 0.1 * (not zero)), step * math.ceil(high / step + 0.1)
 
     def x(i: int) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (i / (len(days) - 1) if len(days) > 1 else 0.5)
@@ -71,6 +72,12 @@ def drawing(
         paths = [" ".join(f"{px},{py}" for _, px, py, _ in run) for run in runs]
         shown = [{"x": px, "y": py, "says": f"{days[i]}: {name} {says}"} for i, px, py, says in dots]
         lines.append({"name": name, "paths": paths, "dots": shown})
-    steps = [low + (high - low) * i / TICKS for i in range(TICKS + 1)]
-    ticks = [{"y": f"{y(step):.1f}", "says": f"{step:,.4g}"} for step in steps]
+    marks = [low + step * i for i in range(round((high - low) / step) + 1)]
+    ticks = [{"y": f"{y(mark):.1f}", "says": f"{mark:,.6g}"} for mark in marks]
     return {"lines": lines, "ticks": ticks, "first": days[0], "last": days[-1], "width": WIDTH, "height": HEIGHT}
+
+
+def _step(span: float) -> float:
+    """Return a round step that divides a span into about TICKS."""
+    size = 10.0 ** math.floor(math.log10(span / TICKS))
+    return next(factor * size for factor in (1.0, 2.0, 5.0, 10.0) if factor * size >= span / TICKS)

@@ -16,3 +16,4 @@ class WatchConfig(Section):
     slice_rows: Positive
     max_excess: Annotated[float, Field(ge=0)] | None
     max_unpriced: Fraction | None
+    evidently: bool
