@@ -61,8 +61,8 @@ def rake(cells: Cells, margins: Sequence[Array]) -> tuple[Array, float]:
     for _ in range(ROUNDS):
         unmet = 0.0
         for d, target in enumerate(targets):
-            held = np.bincount(cells.levels[:, d], weights * cells.rows, len(target))
-            held /= held.sum() or 1.0
+            held: Array = np.bincount(cells.levels[:, d], weights * cells.rows, len(target)).astype(np.float64)
+            held = held / (held.sum() or 1.0)
             unmet = max(unmet, float(np.abs(held - target).max()))
             factors = np.divide(target, held, out=np.zeros_like(held), where=held > 0)
             weights = weights * factors[cells.levels[:, d]]
@@ -75,9 +75,11 @@ def rake(cells: Cells, margins: Sequence[Array]) -> tuple[Array, float]:
 
 def _wanted(levels: Array, shares: Array) -> Array:
     there = np.bincount(levels, minlength=len(shares)) > 0
-    wanted = np.where(there, shares, 0.0).astype(np.float64)
-    total = wanted.sum()
-    return wanted / total if total > 0 else there / there.sum()
+    wanted: Array = np.where(there, shares, 0.0).astype(np.float64)
+    if not wanted.sum() > 0:
+        wanted = there.astype(np.float64)
+    scaled: Array = wanted / wanted.sum()
+    return scaled
 
 
 def price(cells: Cells, margins: Sequence[Array], rows: int) -> Price:

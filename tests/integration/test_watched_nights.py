@@ -76,8 +76,8 @@ def test_a_night_like_the_test_slice_costs_what_the_test_slice_does(nights: Nigh
 def test_a_night_of_what_the_model_is_bad_at_is_told_by_the_webhook_the_run_and_mlflow(
     nights: Nights, usual: dict[str, Any]
 ) -> None:
-    low = nights.tested.head(len(nights.tested) // 4)  # where most stars are many, errors are large among the low
-    shifted = pl.concat([low.with_columns(review_id=pl.format("{}-{}", "review_id", pl.lit(i))) for i in range(4)])
+    low = nights.tested.head(len(nights.tested) // 2)  # where most stars are many, errors are large among the low
+    shifted = pl.concat([low.with_columns(review_id=pl.format("{}-{}", "review_id", pl.lit(i))) for i in range(8)])
     record, said = nights.score("shifted", shifted.drop("star_rating"))
     found = record["watched"]["found"]
     assert [warned["expectation"] for warned in found["warnings"]] == ["expected loss"]

@@ -40,8 +40,9 @@ def gather(package: Snapshot, proof: Snapshot, folder: Path, reference: Snapshot
     later reviews are watched.
     """
     files = folder / FOLDER
-    for snapshot, place in ((package, files), (reference, files / REFERENCE)):
-        for entry in snapshot.manifest.files if snapshot else ():
+    parts = [(package, files), *([(reference, files / REFERENCE)] if reference else [])]
+    for snapshot, place in parts:
+        for entry in snapshot.manifest.files:
             if not linked(snapshot.root / entry.name, place / entry.name, entry.size):
                 raise SnapshotCorrupt(f"{entry.name} is gone or has changed", where=str(snapshot.root))
     example = proof.read("example")

@@ -164,7 +164,8 @@ def _quantiles(column: pl.Series, bins: int) -> list[float]:
     values, there = _numbers(column)
     if not there.any():
         return []
-    return np.unique(np.quantile(values[there], np.arange(1, bins) / bins, method="lower")).tolist()
+    borders: list[float] = np.unique(np.quantile(values[there], np.arange(1, bins) / bins, method="lower")).tolist()
+    return borders
 
 
 def _numbers(column: pl.Series) -> tuple[Array, Array]:

@@ -57,7 +57,8 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
     about = reference.about
     loss, mean = overall(about.metric, about.mean_loss), about.mean_loss
     known: dict[str, Any] = {"metric": about.metric, "reference_rows": about.rows, "reference_loss": loss}
-    warnings, told = [], []
+    warnings: list[dict[str, str]] = []
+    told: list[str] = []
     if measured is None:
         told.append("no row was scored: there is nothing to watch")
     else:
