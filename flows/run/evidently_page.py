@@ -40,7 +40,7 @@ def write(model: RegisteredModel, watched: Snapshot, root: Path, night: str) -> 
     before = {name: reference.counts[WHOLE, name] for name in edges}
     page = root / FOLDER / f"{night}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    _report(values(before, edges), values({row["column"]: row["counts"] for row in rows}, edges), page)
+    report(values(before, edges), values({row["column"]: row["counts"] for row in rows}, edges), page)
     return page
 
 
@@ -54,7 +54,8 @@ def _places(edges: Sequence[float]) -> np.ndarray[Any, Any]:
     return np.array([*edges, *above, np.nan], np.float64)
 
 
-def _report(reference: Mapping[str, Any], current: Mapping[str, Any], page: Path) -> None:
+def report(reference: Mapping[str, Any], current: Mapping[str, Any], page: Path) -> None:
+    """Write the page; a column without a value on one side is left out."""
     import pandas as pd
     from evidently import Report
     from evidently.presets import DataDriftPreset
