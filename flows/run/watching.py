@@ -48,6 +48,8 @@ def after_scoring(run: Run, read: Snapshot, scored: Snapshot, watched: Snapshot,
     for line in night.found.get("told", ()):
         say(f"watch: {line}")
     act_on(run.settings, root, night, say)
+    if night.mlflow_run != run.record.mlflow_run:  # scored before: that run's numbers are the night's
+        _log(run, night, night.found, say)
     with not_failing(say, "watch: the stars of earlier nights were not joined"):
         settle(run, root, read, say, but=night.night)
     return night

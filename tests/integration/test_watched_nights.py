@@ -101,11 +101,12 @@ def test_stars_that_come_later_are_joined_with_the_night_and_three_rows_warn_of_
     assert "3 rows are fewer than watch.min_rows" in said
     (night,) = [one for one in read_nights(nights.root) if one.run_id == usual["run_id"]]
     assert night.found["realised_rows"] == 3
-    record, _ = nights.score("stars", nights.tested)
-    assert record["watched"]["found"]["realised_rows"] == len(nights.tested)
+    later = nights.tested[1:]
+    record, _ = nights.score("stars", later)
+    assert record["watched"]["found"]["realised_rows"] == len(later)
     (night,) = [one for one in read_nights(nights.root) if one.run_id == usual["run_id"]]
-    loss = last(nights.place, "evaluate").facts["measures"]["tuned"]["rmse"]["value"]
-    assert night.found["realised_rows"] == len(nights.tested)
+    loss = float(((later["tuned"] - later["star_rating"]) ** 2).mean()) ** 0.5  # type: ignore[arg-type]
+    assert night.found["realised_rows"] == len(later)
     assert night.found["realised_loss"] == pytest.approx(loss, rel=1e-5)
     metrics = mlflow.MlflowClient(nights.place.database).get_run(usual["mlflow_run"]).data.metrics
     assert metrics["watch/realised_loss"] == pytest.approx(loss, rel=1e-5)
