@@ -16,7 +16,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from flows.run import environment, evidently_page, links, logs, nights_page, notify, watching
-from flows.run.context import SETTINGS, open_run
+from flows.run.context import SETTINGS, Run, open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
     SOURCE,
@@ -29,7 +29,9 @@ from flows.run.scoring import (
     predictions_folder,
 )
 from flows.run.stage_task import StageTasks
+from tasks.core.snapshots import Snapshot
 from tasks.settings import Settings, load_settings
+from tasks.stages.score.registered import RegisteredModel
 
 stages = StageTasks()
 
@@ -77,14 +79,20 @@ def score(
         what = about(read, scored, chosen)
         create_table_artifact(key="predictions", table=[what], description="What was scored, by what")
         if settings.watch.enabled:
-            watched = stages.watch(read, scored, chosen)
-            say = get_run_logger().warning
-            run.record.watched = asdict(watching.after_scoring(run, read, scored, watched, say))
-            with watching.not_failing(say, "the page over nights was not written"):
-                page = nights_page.write(run, run.root)
-                links.link("nights", page.as_uri() if page else None, "Nights that were scored")
-            if settings.watch.evidently:
-                with watching.not_failing(say, "Evidently's report was not written"):
-                    page = evidently_page.write(chosen, watched, run.root, run.record.watched["night"])
-                    links.link("evidently", page.as_uri() if page else None, "Evidently's report")
+            watch(run, read, scored, chosen)
     return run.summary("completed")
+
+
+def watch(run: Run, read: Snapshot, scored: Snapshot, model: RegisteredModel) -> None:
+    """Watch over what was scored; write the pages, and do what the findings ask for."""
+    say = get_run_logger().warning
+    watched = stages.watch(read, scored, model)
+    night = watching.after_scoring(run, read, scored, watched, say)
+    run.record.watched = asdict(night)
+    with watching.not_failing(say, "the page over nights was not written"):
+        page = nights_page.write(run, run.root)
+        links.link("nights", page.as_uri() if page else None, "Nights that were scored")
+    if run.settings.watch.evidently:
+        with watching.not_failing(say, "Evidently's report was not written"):
+            page = evidently_page.write(model, watched, run.root, night.night)
+            links.link("evidently", page.as_uri() if page else None, "Evidently's report")

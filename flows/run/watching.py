@@ -23,7 +23,7 @@ from tasks.domain.losses import overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, tracking
 from tasks.settings import Settings
-from tasks.stages.watch.findings import EXPECTED, REALISED, numbers, realised_warnings
+from tasks.stages.watch.findings import EXPECTED, REALISED, excess, numbers, realised_warnings
 from tasks.stages.watch.realised import by_stars, realised
 
 EVENT = "drifted"
@@ -134,7 +134,7 @@ def _joined(run: Run, rated: Snapshot, predictions: Snapshot, night: Night) -> d
     if turned_out.mean is None or turned_out.rows <= int(found.get("realised_rows") or 0):
         return found
     loss, reference = overall(target.metric, turned_out.mean), float(found["reference_loss"])
-    found |= {"realised_rows": turned_out.rows, "realised_loss": loss, "realised_excess": loss / reference - 1}
+    found |= {"realised_rows": turned_out.rows, "realised_loss": loss, "realised_excess": excess(loss, reference)}
     others = [warned for warned in night.warnings if warned["expectation"] != REALISED]
     return {
         **found,

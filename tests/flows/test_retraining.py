@@ -13,10 +13,11 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from flows.run import retraining
 from flows.run.retraining import FILES, Cause, started
-from flows.servers.input_watch import InputWatch, listed, once_each
+from flows.servers import input_watch
+from flows.servers.input_watch import InputWatch, listed, once_each, watching_input
 from tasks.core.errors import TransientError
 from tasks.settings import Settings, load_settings
-from tests.support.prefect_server import connected
+from tests.support.prefect_server import connected, until
 from tests.support.webhook import listening
 
 LOSS = Cause("expected-abc", "expected", "expected loss 1.2 of m version 3, night abc")
@@ -192,6 +193,23 @@ def test_the_same_reason_is_said_once(watched: Input) -> None:
     for line in ("one is at work", "one is at work", "started", "one is at work"):
         say(line)
     assert said == ["one is at work", "started", "one is at work"]
+
+
+def test_up_sees_a_new_file_and_starts_a_run(
+    tmp_path: Path, prefect: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_watch, "EVERY_S", 0.01)
+    (tmp_path / "in").mkdir()
+    words = [f"storage.root={tmp_path}", f"data.input={tmp_path / 'in'}", "retrain.when=[files]", "retrain.settle_s=0"]
+    said: list[str] = []
+    settings = load_settings(overrides=words)
+    with watching_input(settings, "http://x/api", tmp_path, lambda _name, line: said.append(line)):
+        until((tmp_path / "input.json").exists)
+        (tmp_path / "in" / "a.csv").write_text("a")
+        until(lambda: prefect["runs"])
+        until(lambda: "1 new file(s): a.csv" in said[-1])
+    assert len(prefect["runs"]) == len(started(tmp_path)) == 1
+    assert said[0] == f"new files in {tmp_path / 'in'} start a run of etl-train"
 
 
 @pytest.mark.slow

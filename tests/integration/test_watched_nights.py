@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import mlflow
 import polars as pl
 import pytest
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
+from flows.run.retraining import started
 from flows.run.watched_nights import read_nights
 from tasks.core.snapshots import Snapshot
 from tests.support.browser import CHROMIUM, text_of
 from tests.support.pipeline import Finished, Place
+from tests.support.prefect_server import connected
 from tests.support.webhook import Hook, listening
 
 pytestmark = pytest.mark.slow
+RETRAIN = ("--set", "retrain.when=[expected]")
 SETTINGS = ("--set", "watch.min_rows=40", "--set", "watch.max_unpriced=null")
 
 
@@ -62,6 +68,17 @@ def usual(nights: Nights) -> dict[str, Any]:
     return record
 
 
+@pytest.fixture
+def deployment(server: str) -> Iterator[UUID]:
+    """etl-train/default on the server, which nobody works for."""
+    with connected() as client:
+        made = client.create_deployment(client.create_flow_from_name("etl-train"), name="default")
+        yield made
+        for run in client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[made]))):
+            client.delete_flow_run(run.id)
+        client.delete_deployment(made)
+
+
 def test_a_night_like_the_test_slice_costs_what_the_test_slice_does(nights: Nights, usual: dict[str, Any]) -> None:
     found = usual["watched"]["found"]
     loss = last(nights.place, "evaluate").facts["measures"]["tuned"]["rmse"]["value"]
@@ -74,24 +91,29 @@ def test_a_night_like_the_test_slice_costs_what_the_test_slice_does(nights: Nigh
 
 
 def test_a_night_of_what_the_model_is_bad_at_is_told_by_the_webhook_the_run_and_mlflow(
-    nights: Nights, usual: dict[str, Any]
+    nights: Nights, usual: dict[str, Any], deployment: UUID
 ) -> None:
     low = nights.tested.head(len(nights.tested) // 2)  # where most stars are many, errors are large among the low
     shifted = pl.concat([low.with_columns(review_id=pl.format("{}-{}", "review_id", pl.lit(i))) for i in range(8)])
-    record, said = nights.score("shifted", shifted.drop("star_rating"))
+    record, said = nights.score("shifted", shifted.drop("star_rating"), *RETRAIN)
     found = record["watched"]["found"]
     assert [warned["expectation"] for warned in found["warnings"]] == ["expected loss"]
     assert found["expected_loss"] > 1.1 * found["reference_loss"]
     assert "warning: watch: expected loss" in said
-    (message,) = nights.hook.posted
+    message, training = nights.hook.posted
     assert (message["event"], message["rows"], message["version"]) == ("drifted", len(shifted), "1")
+    assert (training["event"], training["kind"]) == ("retraining", "expected")
     assert any(name.startswith("prediction") for name in message["moved"])
     client = mlflow.MlflowClient(nights.place.database)
     metrics = client.get_run(record["mlflow_run"]).data.metrics
     assert metrics["watch/expected_loss"] == pytest.approx(found["expected_loss"])
     assert metrics["watch/warnings"] == 1
-    nights.score("shifted", shifted.drop("star_rating"))
-    assert len(nights.hook.posted) == 1  # the same night is told once
+    nights.score("shifted", shifted.drop("star_rating"), *RETRAIN)
+    assert len(nights.hook.posted) == 2  # the same night is told once, and trained for once
+    with connected() as prefect:
+        of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+        (run,) = prefect.read_flow_runs(deployment_filter=of_it)
+        assert started(nights.root.parent)[0]["flow_run_id"] == str(run.id)
 
 
 def test_stars_that_come_later_are_joined_with_the_night_and_three_rows_warn_of_nothing(

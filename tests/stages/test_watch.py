@@ -44,8 +44,11 @@ def reviews(n: int, short: float, seed: int = 1) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    rows = reviews(4000, short=0.2)
-    ruler = ruler_of(rows, FEATURES, EVALUATE, bins=20).model_copy()
+    return reference_of(reviews(4000, short=0.2))
+
+
+def reference_of(rows: pl.DataFrame) -> Reference:
+    ruler = ruler_of(rows, FEATURES, EVALUATE, bins=20)
     measured, lost = measure(rows, ruler), row_losses(rows, TARGETS["rating"])
     histograms = pl.DataFrame(pl.from_arrow(measured.table(ruler)))
     keys = list(zip(histograms["slice"].to_list(), histograms["column"].to_list(), strict=True))
@@ -116,6 +119,17 @@ def test_reviews_of_a_kind_without_known_errors_are_told_as_such(reference: Refe
     assert warned(found) == [UNPRICED]
     assert found.unpriced == pytest.approx(0.4)
     assert found.expected_loss == pytest.approx(found.reference_loss, rel=0.1)
+
+
+def test_what_the_test_slice_never_has_together_is_priced_roughly_and_new_users_are_counted(
+    reference: Reference,
+) -> None:
+    rows = reviews(4000, short=0.5, seed=9)
+    narrow = reference_of(rows.filter((pl.col("n_chars") > 200) == (pl.col("user_count") > 0)))
+    found = watched(rows.filter((pl.col("n_chars") < 200) & (pl.col("user_count") > 0)), narrow)
+    assert "the expected loss is rough" in found.told[0]
+    assert found.new_users == 0
+    assert watched(rows, reference).new_users == pytest.approx((rows["user_count"] == 0).mean())
 
 
 def test_the_realised_loss_warns_where_the_mix_does_not(reference: Reference) -> None:

@@ -17,6 +17,7 @@ from tasks.stages.watch.realised import Realised
 from tasks.stages.watch.settings import WatchConfig
 
 ERRORS = 2.0  # standard errors that an excess must be above, so that chance alone is told on about one night in forty
+ROUGH = 0.02  # of a share of a slice that the weights do not meet
 EXPECTED, REALISED, UNPRICED = "expected loss", "realised loss", "reviews of unknown kinds"
 
 
@@ -65,8 +66,10 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
         priced = price(reference.cells, measured.margins(about.ruler), measured.rows)
         expected = overall(about.metric, priced.mean)
         unpriced = float(np.mean((measured.levels < 0).any(axis=1)))
-        known |= {"watched": measured.rows, "expected_loss": expected, "expected_excess": _share(expected, loss)}
+        known |= {"watched": measured.rows, "expected_loss": expected, "expected_excess": excess(expected, loss)}
         known |= {"effective_rows": priced.effective_rows, "unpriced": unpriced, **_at_a_glance(measured, reference)}
+        if priced.unmet > ROUGH:
+            told.append("no reviews of the test slice can stand for this mix: the expected loss is rough")
         if measured.rows < config.min_rows:
             told.append(
                 f"{measured.rows:,} rows are fewer than watch.min_rows, {config.min_rows:,}: no warning is given"
@@ -76,7 +79,7 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
             warnings += _unpriced(unpriced, config)
     if turned_out.mean is not None:
         real = overall(about.metric, turned_out.mean)
-        known |= {"realised_rows": turned_out.rows, "realised_loss": real, "realised_excess": _share(real, loss)}
+        known |= {"realised_rows": turned_out.rows, "realised_loss": real, "realised_excess": excess(real, loss)}
         warnings += realised_warnings(turned_out, about.metric, loss, config)
     return Findings(**known, warnings=warnings, told=told)
 
@@ -89,7 +92,7 @@ def _at_a_glance(measured: Measured, reference: Reference) -> dict[str, float | 
         if kind in ruler.levels:
             names = ruler.levels[kind]
             place = measured.levels[:, list(ruler.levels).index(kind)]
-            shares[name] = float((place == names.index(new)).mean()) if new in names else 0.0
+            shares[name] = float((place == (names.index(new) if new in names else -1)).mean())
     there = counts["new_words"][0][:-1].sum() if "new_words" in counts else 0
     words = float(measured.totals["new_words"][0] / there) if there else None
     return {"prediction_psi": psi, **shares, "new_words": words}
@@ -115,7 +118,8 @@ def realised_warnings(
     return list(_above(REALISED, value, reference_loss, difference, turned_out.error or 0.0, config))
 
 
-def _share(value: float, of: float) -> float | None:
+def excess(value: float, of: float) -> float | None:
+    """Return by which share a loss is above another; None above none at all."""
     return value / of - 1 if of > 0 else None
 
 
