@@ -17,11 +17,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows import graph
-from flows.run import environment, links, logs, notify, registry_events
+from flows.run import environment, links, logs, nights_page, notify, registry_events, watching
 from flows.run.context import SETTINGS, Run, open_run
 from flows.run.mlflow_record import git_commit
 from flows.run.nights import nights
 from flows.run.record import RunRecord, StageRow
+from flows.run.scoring import FOLDER
 from flows.run.stage_task import StageTasks, together
 from tasks.core.errors import RaymillError
 from tasks.core.secrets import masked
@@ -107,7 +108,16 @@ def _register_task(
         return packaged_champion.judge_package(folder, raw, reviews, splits, scores, settings.evaluate)
 
     candidate = Candidate(
-        model, splits, scores, package, proof, run.snapshots, about, settings.data.called, masked(settings.data.origin)
+        model,
+        splits,
+        scores,
+        package,
+        proof,
+        run.snapshots,
+        about,
+        settings.data.called,
+        masked(settings.data.origin),
+        run.snapshots.get("reference"),
     )
 
     def decide() -> _register.Decision:
@@ -140,6 +150,9 @@ def publish(run: Run, page: Snapshot, scores: Snapshot) -> None:
     """Write the report and the Data Docs, record the results in MLflow, and add links and tables in Prefect."""
     if run.over:
         return
+    say = get_run_logger().warning
+    with watching.not_failing(say, "the stars of scored reviews were not joined"):
+        watching.settle(run, run.root / FOLDER, run.snapshots["ingest"], say, trains=True)
     docs = run.write_docs()
     target = run.root / "reports" / run.run_id / "report.html"
     record = run.record
@@ -190,6 +203,7 @@ def _report_facts(run: Run, docs: Path | None, scores: Snapshot) -> dict[str, An
         "metric": name_of(TARGETS[scores.facts["target"]], metric),
         "nights": nights(run.root, record, metric),
         "warnings": record.warnings,
+        "scored": nights_page.scored(run, run.root / FOLDER),
     }
 
 

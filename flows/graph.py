@@ -57,7 +57,7 @@ def walk(given: Given, stages: Any, together: Callable[..., list[Any]], register
         (stages.evaluate, splits, reviews, baseline, model),
         (stages.package, reviews, counts, tokens, language, vectors, catalogue, table, model),
     )
-    proof = stages.prove(raw, reviews, splits, scores, packed)
+    proof, _ = together((stages.prove, raw, reviews, splits, scores, packed), (stages.reference, splits, scores))
     register(splits, model, scores, packed, proof)
     page = stages.report(raw, reviews, counts, described, splits, baseline, search, model, scores)
     return page, scores

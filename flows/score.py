@@ -8,14 +8,15 @@ It keeps its snapshots and records in the folder `score` below storage.root: run
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows.run import environment, logs, notify
-from flows.run.context import SETTINGS, open_run
+from flows.run import environment, evidently_page, links, logs, nights_page, notify, watching
+from flows.run.context import SETTINGS, Run, open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
     SOURCE,
@@ -28,7 +29,9 @@ from flows.run.scoring import (
     predictions_folder,
 )
 from flows.run.stage_task import StageTasks
+from tasks.core.snapshots import Snapshot
 from tasks.settings import Settings, load_settings
+from tasks.stages.score.registered import RegisteredModel
 
 stages = StageTasks()
 
@@ -63,6 +66,8 @@ def score(
     settings = SETTINGS.get() or for_scoring(settings or load_settings(overrides=overrides or []), input, dataset)
     logs.set_up(settings)
     notify.remember(str(flow_run.id), settings)
+    if settings.watch.enabled and settings.watch.evidently:
+        evidently_page.check_installed()
     folder = Path(out) if out else predictions_folder(settings)
     check_folder(folder, settings)
     source = SOURCE.get() or find_reviews(settings)
@@ -73,4 +78,21 @@ def score(
         export(read, scored, chosen, folder)
         what = about(read, scored, chosen)
         create_table_artifact(key="predictions", table=[what], description="What was scored, by what")
+        if settings.watch.enabled:
+            watch(run, read, scored, chosen)
     return run.summary("completed")
+
+
+def watch(run: Run, read: Snapshot, scored: Snapshot, model: RegisteredModel) -> None:
+    """Watch over what was scored; write the pages, and do what the findings ask for."""
+    say = get_run_logger().warning
+    watched = stages.watch(read, scored, model)
+    night = watching.after_scoring(run, read, scored, watched, say)
+    run.record.watched = asdict(night)
+    with watching.not_failing(say, "the page over nights was not written"):
+        page = nights_page.write(run, run.root)
+        links.link("nights", page.as_uri() if page else None, "Nights that were scored")
+    if run.settings.watch.evidently:
+        with watching.not_failing(say, "Evidently's report was not written"):
+            page = evidently_page.write(model, watched, run.root, night.night)
+            links.link("evidently", page.as_uri() if page else None, "Evidently's report")

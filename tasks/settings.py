@@ -19,6 +19,7 @@ from tasks.core.sections import (
     NotifyConfig,
     RayConfig,
     RegistryConfig,
+    RetrainConfig,
     RetriesConfig,
     Section,
     ServeConfig,
@@ -39,6 +40,7 @@ class CommonSettings(Section):
     tracking: TrackingConfig
     retries: RetriesConfig
     notify: NotifyConfig
+    retrain: RetrainConfig
     logging: LoggingConfig
     validation: ValidationConfig
     registry: RegistryConfig

@@ -56,6 +56,8 @@ def follow(settings: Settings, out: Path, model: str, console: Console) -> dict[
     settings: those of `for_scoring`. Raises an error at once for a wrong folder, dataset or model, and later for a
     fault that is neither a file's nor one that passes; started again, it goes on where it was.
     """
+    # A batch is no night: too few rows to be watched, and too many of them for the page over nights.
+    settings = settings.model_copy(update={"watch": settings.watch.model_copy(update={"enabled": False})})
     folder = one_folder(settings)
     check_out(out, settings)
     load_profile(settings.data.dataset)

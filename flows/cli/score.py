@@ -42,6 +42,7 @@ def score(
     began = time.perf_counter()
     from flows.cli.launch import launched
     from flows.cli.source_lines import print_source
+    from flows.run.evidently_page import check_installed
     from flows.run.scoring import check_folder, fetch, find_reviews, for_scoring, predictions_folder
     from tasks.settings import load_settings
 
@@ -56,6 +57,8 @@ def score(
         write_json(json_file, followed(settings, out, model, view_console))
         return
     # Wrong inputs and a missing model fail here, before anything starts.
+    if settings.watch.enabled and settings.watch.evidently:
+        check_installed()
     check_folder(out, settings)
     source = find_reviews(settings)
     print_source(view_console, source, settings.data.dataset)

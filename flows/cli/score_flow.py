@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from flows.cli.watch_lines import watch_lines
+
 if TYPE_CHECKING:
     from flows.run.record import RunRecord
     from tasks.settings import Settings
@@ -44,4 +46,6 @@ def told(console: Console, record: RunRecord, model: RegisteredModel, out: Path,
         highlight=False,
         soft_wrap=True,
     )
+    for line in watch_lines(record.watched) if record.watched else ():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return rows, rejected

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.cli.snapshots import Removal, plan_gc, size_of, store_of
 from flows.run.scoring import for_scoring, models_folder
+from flows.run.watched_nights import SHOWN, read_nights
 from tasks.settings import Settings
 
 DAY_S = 86_400.0  # a copy of a model that was used since then may be at work
@@ -15,12 +16,14 @@ DAY_S = 86_400.0  # a copy of a model that was used since then may be at work
 def plan_gc_of_scoring(settings: Settings, *, damaged: bool = False) -> list[Removal]:
     """List the snapshots of scoring runs to remove, as `plan_gc` does, and the copies of models by which none was made.
 
-    A copy that is gone is fetched again when it is wanted.
+    A copy that is gone is fetched again when it is wanted. Predictions of late nights whose stars have not all come in
+    are kept.
     """
     own = for_scoring(settings, None, None)
     if not own.storage.path.exists():
         return []
-    removals = plan_gc(own, damaged=damaged)
+    waiting = {night.predictions for night in read_nights(own.storage.path)[:SHOWN] if night.is_open}
+    removals = plan_gc(own, damaged=damaged, spared=waiting)
     gone = {removal.path for removal in removals}
     made = [s.facts for s in store_of(own) if s.stage == "score" and Path(s.folder) not in gone]
     used = tuple(f"{facts['model']}-{facts['version']}-" for facts in made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,11 @@ def size_of(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
-def plan_gc(settings: Settings, *, damaged: bool = False) -> list[Removal]:
+def plan_gc(settings: Settings, *, damaged: bool = False, spared: Collection[str] = ()) -> list[Removal]:
     """List what to remove: orphaned attempts, and snapshots of neither the last N runs nor a registered model.
 
-    If the store has a bucket, the runs are those of all machines, and the bucket is cleaned in the same way.
+    spared: keys of further snapshots to keep, without what they were made from. If the store has a bucket, the runs are
+    those of all machines, and the bucket is cleaned in the same way.
     Raises RegistryError if the registry does not answer, TransientError if the bucket does not: nothing may be removed
     then.
     """
@@ -57,7 +58,7 @@ def plan_gc(settings: Settings, *, damaged: bool = False) -> list[Removal]:
                 removals.append(Removal(attempt, "attempt of a process that is gone", size_of(attempt)))
         if damaged and (problem := _damage(folder)):
             removals.append(Removal(folder, problem, size_of(folder)))
-    kept = store.lineage(needed_keys(settings, store))
+    kept = {*store.lineage(needed_keys(settings, store)), *spared}
     gone = {removal.path for removal in removals}
     for snapshot in store:
         if snapshot.key not in kept and Path(snapshot.folder) not in gone:

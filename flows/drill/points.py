@@ -47,7 +47,8 @@ WORKERS = {
     "train": ("train:round:1", "train:round:7"),
     "refit": ("train:round:1",),
 }
-END = ("tune", "refit", "evaluate", "package", "prove", "report")  # made again by the points that concern the flow
+# Made again by the points that concern the flow.
+END = ("tune", "refit", "evaluate", "package", "prove", "reference", "report")
 
 
 def points() -> list[Point]:

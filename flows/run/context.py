@@ -87,6 +87,8 @@ class Run:
                     stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
                 )
                 compared = self.history.compared(stage.name, config, done.validation, done.snapshot.digest)
+                if own := done.snapshot.facts.get("warnings"):  # a stage may warn of what it has found itself
+                    compared["warnings"] = [*compared.get("warnings", ()), *own]
                 done = replace(done, validation=compared)
         except BaseException as error:
             mask_error(error)  # Prefect stores its text

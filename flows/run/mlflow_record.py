@@ -18,6 +18,7 @@ from tasks.core.stage import HasDigest, Stage, StageRun
 from tasks.engines import tracking
 from tasks.settings import Settings
 from tasks.stages.tune.plots import search_plots
+from tasks.stages.watch.findings import numbers
 
 KEY = "raymill.key"  # tag of a child run: the key of its snapshot
 
@@ -37,6 +38,8 @@ def record_stage(
     if warnings := done.validation.get("warnings"):
         metrics[f"{stage.name}/warnings"] = len(warnings)
     metrics |= {f"{stage.name}/{k}": v for k, v in snapshot.manifest.counts.items()}
+    if stage.name == "watch":
+        metrics |= numbers(snapshot.facts)
     tags = {f"snapshot.{stage.name}": snapshot.digest, f"reused.{stage.name}": str(done.reused).lower()}
     tracker.log(tracker.run_id, metrics=metrics, tags=tags)
     if stage.name == "ingest":

@@ -13,6 +13,7 @@ SHOWN = 30
 def nights(root: Path, this: RunRecord, metric: str) -> list[dict[str, Any]]:
     """Return a row for each of the last runs in ROOT/runs, the latest first; `this` run takes the place of its record.
 
+    stages: seconds of each. promotion: the version, and whether it is champion; "" for a run that did not come so far.
     loss: the tuned model's on its test slice, in this measure; None for a run that did not come so far, or had another
     target. A record that cannot be read is left out.
     """
@@ -39,5 +40,7 @@ def _row(record: RunRecord, metric: str, target: str | None) -> dict[str, Any]:
         "cpu_s": record.cpu_s or None,
         "peak_mb": record.peak_mb or None,
         "cost": record.cost,
+        "stages": {row.stage: row.wall_s for row in record.stages},
+        "promotion": (record.decision or "").partition(":")[0],  # "version 3 is champion"
         "loss": (record.metrics or {}).get(metric, {}).get("tuned") if record.target == target else None,
     }

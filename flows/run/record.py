@@ -23,6 +23,7 @@ LATER = (
     "cost",
     "target",
     "dataset",
+    "watched",
 )
 # Fields whose texts may hold secrets. `report` and `data_docs` are local paths, which must stay usable.
 MASKED = ("tracking", "mlflow_page", "caught_up", "failed", "decision", "card", "gates", "metrics", "mlflow")
@@ -129,6 +130,7 @@ class RunRecord:
     report: str | None = None
     data_docs: str | None = None
     startup_s: float | None = None
+    watched: dict[str, Any] | None = None  # what the watch over scored reviews found (`watched_nights.Night`)
 
     def row(self, stage: str) -> StageRow | None:
         """Return a stage's row; None if the stage has not ended."""

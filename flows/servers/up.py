@@ -20,6 +20,7 @@ from rich.console import Console
 
 from flows.servers.deadline_watch import watching
 from flows.servers.deploy import POOL_READY
+from flows.servers.input_watch import watching_input
 from flows.servers.services import Service, answers, basic, plan
 from flows.servers.supervisor import LOG_BYTES, Supervisor, end, leftovers
 from flows.servers.up_state import is_up, locked, state, state_folder
@@ -53,7 +54,8 @@ def up(settings: Settings, console: Console, overrides: Sequence[str], profile: 
                 try:
                     _start(supervisor, services, settings)
                     console.print(_ready(services, settings, time.perf_counter() - began), highlight=False)
-                    with watching(settings, services[-1].env["PREFECT_API_URL"], folder, say):
+                    api = services[-1].env["PREFECT_API_URL"]
+                    with watching(settings, api, folder, say), watching_input(settings, api, folder, say):
                         supervisor.watch()
                 except KeyboardInterrupt:
                     pass

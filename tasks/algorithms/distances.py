@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import log, pi, sqrt
 
 
@@ -31,6 +32,18 @@ def psi_by_chance(a: Sequence[float], b: Sequence[float]) -> float:
     if not n or not m:
         return 0.0
     return (sum(1 for x, y in zip(a, b, strict=True) if x + y) - 1) * (1 / n + 1 / m)
+
+
+def kolmogorov_smirnov(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return D = max |F(x) - G(x)| over the bins' upper borders, for counts `a` and `b` in ascending bins; 0 to 1.
+
+    Smirnov, Table for Estimating the Goodness of Fit of Empirical Distributions, 1948. Between two borders the
+    distributions may be further apart, by at most the larger share of the bin.
+    """
+    n, m = sum(a), sum(b)
+    if not n or not m:
+        return 0.0
+    return max(abs(x / n - y / m) for x, y in zip(accumulate(a), accumulate(b), strict=True))
 
 
 def total_variation(a: Mapping[str | None, int], b: Mapping[str | None, int]) -> float:

@@ -216,8 +216,18 @@ class NotifyConfig(Section):
     """Where to post how a run ended, and what else is posted there."""
 
     webhook: Annotated[SecretStr, AfterValidator(_web_address)] | None = _secret("URL to post to; null: no messages")
-    events: list[Literal["ended", "promoted", "blocked", "rolled-back", "not-ready", "ready-late"]]
+    events: list[
+        Literal["ended", "promoted", "blocked", "rolled-back", "not-ready", "ready-late", "drifted", "retraining"]
+    ]
     ready_by: Annotated[str, AfterValidator(_deadline)] | None
+
+
+class RetrainConfig(Section):
+    """When a run of `etl-train/default` is started beside its schedule."""
+
+    when: list[Literal["expected", "realised", "files"]]
+    pause_hours: Annotated[float, Field(ge=0)]
+    settle_s: Annotated[float, Field(ge=0)]
 
 
 class LoggingConfig(Section):

@@ -76,7 +76,7 @@ def test_a_setting_of_a_late_stage_runs_it_and_maybe_what_is_made_from_it(place:
     assert those(planned, "runs") == ["tune"]
     assert reasons(planned["tune"]) == ["setting tune.trials: 12 → 24"]
     assert planned["tune"].run == "night-1"
-    assert those(planned, "may run") == ["refit", "evaluate", "package", "prove", "report"]
+    assert those(planned, "may run") == ["refit", "evaluate", "package", "prove", "reference", "report"]
     assert planned["refit"].waits_for == ("tune",)
     done = place.run("tune.trials=24")
     assert_agrees(planned, done)

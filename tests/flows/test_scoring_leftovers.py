@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.cli.scoring_leftovers import DAY_S, plan_gc_of_scoring
 from flows.run.record import RunRecord, StageRow
+from flows.run.watched_nights import Night, write
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
@@ -47,3 +48,14 @@ def test_old_snapshots_of_scoring_and_the_models_of_no_other_are_removed(tmp_pat
     assert "3 removed" in done.stdout
     assert sorted(folder.name for folder in (root / "models").iterdir()) == ["toy-2-r2", "toy-3-r3"]
     toy_snapshots.assert_whole(new)
+
+
+def test_predictions_whose_stars_have_not_come_in_yet_are_kept(tmp_path: Path) -> None:
+    words = [f"storage.root={tmp_path}", "storage.keep_runs=1", f"tracking.uri=sqlite:///{tmp_path}/none.db"]
+    root = tmp_path / "score"
+    waiting, settled, _ = (scored(root, key, version) for key, version in (("a", "1"), ("b", "2"), ("c", "3")))
+    for snapshot, rows in ((waiting, 3), (settled, 9)):
+        found = {"reference_loss": 1.0, "realised_rows": rows}
+        write(root, Night(snapshot.key, predictions=snapshot.key, rows=9, found=found))
+    (removal,) = plan_gc_of_scoring(load_settings(overrides=words))
+    assert Path(removal.path) == Path(settled.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from flows.run.watched_nights import Night
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.store import SnapshotStore
@@ -20,6 +22,7 @@ from tasks.domain.targets import TARGETS
 from tasks.stages.report.data_section import activity, repeats, review_histograms, telling_words, top_words
 from tasks.stages.report.model_section import histograms
 from tasks.stages.report.stage import RUN_MARK, WARNINGS_MARK, render
+from tasks.stages.watch.findings import Findings
 from tests.support.report_inputs import Inputs, Outline, commit, make, page_of, publish
 
 HOSTILE = "<script>alert(1)</script>"
@@ -133,6 +136,40 @@ def test_what_validation_warns_of_is_a_table_of_the_datas_section(made: Snapshot
     assert re.search(r"<th>clean</th>.*▲ 3 of 30 rows.*mostly=0.99", section)
     assert HOSTILE not in page
     assert "<h3>Warnings</h3>" not in render(made, [], {"run_id": "r"})
+
+
+def test_the_nights_that_were_scored_are_a_part_of_this_runs_section(made: Snapshot) -> None:
+    found = {**Findings(metric="rmse", reference_loss=1.0, expected_loss=1.2).as_json(), "told": [HOSTILE]}
+    night = {**asdict(Night("n", "r1", "2020-01-02T06:30:00+00:00", version=HOSTILE, rows=77)), "found": found}
+    runs = [
+        {
+            "run_id": name,
+            "started": None,
+            "state": "completed",
+            "rows_in": 9,
+            "seconds": 3.0,
+            "cpu_s": 1.0,
+            "peak_mb": 2,
+        }
+        | {"cost": None, "loss": 0.5, "stages": {"clean": 1.25}, "promotion": "version 3 is champion"}
+        for name in ("r", "q")
+    ]
+    run = {
+        "run_id": "r",
+        "nights": runs,
+        "cost": None,
+        "metric": "RMSE",
+        "scored": {"nights": [night], "promotions": []},
+    }
+    page = render(made, [{"stage": "clean", "reused": False, "digest": "0"}], run)
+    outline = Outline(page)
+    assert outline.open == []
+    assert "scored-nights" in outline.ids
+    assert "script" not in outline.tags
+    section = page[page.index('id="scored-nights"') :]
+    assert re.search(r">77<.*1\.0000.*1\.2000", section)
+    assert page.count("version 3 is champion") == 2
+    assert "Seconds by stage, of the last 2 runs" in page
 
 
 def test_render_refuses_a_page_without_the_marked_place(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tasks.engines.model_versions import FOLDER, PythonModel
 from tasks.stages.package import layout
 from tasks.stages.package.layout import About
 from tasks.stages.package.raw_reviews import REQUIRED
+from tasks.stages.reference.layout import FOLDER as REFERENCE
 
 MODULE = "tasks.stages.package.review_model"
 SCRIPT = Path(__file__).with_name("scoring_script.py")
@@ -32,12 +33,18 @@ OPTIONAL = ("title", "verified", "category")
 ROOT = Path(__file__).parents[3]
 
 
-def gather(package: Snapshot, proof: Snapshot, folder: Path) -> PythonModel:
-    """Put together in `folder` what MLflow saves. proof: the snapshot of the stage `prove`: example and intervals."""
+def gather(package: Snapshot, proof: Snapshot, folder: Path, reference: Snapshot | None = None) -> PythonModel:
+    """Put together in `folder` what MLflow saves.
+
+    proof: the snapshot of the stage `prove`: example and intervals. reference: that of the stage `reference`, by which
+    later reviews are watched.
+    """
     files = folder / FOLDER
-    for entry in package.manifest.files:
-        if not linked(package.root / entry.name, files / entry.name, entry.size):
-            raise SnapshotCorrupt(f"{entry.name} is gone or has changed", where=str(package.root))
+    parts = [(package, files), *([(reference, files / REFERENCE)] if reference else [])]
+    for snapshot, place in parts:
+        for entry in snapshot.manifest.files:
+            if not linked(snapshot.root / entry.name, place / entry.name, entry.size):
+                raise SnapshotCorrupt(f"{entry.name} is gone or has changed", where=str(snapshot.root))
     example = proof.read("example")
     pq.write_table(example, files / layout.EXAMPLE)
     if (intervals := proof.facts["intervals"]) is not None:

@@ -21,7 +21,8 @@ WARM_UP, CALLS, LATENCY_S = 2, 100, 0.3  # predictions before timing; the most t
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, the snapshots it was trained and scored on, its package and the proof of it, and the run's other ones.
+    """A model, the snapshots it was trained and scored on, its package, the proof of it, the reference that its
+    reviews are watched by, and the run's other ones.
 
     snapshots: all of the run, by stage. about: lines for the model card, such as the data set. dataset: its name.
     origin: its input, or "" if any input with this name is the same data set.
@@ -36,6 +37,7 @@ class Candidate:
     about: Mapping[str, str] = field(default_factory=dict)
     dataset: str = ""
     origin: str = ""
+    reference: Snapshot | None = None
 
     @property
     def target(self) -> str:
@@ -52,8 +54,9 @@ class Candidate:
 
     @property
     def identity(self) -> str:
-        """The digest of what is registered: the package, and what `prove` adds to it."""
-        return digest_of([self.package.digest, self.proof.digest])
+        """The digest of what is registered: the package, and what `prove` and `reference` add to it."""
+        added = [self.proof.digest, *([self.reference.digest] if self.reference else [])]
+        return digest_of([self.package.digest, *added])
 
     @property
     def digests(self) -> dict[str, str]:

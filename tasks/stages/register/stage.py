@@ -153,7 +153,7 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
         **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }
     with TemporaryDirectory() as folder:
-        model = mlflow_model.gather(candidate.package, candidate.proof, Path(folder))
+        model = mlflow_model.gather(candidate.package, candidate.proof, Path(folder), candidate.reference)
         return str(model_versions.save_model(tracker, run_id, name, model, tags).version)
 
 

@@ -15,14 +15,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.sections import Section
-from tasks.core.settings import CONF
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.metrics import name_of
@@ -31,10 +29,9 @@ from tasks.engines import plots
 from tasks.sources.lost_values import in_words
 from tasks.stages.report import data_section as data
 from tasks.stages.report import model_section as models
+from tasks.stages.report.nights_section import watched_nights
+from tasks.stages.report.templates import template
 from tasks.stages.split import REASONS
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 TEMPLATES = ("report.html.j2", "report_models.html.j2", "report.css")
 RUN_TEMPLATE = "report_run.html.j2"
@@ -89,7 +86,7 @@ def report(
         **models.learning_plots(baseline, search, model, trials, metric),
         **models.score_plots(scores, target, predicted, importance),
     }
-    page = _template(TEMPLATES[0]).render(
+    page = template(TEMPLATES[0]).render(
         title=config.title,
         mark=RUN_MARK,
         warnings_mark=WARNINGS_MARK,
@@ -130,8 +127,9 @@ def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapp
 
     `run_table` has a row per stage: stage, rows_in, rows_out, rejected, repeated (None: does not apply), seconds,
     cpu_s, peak_mb, reused (bool), digest. `run` has run_id and when, and, if known, seconds, cpu_s, peak_mb, cost,
-    nights (rows of `flows.run.nights`) and the name of their metric, decision, data_docs, mlflow, note, gates (each
-    with name, value, limit, passed and note), warnings (each with stage, expectation, value and limit) and card (the
+    nights (rows of `flows.run.nights`) and the name of their metric, scored (what `nights_section.watched_nights`
+    takes: nights, promotions), decision, data_docs, mlflow, note, gates (each with name, value, limit, passed and
+    note), warnings (each with stage, expectation, value and limit) and card (the
     model card, in markdown). Raises SnapshotCorrupt unless the page has both marked places exactly once.
     """
     path = snapshot.path("report.html")
@@ -139,9 +137,10 @@ def render(snapshot: Snapshot, run_table: Sequence[Mapping[str, Any]], run: Mapp
     if any(page.count(mark) != 1 for mark in (RUN_MARK, WARNINGS_MARK)):
         raise SnapshotCorrupt("the page has no place for the run's facts", where=str(path), fix="run the report again")
     card = _from_markdown(str(run.get("card") or ""))
-    warned = _template(WARNINGS_TEMPLATE).render(warnings=run.get("warnings") or ())
+    warned = template(WARNINGS_TEMPLATE).render(warnings=run.get("warnings") or ())
     page = page.replace(WARNINGS_MARK, warned)
-    return page.replace(RUN_MARK, _template(RUN_TEMPLATE).render(rows=run_table, run=run, card=card))
+    scored = watched_nights(**run["scored"]) if run.get("scored") else None
+    return page.replace(RUN_MARK, template(RUN_TEMPLATE).render(rows=run_table, run=run, card=card, scored=scored))
 
 
 def _data_plots(seen: data.ReviewHistograms, borders: Mapping[str, str] | None) -> dict[str, bytes]:
@@ -156,21 +155,6 @@ def _data_plots(seen: data.ReviewHistograms, borders: Mapping[str, str] | None) 
     }
 
 
-def _template(name: str) -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(CONF),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"whole": _whole, "decimal": _decimal, "percent": _percent, "value": _value, "href": _href}
-    environment.filters["moment"] = _moment
-    return environment.get_template(name)
-
-
 def _from_markdown(text: str) -> str:
     """Convert markdown to safe HTML: markup in it is escaped, nothing is loaded."""
     from markdown_it import MarkdownIt
@@ -181,29 +165,3 @@ def _from_markdown(text: str) -> str:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"
     return str(parser.renderer.render(tokens, parser.options, {}))
-
-
-def _whole(number: float | None) -> str:
-    return "–" if number is None else f"{number:,.0f}"
-
-
-def _decimal(number: float | None, digits: int = 3) -> str:
-    return "–" if number is None or number != number else f"{number:,.{digits}f}"
-
-
-def _percent(part: float | None, whole: float | None, digits: int = 1) -> str:
-    return "–" if part is None or not whole else f"{part / whole:.{digits}%}"
-
-
-def _value(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _moment(iso: str | None) -> str:
-    """Format an ISO time to the minute."""
-    return "–" if iso is None else f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
-
-
-def _href(link: Any) -> str:
-    """Return the link if it is safe to follow, else "": settings must not inject javascript:."""
-    return str(link) if urlsplit(str(link)).scheme in ("", "http", "https", "file") else ""

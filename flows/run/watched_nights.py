@@ -1,0 +1,128 @@
+"""The nights that were scored and watched, a small file each: ROOT/score/nights/NIGHT.json.
+
+A night is one set of predictions: scoring the same reviews again by the same model is the same night. Its file keeps
+what was expected of them, and later, once stars have come in, what became of them; `raymill gc` leaves it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from flows.run.record import RunRecord
+from tasks.core.snapshots import Snapshot
+from tasks.core.whole_files import write_whole
+from tasks.stages.watch.findings import REALISED
+
+FOLDER = "nights"
+KEPT = ("run_id", "started", "mlflow_run", "seconds", "told", "stars_seen")  # of the first run of a night
+SHOWN = 30  # nights on the page, and nights for which stars are looked for
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night. predictions: the key of its snapshot of `score`. found: `tasks.stages.watch.findings.Findings`, with
+    the latest realised loss. drifted: the columns furthest from the reference, and their PSI; moved: the slices whose
+    share changes the loss most, and by how much of the mean row loss. told: events that were posted."""
+
+    night: str
+    run_id: str = ""
+    started: str = ""
+    mlflow_run: str = ""
+    dataset: str | None = None
+    target: str | None = None
+    model: str = ""
+    version: str = ""
+    predictions: str = ""
+    rows: int = 0
+    rejected: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
+    drifted: Mapping[str, float] = field(default_factory=dict)
+    moved: Mapping[str, float] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+    stars_seen: str = ""  # the snapshot in which its stars were looked for last
+
+    @classmethod
+    def of(cls, record: RunRecord, read: Snapshot, scored: Snapshot, watched: Snapshot) -> Night:
+        """Return the night of a run that has scored and watched."""
+        facts = dict(watched.facts)
+        return cls(
+            night=scored.digest[:16],
+            run_id=record.run_id,
+            started=record.started,
+            mlflow_run=record.mlflow_run,
+            dataset=record.dataset,
+            target=record.target,
+            model=str(facts.pop("model")),
+            version=str(facts.pop("version")),
+            predictions=scored.key,
+            rows=int(facts.pop("rows")),
+            rejected=read.rows("rejects") + scored.rows("rejects"),
+            seconds={row.stage: row.wall_s for row in record.stages},
+            found=facts,
+            drifted=_furthest(watched),
+            moved=_moved(watched),
+        )
+
+    @property
+    def warnings(self) -> list[dict[str, str]]:
+        return list(self.found.get("warnings", ()))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether stars may still come in."""
+        return int(self.found.get("realised_rows") or 0) < self.rows and self.found.get("reference_loss") is not None
+
+
+def _furthest(watched: Snapshot, most: int = 5) -> dict[str, float]:
+    """Return the PSI of the prediction, and of the columns furthest away, of the whole night."""
+    rows = [row for row in watched.read(columns=["slice", "column", "psi"]).to_pylist() if row["slice"] == "all"]
+    ordered = sorted(rows, key=lambda row: (row["column"] != "prediction", -row["psi"], row["column"]))
+    return {row["column"]: round(row["psi"], 4) for row in ordered[: most + 1]}
+
+
+def _moved(watched: Snapshot, most: int = 5) -> dict[str, float]:
+    rows = [row for row in watched.read("slices", ["slice", "effect"]).to_pylist() if row["effect"]]
+    ordered = sorted(rows, key=lambda row: (-row["effect"], row["slice"]))
+    return {row["slice"]: round(row["effect"], 5) for row in ordered[:most] if row["effect"] > 0}
+
+
+def read_nights(root: Path) -> list[Night]:
+    """Return the nights below a root of scoring runs, the latest first. A file that cannot be read is left out."""
+    nights = []
+    for path in (root / FOLDER).glob("*.json"):
+        try:
+            stored = json.loads(path.read_text())
+            nights.append(Night(**{of.name: stored[of.name] for of in fields(Night) if of.name in stored}))
+        except (OSError, ValueError, TypeError, AttributeError):
+            continue
+    return sorted(nights, key=lambda night: (night.run_id, night.night), reverse=True)
+
+
+def keep(root: Path, night: Night) -> Night:
+    """Write a night, with what an earlier run of the same night has kept: when it was first, what came in, was told."""
+    earlier = next((one for one in read_nights(root) if one.night == night.night), None)
+    if earlier is not None:
+        first = {name: getattr(earlier, name) for name in KEPT}
+        later = _realised_of(earlier, night) if _rows(earlier) > _rows(night) else {}
+        night = replace(night, **first, found={**night.found, **later})
+    write(root, night)
+    return night
+
+
+def write(root: Path, night: Night) -> None:
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_whole(root / FOLDER / f"{night.night}.json", json.dumps(asdict(night), indent=1), synced=True)
+
+
+def _rows(night: Night) -> int:
+    return int(night.found.get("realised_rows") or 0)
+
+
+def _realised_of(earlier: Night, night: Night) -> dict[str, Any]:
+    values = {name: value for name, value in earlier.found.items() if name.startswith("realised_")}
+    return {**values, "warnings": [*night.warnings, *(w for w in earlier.warnings if w["expectation"] == REALISED)]}
