@@ -15,6 +15,7 @@ The interface, for whoever trains it:
     model = build(EncoderConfig(...), seed=0)             the same weights for the same config and seed, on any rank
     model(tokens, mask)                                   tokens (n, T) int64, mask (n, T) bool: True where a token is
     model.embedding, model.layers["0"], ..., model.head   what parallel.tensor and parallel.pipeline cut at
+    model.recompute = True                                keep no activations inside of layers: compute them again
     flops_per_token(config, T)                            of forward and backward, for the utilization
 
 tasks/deep/loop.py trains any module that is called like this one. Needs the extra `deep`.
@@ -25,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from tasks.core.errors import InputError
 from tasks.deep.settings import EncoderConfig
@@ -105,7 +107,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.recompute = config, False
         self.embedding: nn.Module | None = Embedding(config)
         self.layers = nn.ModuleDict({str(i): Layer(config) for i in range(config.layers)})
         self.head: nn.Module | None = Head(config)
@@ -116,7 +118,7 @@ class Encoder(nn.Module):
         sees[:, 0] = True  # attention to nothing is not a number
         h = tokens if self.embedding is None else self.embedding(tokens)
         for layer in self.layers.values():
-            h = layer(h, sees)
+            h = checkpoint(layer, h, sees, use_reentrant=False) if self.recompute else layer(h, sees)
         return h if self.head is None else self.head(h, mask)
 
 
