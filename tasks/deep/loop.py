@@ -60,8 +60,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """weights: by name, whole, on rank 0's CPU, of the best evaluation where there were any; empty on other ranks. steps:
-    done, skipped ones with them. losses: one a step, NaN where skipped. resumed: the step it went on from."""
+    """weights: by name, whole, on rank 0's CPU, of the best evaluation where there were any; empty on other ranks.
+    steps: done, skipped ones with them. losses: one a step, NaN where skipped. resumed: the step it went on from."""
 
     weights: dict[str, Tensor]
     steps: int

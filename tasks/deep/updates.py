@@ -17,7 +17,7 @@ from tasks.deep.settings import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Return the rate of a step, from 0: up in a line, then down along a half cosine or a line, to nothing at `steps`."""
+    """Return the rate of a step, from 0: up in a line, then down in a line or half a cosine, to 0 at `steps`."""
     if step < config.warm_up:
         return config.learning_rate * (step + 1) / config.warm_up
     done = (step - config.warm_up) / max(1, config.steps - config.warm_up)
