@@ -111,12 +111,13 @@ def train(
     Raises InputError for a checkpoint of another config, a model that the plan cannot cut, and a replica without rows;
     RunError for losses that are not finite and where memory ends; RankLost where another rank is gone.
     """
-    return _Training(model, config, loss, plan or alone(), folder, identity).run(
-        batches, validation, on_step, flops_per_token
-    )
+    training = Training(model, config, loss, plan or alone(), folder, identity)
+    return training.run(batches, validation, on_step, flops_per_token)
 
 
-class _Training:
+class Training:
+    """`train` in two parts, for whoever looks at what a rank holds: `spread`, `parameters`, `optimizer`."""
+
     def __init__(
         self,
         model: nn.Module,

@@ -19,6 +19,7 @@ from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
 # Twelve heads: 1 to 4 slices. Four layers: 1 to 4 stages.
 MODEL = EncoderConfig(vocabulary=61, positions=8, width=24, heads=12, layers=4, hidden=48, outputs=2)
 TRAINING = TrainingConfig(steps=8, learning_rate=3e-3, warm_up=2, clip=0.5, evaluate_every=4)
+DATA = ParallelConfig()
 STEP_ROWS = 10
 
 
@@ -38,7 +39,7 @@ def made_rows(count: int = 37, model: EncoderConfig = MODEL, seed: int = 0) -> B
 class Run:
     """One training. 37 rows in steps of 10: the last step of an epoch has 7, which no number of replicas divides."""
 
-    parallel: ParallelConfig = ParallelConfig()
+    parallel: ParallelConfig = DATA
     training: TrainingConfig = TRAINING
     model: EncoderConfig = MODEL
     rows: int = 37
