@@ -26,6 +26,7 @@ from torch import Tensor, distributed, nn
 from tasks.core.errors import InputError, RunError
 from tasks.deep import checkpoints, updates
 from tasks.deep.batches import Batch, filled
+from tasks.deep.loading import prefetched
 from tasks.deep.losses import Loss
 from tasks.deep.phases import during
 from tasks.deep.plan import Plan
@@ -35,7 +36,7 @@ from tasks.deep.spread import Spread
 
 Batches = Callable[[int], Iterable[Batch]]
 # What may differ between a checkpoint and the training that goes on from it: it changes no weight.
-FREE = {"checkpoint_every", "peak_flops", "max_skipped", "recompute"}
+FREE = {"checkpoint_every", "peak_flops", "max_skipped", "prefetch", "recompute"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Training:
     ) -> Trained:
         course, config, resumed = self.course, self.config, self.course.step
         stopped = self._patience_is_over()
-        steps = _agreed(batches, resumed, self.plan)
+        steps = _agreed(partial(self._ahead, batches), resumed, self.plan)
         while not stopped and course.step < config.steps:
             started, phase = time.perf_counter(), partial(during, self.plan.rank, course.step)
             with phase("data"):
@@ -169,6 +170,9 @@ class Training:
                     )
                 on_step(Step(**done, seconds=seconds))
         return self._trained(resumed, stopped)
+
+    def _ahead(self, batches: Batches, first: int) -> Iterator[Batch]:
+        return prefetched(batches(first), self.config.prefetch, pinned=self.plan.device.type == "cuda")
 
     def _step(self, batch: Batch, weight: float, tokens: int, phase: Any) -> dict[str, Any]:
         course, rate = self.course, updates.learning_rate(self.config, self.course.step)

@@ -47,6 +47,7 @@ class TrainingConfig(Section):
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(0, description="Steps between checkpoints; 0: none")
     evaluate_every: Annotated[int, Field(ge=0)] = Field(0, description="Steps between losses of validation; 0: none")
     patience: Positive | None = Field(None, description="Stop after so many evaluations without a lower loss")
+    prefetch: Annotated[int, Field(ge=0)] = Field(0, description="Batches made ahead by a thread; 0: none")
     seed: Annotated[int, Field(ge=0)] = 0
     peak_flops: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Operations a second that a rank's device can do, for the model FLOPs utilization"
