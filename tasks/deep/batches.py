@@ -13,7 +13,7 @@ for ranks with fewer rows, and for targets that some rows lack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,8 @@ from torch import Tensor
 from tasks.core.errors import InputError
 
 Batch = dict[str, Tensor]
+# A replica's batches of steps first, first + 1, ..., the same in every call.
+Batches = Callable[[int], Iterable[Batch]]
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from tasks.core.errors import InputError, RunError
+from tasks.core.errors import RunError
 from tasks.deep import checkpoints, updates
-from tasks.deep.batches import Batch, filled
+from tasks.deep.agreed import agreed
+from tasks.deep.batches import Batch, Batches
 from tasks.deep.loading import prefetched
 from tasks.deep.losses import Loss
 from tasks.deep.phases import during
@@ -34,7 +35,6 @@ from tasks.deep.plan import plan as alone
 from tasks.deep.settings import TrainingConfig
 from tasks.deep.spread import Spread
 
-Batches = Callable[[int], Iterable[Batch]]
 # What may differ between a checkpoint and the training that goes on from it: it changes no weight.
 FREE = {"checkpoint_every", "peak_flops", "max_skipped", "prefetch", "recompute"}
 
@@ -146,7 +146,7 @@ class Training:
     ) -> Trained:
         course, config, resumed = self.course, self.config, self.course.step
         stopped = self._patience_is_over()
-        steps = _agreed(partial(self._ahead, batches), resumed, self.plan)
+        steps = agreed(partial(self._ahead, batches), resumed, self.plan)
         while not stopped and course.step < config.steps:
             started, phase = time.perf_counter(), partial(during, self.plan.rank, course.step)
             with phase("data"):
@@ -156,11 +156,11 @@ class Training:
             batch, weight, tokens = found
             done = self._step(batch, weight, int(tokens), phase)
             if validation and config.evaluate_every and course.step % config.evaluate_every == 0:
-                with phase("evaluation"):
+                with during(self.plan.rank, course.step, "evaluation"):
                     done["validation"] = self._evaluate(validation)
                 stopped = self._patience_is_over()
             if self.folder and config.checkpoint_every and course.step % config.checkpoint_every == 0:
-                with phase("checkpoint"):
+                with during(self.plan.rank, course.step, "checkpoint"):
                     self._save(self.folder)
             if on_step:
                 seconds = time.perf_counter() - started
@@ -212,7 +212,7 @@ class Training:
     def _evaluate(self, validation: Callable[[], Iterable[Batch]]) -> float:
         course, added, weights = self.course, 0.0, 0.0
         self.spread.module.eval()
-        for batch, weight, _ in _agreed(lambda _: validation(), 0, self.plan):
+        for batch, weight, _ in agreed(lambda _: validation(), 0, self.plan):
             added += self.plan.totals(self.spread.evaluate(batch), at_stage=-1)[0]
             weights += weight
         self.spread.trains_again()
@@ -262,28 +262,3 @@ class Training:
         return Trained(
             weights, course.step, course.skipped, losses, course.best_step, course.best_loss, stopped, resumed
         )
-
-
-def _agreed(batches: Batches, first: int, plan: Plan) -> Iterator[tuple[Batch, float, float]]:
-    """Yield batches, each with the weight and tokens of all replicas, until no replica has one: till then those that
-    are through take part with a row of no weight. Raises InputError where a replica never has a row."""
-    mine = iter(batches(first))
-    empty: Batch | None = None
-    while True:
-        batch = next(mine, None)
-        if batch is not None:
-            empty = empty or filled({name: tensor[:0] for name, tensor in batch.items()}, 1)
-        elif empty is None and first and (earlier := next(iter(batches(0)), None)):
-            empty = filled({name: tensor[:0] for name, tensor in earlier.items()}, 1)
-        here = batch or empty
-        weight, tokens = (float(here["weight"].sum()), float(here["mask"].sum())) if here else (0.0, 0.0)
-        have, without, weight, tokens = plan.totals(batch is not None, here is None, weight, tokens)
-        if not have:
-            return
-        if without or here is None:
-            raise InputError(
-                f"{without:g} of {plan.replicas} replicas have no rows",
-                where="text model",
-                fix="fewer replicas (parallel.data) or more rows",
-            )
-        yield here, weight, tokens

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -70,6 +71,11 @@ def _rank(
     import torch
     from torch import distributed
 
+    def say(kind: str, value: Any) -> None:
+        # Not `send`, which would pass tensors as shared memory that is gone with this process.
+        pipe.send_bytes(pickle.dumps((kind, value)))
+
+    os.environ.clear()  # those of the server that this process was forked from
     os.environ.update(environment, GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(threads)
     patience = timedelta(seconds=timeout_s)
@@ -77,12 +83,12 @@ def _rank(
         distributed.init_process_group(
             "gloo", init_method=f"file://{meet}", rank=rank, world_size=world_size, timeout=patience
         )
-        pipe.send(("done", work(*given)))
+        say("done", work(*given))
         distributed.destroy_process_group()
     except RaymillError as error:
-        pipe.send(("failed", error))
+        say("failed", error)
     except Exception:
-        pipe.send(("failed", RunError(traceback.format_exc(), where=f"rank {rank}")))
+        say("failed", RunError(traceback.format_exc(), where=f"rank {rank}"))
     finally:
         pipe.close()
 
@@ -98,7 +104,7 @@ def _collect(pipes: list[Any], processes: list[Any], deadline: float) -> list[An
         for pipe in ready:
             rank = open_pipes.pop(pipe)  # type: ignore[call-overload]
             try:
-                kind, value = pipe.recv()  # type: ignore[union-attr]
+                kind, value = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
             except EOFError:
                 processes[rank].join()
                 kind, value = "failed", _died(rank, len(pipes), processes[rank].exitcode)

@@ -27,11 +27,16 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def adamw(parameters: dict[str, Tensor], plan: Plan, config: TrainingConfig) -> Any:
     """Return the optimizer. Norms and biases do not decay."""
-    groups = [
-        {"params": [p for p in parameters.values() if (p.dim() > 1) is decays], "weight_decay": weight_decay}
-        for decays, weight_decay in ((True, config.weight_decay), (False, 0.0))
+    groups: dict[Any, list[Tensor]] = {}
+    for p in parameters.values():
+        # One fused update takes parameters of one mesh: parallel.tensor cuts some of them only.
+        axes = p.device_mesh.mesh_dim_names if isinstance(p, DTensor) else None
+        groups.setdefault((p.dim() > 1, axes), []).append(p)
+    listed = [
+        {"params": group, "weight_decay": config.weight_decay if decays else 0.0}
+        for (decays, _), group in groups.items()
     ]
-    return zero.optimizer([g for g in groups if g["params"]], plan, lr=config.learning_rate, fused=True)
+    return zero.optimizer(listed, plan, lr=config.learning_rate, fused=True)
 
 
 def scaler(plan: Plan, config: TrainingConfig) -> Any:
