@@ -37,6 +37,7 @@ from tasks.deep.encoder import build, flops_per_token
 from tasks.deep.loop import Step, train
 from tasks.deep.losses import next_token, squared_error
 from tasks.deep.plan import plan
+from tasks.deep.profiling import profiled
 from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
 
 
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--synthetic", type=int, default=256, help="rows to make, without --tokens")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--folder", type=Path, help="for checkpoints and the model; shared by all machines")
+    parser.add_argument("--profile", type=Path, metavar="TRACE", help="write a trace of torch's profiler")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     given = parser.parse_args(arguments)
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,17 +162,18 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
         if place.rank == 0:
             print(json.dumps({**asdict(step), "tokens_per_second": round(step.tokens_per_second)}), flush=True)
 
-    trained = train(
-        build(model, config.training.seed),
-        batches,
-        config.training,
-        loss=next_token if given.tokens else squared_error,
-        plan=place,
-        folder=given.folder,
-        identity={"model": model.model_dump(), "step_rows": config.step_rows},
-        on_step=say,
-        flops_per_token=flops_per_token(model, rows["tokens"].shape[1]),
-    )
+    with profiled(given.profile, place.rank, lambda table: print(table, file=sys.stderr)):
+        trained = train(
+            build(model, config.training.seed),
+            batches,
+            config.training,
+            loss=next_token if given.tokens else squared_error,
+            plan=place,
+            folder=given.folder,
+            identity={"model": model.model_dump(), "step_rows": config.step_rows},
+            on_step=say,
+            flops_per_token=flops_per_token(model, rows["tokens"].shape[1]),
+        )
     if place.rank > 0:
         return
     if given.folder:

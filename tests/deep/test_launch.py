@@ -81,6 +81,15 @@ def test_blocks_of_tokens_train_the_next_token(tmp_path: Path, capsys: pytest.Ca
     assert rows["target"][0].tolist() == [1, 2, 3, 4]
 
 
+def test_a_profile_names_the_operators_that_take_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.json"
+    main([*TINY, "--synthetic", "24", "--device", "cpu", "--profile", str(trace)])
+    table = capsys.readouterr().err.splitlines()
+    assert table[0].split() == ["operator", "ms", "calls", "MB"]
+    assert {"aten::mm", "aten::addmm", "aten::_fused_adamw_"} & {line.split()[0] for line in table[1:]}
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
 def test_wrong_settings_and_files_are_refused_saying_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
