@@ -12,6 +12,7 @@ from tasks.core.errors import InputError  # noqa: E402
 from tasks.deep import updates  # noqa: E402
 from tasks.deep.encoder import build, flops_per_token  # noqa: E402
 from tasks.deep.plan import plan  # noqa: E402
+from tasks.deep.ranks import run_ranks  # noqa: E402
 from tasks.deep.settings import TrainingConfig  # noqa: E402
 from tests.support.text_models import MODEL, TRAINING, Run, made_rows, train_one  # noqa: E402
 
@@ -37,11 +38,11 @@ def test_gradients_are_clipped_to_the_norm_of_all_of_them() -> None:
 
 def test_training_stops_early_and_keeps_the_best_weights() -> None:
     config = TRAINING.model_copy(update={"steps": 100, "evaluate_every": 2, "patience": 2, "learning_rate": 0.3})
-    trained = train_one(Run(training=config))
+    [trained] = run_ranks(train_one, 1, Run(training=config))
     assert trained.stopped_early
     assert trained.steps == trained.best_step + 4
     shorter = config.model_copy(update={"patience": 50})
-    again = train_one(Run(training=shorter))
+    [again] = run_ranks(train_one, 1, Run(training=shorter))
     assert again.best_loss <= trained.best_loss
 
 

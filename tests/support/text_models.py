@@ -50,8 +50,16 @@ class Run:
         return replace(self, **changes)
 
 
-def train_one(run: Run) -> Trained:
+@dataclass(frozen=True)
+class Outcome(Trained):
+    """norms: of each step's gradient. Adam does not see its scale: weights alone would not show a wrong one."""
+
+    norms: list[float]
+
+
+def train_one(run: Run) -> Outcome:
     """Train on this rank."""
+    norms: list[float] = []
     place = plan(run.parallel)
     rows = made_rows(run.rows, run.model)
     batches = ShuffledRows(rows, STEP_ROWS, 0, place.replica, place.replicas)
@@ -61,7 +69,7 @@ def train_one(run: Run) -> Trained:
         for step, batch in enumerate(batches(first), first):
             yield {**batch, "target": batch["target"] * torch.nan} if step == run.spoilt_step else batch
 
-    return train(
+    trained = train(
         build(run.model, 0),
         batches if run.spoilt_step is None else spoilt,
         run.training,
@@ -70,9 +78,11 @@ def train_one(run: Run) -> Trained:
         validation=lambda: held_out(0),
         folder=run.folder,
         identity={"model": run.model.model_dump()},
+        on_step=lambda step: norms.append(step.gradient_norm),
     )
+    return Outcome(**vars(trained), norms=norms)
 
 
-def train_all(runs: Sequence[Run]) -> list[Trained]:
+def train_all(runs: Sequence[Run]) -> list[Outcome]:
     """Train one after the other: starting ranks takes longer than a tiny training."""
     return [train_one(run) for run in runs]
