@@ -66,15 +66,13 @@ def test_a_killed_rank_is_named_and_training_resumes_to_the_same_bits(
 def test_a_checkpoint_of_any_plan_goes_on_in_one_process(undisturbed: dict[str, Trained], tmp_path: Path) -> None:
     both = {**WAYS, "ZeRO 3 and tensor": ParallelConfig(tensor=2, zero=3)}
     for way, parallel in both.items():
-        folder = tmp_path / way
-        run_ranks(train_one, 2 if way in WAYS else 4, Run(parallel, EVERY_2, folder=folder))
+        folder, ranks = tmp_path / way, 2 if way in WAYS else 4
+        run_ranks(train_one, ranks, Run(parallel, EVERY_2, folder=folder))
         for newest in folder.glob("step-00000008.*"):
             newest.unlink()
-        shutil.copytree(folder, folder.with_suffix(".again"))
+        copy = shutil.copytree(folder, tmp_path / f"copy of {way}")
         [alone] = run_ranks(train_one, 1, Run(training=EVERY_2, folder=folder))
-        again, *_ = run_ranks(
-            train_one, 2 if way in WAYS else 4, Run(parallel, EVERY_2, folder=folder.with_suffix(".again"))
-        )
+        again, *_ = run_ranks(train_one, ranks, Run(parallel, EVERY_2, folder=copy))
         for trained in (alone, again):
             assert trained.resumed == 6, way
             assert trained.losses == pytest.approx(undisturbed["data"].losses, abs=2e-6), way
