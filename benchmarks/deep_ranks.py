@@ -163,7 +163,6 @@ def waiting() -> Iterator[_Busy]:
     from tasks.deep.pipeline_parallel import Pipeline
 
     busy = _Busy()
-    plain = PipelineStage.forward_one_chunk, PipelineStage.backward_one_chunk, Pipeline.run
 
     def timed(function: Any, kind: str) -> Any:
         def call(*given: Any, **options: Any) -> Any:
@@ -177,12 +176,15 @@ def waiting() -> Iterator[_Busy]:
 
         return call
 
-    kinds = ("computing_s", "computing_s", "whole_s")
-    PipelineStage.forward_one_chunk, PipelineStage.backward_one_chunk, Pipeline.run = map(timed, plain, kinds)
+    places = (PipelineStage, "forward_one_chunk"), (PipelineStage, "backward_one_chunk"), (Pipeline, "run")
+    plain = [getattr(owner, name) for owner, name in places]
+    for (owner, name), function in zip(places, plain, strict=True):
+        setattr(owner, name, timed(function, "whole_s" if owner is Pipeline else "computing_s"))
     try:
         yield busy
     finally:
-        PipelineStage.forward_one_chunk, PipelineStage.backward_one_chunk, Pipeline.run = plain
+        for (owner, name), function in zip(places, plain, strict=True):
+            setattr(owner, name, function)
 
 
 def sent_over_loopback() -> int:

@@ -34,7 +34,8 @@ def replicated(module: nn.Module, plan: Plan) -> nn.Module:
 def synchronizing(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """For forward and backward of a micro-batch."""
     if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
+        held_back: AbstractContextManager[Any] = module.no_sync()
+        return held_back
     return nullcontext()
 
 

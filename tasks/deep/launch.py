@@ -45,7 +45,7 @@ class LaunchConfig(Section):
     model: EncoderConfig = EncoderConfig()
     training: TrainingConfig = TrainingConfig()
     parallel: ParallelConfig = ParallelConfig()
-    step_rows: int = Field(32, ge=1, description="Rows of a step, over all replicas")
+    step_rows: int = Field(default=32, ge=1, description="Rows of a step, over all replicas")
 
 
 @contextmanager

@@ -190,7 +190,8 @@ class Training:
                 self.optimizer.step()
                 course.updates, course.skipped_in_a_row = course.updates + 1, 0
             else:
-                loss = self._not_finite(total, weight, norm)
+                self._skip(total, weight, norm)
+                loss = None
             # Infinite gradients lower its scale, finite ones raise it in time.
             self.scaler.update() if self.scaler.is_enabled() else None
         done = {"step": course.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": tokens}
@@ -198,7 +199,7 @@ class Training:
         course.step += 1
         return done
 
-    def _not_finite(self, total: float, weight: float, norm: float) -> None:
+    def _skip(self, total: float, weight: float, norm: float) -> None:
         course = self.course
         course.skipped, course.skipped_in_a_row = course.skipped + 1, course.skipped_in_a_row + 1
         if self.config.on_nan == "stop" or course.skipped_in_a_row > self.config.max_skipped:

@@ -98,13 +98,13 @@ def _collect(pipes: list[Any], processes: list[Any], deadline: float) -> list[An
     errors: dict[int, RaymillError] = {}
     open_pipes = {pipe: rank for rank, pipe in enumerate(pipes)}
     while open_pipes:
-        ready = connection.wait(list(open_pipes), timeout=max(0.0, deadline - time.monotonic()))
+        ready: list[Any] = connection.wait(list(open_pipes), timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
             break
         for pipe in ready:
-            rank = open_pipes.pop(pipe)  # type: ignore[call-overload]
+            rank = open_pipes.pop(pipe)
             try:
-                kind, value = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
+                kind, value = pickle.loads(pipe.recv_bytes())
             except EOFError:
                 processes[rank].join()
                 kind, value = "failed", _died(rank, len(pipes), processes[rank].exitcode)

@@ -33,24 +33,36 @@ class EncoderConfig(Section):
 class TrainingConfig(Section):
     """How to train: the same for every model and every way to spread it over ranks."""
 
-    steps: Positive = Field(100, description="Optimizer steps, at most; the learning rate decays until then")
-    accumulate: Positive = Field(1, description="Micro-batches that a rank's part of a step is cut into")
+    steps: Positive = Field(default=100, description="Optimizer steps, at most; the learning rate decays until then")
+    accumulate: Positive = Field(default=1, description="Micro-batches that a rank's part of a step is cut into")
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    warm_up: Annotated[int, Field(ge=0)] = Field(10, description="Steps in which the learning rate rises to its value")
+    warm_up: Annotated[int, Field(ge=0)] = Field(
+        default=10, description="Steps in which the learning rate rises to its value"
+    )
     decay: Literal["cosine", "linear", "none"] = "cosine"
     weight_decay: Share = 0.01
-    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="Greatest norm of all gradients; null: any")
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        default=1.0, description="Greatest norm of all gradients; null: any"
+    )
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    recompute: bool = Field(False, description="Activation checkpointing: compute each layer again when going back")
-    on_nan: Literal["skip", "stop"] = Field("skip", description="What to do with a step whose loss is not finite")
-    max_skipped: Annotated[int, Field(ge=0)] = Field(10, description="Skipped steps in a row before it stops anyway")
-    checkpoint_every: Annotated[int, Field(ge=0)] = Field(0, description="Steps between checkpoints; 0: none")
-    evaluate_every: Annotated[int, Field(ge=0)] = Field(0, description="Steps between losses of validation; 0: none")
-    patience: Positive | None = Field(None, description="Stop after so many evaluations without a lower loss")
-    prefetch: Annotated[int, Field(ge=0)] = Field(0, description="Batches made ahead by a thread; 0: none")
+    recompute: bool = Field(
+        default=False, description="Activation checkpointing: compute each layer again when going back"
+    )
+    on_nan: Literal["skip", "stop"] = Field(
+        default="skip", description="What to do with a step whose loss is not finite"
+    )
+    max_skipped: Annotated[int, Field(ge=0)] = Field(
+        default=10, description="Skipped steps in a row before it stops anyway"
+    )
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(default=0, description="Steps between checkpoints; 0: none")
+    evaluate_every: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps between losses of validation; 0: none"
+    )
+    patience: Positive | None = Field(default=None, description="Stop after so many evaluations without a lower loss")
+    prefetch: Annotated[int, Field(ge=0)] = Field(default=0, description="Batches made ahead by a thread; 0: none")
     seed: Annotated[int, Field(ge=0)] = 0
     peak_flops: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Operations a second that a rank's device can do, for the model FLOPs utilization"
+        default=None, description="Operations a second that a rank's device can do, for the model FLOPs utilization"
     )
 
     @model_validator(mode="after")
@@ -63,15 +75,21 @@ class TrainingConfig(Section):
 class ParallelConfig(Section):
     """How ranks share the work: world size = data x tensor x pipeline."""
 
-    data: Positive | None = Field(None, description="Replicas, each with its own rows; null: all ranks that are left")
-    zero: Literal[0, 1, 2, 3] = Field(
-        0, description="What replicas share: 1 optimizer state, 2 gradients as well, 3 parameters as well"
+    data: Positive | None = Field(
+        default=None, description="Replicas, each with its own rows; null: all ranks that are left"
     )
-    tensor: Positive = Field(1, description="Slices of each layer")
-    pipeline: Positive = Field(1, description="Groups of layers, one after the other")
+    zero: Literal[0, 1, 2, 3] = Field(
+        default=0, description="What replicas share: 1 optimizer state, 2 gradients as well, 3 parameters as well"
+    )
+    tensor: Positive = Field(default=1, description="Slices of each layer")
+    pipeline: Positive = Field(default=1, description="Groups of layers, one after the other")
     schedule: Literal["gpipe", "1f1b"] = "1f1b"
-    micro_batches: Positive = Field(4, description="Micro-batches in a pipeline, at least as many as its stages")
-    bucket_mb: Annotated[float, Field(gt=0)] = Field(25.0, description="Gradients sent together while others compute")
+    micro_batches: Positive = Field(
+        default=4, description="Micro-batches in a pipeline, at least as many as its stages"
+    )
+    bucket_mb: Annotated[float, Field(gt=0)] = Field(
+        default=25.0, description="Gradients sent together while others compute"
+    )
 
     @model_validator(mode="after")
     def _fills_the_pipeline(self) -> ParallelConfig:

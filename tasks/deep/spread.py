@@ -73,7 +73,7 @@ class Spread:
             added += part.detach()
         return float(added)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def evaluate(self, batch: Batch) -> float:
         """Return this replica's sum of weighted losses."""
         with self.autocast():

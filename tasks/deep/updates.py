@@ -51,7 +51,7 @@ def scaler(plan: Plan, config: TrainingConfig) -> Any:
     return torch.amp.GradScaler(plan.device.type, enabled=half)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def gradient_norm(parameters: Iterable[Tensor], plan: Plan) -> float:
     """Return the norm over all parameters, whichever ranks hold their parts: each part is counted once."""
     sums: dict[tuple[str, ...], Tensor] = {(): torch.zeros((), device=plan.device)}
@@ -73,7 +73,7 @@ def gradient_norm(parameters: Iterable[Tensor], plan: Plan) -> float:
     return math.sqrt(float(plan.sum_over(PIPELINE, total)))
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def clip(parameters: Iterable[Tensor], norm: float, limit: float | None) -> None:
     """Scale all gradients down to the norm `limit`."""
     if limit is None or norm <= limit:
