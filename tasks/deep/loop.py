@@ -62,7 +62,8 @@ class Step:
 @dataclass(frozen=True)
 class Trained:
     """weights: by name, whole, on rank 0's CPU, of the best evaluation where there were any; empty on other ranks.
-    steps: done, skipped ones with them. losses: one a step, NaN where skipped. resumed: the step it went on from."""
+    steps: done, skipped ones with them. losses: one a step, NaN where skipped. resumed: the step it went on from.
+    validations: steps done and loss of each evaluation, those before a resumption too."""
 
     weights: dict[str, Tensor]
     steps: int
@@ -72,6 +73,7 @@ class Trained:
     best_loss: float | None
     stopped_early: bool
     resumed: int
+    validations: list[tuple[int, float]]
 
 
 @dataclass
@@ -86,6 +88,7 @@ class _Course:
     best_step: int | None = None
     best_loss: float | None = None
     worse: int = 0
+    validations: list[list[float]] = field(default_factory=list)
 
 
 def train(
@@ -218,6 +221,7 @@ class Training:
             weights += weight
         self.spread.trains_again()
         loss = added / weights if weights else math.nan
+        course.validations.append([course.step, loss])
         if course.best_loss is None or loss < course.best_loss:
             course.best_step, course.best_loss, course.worse = course.step, loss, 0
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -261,5 +265,13 @@ class Training:
         course = self.course
         losses = [math.nan if loss is None else loss for loss in course.losses]
         return Trained(
-            weights, course.step, course.skipped, losses, course.best_step, course.best_loss, stopped, resumed
+            weights,
+            course.step,
+            course.skipped,
+            losses,
+            course.best_step,
+            course.best_loss,
+            stopped,
+            resumed,
+            [(int(step), loss) for step, loss in course.validations],
         )
