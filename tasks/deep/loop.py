@@ -222,7 +222,7 @@ class Training:
         self.spread.trains_again()
         loss = added / weights if weights else math.nan
         course.validations.append([course.step, loss])
-        if course.best_loss is None or loss < course.best_loss:
+        if math.isfinite(loss) and (course.best_loss is None or loss < course.best_loss):
             course.best_step, course.best_loss, course.worse = course.step, loss, 0
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
         else:

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="needs the extra deep: torch")
 
 from tasks.deep.ranks import run_ranks  # noqa: E402
 from tasks.deep.settings import ParallelConfig  # noqa: E402
-from tests.support.text_models import MODEL, TRAINING, Outcome, Run, train_all  # noqa: E402
+from tests.support.text_models import MODEL, TRAINING, Outcome, Run, all_gradients_sent, train_all  # noqa: E402
 
 # Float32 sums in another order, through eight steps of Adam.
 LOSS, NORM, WEIGHT = 2e-6, 2e-6, 2e-5
@@ -88,6 +88,14 @@ def test_losses_and_weights_are_those_of_one_process(world_size: int, one_proces
         apart = {k: float((weights[k] - w).abs().max()) for k, w in expected.weights.items()}
         assert max(apart.values()) <= WEIGHT, f"{name}: {max(apart, key=apart.__getitem__)}"
         assert all(results[index].weights == {} for results in ranks[1:]), name
+
+
+def test_gradients_are_sent_once_a_step_however_many_micro_batches_it_has() -> None:
+    cases = [(zero, accumulate) for zero in (0, 2, 3) for accumulate in (1, 3)]
+    for sent in run_ranks(all_gradients_sent, 2, cases, 2):
+        once, thrice = sent[::2], sent[1::2]
+        assert once == thrice
+        assert all(count >= 2 for count in once)
 
 
 @pytest.mark.nightly

@@ -10,7 +10,10 @@ torch = pytest.importorskip("torch", reason="needs the extra deep: torch")
 
 from tasks.core.errors import InputError  # noqa: E402
 from tasks.deep import updates  # noqa: E402
+from tasks.deep.batches import ShuffledRows  # noqa: E402
 from tasks.deep.encoder import build, flops_per_token  # noqa: E402
+from tasks.deep.loop import train  # noqa: E402
+from tasks.deep.losses import squared_error  # noqa: E402
 from tasks.deep.plan import plan  # noqa: E402
 from tasks.deep.ranks import run_ranks  # noqa: E402
 from tasks.deep.settings import TrainingConfig  # noqa: E402
@@ -44,6 +47,17 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
     shorter = config.model_copy(update={"patience": 50})
     [again] = run_ranks(train_one, 1, Run(training=shorter))
     assert again.best_loss <= trained.best_loss
+
+
+def test_a_first_evaluation_that_is_not_finite_is_not_the_best_one() -> None:
+    config = TRAINING.model_copy(update={"steps": 4, "evaluate_every": 2})
+    rows = ShuffledRows(made_rows(), 10)
+    spoilt = {**made_rows(4), "target": torch.full((4, 2), torch.nan)}
+    answers = iter([[spoilt], [made_rows(4)]])
+    trained = train(build(MODEL, 0), rows, config, loss=squared_error, validation=lambda: next(answers))
+    assert trained.best_step == 4
+    assert trained.best_loss is not None
+    assert math.isfinite(trained.best_loss)
 
 
 def test_the_model_is_the_same_for_a_seed_and_padding_does_not_change_its_outputs() -> None:

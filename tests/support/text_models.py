@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from tasks.deep.batches import Batch, ShuffledRows
 from tasks.deep.encoder import build
-from tasks.deep.loop import Trained, train
+from tasks.deep.loop import Trained, Training, train
 from tasks.deep.losses import next_token, squared_error
 from tasks.deep.plan import plan
 from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
@@ -86,3 +87,34 @@ def train_one(run: Run) -> Outcome:
 def train_all(runs: Sequence[Run]) -> list[Outcome]:
     """Train one after the other: starting ranks takes longer than a tiny training."""
     return [train_one(run) for run in runs]
+
+
+def gradients_sent(zero: int, accumulate: int, steps: int) -> int:
+    """Train on this rank, and return how often gradients were sent."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    place = plan(ParallelConfig(zero=zero))  # type: ignore[arg-type]
+    config = TrainingConfig(steps=steps, accumulate=accumulate)
+    training = Training(build(MODEL, 0), config, squared_error, place, None, None)
+    sent: list[Any] = []
+
+    def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch reads annotations, if there are any
+        sent.append(bucket)
+        return allreduce_hook(state, bucket)
+
+    def scatter(**given: Any) -> Any:
+        sent.append(given)
+        return plain(**given)
+
+    plain = distributed.reduce_scatter_single
+    if zero == 0:
+        training.spread.called.register_comm_hook(None, hook)
+    else:
+        distributed.reduce_scatter_single = scatter  # what fully_shard calls
+    training.run(ShuffledRows(made_rows(), STEP_ROWS, 0, place.replica, place.replicas), None, None, 0.0)
+    distributed.reduce_scatter_single = plain
+    return len(sent)
+
+
+def all_gradients_sent(cases: Sequence[tuple[int, int]], steps: int) -> list[int]:
+    return [gradients_sent(zero, accumulate, steps) for zero, accumulate in cases]
