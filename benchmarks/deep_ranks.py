@@ -86,12 +86,10 @@ def measure(way: Way) -> dict[str, Any]:
 
 def bytes_held(training: Any) -> dict[str, int]:
     """Return bytes of what this rank keeps between steps. Gradients are still there: the next step drops them."""
-    from torch.distributed.tensor import DTensor
-
     from tasks.deep import zero
 
     def size(tensor: Any) -> int:
-        part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        part = local(tensor)
         return int(part.numel() * part.element_size())
 
     parameters = training.parameters.values()
@@ -103,6 +101,15 @@ def bytes_held(training: Any) -> dict[str, int]:
     }
 
 
+def local(tensor: Any) -> Any:
+    """Return what this rank holds of a tensor."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    with torch.no_grad():
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 class _Most:
     """Bytes of storages that autograd holds, now and at most."""
 
@@ -110,7 +117,8 @@ class _Most:
         self.ignored, self.users, self.now, self.most = ignored, dict[int, int](), 0, 0
 
     def pack(self, tensor: Any) -> Any:
-        return tensor if tensor.data_ptr() in self.ignored else _Held(self, tensor)
+        part = local(tensor)
+        return tensor if part.data_ptr() in self.ignored else _Held(self, tensor, part.untyped_storage())
 
     @staticmethod
     def unpack(held: Any) -> Any:
@@ -118,8 +126,7 @@ class _Most:
 
 
 class _Held:
-    def __init__(self, most: _Most, tensor: Any) -> None:
-        storage = tensor.untyped_storage()
+    def __init__(self, most: _Most, tensor: Any, storage: Any) -> None:
         self.most, self.tensor, self.key, self.size = most, tensor, storage.data_ptr(), storage.nbytes()
         users = most.users.get(self.key, 0)
         most.users[self.key] = users + 1
@@ -137,10 +144,8 @@ class _Held:
 def activations(training: Any) -> Iterator[_Most]:
     """Count what autograd holds; parameters, which it refers to as well, are no activations."""
     from torch.autograd.graph import saved_tensors_hooks
-    from torch.distributed.tensor import DTensor
 
-    local = [p.to_local() if isinstance(p, DTensor) else p for p in training.parameters.values()]
-    most = _Most({p.data_ptr() for p in local})
+    most = _Most({local(p).data_ptr() for p in training.parameters.values()})
     with saved_tensors_hooks(most.pack, most.unpack):
         yield most
 

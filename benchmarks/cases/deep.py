@@ -114,8 +114,10 @@ def _details(side: Side, job: Job, runs: Sequence[list[dict[str, Any]]]) -> dict
         ),
         "sent_bytes_by_arithmetic": round(_sent(side, job)),
         "memory_by_rank": [rank["memory"] for rank in first],
-        "memory_by_arithmetic": deep_arithmetic.zero_bytes(_parameters(), _replicas(side), side.parallel.zero),
     }
+    if side.parallel.tensor == side.parallel.pipeline == 1:
+        held = deep_arithmetic.zero_bytes(_parameters(), _replicas(side), side.parallel.zero)
+        more["memory_by_arithmetic"] = {kind: round(count) for kind, count in held.items()}
     if side.parallel.pipeline > 1:
         shares = [statistics.mean(rank["bubble"] for rank in ranks) for ranks in runs]
         more["bubble"] = round(statistics.median(shares), 4)

@@ -25,6 +25,7 @@ def test_memory_by_rank_is_what_the_arithmetic_says() -> None:
 
     settings = [ParallelConfig(zero=zero) for zero in (0, 1, 2, 3)]  # type: ignore[arg-type]
     settings += [ParallelConfig(pipeline=2, micro_batches=8, schedule=s) for s in ("gpipe", "1f1b")]  # type: ignore[arg-type]
+    settings.append(ParallelConfig(tensor=2))
     ranks = run_ranks(measure_all, 2, [Way(TINY, 16, 2, parallel) for parallel in settings])
     parameters = sum(p.numel() for p in build(TINY, 0).parameters())
     for zero in (0, 1, 2, 3):

@@ -64,19 +64,25 @@ def test_a_killed_rank_is_named_and_training_resumes_to_the_same_bits(
 
 
 def test_a_checkpoint_of_any_plan_goes_on_in_one_process(undisturbed: dict[str, Trained], tmp_path: Path) -> None:
-    both = {**WAYS, "ZeRO 3 and tensor": ParallelConfig(tensor=2, zero=3)}
-    for way, parallel in both.items():
-        folder, ranks = tmp_path / way, 2 if way in WAYS else 4
-        run_ranks(train_one, ranks, Run(parallel, EVERY_2, folder=folder))
-        for newest in folder.glob("step-00000008.*"):
-            newest.unlink()
-        copy = shutil.copytree(folder, tmp_path / f"copy of {way}")
-        [alone] = run_ranks(train_one, 1, Run(training=EVERY_2, folder=folder))
-        again, *_ = run_ranks(train_one, ranks, Run(parallel, EVERY_2, folder=copy))
-        for trained in (alone, again):
+    by_ranks = {2: WAYS, 4: {"ZeRO 3 and tensor": ParallelConfig(tensor=2, zero=3)}}
+    goes_on: dict[str, list[Trained]] = {}
+    alone = []
+    for ranks, ways in by_ranks.items():
+        runs = [Run(parallel, EVERY_2, folder=tmp_path / way) for way, parallel in ways.items()]
+        run_ranks(train_all, ranks, runs)
+        for way in ways:
+            for newest in (tmp_path / way).glob("step-00000008.*"):
+                newest.unlink()
+            alone.append(Run(training=EVERY_2, folder=shutil.copytree(tmp_path / way, tmp_path / f"copy of {way}")))
+        goes_on |= {way: [again] for way, again in zip(ways, run_ranks(train_all, ranks, runs)[0], strict=True)}
+    for again, trained in zip(goes_on.values(), run_ranks(train_all, 1, alone)[0], strict=True):
+        again.append(trained)
+    expected = undisturbed["data"]
+    for way, both in goes_on.items():
+        for trained in both:
             assert trained.resumed == 6, way
-            assert trained.losses == pytest.approx(undisturbed["data"].losses, abs=2e-6), way
-            apart = {n: float((w - trained.weights[n]).abs().max()) for n, w in undisturbed["data"].weights.items()}
+            assert trained.losses == pytest.approx(expected.losses, abs=2e-6), way
+            apart = {n: float((w - trained.weights[n]).abs().max()) for n, w in expected.weights.items()}
             assert max(apart.values()) < 2e-5, way
 
 

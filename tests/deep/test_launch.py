@@ -48,10 +48,13 @@ def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str,
 @pytest.mark.parametrize(
     "launcher",
     [
-        ("torchrun", "--standalone", "--nproc-per-node=2"),
-        ("accelerate", "launch", "--config_file", "deploy/deep/accelerate.yaml"),
+        pytest.param(("torchrun", "--standalone", "--nproc-per-node=2"), id="torchrun"),
+        pytest.param(
+            ("accelerate", "launch", "--config_file", "deploy/deep/accelerate.yaml"),
+            id="accelerate",
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=lambda launcher: launcher[0],
 )
 def test_two_ranks_of_a_launcher_train_what_one_process_does(
     launcher: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
