@@ -136,7 +136,14 @@ def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
         place = tree
         for group in groups:
             place = place.setdefault(group, {})
-        place[key] = yaml.safe_load(text)
+            if not isinstance(place, dict):
+                raise SettingsError(f"{group} is a value, not a group", where=f"--set {name}", fix="give it once")
+        try:
+            place[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingsError(
+                f"{text!r} is no value", where=f"--set {name}", fix="a number, a word or null"
+            ) from None
     try:
         return LaunchConfig.model_validate(tree)
     except ValidationError as error:

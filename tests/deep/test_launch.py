@@ -102,6 +102,10 @@ def test_wrong_settings_and_files_are_refused_saying_what_to_do(
         settings(["model.width=10"], "regression")
     with pytest.raises(SettingsError, match=r"leave some of 8 pipeline stages idle"):
         settings(["parallel.pipeline=8"], "regression")
+    with pytest.raises(SettingsError, match="model is a value, not a group"):
+        settings(["model=3", "model.width=8"], "regression")
+    with pytest.raises(SettingsError, match="is no value"):
+        settings(["model.width=[8"], "regression")
     with pytest.raises(InputError, match="no parquet files"):
         from_files(tmp_path, 8)
     pq.write_table(pa.table({"text": ["good"]}), tmp_path / "reviews.parquet")
