@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from benchmarks import deep_arithmetic
+from benchmarks.cases import deep
 from benchmarks.deep_arithmetic import Cluster, Model, bubble, step_seconds, zero_bytes
 from benchmarks.deep_ranks import WARM_UP, Way, measure
+from benchmarks.harness import run_case
 from tasks.deep.settings import EncoderConfig, ParallelConfig
 
 TINY = EncoderConfig(vocabulary=64, positions=8, width=32, heads=4, layers=4, hidden=64)
@@ -41,6 +43,24 @@ def test_memory_by_rank_is_what_the_arithmetic_says() -> None:
     losses = [rank[index]["losses"] for rank in ranks for index in range(len(settings))]
     assert len(losses[0]) == 2 + WARM_UP
     assert all(other == pytest.approx(losses[0], abs=1e-5) for other in losses)
+
+
+@pytest.mark.nightly
+def test_the_case_checks_and_tells_all_of_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="needs the extra deep: torch")
+    monkeypatch.setattr(deep, "MODEL", TINY)
+    monkeypatch.setattr(deep, "STEPS", 2)
+    result = run_case("deep", size=16, runs=1)
+    assert "are those of one process" in result["checked"]
+    sides = {"ours": result["ours"], **result["peers"]}
+    assert set(sides) == set(deep.SIDES)
+    for name, numbers in sides.items():
+        assert numbers["tokens_per_s"] > 0, name
+        assert len(numbers["memory_by_rank"]) == deep.SIDES[name].ranks
+        assert ("bubble" in numbers) is (name in ("gpipe", "one_f_one_b"))
+    held = {name: numbers["memory_by_rank"][0] for name, numbers in sides.items()}
+    assert held["recompute"]["activations"] < held["ours"]["activations"] / 2
+    assert held["accumulate_4"]["activations"] < held["ours"]["activations"] / 2
 
 
 def test_a_bubble_shrinks_with_micro_batches_and_grows_with_stages() -> None:
