@@ -26,9 +26,9 @@ def test_a_closed_connection_is_a_lost_rank_also_within_another_error() -> None:
         except RuntimeError as error:
             raise RuntimeError("stage 1 failed to run forward") from error
 
-    with pytest.raises(RankLost, match="rank 0, step 2, forward: another rank is gone .*Connection closed"):  # noqa: SIM117
-        with during(0, 2, "forward"):
-            fail()
+    gone = r"rank 0, step 2, forward: another rank is gone .*Connection closed"
+    with pytest.raises(RankLost, match=gone), during(0, 2, "forward"):
+        fail()
 
 
 def test_other_errors_stay_as_they_are() -> None:
