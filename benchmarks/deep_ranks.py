@@ -70,7 +70,9 @@ def measure(way: Way) -> dict[str, Any]:
 
     with activations(training) as held, waiting() as busy:
         trained = training.run(batches, None, told, 0.0)
-        memory = {**bytes_held(training), "activations": held.most}
+        # Autograd refers to gathered parameters as well.
+        kind = "activations_and_gathered" if way.parallel.zero >= 2 else "activations"
+        memory = {**bytes_held(training), kind: held.most}
     first = WARM_UP - 1
     wall_s = ends[-1] - ends[first]
     return {

@@ -27,6 +27,9 @@ def replicated(module: nn.Module, plan: Plan) -> nn.Module:
         process_group=plan.group(DATA),
         bucket_cap_mb=plan.config.bucket_mb,
         gradient_as_bucket_view=True,
+        # Otherwise buckets are laid out anew after the first backward pass, and sums of three ranks and more are made
+        # in another order: training that goes on from a checkpoint would not give the same bits.
+        find_unused_parameters=True,
         init_sync=False,  # all ranks made the same weights from the seed, or read them from the same file
     )
 

@@ -13,7 +13,9 @@ Started again, it goes on from the last checkpoint. Settings: tasks/deep/setting
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,7 @@ from typing import Any
 import torch
 import yaml
 from pydantic import Field, ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import distributed
 
 from tasks.core.errors import InputError, RaymillError, SettingsError
@@ -40,6 +42,8 @@ from tasks.deep.plan import plan
 from tasks.deep.profiling import profiled
 from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
 
+CHECKPOINT_EVERY = 100  # steps, with --folder, where nothing else is said
+
 
 class LaunchConfig(Section):
     model: EncoderConfig = EncoderConfig()
@@ -52,16 +56,20 @@ class LaunchConfig(Section):
 def joined(device: str, timeout_s: float = 600.0) -> Iterator[None]:
     """Join the process group that a launcher's variables describe; alone without them.
 
-    A group whose master is on this machine talks over loopback alone.
+    A group that is on this machine alone talks over loopback.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if os.environ.get("MASTER_ADDR") in ("localhost", "127.0.0.1", "::1", os.uname().nodename):
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        index, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if index >= there:
+            raise InputError(f"rank {index} of this machine, {there} GPUs", where="--device", fix="a rank a GPU")
+        torch.cuda.set_device(index)
     distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield
@@ -79,6 +87,15 @@ def synthetic(rows: int, model: EncoderConfig, seed: int = 0) -> Batch:
     return {"tokens": tokens, "mask": mask, "target": low.float(), "weight": torch.ones(rows, 1)}
 
 
+def digest(rows: Batch) -> str:
+    """Return what tells these rows from others: a checkpoint belongs to one data set."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(rows.items()):
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().numpy())
+    return sha.hexdigest()
+
+
 def from_files(path: Path, positions: int) -> Batch:
     """Read lists of ids, cut to positions + 1: each token's target is the one after it.
 
@@ -87,14 +104,18 @@ def from_files(path: Path, positions: int) -> Batch:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise InputError("no parquet files", where=str(path), fix="give a folder of tokens or blocks")
     rows: list[Any] = []
     for file in files:
-        if "input_ids" not in pq.read_schema(file).names:
-            raise InputError("no column input_ids", where=str(file), fix="a snapshot of tokenize or pack-tokens")
-        rows += pq.read_table(file, columns=["input_ids"])["input_ids"].cast(pa.list_(pa.int64())).to_pylist()
+        try:
+            if "input_ids" not in pq.read_schema(file).names:
+                raise InputError("no column input_ids", where=str(file), fix="a snapshot of tokenize or pack-tokens")
+            column = pq.read_table(file, columns=["input_ids"])["input_ids"].drop_null()
+            rows += column.cast(pa.list_(pa.int64())).to_pylist()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"cannot be read ({error})", where=str(file), fix="parquet with lists of ids") from error
     rows = [row[: positions + 1] for row in rows if len(row) > 1]
     if not rows:
         raise InputError("no row has two tokens", where=str(path))
@@ -145,7 +166,11 @@ def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
                 f"{text!r} is no value", where=f"--set {name}", fix="a number, a word or null"
             ) from None
     try:
-        return LaunchConfig.model_validate(tree)
+        config = LaunchConfig.model_validate(tree)
+        if config.model.objective != objective or (objective == "regression" and config.model.outputs != 1):
+            what = "--tokens trains the next token, synthetic rows a regression with one output"
+            raise SettingsError(what, where="model.objective and model.outputs", fix="leave both out")
+        return config
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -155,7 +180,16 @@ def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
 def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
     """Train, and let rank 0 say and save it."""
     place = plan(config.parallel, device)
-    model = config.model
+    model, training = config.model, config.training
+    if given.folder:
+        try:
+            given.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot be made ({error})", where="--folder", fix="a folder to write to") from error
+        if not training.checkpoint_every:
+            training = training.model_copy(update={"checkpoint_every": CHECKPOINT_EVERY})
+    if given.synthetic < 1:
+        raise InputError(f"{given.synthetic} rows", where="--synthetic", fix="at least one")
     rows = from_files(given.tokens, model.positions) if given.tokens else synthetic(given.synthetic, model)
     if int(rows["tokens"].max()) >= model.vocabulary:
         raise InputError(
@@ -173,22 +207,22 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
         trained = train(
             build(model, config.training.seed),
             batches,
-            config.training,
+            training,
             loss=next_token if given.tokens else squared_error,
             plan=place,
             folder=given.folder,
-            identity={"model": model.model_dump(), "step_rows": config.step_rows},
+            identity={"model": model.model_dump(), "step_rows": config.step_rows, "rows": digest(rows)},
             on_step=say,
             flops_per_token=flops_per_token(model, rows["tokens"].shape[1]),
         )
     if place.rank > 0:
         return
     if given.folder:
-        given.folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained.weights, given.folder / "model.safetensors")
+        write_whole(given.folder / "model.safetensors", save(trained.weights))
         write_whole(given.folder / "model.json", model.model_dump_json(indent=1))
     done = {"steps": trained.steps, "skipped": trained.skipped, "resumed": trained.resumed}
-    print(json.dumps({**done, "loss": trained.losses[-1], "ranks": place.world_size}), flush=True)
+    loss = trained.losses[-1] if math.isfinite(trained.losses[-1]) else None
+    print(json.dumps({**done, "loss": loss, "ranks": place.world_size}), flush=True)
 
 
 if __name__ == "__main__":

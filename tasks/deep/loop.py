@@ -192,6 +192,8 @@ class Training:
                     group["lr"] = rate
                 self.optimizer.step()
                 course.updates, course.skipped_in_a_row = course.updates + 1, 0
+            elif self.scaler.is_enabled() and math.isfinite(loss or 0.0):
+                pass  # float16's scale is too great, as it is meant to be at first: it is lowered below
             else:
                 self._skip(total, weight, norm)
                 loss = None

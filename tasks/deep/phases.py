@@ -24,7 +24,7 @@ NO_MEMORY = re.compile(r"out of memory|can't allocate memory|DefaultCPUAllocator
 LOWER = {
     "forward": "activations: fewer rows a micro-batch (accumulate), shorter rows, or recompute=true",
     "forward and backward": "activations: more micro_batches, shorter rows, or recompute=true",
-    "backward": "gradients and activations: more accumulate, recompute=true, or parallel.zero 2 or 3",
+    "backward": "gradients and activations: recompute=true, fewer rows a step, or parallel.zero 2 or 3",
     "optimizer step": "optimizer state: parallel.zero of 1 or more, more replicas, or a smaller model",
     "checkpoint": "the whole model on one rank: a smaller model, or more memory for rank 0",
 }

@@ -46,7 +46,11 @@ def scaler(plan: Plan, config: TrainingConfig) -> Any:
         raise InputError("float16 trains on a GPU only", where="precision", fix="bfloat16 or float32")
     if half and (plan.config.zero > 1 or plan.layout.tensor * plan.layout.pipeline > 1):
         raise InputError("float16 needs whole gradients", where="precision", fix="bfloat16, or parallel.data alone")
-    if config.precision == "bfloat16" and plan.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if (
+        config.precision == "bfloat16"
+        and plan.device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise InputError("this GPU has no bfloat16", where="precision", fix="float16 or float32")
     return torch.amp.GradScaler(plan.device.type, enabled=half)
 

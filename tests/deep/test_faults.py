@@ -13,7 +13,7 @@ from tasks.core.errors import InputError, RankLost, RunError  # noqa: E402
 from tasks.deep.loop import Trained  # noqa: E402
 from tasks.deep.ranks import run_ranks  # noqa: E402
 from tasks.deep.settings import ParallelConfig  # noqa: E402
-from tests.support.text_models import TRAINING, Run, train_all, train_one  # noqa: E402
+from tests.support.text_models import MODEL, TRAINING, Run, train_all, train_one  # noqa: E402
 
 EVERY_2 = TRAINING.model_copy(update={"checkpoint_every": 2})
 SKIP, STOP = (TRAINING.model_copy(update={"on_nan": what}) for what in ("skip", "stop"))
@@ -84,6 +84,17 @@ def test_a_checkpoint_of_any_plan_goes_on_in_one_process(undisturbed: dict[str, 
             assert trained.losses == pytest.approx(expected.losses, abs=2e-6), way
             apart = {n: float((w - trained.weights[n]).abs().max()) for n, w in expected.weights.items()}
             assert max(apart.values()) < 2e-5, way
+
+
+def test_three_replicas_resume_to_the_same_bits_with_buckets_of_many_parameters(tmp_path: Path) -> None:
+    larger = MODEL.model_copy(update={"vocabulary": 6000, "width": 96})
+    run = Run(training=EVERY_2, model=larger, folder=tmp_path)
+    undisturbed = run_ranks(train_one, 3, run)[0]
+    for newest in tmp_path.glob("step-00000008.*"):
+        newest.unlink()
+    again = run_ranks(train_one, 3, run)[0]
+    assert again.resumed == 6
+    assert same(again, undisturbed)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_told_or_ends_training() -> None:

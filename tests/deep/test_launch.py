@@ -104,6 +104,8 @@ def test_wrong_settings_and_files_are_refused_saying_what_to_do(
         settings(["parallel.pipeline=8"], "regression")
     with pytest.raises(SettingsError, match="model is a value, not a group"):
         settings(["model=3", "model.width=8"], "regression")
+    with pytest.raises(SettingsError, match="--tokens trains the next token"):
+        settings(["model.objective=next-token"], "regression")
     with pytest.raises(SettingsError, match="is no value"):
         settings(["model.width=[8"], "regression")
     with pytest.raises(InputError, match="no parquet files"):
@@ -111,6 +113,13 @@ def test_wrong_settings_and_files_are_refused_saying_what_to_do(
     pq.write_table(pa.table({"text": ["good"]}), tmp_path / "reviews.parquet")
     with pytest.raises(InputError, match="no column input_ids"):
         from_files(tmp_path, 8)
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="cannot be read"):
+        from_files(tmp_path / "torn.parquet", 8)
+    alone(capsys, "--folder", str(tmp_path / "model"))
+    with pytest.raises(SystemExit):
+        main([*TINY, "--synthetic", "25", "--device", "cpu", "--folder", str(tmp_path / "model")])
+    assert "of.rows was" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         alone(capsys, "--set=parallel.data=2")
     assert ended.value.code == 2
