@@ -7,10 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from tasks.domain.targets import target_of
 from tasks.stages.features import catalogue, text_score
 from tasks.stages.features.group import Part
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.settings import Groups
+from tasks.stages.text_model.rows import OUTPUTS, STARS
 
 
 def past_features(found: pl.DataFrame, kind: str, names: Sequence[str]) -> pl.DataFrame:
@@ -32,3 +34,14 @@ def text_features(scores: tuple[Any, Any], target: str) -> dict[str, pl.Series]:
     """Return the features of the group `text`, null where there is no score yet."""
     answers = text_score.columns(scores, target)
     return {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in answers.items()}
+
+
+def deep_features(scores: Any, target: str) -> dict[str, pl.Series]:
+    """Return the features of the group `deep` from a text model's scores (n, OUTPUTS), null where there is none."""
+    above, from_stars = scores[:, : len(STARS)], target_of(target).from_stars
+    columns = {
+        "deep_score": from_stars(above) if from_stars else scores[:, OUTPUTS.index("helpful")],
+        **{f"deep_above_{stars}": above[:, i] for i, stars in enumerate(STARS)},
+        "deep_stars": scores[:, OUTPUTS.index("stars")],
+    }
+    return {name: pl.Series(column, dtype=pl.Float32).fill_nan(None) for name, column in columns.items()}

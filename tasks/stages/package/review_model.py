@@ -13,6 +13,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from tasks.algorithms.conformal import Intervals
 from tasks.algorithms.hash_index import HashIndex
-from tasks.core.errors import RunError
+from tasks.core.errors import RunError, UserError
 from tasks.core.part_files import read_part
 from tasks.domain.metrics import expected
 from tasks.domain.targets import target_of
@@ -32,7 +33,7 @@ from tasks.parallel.key_hash import hashed
 from tasks.stages.clean.text import tidy_text
 from tasks.stages.embeddings.review_vectors import SvdVectors, WordMeans
 from tasks.stages.features.catalogue import KEYS, METADATA
-from tasks.stages.features.features import own_features, past_features, text_features
+from tasks.stages.features.features import deep_features, own_features, past_features, text_features
 from tasks.stages.features.group import Part, Words
 from tasks.stages.features.past_state import PastState
 from tasks.stages.features.text_fields import Reader
@@ -133,6 +134,8 @@ class ReviewModel:
             columns |= self._language(ids)
         if "embeddings" in groups:
             columns |= dict(zip(groups["embeddings"], map(_known, self.vectors.of(ids).T), strict=True))
+        if "deep" in groups:
+            columns |= deep_features(self.text_model.score(_rows(ids)), self.about.target)
         names = [name for of_group in groups.values() for name in of_group]
         return reviews.with_columns(**columns).select(pl.col(names).cast(pl.Float32))
 
@@ -156,7 +159,7 @@ class ReviewModel:
         return dict(zip(("lm_surprise", "lm_high"), map(_known, columns), strict=True))
 
     def _needed(self) -> list[str]:
-        parts = {"text": "text_score", "language": "language", "embeddings": "vectors"}
+        parts = {"text": "text_score", "language": "language", "embeddings": "vectors", "deep": "text_model"}
         return ["words", "past", "items", *(part for group, part in parts.items() if group in self.about.groups)]
 
     @cached_property
@@ -218,6 +221,18 @@ class ReviewModel:
                 return SvdVectors(arrays["idf"], arrays["basis"])
             return WordMeans(arrays["table"], arrays["known"])
 
+    @cached_property
+    def text_model(self) -> Any:
+        try:
+            from tasks.stages.text_model.model import Scorer
+        except ImportError as error:
+            raise UserError(
+                f"this model reads texts by a transformer: {error}",
+                where=str(self.folder),
+                fix="install what is in its requirements.txt: torch and safetensors",
+            ) from None
+        return Scorer.load(self.folder)
+
     def _tables(self, name: str) -> list[pl.DataFrame]:
         return [read_part(file) for file in sorted((self.folder / name).glob("*.parquet"))]
 
@@ -236,6 +251,11 @@ class Items:
 
 def _nulls(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame({name: [0 if name == "key" else None] for name in rows.columns}, schema=rows.schema)
+
+
+def _rows(ids: pa.ListArray) -> list[NDArray[np.int32]]:
+    values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+    return [values[a:b] for a, b in pairwise(offsets.tolist())]
 
 
 def _known(column: NDArray[np.float32]) -> pl.Series:
