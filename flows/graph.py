@@ -10,6 +10,7 @@ from typing import Any
 from tasks.core.errors import InputError, SettingsError
 from tasks.settings import Settings
 from tasks.sources import Source, discover
+from tasks.stages.text_model.stage import check_installed
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Given:
     metadata: Source | None
     packs: bool
     embeds: bool
+    deep: bool
+    predicts: bool
 
 
 # What a command has found for the flow that it starts itself: the files are looked for, and hashed, once.
@@ -30,8 +33,18 @@ def find_given(settings: Settings, until: str | None) -> Given:
     """Find the raw files that the settings name. Raises UserError for a wrong input, or a last stage that is off."""
     packs = _is_enabled("pack-tokens", settings.pack_tokens, until)
     embeds = _is_enabled("embeddings", settings.embeddings, until)
+    if predicts := _is_enabled("next-token", settings.next_token, until):
+        if not packs:
+            raise SettingsError(
+                "next-token reads packed tokens, and pack-tokens is switched off",
+                where="next_token.enabled",
+                fix="add --set pack_tokens.enabled=true",
+            )
+        check_installed("next_token")
+    if deep := _is_enabled("text-model", settings.text_model, until):
+        check_installed()
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    return Given(source, _metadata(settings, until), packs, embeds)
+    return Given(source, _metadata(settings, until), packs, embeds, deep, predicts)
 
 
 def walk(given: Given, stages: Any, together: Callable[..., list[Any]], register: Callable[..., None]) -> Any:
@@ -46,16 +59,19 @@ def walk(given: Given, stages: Any, together: Callable[..., list[Any]], register
     alike = stages.near_duplicates(reviews)
     counts, tokens = together((stages.count_words, reviews), (stages.tokenize, reviews))
     if given.packs:
-        stages.pack_tokens(tokens)
+        packed = stages.pack_tokens(tokens)
+        if given.predicts:
+            stages.next_token(reviews, tokens, packed)
     language = stages.language_model(reviews, tokens)
     vectors = stages.embeddings(reviews, tokens) if given.embeds else None
-    table = stages.features(reviews, counts, tokens, language, vectors, catalogue)
+    deep = stages.text_model(reviews, tokens) if given.deep else None
+    table = stages.features(reviews, counts, tokens, language, vectors, catalogue, deep)
     splits = stages.split(table, alike)
     baseline, search = together((stages.train, splits), (stages.tune, splits))
     model = stages.refit(splits, search)
     scores, packed = together(
         (stages.evaluate, splits, reviews, baseline, model),
-        (stages.package, reviews, counts, tokens, language, vectors, catalogue, table, model),
+        (stages.package, reviews, counts, tokens, language, vectors, catalogue, table, model, deep),
     )
     proof, _ = together((stages.prove, raw, reviews, splits, scores, packed), (stages.reference, splits, scores))
     register(splits, model, scores, packed, proof)

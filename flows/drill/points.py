@@ -44,6 +44,8 @@ WORKERS = {
     "count-words": ("mapreduce:mapped:0", "mapreduce:taken:0", "mapreduce:reduced:0"),
     "tokenize": ("tokenize:encoded:0",),
     "language-model": ("mapreduce:mapped:0", "mapreduce:taken:0", "mapreduce:reduced:0"),
+    "text-model": ("text-model:step:1",),
+    "next-token": ("next-token:step:1",),
     "train": ("train:round:1", "train:round:7"),
     "refit": ("train:round:1",),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,9 @@ def record_stage(
     tracker.log(tracker.run_id, metrics=metrics, tags=tags)
     if stage.name == "ingest":
         tracker.log_inputs(tracker.run_id, [snapshot])
-    elif stage.name in ("train", "tune", "refit") and not tracker.has_finished(**{KEY: snapshot.key}):
+    elif stage.name in ("train", "tune", "refit", "text-model", "next-token") and not tracker.has_finished(
+        **{KEY: snapshot.key}
+    ):
         child = _record_learning(tracker, stage, snapshot)
         tracker.log_inputs(child, [i for i in inputs if isinstance(i, Snapshot)])
         tracker.end(child)
@@ -54,6 +57,10 @@ def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot
     child = tracker.child(stage.name, tags={"raymill.snapshot": snapshot.digest, KEY: snapshot.key})
     if stage.name == "tune":
         _record_search(tracker, child, snapshot)
+    elif stage.name == "text-model":
+        _record_text_model(tracker, child, snapshot)
+    elif stage.name == "next-token":
+        _record_next_token(tracker, child, snapshot)
     else:
         facts = snapshot.facts
         curves: dict[str, list[float]] = {}
@@ -66,6 +73,29 @@ def _record_learning(tracker: tracking.Tracker, stage: Stage, snapshot: Snapshot
             tags={"raymill.target": facts["target"]},
         )
     return child
+
+
+def _record_text_model(tracker: tracking.Tracker, child: str, snapshot: Snapshot) -> None:
+    """Log the curves of each block's training, of which rank 0 alone keeps the numbers."""
+    curves: dict[str, list[float | None]] = {}
+    for point in snapshot.read("curves").to_pylist():
+        for name in ("loss", "validation"):
+            curves.setdefault(f"block_{point['block']}_{name}", []).append(point[name])
+    last = snapshot.facts["blocks"][-1]
+    metrics = {name: last[name] for name in ("learned", "steps", "best_loss") if last[name] is not None}
+    tracker.log(child, params=snapshot.facts["shape"], metrics=metrics, curves=curves)
+
+
+def _record_next_token(tracker: tracking.Tracker, child: str, snapshot: Snapshot) -> None:
+    """Log the curves, and the perplexity of each slice."""
+    points = snapshot.read("curves").to_pylist()
+    curves = {name: [point[name] for point in points] for name in ("loss", "validation")}
+    metrics = {"perplexity_of_frequencies": snapshot.facts["of_frequencies"]}
+    for row in snapshot.read().to_pylist():
+        value = re.sub(r"[^\w. -]", "_", row["value"])
+        name = "perplexity" if row["slice"] == "all" else f"perplexity/{row['slice']}/{value}"
+        metrics[name] = row["perplexity"]
+    tracker.log(child, params=snapshot.facts["shape"], metrics=metrics, curves=curves)
 
 
 def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> None:

@@ -138,9 +138,10 @@ class Lines:
 
 
 def line(progress: Progress, speed: Speed, width: int | None = None) -> str:
-    """Format the stage, percent done, units, amounts, rates, time left; a narrow `width` drops the longest of these."""
+    """Format stage, percent done, units, amounts, measures, rates, time left; a narrow `width` drops some of them."""
     rates = [_rate(name, rate) for name, rate in speed.rates.items() if name != progress.unit or not progress.amounts]
     amounts = [f"{quantity(n)} {name}" for name, n in progress.amounts.items()]
+    rates = [*_measures(progress), *rates]
     left = [f"{clock(speed.left_s)} left"] if speed.left_s is not None else []
     start = f"{progress.stage:<16} {int(100 * progress.fraction):>3}%"
     units = [_units(progress)]
@@ -153,7 +154,7 @@ def line(progress: Progress, speed: Speed, width: int | None = None) -> str:
 
 def description(progress: Progress, speed: Speed) -> str:
     """Format progress and speed as a sentence, with every rate."""
-    amounts = [f"{quantity(n)} {name}" for name, n in progress.amounts.items()]
+    amounts = [f"{quantity(n)} {name}" for name, n in progress.amounts.items()] + _measures(progress)
     parts = [", ".join([_units(progress), *amounts]) + f" in {clock(progress.seconds)}"]
     if speed.rates:
         parts.append(", ".join(_rate(name, rate) for name, rate in speed.rates.items()))
@@ -165,6 +166,10 @@ def description(progress: Progress, speed: Speed) -> str:
 def _units(progress: Progress) -> str:
     done = f"{progress.done:,}"
     return f"{done} {progress.unit}" if progress.finished else f"{done} of {progress.total:,} {progress.unit}"
+
+
+def _measures(progress: Progress) -> list[str]:
+    return [f"{name} {value:.3g}" for name, value in progress.measures.items()]
 
 
 def _rate(name: str, rate: float) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """A stage's state: `done` of `total` units of work, running totals of its outputs, seconds since it began.
+    """A stage's state: `done` of `total` units of work, running totals of its outputs, seconds since it began, and
+    `measures`, numbers of the moment such as a loss.
 
     `resumed` is true if some of it was done by an earlier run: no speed can be computed from `done` then.
     """
@@ -22,6 +23,7 @@ class Progress:
     amounts: Mapping[str, int]
     seconds: float
     resumed: bool = False
+    measures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -53,10 +55,21 @@ class Reporter:
     def __post_init__(self) -> None:
         self.began = self.clock()
 
-    def report(self, done: int, total: int, unit: str, amounts: Mapping[str, int], *, resumed: bool) -> None:
+    def report(
+        self,
+        done: int,
+        total: int,
+        unit: str,
+        amounts: Mapping[str, int],
+        *,
+        resumed: bool,
+        measures: Mapping[str, float] | None = None,
+    ) -> None:
         try:
             seconds = self.clock() - self.began
-            self.receiver(Progress(self.stage, int(done), int(total), unit, dict(amounts), seconds, resumed))
+            self.receiver(
+                Progress(self.stage, int(done), int(total), unit, dict(amounts), seconds, resumed, measures or {})
+            )
         except Exception:
             if not self._complained:
                 self._complained = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -252,13 +252,17 @@ class SnapshotWriter:
         """Record small JSON values for this run only, outside the snapshot: timings, progress."""
         self.notes.update(notes)
 
-    def progress(self, done: int, total: int, unit: str = "rows", **amounts: int) -> None:
-        """Report progress: `done` of `total` units, and running totals of the outputs (tokens=...).
+    def progress(
+        self, done: int, total: int, unit: str = "rows", *, measures: Mapping[str, float] | None = None, **amounts: int
+    ) -> None:
+        """Report progress: `done` of `total` units, running totals of the outputs (tokens=...), and numbers of the
+        moment (a loss).
 
         Cheap, and it never fails: call it after every part, in the stage's thread. A stage that reuses parts notes
         `parts_taken_over` before its first call, so that no rates are shown for it.
         """
-        self.reporter.report(done, total, unit, amounts, resumed=bool(self.notes.get("parts_taken_over")))
+        resumed = bool(self.notes.get("parts_taken_over"))
+        self.reporter.report(done, total, unit, amounts, resumed=resumed, measures=measures)
 
     def rows(self, table: str = "") -> int:
         return sum(e.rows or 0 for e in self.entries if e.table == table)

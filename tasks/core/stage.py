@@ -75,7 +75,7 @@ class Stage:
         """
         suite = f"expectations/{self.name.replace('-', '_')}.yaml"
         digests = {name: file_sha256(CONF / name) for name in (suite, *self.files) if (CONF / name).exists()}
-        versions = {name: metadata.version(name) for name in self.libraries}
+        versions = {name: _version(name) for name in self.libraries}
         return {"source": source_digest(self.function.__module__), "version": str(self.version), **versions, **digests}
 
     @property
@@ -263,6 +263,14 @@ def _reasons(out: SnapshotWriter) -> str:
 
     reasons = Counter(read_tables(out.files("rejects"), ["reason"])["reason"].to_pylist())
     return ", ".join(f"{reason}: {n:,}" for reason, n in reasons.most_common(3))
+
+
+def _version(library: str) -> str:
+    """Return the version of a distribution; "" if it is not installed, as one of an extra may be."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 class _Clock:

@@ -45,7 +45,8 @@ def save_model(tracker: Tracker, run_id: str, name: str, model: PythonModel, tag
             input_example=model.example,
             metadata=tags,
             # Listed, not inferred: inference imports the model in a new process, which takes ten seconds.
-            pip_requirements=[f"{library}=={version_of(library)}" for library in model.libraries],
+            # Without the local part, as 2.13.0+cpu: an index has other builds of the same version.
+            pip_requirements=[f"{library}=={version_of(library).partition('+')[0]}" for library in model.libraries],
         )
     try:
         tracker.client.create_registered_model(name)

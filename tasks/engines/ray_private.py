@@ -173,19 +173,26 @@ def dashboard_url() -> str | None:
     return ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False).dashboard_url or None
 
 
-def lean_trainer(*, own: bool) -> Any:
+def lean_trainer(*, own: bool, torch: bool = False) -> Any:
     """Return Ray Train's trainer without three of its processes, each 3 s of imports and 110 MB on the machine.
+
+    torch: its `TorchTrainer`, which keeps the process that shards Ray Data sets.
 
     One asks an autoscaler for the workers, which their placement group does, too; one removes that group after the
     controller's death, which Ray does for a group that is not detached; one shards Ray Data sets, of which there are
     none. In a session of this process's `own` all trainings share a controller's process (`ControllerHost`), 2 s of
     CPU each. Without the names it is Ray Train's own, with all of its processes.
     """
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    base: Any
+    if torch:
+        from ray.train.torch import TorchTrainer as base
+    else:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer as base
 
     if not (names := _all_of("trainer")):
-        return DataParallelTrainer
+        return base
     data_sets, cleaner, policy = names[:3]
+    left_out = (cleaner,) if torch else (data_sets, cleaner)
     is_shared = own and _all_of("controller") is not None
 
     class Fixed(policy):  # type: ignore[valid-type, misc]
@@ -195,10 +202,10 @@ def lean_trainer(*, own: bool) -> Any:
         def _maybe_send_resource_request(self) -> None:
             pass
 
-    class Trainer(DataParallelTrainer):
+    class Trainer(base):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             every = super()._create_default_callbacks()
-            return [c for c in every if not isinstance(c, (data_sets, cleaner))]
+            return [c for c in every if not isinstance(c, left_out)]
 
         def _initialize_and_run_controller(self, **given: Any) -> Any:
             given["scaling_policy"] = Fixed(self.scaling_config)
@@ -235,8 +242,17 @@ def _run_in_host(given: dict[str, Any]) -> Any:
     try:
         return ray.get(_HOSTS[job].run.remote(given))
     except BaseException:
-        ray.kill(_HOSTS.pop(job))  # its workers end with it; the next training has a new one
+        if host := _HOSTS.pop(job, None):
+            ray.kill(host)  # its workers end with it; the next training has a new one
         raise
+
+
+def end_trainings() -> None:
+    """End the trainings of this process's own session, their workers with them."""
+    import ray
+
+    while _HOSTS:
+        ray.kill(_HOSTS.popitem()[1])
 
 
 def clear_trial_environments() -> None:

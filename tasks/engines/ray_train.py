@@ -17,14 +17,14 @@ from tasks.engines.ray_train_worker import train_loop_per_worker
 from tasks.engines.train_job import Trained, TrainJob
 
 
-def device(wanted: Literal["cpu", "cuda", "auto"]) -> Literal["cpu", "cuda"]:
-    """Return the device to train on. Raises SettingsError if "cuda" is wanted and Ray sees no GPU."""
+def device(wanted: Literal["cpu", "cuda", "auto"], setting: str = "train.device") -> Literal["cpu", "cuda"]:
+    """Return the device to train on. Raises SettingsError if "cuda" is wanted by `setting` and Ray sees no GPU."""
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)
     if wanted == "cuda" and not gpus:
         raise SettingsError(
-            "train.device is cuda, but Ray sees no GPU", where="settings", fix="set train.device to auto or cpu"
+            f"{setting} is cuda, but Ray sees no GPU", where="settings", fix=f"set {setting} to auto or cpu"
         )
     return "cuda" if gpus and wanted != "cpu" else "cpu"
 
@@ -54,7 +54,6 @@ def fit(job: TrainJob, workers: int) -> Trained:
     with cluster.IMPORTING:
         import ray
         from ray import train
-        from ray.exceptions import RayError
         from ray.train.v2.api.exceptions import TrainingFailedError
 
     started = time.perf_counter()
@@ -80,11 +79,7 @@ def fit(job: TrainJob, workers: int) -> Trained:
     try:
         outcome = trainer.fit().return_value
     except TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values())
-        reasons = "; ".join(sorted({str(e).strip().splitlines()[-1] for e in failures})) or str(error)
-        # A retry would meet the same error of our own code or of XGBoost, but not the loss of a worker.
-        kind = TransientError if any(isinstance(e, RayError) for e in failures) else RunError
-        raise kind(f"distributed training failed: {reasons}", where="Ray Train", fix="check train.params") from error
+        raise failed(error, "check train.params") from error
     if isinstance(outcome, RaymillError):
         raise outcome
     if outcome is None:
@@ -92,3 +87,21 @@ def fit(job: TrainJob, workers: int) -> Trained:
     trained: Trained = outcome
     trained.seconds["start"] = round(time.perf_counter() - started - sum(trained.seconds.values()), 3)
     return trained
+
+
+def failed(error: Exception, fix: str) -> RaymillError:
+    """Translate Ray Train's TrainingFailedError: what its workers said, and whether a retry may help.
+
+    An error of our own is returned as it was raised, first of all one that a retry would meet again. Of the others a
+    retry would meet again what a library says, but not the loss of a worker.
+    """
+    from ray.exceptions import RayError
+
+    failures = list(getattr(error, "worker_failures", {}).values())
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures]  # without the worker's traceback
+    own = [cause for cause in causes if isinstance(cause, RaymillError)]
+    if own:
+        return min(own, key=lambda cause: isinstance(cause, TransientError))
+    reasons = "; ".join(sorted({str(e).strip().splitlines()[-1] for e in failures})) or str(error)
+    kind = TransientError if any(isinstance(e, RayError) for e in failures) else RunError
+    return kind(f"distributed training failed: {reasons}", where="Ray Train", fix=fix)

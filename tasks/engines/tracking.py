@@ -81,15 +81,20 @@ class Tracker:
         *,
         params: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
-        curves: Mapping[str, Sequence[float]] | None = None,
+        curves: Mapping[str, Sequence[float | None]] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Log a run's values in as few requests as MLflow allows (1,000 metrics, 100 parameters each)."""
+        """Log a run's values in as few requests as MLflow allows (1,000 metrics, 100 parameters each).
+
+        curves: a value for each step, None where there is none.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
         points = [Metric(k, float(v), now, 0) for k, v in (metrics or {}).items()]
-        points += [Metric(k, float(v), now, i) for k, vs in (curves or {}).items() for i, v in enumerate(vs)]
+        points += [
+            Metric(k, float(v), now, i) for k, vs in (curves or {}).items() for i, v in enumerate(vs) if v is not None
+        ]
         parameters = [Param(k, masked(str(v))[:6000]) for k, v in (params or {}).items()]
         labels = [RunTag(k, masked(str(v))[:5000]) for k, v in (tags or {}).items()]
         for i in range(max(-(-len(points) // 900), -(-len(parameters) // 90), -(-len(labels) // 90))):

@@ -61,7 +61,7 @@ def assert_gone(pid_file: Path) -> None:
 
 
 def test_there_are_scripts_to_check() -> None:
-    assert {"new-env.sh", "init-databases.sh", "worker.sh", "raymill.sbatch", "environment.sh"} == {
+    assert {"new-env.sh", "init-databases.sh", "worker.sh", "raymill.sbatch", "deep.sbatch", "environment.sh"} == {
         script.name for script in SCRIPTS
     }
 
@@ -139,3 +139,18 @@ def test_each_job_has_a_token_of_its_own_that_no_command_line_shows(job: dict[st
         assert token not in (tmp_path / "srun.args").read_text() + (tmp_path / "raymill.args").read_text()
         tokens.add(token)
     assert len(tokens) == 2
+
+
+def test_a_text_model_is_trained_by_torchrun_on_each_node(job: dict[str, str], tmp_path: Path) -> None:
+    stub = tmp_path / ".venv" / "bin" / "srun"
+    stub.write_text('#!/usr/bin/env bash\necho "$@" > srun.args; echo $OMP_NUM_THREADS $PYTHONPATH > srun.env\n')
+    script = ["bash", str(DEPLOY / "slurm" / "deep.sbatch"), "--set", "parallel.zero=2"]
+    environment = job | {"RANKS": "4", "SLURM_CPUS_PER_TASK": "16"}
+    subprocess.run(script, cwd=tmp_path, env=environment, check=True, timeout=TIMEOUT_S)
+    said = (tmp_path / "srun.args").read_text()
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 torchrun --nnodes=2 --nproc-per-node=4" in said
+    assert said.endswith("--rdzv-endpoint=10.1.2.3:24711 -m tasks.deep.launch --set parallel.zero=2\n")
+    assert (tmp_path / "srun.env").read_text() == f"4 {tmp_path}\n"
+    refused = subprocess.run(script, cwd=tmp_path, env=job | {"HEAD_IP": "127.0.0.1"}, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "set HEAD_IP" in refused.stderr

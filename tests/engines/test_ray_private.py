@@ -240,5 +240,16 @@ def test_with_the_names_the_trainer_leaves_processes_out_and_nothing_is_said(sai
     assert not said.records
 
 
+def test_the_trainer_of_torch_keeps_what_shards_its_rows() -> None:
+    pytest.importorskip("torch", reason="the extra deep is not installed")
+    from ray.train.torch import TorchTrainer
+
+    lean = ray_private.lean_trainer(own=False, torch=True)
+    assert issubclass(lean, TorchTrainer)
+    names = {type(callback).__name__ for callback in lean(lambda: None)._create_default_callbacks()}
+    assert "DatasetsCallback" in names
+    assert "PlacementGroupCleanerCallback" not in names
+
+
 def test_the_versions_that_may_be_installed_are_those_tried() -> None:
     assert '"ray[data,train,tune]>=2.60,<2.61"' in Path(PROJECT / "pyproject.toml").read_text()

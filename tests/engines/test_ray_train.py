@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, RankLost, RowsLost
 from tasks.core.snapshot_files import FileSink
 from tasks.engines import ray_train_worker
 from tasks.engines.checkpoints import read_checkpoint
+from tasks.engines.ray_train import failed
 from tasks.engines.train_job import Trained, TrainJob
 
 
@@ -93,3 +94,18 @@ def test_rows_that_cannot_be_learned_from_come_back_as_an_error(job: TrainJob, t
     told = ray_train_worker.run(job, 0, 1, 1)
     assert isinstance(told, InputError)
     assert "feature 'a'" in told.what
+
+
+def test_what_a_worker_said_is_what_the_user_reads() -> None:
+    class Failed(Exception):
+        worker_failures: ClassVar[dict[int, Exception]] = {}
+
+    lost, gone = RowsLost("10 rows, 9 read", where="text-model", fix="report it"), RankLost("rank 1 is gone")
+    Failed.worker_failures = {0: gone, 1: lost}
+    assert failed(Failed(), "check train.params") is lost
+    Failed.worker_failures = {0: gone}
+    assert failed(Failed(), "check train.params") is gone  # which the stage's retry may cure
+    Failed.worker_failures = {0: ValueError("in a library\nValueError: no such tree")}
+    assert str(failed(Failed(), "check train.params")) == (
+        "Ray Train: distributed training failed: ValueError: no such tree\n  → check train.params"
+    )

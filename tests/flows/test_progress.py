@@ -6,6 +6,7 @@ import io
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -152,6 +153,13 @@ class TestWords:
             "20,000 of 40,000 rows  10,000 rows/s  0:02 left"
         )
         assert line(at(2, 20_000, tokens=5), Speed()).endswith("50%  20,000 of 40,000 rows  5 tokens")
+
+    def test_measures_of_the_moment_stay_longer_than_amounts(self) -> None:
+        progress = replace(at(2, 20_000, tokens=5_000_000), measures={"loss": 0.41234, "MFU": 0.3})
+        speed = Speed({"rows": 10_000, "tokens": 2_000_000}, 2)
+        assert "5.0 M tokens  loss 0.412  MFU 0.3  2.0 M tokens/s  0:02 left" in line(progress, speed)
+        assert line(progress, speed, 70).endswith("50%  loss 0.412  MFU 0.3  2.0 M tokens/s  0:02 left")
+        assert "5.0 M tokens, loss 0.412, MFU 0.3 in 0:02" in description(progress, speed)
 
     def test_only_what_is_done_is_100_percent(self) -> None:
         assert " 99%" in line(at(2, 39_999), Speed())

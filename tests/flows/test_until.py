@@ -97,6 +97,11 @@ def test_of_two_side_by_side_the_second_is_left_out_where_the_first_is_the_last(
     assert begun("tune")[-2:] == ["train", "tune"]
 
 
+def test_next_tokens_need_packed_ones() -> None:
+    with pytest.raises(SettingsError, match=r"next_token.enabled[\s\S]*--set pack_tokens.enabled=true"):
+        graph.find_given(load_settings(overrides=["next_token.enabled=true"]), None)
+
+
 def test_a_stage_that_is_switched_off_cannot_be_the_last(begun: Begun) -> None:
     with pytest.raises(SettingsError, match="embeddings is switched off"):
         begun("embeddings")

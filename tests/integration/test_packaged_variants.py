@@ -18,6 +18,7 @@ VARIANTS = {
     "samples": ("language_model.max_reviews=200", "features.text_score.max_reviews=300"),
     "by-user": ("split.by=user",),
     "no-text": ("features.groups.text=false",),
+    "deep": ("text_model.enabled=true", "text_model.shape.width=16", "text_model.borders=[0.4, 0.8]"),
 }
 
 

@@ -78,7 +78,7 @@ def feature_table(
     tokens = made(store, tokenize, [reviews], config.tokenize).snapshot
     language = made(store, language_model, [reviews, tokens], config.language_model).snapshot
     catalogue = put_items(store, items[:1], items[1:]) if items else None
-    done = made(store, features, [reviews, counts, tokens, language, None, catalogue], config.features).snapshot
+    done = made(store, features, [reviews, counts, tokens, language, None, catalogue, None], config.features).snapshot
     return reviews, pl.DataFrame(pl.from_arrow(done.read()))
 
 
@@ -89,7 +89,7 @@ def features_alone(store: SnapshotStore, rows: Rows, config: FeaturesConfig) -> 
     ids = [{"review_id": row["review_id"], "input_ids": [], "n_tokens": 0} for row in rows]
     tokens = put(store, "tokenize", {"": [pa.Table.from_pylist(ids, TOKENS)]})
     language = put(store, "language-model", {})
-    return made(store, features, [reviews, counts, tokens, language, None, None], config).snapshot
+    return made(store, features, [reviews, counts, tokens, language, None, None, None], config).snapshot
 
 
 def block_borders(reviews: Snapshot) -> list[int]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tasks.domain.targets import target_of
 from tasks.stages.features import catalogue, text_score
 from tasks.stages.features.columns import Columns, as_columns
 from tasks.stages.features.group import Part
 from tasks.stages.features.groups import declared_groups
 from tasks.stages.features.settings import Groups
+from tasks.stages.text_model.rows import OUTPUTS, STARS
 
 
 def past_features(found: Columns, kind: str, names: Sequence[str]) -> Columns:
@@ -37,3 +39,15 @@ def own_features(part: Part, groups: Groups) -> Columns:
 def text_features(scores: tuple[Any, Any], target: str) -> Columns:
     """Return the features of the group `text`, NaN where there is no score yet."""
     return as_columns(text_score.columns(scores, target))
+
+
+def deep_features(scores: Any, target: str) -> Columns:
+    """Return the features of the group `deep` from a text model's scores (n, OUTPUTS), NaN where there is none."""
+    above, from_stars = scores[:, : len(STARS)], target_of(target).from_stars
+    return as_columns(
+        {
+            "deep_score": from_stars(above) if from_stars else scores[:, OUTPUTS.index("helpful")],
+            **{f"deep_above_{stars}": above[:, i] for i, stars in enumerate(STARS)},
+            "deep_stars": scores[:, OUTPUTS.index("stars")],
+        }
+    )

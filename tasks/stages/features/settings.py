@@ -46,7 +46,12 @@ class FeaturesConfig(Section):
 
 
 def wanted_groups(
-    config: FeaturesConfig, *, with_items: bool, with_language: bool, embedded: Sequence[str] = ()
+    config: FeaturesConfig,
+    *,
+    with_items: bool,
+    with_language: bool,
+    embedded: Sequence[str] = (),
+    with_deep: bool = False,
 ) -> Groups:
     """Return the groups that are on and the names of their features, without those that lack an input.
 
@@ -65,6 +70,8 @@ def wanted_groups(
     columns["embeddings"] = list(embedded)
     if not with_language:
         columns["language"] = []
+    if not with_deep:
+        columns["deep"] = []
     if not with_items:
         columns["catalogue"] = ["category_count", "category_mean"]
     groups = {name: names for name, names in columns.items() if names and switched[name]}

@@ -35,11 +35,12 @@ from tasks.engines import cluster
 from tasks.parallel.token_matrix import FilePair, read_ids
 from tasks.stages.features import catalogue, past_aggregates, text_score_fit
 from tasks.stages.features.columns import as_columns, as_series
-from tasks.stages.features.features import own_features, past_features, text_features
+from tasks.stages.features.features import deep_features, own_features, past_features, text_features
 from tasks.stages.features.group import Part, Words
 from tasks.stages.features.past_aggregates import PAST, VOTES
 from tasks.stages.features.settings import FeaturesConfig, Groups, wanted_groups
 from tasks.stages.features.text_shape import text_digest
+from tasks.stages.text_model.rows import SCORES
 
 KEPT = ("review_id", "user_id", "item_id", "category", "rating", "timestamp")
 TEXT_SCORE = "text_score.npz"
@@ -54,6 +55,7 @@ def features(
     language: Snapshot,
     vectors: Snapshot | None,
     items: Snapshot | None,
+    deep: Snapshot | None,
     config: FeaturesConfig,
     out: SnapshotWriter,
 ) -> None:
@@ -64,6 +66,7 @@ def features(
         with_items=items is not None,
         with_language=language.rows() > 0,
         embedded=vectors.facts["columns"] if vectors else [],
+        with_deep=deep is not None,
     )
     files = list(zip(reviews.files(), tokens.files(), strict=True))
     known = known_columns(reviews.files(), items.files() if items else [], groups, config.buckets)
@@ -75,10 +78,11 @@ def features(
     shared = ray.put(((counts.files(), counts.facts["splitting"]), config, groups))
     models = language.files() if "language" in groups else nothing
     embedded = vectors.files() if vectors and "embeddings" in groups else nothing
+    deeper = deep.files() if deep and "deep" in groups else nothing
     write = ray.remote(write_part)
     refs = [
         write.remote(out.sink, i, pair, by_row, shared, scores[i], *(columns[i] for columns in known))
-        for i, (pair, *by_row) in enumerate(zip(files, models, embedded, strict=True))
+        for i, (pair, *by_row) in enumerate(zip(files, models, embedded, deeper, strict=True))
     ]
     out.add(cluster.gather(refs))
     if learned is not None:
@@ -136,7 +140,8 @@ def write_part(
     """Compute and write all features of one file of reviews.
 
     shared: files of word counts and how words were split, settings, groups. known: finished columns. by_row: its files
-    of language-model scores and of embeddings, where there are any. scores: references to each rank's text scores.
+    of language-model scores, of embeddings and of the text model's scores, where there are any. scores: references to
+    each rank's text scores.
     """
     counts, config, groups = shared
     reviews = read_part(files[0])
@@ -147,9 +152,13 @@ def write_part(
     columns |= as_series(own_features(Part(reviews, read_ids(files[1]), Words.read(*counts)), groups))
     if scores is not None:
         columns |= as_series(text_features(text_score_fit.interleaved(cluster.gather(scores)), config.target))
-    for file, group in zip(by_row, ("language", "embeddings"), strict=True):
+    *as_they_are, deep = by_row
+    for file, group in zip(as_they_are, ("language", "embeddings"), strict=True):
         if file is not None:
             columns |= read_part(file, groups[group]).to_dict()
+    if deep is not None:
+        answers = read_part(deep, list(SCORES)).fill_null(float("nan")).to_numpy()
+        columns |= as_series(deep_features(answers, config.target))
     names = dict.fromkeys(["label", *SLICED_BY, *(n for names in groups.values() for n in names if n not in KEPT)])
     table = reviews.select(KEPT).with_columns(**columns)
     return sink.write_table(

@@ -15,9 +15,12 @@ def _ascending(borders: list[float]) -> list[float]:
     return borders
 
 
+Borders = Annotated[list[float], Field(min_length=1), AfterValidator(_ascending)]
+
+
 class TextScoreConfig(Section):
     dimensions: Annotated[int, Field(ge=1024)]
-    borders: Annotated[list[float], Field(min_length=1), AfterValidator(_ascending)]
+    borders: Borders
     shards: Positive
     l2: Annotated[float, Field(gt=0)]
     ridge_l2: Annotated[float, Field(gt=0)]

@@ -29,6 +29,7 @@ SCRIPT = Path(__file__).with_name("scoring_script.py")
 LIBRARIES = (
     "mlflow", "numpy", "pandas", "polars", "pyarrow", "pydantic", "pyyaml", "scipy", "tokenizers", "xgboost",
 )  # fmt: skip
+DEEP = ("safetensors", "torch", "transformers")  # of a model with the group deep
 OPTIONAL = ("title", "verified", "category")
 ROOT = Path(__file__).parents[3]
 
@@ -57,7 +58,7 @@ def gather(package: Snapshot, proof: Snapshot, folder: Path, reference: Snapshot
         folder=files,
         script=SCRIPT,
         code=copy_code(folder / "code"),
-        libraries=LIBRARIES,
+        libraries=LIBRARIES + DEEP * ("deep" in about.groups),
         signature=signature(about),
         example=shown.to_pandas(),
     )

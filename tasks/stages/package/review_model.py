@@ -13,6 +13,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from tasks.algorithms.conformal import Intervals
 from tasks.algorithms.hash_index import HashIndex
-from tasks.core.errors import RunError
+from tasks.core.errors import RunError, UserError
 from tasks.core.part_files import read_part
 from tasks.domain.metrics import expected
 from tasks.domain.targets import target_of
@@ -33,7 +34,7 @@ from tasks.stages.clean.text import tidy_text
 from tasks.stages.embeddings.review_vectors import SvdVectors, WordMeans
 from tasks.stages.features.catalogue import KEYS, METADATA
 from tasks.stages.features.columns import Columns, as_columns, epoch_ms
-from tasks.stages.features.features import own_features, past_features, text_features
+from tasks.stages.features.features import deep_features, own_features, past_features, text_features
 from tasks.stages.features.group import Part, Words
 from tasks.stages.features.past_state import PastState
 from tasks.stages.features.text_fields import Reader
@@ -137,6 +138,8 @@ class ReviewModel:
             columns |= self._language(ids)
         if "embeddings" in groups:
             columns |= as_columns(dict(zip(groups["embeddings"], self.vectors.of(ids).T, strict=True)))
+        if "deep" in groups:
+            columns |= deep_features(self.text_model.score(_rows(ids)), self.about.target)
         return columns
 
     def _tidied(self, reviews: pl.DataFrame) -> pl.DataFrame:
@@ -174,7 +177,7 @@ class ReviewModel:
         return as_columns({"lm_surprise": surprise, "lm_high": high_stars})
 
     def _needed(self) -> list[str]:
-        parts = {"text": "text_score", "language": "language", "embeddings": "vectors"}
+        parts = {"text": "text_score", "language": "language", "embeddings": "vectors", "deep": "text_model"}
         return ["words", "past", "items", *(part for group, part in parts.items() if group in self.about.groups)]
 
     @cached_property
@@ -241,6 +244,18 @@ class ReviewModel:
                 return SvdVectors(arrays["idf"], arrays["basis"])
             return WordMeans(arrays["table"], arrays["known"])
 
+    @cached_property
+    def text_model(self) -> Any:
+        try:
+            from tasks.stages.text_model.model import Scorer
+        except ImportError as error:
+            raise UserError(
+                f"this model reads texts by a transformer: {error}",
+                where=str(self.folder),
+                fix="install what is in its requirements.txt: torch and safetensors",
+            ) from None
+        return Scorer.load(self.folder)
+
     def _tables(self, name: str) -> list[pl.DataFrame]:
         return [read_part(file) for file in sorted((self.folder / name).glob("*.parquet"))]
 
@@ -262,3 +277,8 @@ class Items:
         place = self.index.find(items.view(np.int64))
         columns = {name: column[place] for name, column in self.metadata.items()}
         return columns, {name: (hashes[place], there[place]) for name, (hashes, there) in self.keys.items()}
+
+
+def _rows(ids: pa.ListArray) -> list[NDArray[np.int32]]:
+    values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+    return [values[a:b] for a, b in pairwise(offsets.tolist())]

@@ -1,9 +1,10 @@
 """Put together all that scoring raw reviews needs: the stage `package`.
 
 In: the clean reviews (for their settings, and what is known of users and items), words, tokens, language model,
-embeddings, product metadata, features and the final model. Out: a folder that `tasks.stages.package.review_model` loads
-without Ray, in any process: the booster, the tokenizer, the last text-score models, the n-grams counted before the last
-period, when each word was first seen, and what was known of users, items, categories and brands.
+embeddings, product metadata, features, the final model and the text model. Out: a folder that
+`tasks.stages.package.review_model` loads without Ray, in any process: the booster, the tokenizer, the last text-score
+models and text model, the n-grams counted before the last period, when each word was first seen, and what was known of
+users, items, categories and brands.
 
 `since` is when the last models of the words take over. What is packed reproduces the features of every review from then
 on, to the last bit; the stage `prove` compares its predictions with those of the test slice. Names of users and items
@@ -38,6 +39,7 @@ from tasks.stages.language_model import ngrams
 from tasks.stages.language_model.settings import LanguageModelConfig
 from tasks.stages.package import layout
 from tasks.stages.package.settings import PackageConfig
+from tasks.stages.text_model.rows import MODEL_FILES
 
 FEW_ROWS = 200_000
 KINDS = ("user", "item", *catalogue.KEYS)
@@ -58,6 +60,7 @@ def package(
     items: Snapshot | None,
     table: Snapshot,
     model: Snapshot,
+    deep: Snapshot | None,
     config: PackageConfig,
     out: SnapshotWriter,
 ) -> None:
@@ -65,7 +68,7 @@ def package(
 
     groups: dict[str, list[str]] = table.facts["groups"]
     files = reviews.files()
-    since, until = cluster.gather([ray.remote(times).remote(files, table, language, groups)])[0]
+    since, until = cluster.gather([ray.remote(times).remote(files, table, language, deep, groups)])[0]
     past = past_columns(groups)
     writes = [ref for kind in past for ref in states(kind, reviews, items, since, table, out.sink)]
     if "shape" in groups:
@@ -82,6 +85,7 @@ def package(
         (layout.TOKENIZER, tokens, None),
         (layout.TEXT_SCORE, table, "text"),
         (layout.VECTORS, vectors, "embeddings"),
+        *((name, deep, "deep") for name in MODEL_FILES),
     ):
         if source and (group is None or group in groups):
             out.write_bytes(name, source.path(name).read_bytes())
@@ -110,7 +114,9 @@ def package(
     )
 
 
-def times(files: Sequence[Path], table: Snapshot, language: Snapshot, groups: dict[str, list[str]]) -> tuple[int, int]:
+def times(
+    files: Sequence[Path], table: Snapshot, language: Snapshot, deep: Snapshot | None, groups: dict[str, list[str]]
+) -> tuple[int, int]:
     """Return when the last models of the words take over, and the time of the latest review, in ms.
 
     Without such models the first is the time of the earliest review: nothing hinders from keeping all times.
@@ -125,6 +131,8 @@ def times(files: Sequence[Path], table: Snapshot, language: Snapshot, groups: di
             borders.append(int(arrays["border"]))
     if "language" in groups:
         borders += language.facts["borders"][-1:]
+    if deep and "deep" in groups:
+        borders += deep.facts["borders"][-1:]
     return max(borders), int(last)
 
 

@@ -26,6 +26,7 @@ from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.domain.targets import target_of
 from tasks.engines import cluster
+from tasks.stages.features.columns import as_series
 from tasks.stages.package.review_model import CHUNK_ROWS, ReviewModel
 from tasks.stages.reference.layout import COUNTS, Reference
 from tasks.stages.reference.measures import CATEGORY, HISTOGRAMS, PREDICTION, Measured, add_up, measure
@@ -141,7 +142,7 @@ def measure_parts(parts: Sequence[Part], package: Path, step: int) -> Measured |
         some = read_part(part.reviews).gather_every(step, part.start)
         rows = some.join(predicted, on="review_id", maintain_order="left")
         for piece in rows.iter_slices(CHUNK_ROWS):
-            features = model.features(piece.drop(PREDICTION))
-            columns: dict[str, pl.Series] = {name: piece[name] for name in (CATEGORY, PREDICTION)}
-            measured.append(measure(features.with_columns(**columns), reference.about.ruler))
+            columns = as_series(model.columns(piece.drop(PREDICTION)))
+            columns |= {name: piece[name] for name in (CATEGORY, PREDICTION)}
+            measured.append(measure(pl.DataFrame(columns), reference.about.ruler))
     return add_up(measured) if measured else None

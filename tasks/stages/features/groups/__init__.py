@@ -13,7 +13,7 @@ from functools import cache
 from tasks.stages.features.group import Group
 
 # The order of the columns, which decides between equally good splits of a tree; other groups follow by name.
-FIRST = ("user", "item", "helpful", "catalogue", "shape", "context", "stars", "text", "language", "embeddings")
+FIRST = ("user", "item", "helpful", "catalogue", "shape", "context", "stars", "text", "language", "embeddings", "deep")
 
 
 @cache

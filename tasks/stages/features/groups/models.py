@@ -1,9 +1,10 @@
-"""Groups `text`, `language` and `embeddings`: outputs of models of the text, learned from earlier reviews."""
+"""Groups `text`, `language`, `embeddings` and `deep`: outputs of models of the text, learned from earlier reviews."""
 
 from __future__ import annotations
 
 from tasks.stages.features.group import Group
 from tasks.stages.features.text_score import ANSWERS
+from tasks.stages.text_model.rows import STARS
 
 TEXT = Group(
     name="text",
@@ -25,4 +26,13 @@ EMBEDDINGS = Group(
     name="embeddings",
     says="vectors and segments, if the stage embeddings is switched on",
     columns={},  # the stage's settings decide how many
+)
+DEEP = Group(
+    name="deep",
+    says="scores of a transformer, if the stage text-model is switched on",
+    columns={
+        "deep_score": "expected label, by a transformer of earlier reviews; null in the first block",
+        **{f"deep_above_{s}": f"probability of more than {s} stars, by the transformer" for s in STARS},
+        "deep_stars": "stars by the transformer's squared error",
+    },
 )

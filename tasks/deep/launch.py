@@ -1,0 +1,229 @@
+"""Train a text model under any launcher: alone, torchrun, Accelerate, `srun torchrun`.
+
+    python -m tasks.deep.launch --synthetic 512 --set training.steps=20
+    torchrun --standalone --nproc-per-node 2 -m tasks.deep.launch --set parallel.zero=2 --folder /tmp/model
+    accelerate launch --config_file deploy/deep/accelerate.yaml -m tasks.deep.launch --tokens data/blocks
+
+In: with --tokens, the blocks of the stage pack-tokens or the tokens of the stage tokenize, parquet files with
+`input_ids`, for next-token training; otherwise synthetic rows whose target is the share of low tokens. Out: a line of
+JSON for each step and one at the end, from rank 0; with --folder, checkpoints, and model.safetensors beside model.json.
+Started again, it goes on from the last checkpoint. Settings: tasks/deep/settings.py, as `--set model.width=128`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import Field, ValidationError
+from safetensors.torch import save
+from torch import distributed
+
+from tasks.core.errors import InputError, RaymillError, SettingsError
+from tasks.core.sections import Section
+from tasks.core.whole_files import write_whole
+from tasks.deep.batches import Batch, ShuffledRows
+from tasks.deep.encoder import build, flops_per_token
+from tasks.deep.loop import Step, train
+from tasks.deep.losses import next_token, squared_error
+from tasks.deep.plan import plan
+from tasks.deep.profiling import profiled
+from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
+
+CHECKPOINT_EVERY = 100  # steps, with --folder, where nothing else is said
+
+
+class LaunchConfig(Section):
+    model: EncoderConfig = EncoderConfig()
+    training: TrainingConfig = TrainingConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    step_rows: int = Field(default=32, ge=1, description="Rows of a step, over all replicas")
+
+
+@contextmanager
+def joined(device: str, timeout_s: float = 600.0) -> Iterator[None]:
+    """Join the process group that a launcher's variables describe; alone without them.
+
+    A group that is on this machine alone talks over loopback.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if device == "cuda":
+        index, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if index >= there:
+            raise InputError(f"rank {index} of this machine, {there} GPUs", where="--device", fix="a rank a GPU")
+        torch.cuda.set_device(index)
+    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def synthetic(rows: int, model: EncoderConfig, seed: int = 0) -> Batch:
+    """Rows of different lengths whose target is how many of their tokens are in the lower half of the vocabulary."""
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, model.vocabulary, (rows, model.positions), generator=random)
+    lengths = torch.randint(1, model.positions + 1, (rows, 1), generator=random)
+    mask = torch.arange(model.positions) < lengths
+    low = ((tokens < model.vocabulary // 2) & mask).sum(1, keepdim=True) / lengths
+    return {"tokens": tokens, "mask": mask, "target": low.float(), "weight": torch.ones(rows, 1)}
+
+
+def digest(rows: Batch) -> str:
+    """Return what tells these rows from others: a checkpoint belongs to one data set."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(rows.items()):
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().numpy())
+    return sha.hexdigest()
+
+
+def from_files(path: Path, positions: int) -> Batch:
+    """Read lists of ids, cut to positions + 1: each token's target is the one after it.
+
+    Raises InputError for no files, or files without ids.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise InputError("no parquet files", where=str(path), fix="give a folder of tokens or blocks")
+    rows: list[Any] = []
+    for file in files:
+        try:
+            if "input_ids" not in pq.read_schema(file).names:
+                raise InputError("no column input_ids", where=str(file), fix="a snapshot of tokenize or pack-tokens")
+            column = pq.read_table(file, columns=["input_ids"])["input_ids"].drop_null()
+            rows += column.cast(pa.list_(pa.int64())).to_pylist()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"cannot be read ({error})", where=str(file), fix="parquet with lists of ids") from error
+    rows = [row[: positions + 1] for row in rows if len(row) > 1]
+    if not rows:
+        raise InputError("no row has two tokens", where=str(path))
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    there = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
+    return {"tokens": ids[:, :-1], "mask": there[:, 1:], "target": ids[:, 1:], "weight": there[:, 1:].float()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.deep.launch", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tokens", type=Path, help="parquet files with input_ids: next-token training")
+    parser.add_argument("--synthetic", type=int, default=256, help="rows to make, without --tokens")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--folder", type=Path, help="for checkpoints and the model; shared by all machines")
+    parser.add_argument("--profile", type=Path, metavar="TRACE", help="write a trace of torch's profiler")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    given = parser.parse_args(arguments)
+    device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError("no GPU here", where="--device", fix="--device cpu, or a build of torch for GPUs")
+        config = settings(given.settings, "next-token" if given.tokens else "regression")
+        with joined(device):
+            run(config, given, device)
+    except RaymillError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
+    """Raises SettingsError for an unknown key or an impossible value, naming it."""
+    tree: dict[str, Any] = {"model": {"objective": objective}}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise SettingsError(f"{override!r} is not KEY=VALUE", where="--set", fix="for example model.width=128")
+        *groups, key = name.split(".")
+        place = tree
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"{group} is a value, not a group", where=f"--set {name}", fix="give it once")
+        try:
+            place[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingsError(
+                f"{text!r} is no value", where=f"--set {name}", fix="a number, a word or null"
+            ) from None
+    try:
+        config = LaunchConfig.model_validate(tree)
+        if config.model.objective != objective or (objective == "regression" and config.model.outputs != 1):
+            what = "--tokens trains the next token, synthetic rows a regression with one output"
+            raise SettingsError(what, where="model.objective and model.outputs", fix="leave both out")
+        return config
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{key}: {first['msg']}", where="--set", fix="see tasks/deep/settings.py") from None
+
+
+def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
+    """Train, and let rank 0 say and save it."""
+    place = plan(config.parallel, device)
+    model, training = config.model, config.training
+    if given.folder:
+        try:
+            given.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot be made ({error})", where="--folder", fix="a folder to write to") from error
+        if not training.checkpoint_every:
+            training = training.model_copy(update={"checkpoint_every": CHECKPOINT_EVERY})
+    if given.synthetic < 1:
+        raise InputError(f"{given.synthetic} rows", where="--synthetic", fix="at least one")
+    rows = from_files(given.tokens, model.positions) if given.tokens else synthetic(given.synthetic, model)
+    if int(rows["tokens"].max()) >= model.vocabulary:
+        raise InputError(
+            f"token {int(rows['tokens'].max())} of a vocabulary of {model.vocabulary}",
+            where="model.vocabulary",
+            fix="the vocabulary that the tokens were made with",
+        )
+    batches = ShuffledRows(rows, config.step_rows, config.training.seed, place.replica, place.replicas)
+
+    def say(step: Step) -> None:
+        if place.rank == 0:
+            print(json.dumps({**asdict(step), "tokens_per_second": round(step.tokens_per_second)}), flush=True)
+
+    with profiled(given.profile, place.rank, lambda table: print(table, file=sys.stderr)):
+        trained = train(
+            build(model, config.training.seed),
+            batches,
+            training,
+            loss=next_token if given.tokens else squared_error,
+            plan=place,
+            folder=given.folder,
+            identity={"model": model.model_dump(), "step_rows": config.step_rows, "rows": digest(rows)},
+            on_step=say,
+            flops_per_token=flops_per_token(model, rows["tokens"].shape[1]),
+        )
+    if place.rank > 0:
+        return
+    if given.folder:
+        write_whole(given.folder / "model.safetensors", save(trained.weights))
+        write_whole(given.folder / "model.json", model.model_dump_json(indent=1))
+    done = {"steps": trained.steps, "skipped": trained.skipped, "resumed": trained.resumed}
+    loss = trained.losses[-1] if math.isfinite(trained.losses[-1]) else None
+    print(json.dumps({**done, "loss": loss, "ranks": place.world_size}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

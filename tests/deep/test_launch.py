@@ -1,0 +1,126 @@
+"""The same loop under torchrun and Accelerate, and what it says of wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra deep: torch")
+
+from tasks.core.errors import InputError, SettingsError  # noqa: E402
+from tasks.core.sections import PROJECT  # noqa: E402
+from tasks.deep.launch import from_files, main, settings  # noqa: E402
+
+TINY = [
+    f"--set={text}"
+    for text in (
+        "model.vocabulary=61",
+        "model.positions=8",
+        "model.width=16",
+        "model.hidden=32",
+        "training.steps=4",
+        "training.checkpoint_every=2",
+        "step_rows=8",
+    )
+]
+BIN = Path(sys.executable).parent
+
+
+def launched(*command: str) -> list[dict[str, object]]:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, object]]:
+    main([*TINY, "--synthetic", "24", "--device", "cpu", *arguments])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(("torchrun", "--standalone", "--nproc-per-node=2"), id="torchrun"),
+        pytest.param(
+            ("accelerate", "launch", "--config_file", "deploy/deep/accelerate.yaml"),
+            id="accelerate",
+            marks=pytest.mark.nightly,
+        ),
+    ],
+)
+def test_two_ranks_of_a_launcher_train_what_one_process_does(
+    launcher: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (BIN / launcher[0]).exists():
+        pytest.skip(f"needs the extra deep: {launcher[0]}")
+    command = [str(BIN / launcher[0]), *launcher[1:], "-m", "tasks.deep.launch", *TINY, "--synthetic", "24"]
+    *steps, end = launched(*command, "--set=parallel.zero=2", "--device=cpu", "--folder", str(tmp_path))
+    assert end["ranks"] == 2
+    assert [step["step"] for step in steps] == [0, 1, 2, 3]
+    *expected, _ = alone(capsys)
+    assert [s["loss"] for s in steps] == pytest.approx([s["loss"] for s in expected], abs=1e-5)
+    assert (tmp_path / "model.safetensors").is_file()
+    # Started again, alone, with nothing left to do: what two ranks wrote is read.
+    *none, again = alone(capsys, "--folder", str(tmp_path))
+    assert none == []
+    assert again["resumed"] == 4
+
+
+def test_blocks_of_tokens_train_the_next_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [[(i + j) % 50 for j in range(9)] for i in range(20)]
+    pq.write_table(pa.table({"input_ids": pa.array(ids, pa.list_(pa.int32(), 9))}), tmp_path / "blocks.parquet")
+    *steps, _ = alone(capsys, "--tokens", str(tmp_path), "--set=training.learning_rate=0.01")
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    rows = from_files(tmp_path, 4)
+    assert rows["tokens"][0].tolist() == [0, 1, 2, 3]
+    assert rows["target"][0].tolist() == [1, 2, 3, 4]
+
+
+def test_a_profile_names_the_operators_that_take_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.json"
+    main([*TINY, "--synthetic", "24", "--device", "cpu", "--profile", str(trace)])
+    table = capsys.readouterr().err.splitlines()
+    assert table[0].split() == ["operator", "ms", "calls", "MB"]
+    assert {"aten::mm", "aten::addmm", "aten::_fused_adamw_"} & {line.split()[0] for line in table[1:]}
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_wrong_settings_and_files_are_refused_saying_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SettingsError, match=r"model.widht: Extra inputs"):
+        settings(["model.widht=3"], "regression")
+    with pytest.raises(SettingsError, match=r"width 10 must be a multiple of heads 4"):
+        settings(["model.width=10"], "regression")
+    with pytest.raises(SettingsError, match=r"leave some of 8 pipeline stages idle"):
+        settings(["parallel.pipeline=8"], "regression")
+    with pytest.raises(SettingsError, match="model is a value, not a group"):
+        settings(["model=3", "model.width=8"], "regression")
+    with pytest.raises(SettingsError, match="--tokens trains the next token"):
+        settings(["model.objective=next-token"], "regression")
+    with pytest.raises(SettingsError, match="is no value"):
+        settings(["model.width=[8"], "regression")
+    with pytest.raises(InputError, match="no parquet files"):
+        from_files(tmp_path, 8)
+    pq.write_table(pa.table({"text": ["good"]}), tmp_path / "reviews.parquet")
+    with pytest.raises(InputError, match="no column input_ids"):
+        from_files(tmp_path, 8)
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="cannot be read"):
+        from_files(tmp_path / "torn.parquet", 8)
+    alone(capsys, "--folder", str(tmp_path / "model"))
+    with pytest.raises(SystemExit):
+        main([*TINY, "--synthetic", "25", "--device", "cpu", "--folder", str(tmp_path / "model")])
+    assert "of.rows was" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        alone(capsys, "--set=parallel.data=2")
+    assert ended.value.code == 2
+    assert "start 2 ranks" in capsys.readouterr().err
