@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
 from tasks.settings import Settings
-from tasks.sources import Source, discover
+from tasks.sources import Source, discover, forgotten
 from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
@@ -52,7 +53,9 @@ def models_folder(settings: Settings) -> Path:
 
 
 def find_reviews(settings: Settings) -> Source:
-    return discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
+    """Find the files to score. settings: those of `for_scoring`. Users to forget are those of runs that train."""
+    source = discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
+    return replace(source, forgotten=forgotten.load(settings.storage.path.parent / forgotten.FILE))
 
 
 def fetch(settings: Settings, wanted: str) -> RegisteredModel:
@@ -117,13 +120,15 @@ def exported(read: Snapshot, scored: Snapshot) -> dict[str, Path]:
 
 
 def about(read: Snapshot, scored: Snapshot, model: RegisteredModel) -> dict[str, Any]:
-    """Describe the predictions: rows_in, all rows that could be counted in the input = rows + rejected."""
+    """Describe the predictions: rows_in, all rows that could be counted in the input = rows + rejected + forgotten."""
+    counts = read.manifest.counts
     return {
         "model": model.name,
         "version": model.version,
         "target": scored.facts["target"],
-        "rows_in": read.manifest.counts["rows_in"],
+        "rows_in": counts["rows_in"],
         "rows": scored.rows(),
         "rejected": read.rows("rejects") + scored.rows("rejects"),
+        **({"forgotten": counts["forgotten"]} if "forgotten" in counts else {}),
         "snapshot": scored.digest,
     }

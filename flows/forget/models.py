@@ -1,0 +1,141 @@
+"""Find and remove what MLflow holds of models that learned from some snapshots: versions, their files, reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.cli import old_mlflow_runs as stored
+from flows.run.mlflow_record import KEY
+from flows.run.scoring import for_scoring, models_folder
+from tasks.engines import model_versions, registry, tracking
+from tasks.settings import Settings
+
+FORGET = "forget"  # the action of the audit record about a champion that goes
+REPORT = "report"  # the folder of a run's artifacts with its page
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A version of a registered model. roles: its aliases."""
+
+    name: str
+    version: str
+    roles: tuple[str, ...]
+    digest: str
+    raw: Any
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"name": self.name, "version": self.version, "was": list(self.roles), "digest": self.digest}
+
+
+@dataclass(frozen=True)
+class Mlflow:
+    """The MLflow of the settings; `client` is None where there is no database yet."""
+
+    settings: Settings
+    uri: str
+    client: Any
+
+    @classmethod
+    def of(cls, settings: Settings) -> Mlflow:
+        """Connect. Raises RegistryError if MLflow does not answer: nothing may be removed then."""
+        uri = tracking.tracking_uri(settings.tracking)
+        file = uri.removeprefix("sqlite:///")
+        there = not uri.startswith("sqlite:///") or Path(file).exists()
+        return cls(settings, uri, tracking.connect(uri) if there else None)
+
+    def touched(self, keys: Collection[str]) -> list[Touched]:
+        """List the versions that rest on snapshots with these keys."""
+        if self.client is None:
+            return []
+        with tracking.reaching(self.uri):
+            found = []
+            for version in model_versions.all_versions(self.client):
+                rests_on: list[str] = []
+                with suppress(ValueError):
+                    rests_on = json.loads(version.tags.get("raymill.snapshot_keys", "[]"))
+                if set(rests_on) & set(keys):
+                    roles = registry.aliases(self.client, version.name)
+                    own = tuple(role for role, number in roles.items() if number == str(version.version))
+                    digest = version.tags.get(f"{registry.DIGEST}package", "")
+                    found.append(Touched(version.name, str(version.version), own, digest, version))
+            return sorted(found, key=lambda t: (t.name, int(t.version)))
+
+    def remove(self, touched: Touched) -> None:
+        """Delete a version: its files, its logged model, the copies for scoring, then itself. May be repeated."""
+        with tracking.reaching(self.uri):
+            if registry.CHAMPION in touched.roles:
+                self._say_why(touched)
+            model_id = getattr(touched.raw, "model_id", None)
+            places = list(self._folders(touched.raw.run_id)) if touched.raw.run_id else []
+            if model_id:
+                places.append(self.client.get_logged_model(model_id).artifact_location)
+            for place in places:
+                stored.delete_files(place, self.uri)
+            if model_id:
+                self._remove_logged(model_id)
+            self.client.delete_model_version(touched.name, touched.version)
+        for copy in models_folder(for_scoring(self.settings, None, None)).glob(f"{touched.name}-{touched.version}-*"):
+            shutil.rmtree(copy)
+
+    def _folders(self, run_id: str) -> Iterator[str]:
+        """Yield the folders of a run's artifacts; its files, the card and the audit record, hold numbers alone."""
+        at = self.client.get_run(run_id).info.artifact_uri.rstrip("/")
+        for artifact in self.client.list_artifacts(run_id):
+            if artifact.is_dir:
+                yield f"{at}/{artifact.path}"
+
+    def _say_why(self, touched: Touched) -> None:
+        experiment = self.client.get_experiment_by_name(self.settings.tracking.experiment)
+        if experiment is None:
+            return
+        audit = registry.Audit(
+            FORGET,
+            touched.version,
+            from_version=touched.version,
+            to_version="",
+            who=registry.who(),
+            when=registry.when(),
+            reason="it learned from reviews that were to be forgotten",
+        )
+        with registry.audited(self.client, experiment.experiment_id, touched.name, audit):
+            pass
+
+    def _remove_logged(self, model_id: str) -> None:
+        self.client.delete_logged_model(model_id)
+        if (store := stored.store(stored.database(self.uri, self.settings))) is not None:
+            store._hard_delete_logged_model(model_id)
+
+    def reports(self, keys: Collection[str], digests: Collection[str]) -> Iterator[str]:
+        """Remove the pages of runs that recorded such snapshots; yield the runs' ids."""
+        experiment = self.client and self.client.get_experiment_by_name(self.settings.tracking.experiment)
+        if not experiment:
+            return
+        with tracking.reaching(self.uri):
+            for run in stored.all_runs(self.client, experiment.experiment_id):
+                tags = run.data.tags
+                made = {value for tag, value in tags.items() if tag.startswith("snapshot.")}
+                if not (made & set(digests) or tags.get(KEY) in keys):
+                    continue
+                run_id = run.info.run_id
+                if any(artifact.path == REPORT for artifact in self.client.list_artifacts(run_id)):
+                    stored.delete_files(f"{run.info.artifact_uri.rstrip('/')}/{REPORT}", self.uri)
+                    yield run_id
+
+    @property
+    def files(self) -> list[Path]:
+        """The database file and the folder of artifacts, as far as they are on this machine."""
+        database = stored.database(self.uri, self.settings) or ""
+        if not database.startswith("sqlite:///"):
+            return []
+        file = Path(database.removeprefix("sqlite:///"))
+        own = self.settings.services.mlflow_artifacts
+        artifacts = Path(own) if own and "://" not in own else file.parent / "artifacts"
+        return [path for path in (file, artifacts) if path.exists()]

@@ -1,0 +1,159 @@
+"""Search files that are no snapshots for what betrays the users, and take it out.
+
+Tables lose the users' rows, logs the lines, records of runs the words, databases the words in their columns; any other
+file (a page, a model) is removed whole. What was taken out of a SQLite database is overwritten in its file, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.forget.sought import Sought
+from tasks.core.part_files import read_part
+from tasks.core.whole_files import write_whole
+
+SQLITE = b"SQLite format 3\x00"
+BESIDE = ("-wal", "-shm", "-journal")  # files of a database
+LINES = {".jsonl", ".log", ".txt", ".out", ".err", ".1"}
+CHUNK, OVERLAP = 16 << 20, 1 << 12
+WAIT_S = 10.0  # for a database that another process writes to
+
+
+def swept(places: Iterable[Path], without: Iterable[Path], sought: Sought) -> Iterator[tuple[Path, str, bool]]:
+    """Clean all files below these places, but for those below others; yield (file, what was done, whether it helped).
+
+    May be repeated: a file that is clean is not touched.
+    """
+    for file in _files(places, [path.resolve() for path in without]):
+        try:
+            if done := clean_file(file, sought):
+                yield file, done, True
+        except (OSError, ValueError, sqlite3.Error, pa.ArrowException) as error:
+            yield file, str(error).partition("\n")[0], False
+
+
+def _files(places: Iterable[Path], without: list[Path]) -> Iterator[Path]:
+    for place in places:
+        for file in [place] if place.is_file() else sorted(place.rglob("*")):
+            if file.is_symlink() or not file.is_file() or file.name.endswith(BESIDE):
+                continue
+            if not any(file.resolve().is_relative_to(other) for other in without):
+                yield file
+
+
+def clean_file(file: Path, sought: Sought) -> str:
+    """Take the users out of one file; return what was done, "" if nothing had to be."""
+    with file.open("rb") as opened:
+        start = opened.read(16)
+    if start == SQLITE:
+        return _clean_database(file, sought)
+    if start[:4] == b"PAR1":
+        return _clean_table(file, sought)
+    if not betrays(file, sought):
+        return ""
+    if file.suffix in LINES:
+        return _clean_lines(file, sought)
+    if file.suffix == ".json" and file.parent.name == "runs":
+        return _clean_record(file, sought)
+    file.unlink()
+    return "removed"
+
+
+def betrays(file: Path, sought: Sought) -> bool:
+    with file.open("rb") as opened:
+        before = b""
+        while chunk := opened.read(CHUNK):
+            if sought.pattern.search(before + chunk):
+                return True
+            before = chunk[-OVERLAP:]
+    return False
+
+
+def _clean_table(file: Path, sought: Sought) -> str:
+    test = sought.of_rows(pq.read_schema(file).names)
+    if test is None:
+        return ""
+    rows = read_part(file)
+    theirs = rows.select(test.alias("theirs"))["theirs"]
+    if not theirs.any():
+        return ""
+    schema = pq.read_schema(file)
+    draft = file.with_name(f"{file.name}.draft")
+    pq.write_table(rows.filter(~theirs).to_arrow().cast(schema), draft, compression="zstd")
+    os.replace(draft, file)
+    return f"{int(theirs.sum()):,} rows removed"
+
+
+def _clean_lines(file: Path, sought: Sought) -> str:
+    lines = file.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if not sought.pattern.search(line)]
+    write_whole(file, b"".join(kept), synced=True)
+    return f"{len(lines) - len(kept):,} lines removed"
+
+
+def _clean_record(file: Path, sought: Sought) -> str:
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {sought.cleaned(name): cleaned(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [cleaned(inner) for inner in value]
+        return sought.cleaned(value) if isinstance(value, str) else value
+
+    write_whole(file, json.dumps(cleaned(json.loads(file.read_text())), indent=1), synced=True)
+    return "words replaced"
+
+
+def _clean_database(file: Path, sought: Sought) -> str:
+    """Replace what betrays the users in all columns, then rewrite the file: what was deleted stays in it otherwise.
+
+    Raises sqlite3.Error if another process keeps it busy.
+    """
+    with closing(sqlite3.connect(file, timeout=WAIT_S, isolation_level=None)) as database:
+        database.create_function("cleaned", 1, lambda value: _cleaned(value, sought), deterministic=True)
+        database.execute("PRAGMA secure_delete=ON")
+        changed = 0
+        for table, column in _columns(database):
+            is_text = f"typeof({column}) IN ('text', 'blob')"
+            changed += database.execute(
+                f"UPDATE {table} SET {column} = cleaned({column}) WHERE {is_text} AND {column} <> cleaned({column})"
+            ).rowcount
+        beside = [file.with_name(f"{file.name}-wal")]
+        left = any(betrays(path, sought) for path in [file, *beside] if path.exists())
+        if not changed and not left:
+            return ""
+        database.execute("VACUUM")
+        (busy, *_) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("another process reads it, so old pages of it stay: stop raymill up first")
+    return f"{changed:,} values replaced" if changed else "old pages overwritten"
+
+
+def _cleaned(value: Any, sought: Sought) -> Any:
+    if isinstance(value, str):
+        return sought.cleaned(value)
+    return sought.pattern.sub(b"[forgotten]", value) if isinstance(value, bytes) else value
+
+
+def _columns(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """List the tables and columns that can be written to, quoted."""
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
+    found = []
+    for (table,) in tables.fetchall():
+        if not re.match("sqlite_", table):
+            columns = database.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall()
+            found += [(_quoted(table), _quoted(name)) for _, name, *_, hidden in columns if not hidden]
+    return found
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
