@@ -18,6 +18,7 @@ from tasks.core.sections import (
     NotifyConfig,
     RayConfig,
     RegistryConfig,
+    RehearseConfig,
     RetriesConfig,
     Section,
     ServeConfig,
@@ -41,6 +42,7 @@ class CommonSettings(Section):
     logging: LoggingConfig
     validation: ValidationConfig
     registry: RegistryConfig
+    rehearse: RehearseConfig
     services: ServicesConfig
     serve: ServeConfig
 
