@@ -21,22 +21,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAGE, PICTURE = "rehearsal.html", "losses.png"
-DECISIONS = pa.schema(
-    [("gates", pa.string()), ("night", pa.int32()), ("until", pa.string()), ("arrived", pa.int64())]
-    + [("test_rows", pa.int64()), ("loss", pa.float64()), ("before", pa.int32()), ("promoted", pa.bool_())]
-    + [("champion", pa.int32()), ("failed", pa.string())]
-)
-MONTHS = pa.schema(
-    [("gates", pa.string()), ("month", pa.string()), ("rows", pa.int64()), ("loss", pa.float64())]
-    + [("champions", pa.string())]
-)
+COLUMNS = {
+    "decisions": {
+        "gates": pa.string(),
+        "night": pa.int32(),
+        "until": pa.string(),
+        "arrived": pa.int64(),
+        "test_rows": pa.int64(),
+        "loss": pa.float64(),  # of the night's model on the test rows
+        "before": pa.int32(),  # nights whose models were and are champion; null: there is none
+        "promoted": pa.bool_(),
+        "champion": pa.int32(),
+        "failed": pa.string(),  # gates
+    },
+    "months": {
+        "gates": pa.string(),
+        "month": pa.string(),
+        "rows": pa.int64(),
+        "loss": pa.float64(),
+        "champions": pa.string(),
+    },
+}
 
 
 def write(place: Path, result: Mapping[str, Any]) -> Path:
     """Write all files, the JSON last; returns the page."""
-    decided, months = tables(result)
-    pq.write_table(pa.Table.from_pylist(decided, DECISIONS), place / "decisions.parquet")
-    pq.write_table(pa.Table.from_pylist(months, MONTHS), place / "months.parquet")
+    for (name, columns), rows in zip(COLUMNS.items(), tables(result), strict=True):
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), place / f"{name}.parquet")
     picture = losses(result)
     write_whole(place / PICTURE, picture)
     write_whole(place / PAGE, render(result, picture))

@@ -1,4 +1,4 @@
-"""The folder that a rehearsal works in: snapshots of its own, and its results. Runs and their registry stay untouched."""
+"""The folder that a rehearsal works in: its own snapshots, and its result. Runs and their registry stay untouched."""
 
 from __future__ import annotations
 
