@@ -37,8 +37,8 @@ def rehearse(
     rehearsal, start it again.
     """
     from flows.graph import find_given
-    from flows.rehearse import nights as rehearsed
     from flows.rehearse import page, place
+    from flows.rehearse.nights import Rehearsal
     from flows.rehearse.result import result_of
     from tasks.settings import load_settings
 
@@ -51,7 +51,7 @@ def rehearse(
     raw = find_given(settings, None)  # a wrong input fails here, before anything starts
     with place.opened(settings, folder) as own:
         told = []
-        for night in rehearsed.nights(own, raw):
+        for night in Rehearsal(own, raw):
             told.append(night.night)
             view_console.print(line_of(night, own.arrivals.nights), highlight=False, markup=False, soft_wrap=True)
         result = result_of(told, variants)
@@ -63,10 +63,10 @@ def rehearse(
 
 def line_of(told: Told, nights: int) -> str:
     night, (ran, stages) = told.night, told.made
+    did = f"{ran} of {stages} stages ran, {told.seconds:.1f} s" if stages else "finished before"
     return (
-        f"night {night.number} of {nights}, until {night.until[:10]}: {night.arrived:,} reviews, "
-        f"loss {night.losses[night.number]:.4f} on {night.rows:,} test reviews; "
-        f"{ran} of {stages} stages ran, {told.seconds:.1f} s"
+        f"night {night.number} of {nights}, until {night.until[:10]}: {night.arrived:,} of {night.reviews:,} reviews, "
+        f"loss {night.losses[night.number]:.4f} on {night.rows:,} test reviews; {did}"
     )
 
 

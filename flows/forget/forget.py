@@ -114,6 +114,7 @@ class Forgetting:
     def look(self) -> None:
         """Find everything; fill in the receipt."""
         for name, store in self.places.stores.items():
+            store.check()
             search.check_idle(store)
             self.found[name] = search.find(store, self.sought)
         self.touched = self.mlflow.touched(self.keys)
@@ -163,9 +164,9 @@ class Forgetting:
             self.receipt.add(self.receipt.not_reached, {"what": "logs, pages and databases", "why": why})
 
     def list_users(self) -> None:
-        """Write the list that ingest honours, and the receipt: from here on a call that is killed is gone on with."""
+        """Write the list that ingest honours, then the receipt: from here on a killed call is gone on with."""
+        self.listed.save(self.places.root / FILE)  # first: a receipt's hashes need its salt
         self.receipt.save(self.places.root)
-        self.listed.save(self.places.root / FILE)
         self.places.stores["main"].keep(self.places.root / FILE)
         faults.point("forget", "listed")
 

@@ -19,7 +19,8 @@ from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.store import SnapshotStore
 
 TEXTS = ("user_id", "review_id", "title", "text")
-HASHED = "keys"  # a table that names nobody and belongs to the part of its rows
+NAMING = ("user_id", "record", "review_id")  # columns by which the users' rows are found
+HASHED = "keys"  # a table that names nobody, beside that of its rows
 
 
 @dataclass
@@ -57,9 +58,15 @@ def find(store: SnapshotStore, sought: Sought) -> Found:
     """Search every table that names users or rejected records, then, by the reviews' ids, the tables of predictions."""
     found = Found(store, store.manifests())
     _search(found, sought, by_user=True)
-    _search(found, sought, by_user=False)
+    if sought.reviews:
+        _search(found, sought, by_user=False)
     found.touched = made_from(found.manifests, found.files)
     return found
+
+
+def names_users(manifest: Manifest, table: str) -> bool:
+    """Tell whether the users' rows can be found in a table of a snapshot."""
+    return any(column.partition(":")[0] in NAMING for column in manifest.schemas.get(table, ()))
 
 
 def _search(found: Found, sought: Sought, *, by_user: bool) -> None:

@@ -73,14 +73,11 @@ class Mlflow:
         with tracking.reaching(self.uri):
             if registry.CHAMPION in touched.roles:
                 self._say_why(touched)
-            model_id = getattr(touched.raw, "model_id", None)
-            places = list(self._folders(touched.raw.run_id)) if touched.raw.run_id else []
-            if model_id:
-                places.append(self.client.get_logged_model(model_id).artifact_location)
-            for place in places:
+            for place in self._folders(touched.raw.run_id) if touched.raw.run_id else ():
                 stored.delete_files(place, self.uri)
-            if model_id:
-                self._remove_logged(model_id)
+            if logged := self._logged(getattr(touched.raw, "model_id", None)):
+                stored.delete_files(logged.artifact_location, self.uri)
+                self._remove_logged(logged.model_id)
             self.client.delete_model_version(touched.name, touched.version)
         for copy in models_folder(for_scoring(self.settings, None, None)).glob(f"{touched.name}-{touched.version}-*"):
             shutil.rmtree(copy)
@@ -107,6 +104,17 @@ class Mlflow:
         )
         with registry.audited(self.client, experiment.experiment_id, touched.name, audit):
             pass
+
+    def _logged(self, model_id: str | None) -> Any:
+        """Return MLflow's record of the model behind a version; None if a killed call has removed it, or none is."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_logged_model(model_id) if model_id else None
+        except MlflowException as error:
+            if error.error_code in tracking.ABSENT:
+                return None
+            raise
 
     def _remove_logged(self, model_id: str) -> None:
         self.client.delete_logged_model(model_id)

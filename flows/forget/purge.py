@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from flows.forget.found import Found
+from flows.forget.found import HASHED, Found, names_users
 from tasks.core import faults
 from tasks.core.digests import digest_of
 from tasks.core.locks import locked
@@ -22,9 +22,11 @@ REST_OF = "rest_of"  # fact of a snapshot of kept parts: the digest of what it w
 
 
 def kept_parts(found: Found, manifest: Manifest) -> list[str]:
-    """List the parts of a snapshot none of whose files has rows of the users."""
+    """List the parts of a snapshot none of whose files has rows of the users, nor may hide them."""
     theirs = found.files.get(manifest.key, set())
-    return [identity for identity, record in manifest.parts.items() if record.files and not theirs & {*record.files}]
+    tables = {e.name: e.table for e in manifest.files}
+    clear = {name for name, table in tables.items() if table == HASHED or names_users(manifest, table)} - theirs
+    return [identity for identity, record in manifest.parts.items() if record.files and clear >= {*record.files}]
 
 
 def keep_rest(found: Found, manifest: Manifest) -> Snapshot | None:

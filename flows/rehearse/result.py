@@ -35,6 +35,7 @@ def _night(night: Night) -> dict[str, Any]:
         "night": night.number,
         "until": night.until,
         "arrived": night.arrived,
+        "reviews": night.reviews,
         "test_rows": night.rows,
         "loss": night.losses[night.number],
         "mean": night.mean,

@@ -25,6 +25,7 @@ def night(number: int, losses: list[float], months: dict[str, Any] | None = None
         "number": number,
         "until": f"2020-0{number + 1}-01T00:00+00:00",
         "arrived": 100,
+        "reviews": 1000 + 100 * number,
         "model": f"model {number}",
         "metric": "rmse",
         "target": "rating",
