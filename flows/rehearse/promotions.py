@@ -23,9 +23,11 @@ UNPACKED = ("max_packaged_difference", "max_megabytes", "max_ms_for_1_row", "max
 
 @dataclass(frozen=True)
 class Night:
-    """A night's scores. arrived: reviews since the night before, of all `reviews`. model: its digest. losses, differences, slices: on tonight's test rows, by the night whose
-    model it is; a difference is tonight's loss less the other's. months: of what arrived since the night before,
-    {month: (rows, {night: sum of losses})}."""
+    """A night's scores. arrived: reviews since the night before, of all `reviews`. model: its digest.
+
+    losses, differences, slices: on tonight's test rows, by the night whose model it is; a difference is tonight's loss
+    less the other's. months: of what arrived since the night before, {month: (rows, {night: sum of losses})}.
+    """
 
     number: int
     until: str
