@@ -33,7 +33,7 @@ def night(number: int, losses: list[float], months: dict[str, Any] | None = None
         "mean": 2.0,
         "linear": 1.9,
         "losses": dict(enumerate(losses)),
-        "differences": {n: Difference(1000, own**2 - loss**2, 0.01) for n, loss in enumerate(losses[:number])},
+        "differences": {n: Difference(1000, own**2 - loss**2, 0.0125) for n, loss in enumerate(losses[:number])},
         "slices": {n: {"new user": (600, loss)} for n, loss in enumerate(losses)},
         "months": months or {},
     }
@@ -42,7 +42,7 @@ def night(number: int, losses: list[float], months: dict[str, Any] | None = None
 
 NIGHTS = [
     night(0, [1.00]),
-    night(1, [1.00, 0.99], {"2020-01": (100, {0: 100.0})}),  # a little better: two standard errors
+    night(1, [1.00, 0.99], {"2020-01": (100, {0: 100.0})}),  # a little better: 1.6 standard errors
     night(2, [1.00, 0.99, 1.05], {"2020-02": (50, {0: 60.0, 1: 40.0}), "2020-03": (50, {0: 50.0, 1: 50.0})}),
     night(3, [1.00, 0.99, 1.05, 0.80], {"2020-03": (100, {0: 110.0, 1: 100.0, 2: 130.0})}),
 ]
@@ -70,11 +70,11 @@ def test_a_decision_names_the_gates_that_failed_and_who_was_champion() -> None:
 
 def test_each_comparison_of_a_champion_asks_for_more_evidence() -> None:
     """By the budget of errors, the first may err with 6 / pi^2 of it, the third with a ninth of that."""
-    better = [night(n, [1.0] * n + [0.988]) for n in range(4)]
+    better = [night(n, [1.0] * n + [0.987]) for n in range(4)]
     gates = OFF.model_copy(update={"max_false_promotions": 0.05})
     assert [d.promoted for d in promotions.decisions(better, gates)] == [True, True, True, True]  # a new champion each
     equal = [night(n, [1.0] * (n + 1)) for n in range(3)]
-    late = [*equal, night(3, [1.0, 1.0, 1.0, 0.988])]
+    late = [*equal, night(3, [1.0, 1.0, 1.0, 0.987])]
     assert [d.promoted for d in promotions.decisions(late, gates)] == [True, False, False, False]
 
 
@@ -116,7 +116,7 @@ def test_the_result_has_the_settings_and_the_two_to_compare_with() -> None:
     ("value", "says"),
     [
         ("{mine: {max_los: 1.0}}", "there is no gate 'max_los'"),
-        ("{mine: {max_loss: no}}", "rehearse.gates"),
+        ("{mine: {max_loss: much}}", "rehearse.gates"),
         ("{mine: 3}", "rehearse.gates"),
     ],
 )
