@@ -118,9 +118,9 @@ class Forgetting:
             search.check_idle(store)
             self.found[name] = search.find(store, self.sought)
         self.touched = self.mlflow.touched(self.keys)
+        reviews = {self.listed.hash_of(u): max(f.reviews(u) for f in self.found.values()) for u in self.users}
         for line in self.receipt.users:
-            (user,) = (user for user in self.users if self.listed.hash_of(user) == line["hash"])
-            line["reviews"] = max(line["reviews"], *(found.reviews(user) for found in self.found.values()))
+            line["reviews"] = max(line["reviews"], reviews[line["hash"]])
         for name, found in self.found.items():
             for source in sorted(found.sources):
                 self.receipt.add(self.receipt.input, {"file": source, "read_by": name})

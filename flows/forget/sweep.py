@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +27,7 @@ SQLITE = b"SQLite format 3\x00"
 BESIDE = ("-wal", "-shm", "-journal")  # files of a database
 LINES = {".jsonl", ".log", ".txt", ".out", ".err", ".1"}
 CHUNK, OVERLAP = 16 << 20, 1 << 12
+VALUES = 10_000  # of a column, looked at at once
 WAIT_S = 10.0  # for a database that another process writes to
 
 
@@ -73,7 +75,7 @@ def betrays(file: Path, sought: Sought) -> bool:
     with file.open("rb") as opened:
         before = b""
         while chunk := opened.read(CHUNK):
-            if sought.pattern.search(before + chunk):
+            if sought.pattern_in((before + chunk).decode("utf-8", "replace")):
                 return True
             before = chunk[-OVERLAP:]
     return False
@@ -96,7 +98,8 @@ def _clean_table(file: Path, sought: Sought) -> str:
 
 def _clean_lines(file: Path, sought: Sought) -> str:
     lines = file.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if not sought.pattern.search(line)]
+    theirs = sought.in_each(pl.Series([line.decode("utf-8", "replace") for line in lines], dtype=pl.String))
+    kept = [line for line, their in zip(lines, theirs, strict=True) if not their]
     write_whole(file, b"".join(kept), synced=True)
     return f"{len(lines) - len(kept):,} lines removed"
 
@@ -119,14 +122,8 @@ def _clean_database(file: Path, sought: Sought) -> str:
     Raises sqlite3.Error if another process keeps it busy.
     """
     with closing(sqlite3.connect(file, timeout=WAIT_S, isolation_level=None)) as database:
-        database.create_function("cleaned", 1, lambda value: _cleaned(value, sought), deterministic=True)
         database.execute("PRAGMA secure_delete=ON")
-        changed = 0
-        for table, column in _columns(database):
-            is_text = f"typeof({column}) IN ('text', 'blob')"
-            changed += database.execute(
-                f"UPDATE {table} SET {column} = cleaned({column}) WHERE {is_text} AND {column} <> cleaned({column})"
-            ).rowcount
+        changed = sum(_clean_column(database, table, column, sought) for table, column in _columns(database))
         beside = [file.with_name(f"{file.name}-wal")]
         left = any(betrays(path, sought) for path in [file, *beside] if path.exists())
         if not changed and not left:
@@ -138,10 +135,21 @@ def _clean_database(file: Path, sought: Sought) -> str:
     return f"{changed:,} values replaced" if changed else "old pages overwritten"
 
 
-def _cleaned(value: Any, sought: Sought) -> Any:
-    if isinstance(value, str):
-        return sought.cleaned(value)
-    return sought.pattern.sub(b"[forgotten]", value) if isinstance(value, bytes) else value
+def _clean_column(database: sqlite3.Connection, table: str, column: str, sought: Sought) -> int:
+    """Replace values of one column; returns how many rows had them."""
+    query = f"SELECT DISTINCT {column} FROM {table} WHERE typeof({column}) IN ('text', 'blob')"
+    cursor, theirs = database.execute(query), []
+    while rows := cursor.fetchmany(VALUES):
+        texts = [v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for (v,) in rows]
+        shown = pl.Series([text.encode("utf-8", "replace").decode() for text in texts], dtype=pl.String)
+        found = sought.in_each(shown)
+        theirs += [(v, text) for (v,), text, their in zip(rows, texts, found, strict=True) if their]
+    changed = 0
+    for value, text in theirs:
+        new: str | bytes = sought.cleaned(text)
+        new = new.encode("utf-8", "surrogateescape") if isinstance(value, bytes) else new
+        changed += database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS ?", (new, value)).rowcount
+    return changed
 
 
 def _columns(database: sqlite3.Connection) -> list[tuple[str, str]]:

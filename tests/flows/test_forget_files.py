@@ -68,7 +68,7 @@ def test_a_database_keeps_no_deleted_page_with_the_user(tmp_path: Path, sought: 
     with closing(sqlite3.connect(file)) as database:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("CREATE TABLE log (id INTEGER PRIMARY KEY, message TEXT, data BLOB, n INTEGER)")
-        rows = [(f"reject of {HER}: {TEXT}", TEXT.encode(), 1), ("fine", b"\0", 2)]
+        rows = [(f"reject of {HER}: {TEXT}", b"\xff\xfe " + TEXT.encode(), 1), ("fine", b"\xff\0", 2)]
         database.executemany("INSERT INTO log (message, data, n) VALUES (?, ?, ?)", rows)
         database.execute("INSERT INTO log (message) VALUES (?)", (f"{long} {HER} {long}",))
         database.execute("INSERT INTO log (message) VALUES (?)", (f"{HER} was here",))
