@@ -7,10 +7,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.run.forgotten_users import users_to_forget
 from tasks.core.errors import InputError, SettingsError
 from tasks.settings import Settings
 from tasks.sources import Source, discover
-from tasks.sources.forgotten import FILE, load
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def find_given(settings: Settings, until: str | None) -> Given:
     packs = _is_enabled("pack-tokens", settings.pack_tokens, until)
     embeds = _is_enabled("embeddings", settings.embeddings, until)
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
-    source = replace(source, forgotten=load(settings.storage.path / FILE))
+    source = replace(source, forgotten=users_to_forget(settings.storage))
     return Given(source, _metadata(settings, until), packs, embeds)
 
 

@@ -27,12 +27,13 @@ from flows.forget.models import Mlflow, Touched
 from flows.forget.places import REMOVING, Places
 from flows.forget.receipt import Receipt
 from flows.forget.sought import SHORTEST, Sought
+from flows.run.forgotten_users import keep, users_to_forget
 from tasks.core import faults
 from tasks.core.errors import RunError
 from tasks.core.locks import locked
 from tasks.core.whole_files import write_whole
 from tasks.settings import Settings
-from tasks.sources.forgotten import FILE, Forgotten, load
+from tasks.sources.forgotten import Forgotten
 
 LOCK = "forget.lock"
 Say = Callable[[str], None]
@@ -87,7 +88,7 @@ class Forgetting:
 
     @cached_property
     def listed(self) -> Forgotten:
-        earlier = load(self.places.root / FILE) or Forgotten()
+        earlier = users_to_forget(self.settings.storage) or Forgotten()
         return earlier.with_users(self.users, {part for found in self.found.values() for part in found.parts})
 
     @cached_property
@@ -165,9 +166,8 @@ class Forgetting:
 
     def list_users(self) -> None:
         """Write the list that ingest honours, then the receipt: from here on a killed call is gone on with."""
-        self.listed.save(self.places.root / FILE)  # first: a receipt's hashes need its salt
+        keep(self.listed, self.settings.storage)  # first: a receipt's hashes need its salt
         self.receipt.save(self.places.root)
-        self.places.stores["main"].keep(self.places.root / FILE)
         faults.point("forget", "listed")
 
     def remove_models(self) -> None:

@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows.run.forgotten_users import users_to_forget
 from tasks.core.errors import InputError, RunError
 from tasks.core.locks import locked
+from tasks.core.sections import StorageConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
 from tasks.settings import Settings
-from tasks.sources import Source, discover, forgotten
+from tasks.sources import Source, discover
 from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
 
@@ -55,7 +57,13 @@ def models_folder(settings: Settings) -> Path:
 def find_reviews(settings: Settings) -> Source:
     """Find the files to score. settings: those of `for_scoring`. Users to forget are those of runs that train."""
     source = discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
-    return replace(source, forgotten=forgotten.load(settings.storage.path.parent / forgotten.FILE))
+    return replace(source, forgotten=users_to_forget(trainings_storage(settings.storage)))
+
+
+def trainings_storage(storage: StorageConfig) -> StorageConfig:
+    """Return the storage of the runs that train; storage: that of `for_scoring`."""
+    remote = storage.remote and storage.remote.removesuffix(f"/{FOLDER}")
+    return storage.model_copy(update={"root": str(storage.path.parent), "remote": remote})
 
 
 def fetch(settings: Settings, wanted: str) -> RegisteredModel:

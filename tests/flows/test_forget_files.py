@@ -17,9 +17,9 @@ from flows.forget.receipt import opened
 from flows.forget.sought import Sought
 from tasks.core.errors import InputError, RunError, UserError
 from tasks.core.storage.store import SnapshotStore
-from tests.support.stage_runs import NOTHING_KNOWN
+from tests.support.forgettable import HER, put, raw, reviews
 
-HER, TEXT = "A1NELLIE-X", "A zanzibarite lamp, which I would not buy again for <money> or “love”."
+TEXT = "A zanzibarite lamp, which I would not buy again for <money> or “love”."
 
 
 @pytest.fixture
@@ -104,25 +104,6 @@ def test_a_short_name_is_sought_in_tables_alone(tmp_path: Path) -> None:
     pl.DataFrame({"user_id": ["7", "77"]}).write_parquet(tmp_path / "users.parquet")
     assert sweep_all(tmp_path, short) == {"users.parquet": "1 rows removed"}
     assert short.short_names == 1
-
-
-def reviews(*users: str) -> pa.Table:
-    return pa.table({"user_id": users, "review_id": [f"R-{user}" for user in users], "text": ["words"] * len(users)})
-
-
-def put(store: SnapshotStore, stage: str, parts: list[pa.Table], inputs: tuple[object, ...]) -> str:
-    """Commit a snapshot of parts with rejects; returns its key."""
-    out = store.open_attempt(stage, f"{stage}-key")
-    for i, part in enumerate(parts):
-        entry = out.sink.write_table(f"part-{i:05d}.parquet", part)
-        rejects = pa.table({"record": [f'{{"customer_id": "reject-{i}"}}']})
-        also = out.sink.write_table(f"rejects/part-{i:05d}.parquet", rejects)
-        out.part(f"{stage} part {i}", [entry, also], [{"source": f"file-{i}.csv"}])
-    return store.commit(out, **{**NOTHING_KNOWN, "inputs": inputs}).key
-
-
-def raw(stage: str) -> dict[str, str]:
-    return {"name": "source", "stage": stage, "key": "" if stage == "source" else f"{stage}-key", "digest": "d"}
 
 
 def test_parts_without_the_users_stay_for_the_next_run_and_the_others_go(store: SnapshotStore) -> None:
