@@ -186,8 +186,8 @@ class Forgetting:
         for page in self.places.pages(self.keys) if self.keys else []:
             shutil.rmtree(page)
             self.receipt.add(self.receipt.files, {"file": self.places.shown(page), "what": "removed"})
-        for rehearsal in self.places.rehearsals:
-            self._clean_rehearsal(rehearsal)
+        for copy in self.places.copies:
+            self._clean_copy(copy)
         files = [*self.places.other_files, *self.mlflow.files]
         for file, done, helped in sweep.swept(files, self.places.not_swept, self.sought):
             shown = self.places.shown(file)
@@ -200,12 +200,13 @@ class Forgetting:
         self.receipt.save(self.places.root)
         faults.point("forget", "files")
 
-    def _clean_rehearsal(self, place: Path) -> None:
-        """Remove a rehearsal that holds the users; it is renamed first: what a killed call leaves is known by it."""
+    def _clean_copy(self, place: Path) -> None:
+        """Remove a rehearsal or a drill that holds the users; it is renamed first: a killed call knows it by that."""
         if not place.name.endswith(REMOVING):
-            store = self.places.store_in(place)
-            search.check_idle(store)
-            if not search.find(store, self.sought).files:
+            stores = self.places.stores_in(place)
+            for store in stores:
+                search.check_idle(store)
+            if not any(search.find(store, self.sought).files for store in stores):
                 return
             place = place.rename(place.with_name(f"{place.name}{REMOVING}"))
         shutil.rmtree(place)

@@ -22,7 +22,7 @@ from tasks.core.storage.store import SnapshotStore
 from tasks.settings import Settings
 from tasks.sources.forgotten import FILE
 
-REHEARSAL = "rehearsal"  # below storage.root: where `raymill rehearse` works if nobody says where
+REHEARSAL, DRILL = "rehearsal", "drill"  # below storage.root: where these commands work if nobody says where
 REHEARSALS = "rehearsals.json"  # the folders that it worked in
 REMOVING = ".removing"  # the ending of a folder that is being removed
 
@@ -44,13 +44,13 @@ class Places:
         stores = {"main": open_store(self.settings.storage)}
         return stores | ({"score": open_store(scoring)} if scoring.path.exists() else {})
 
-    def store_in(self, rehearsal: Path) -> SnapshotStore:
-        return SnapshotStore(rehearsal / "snapshots")
+    def stores_in(self, copy: Path) -> list[SnapshotStore]:
+        return [SnapshotStore(path) for path in sorted(copy.rglob("snapshots")) if path.is_dir()]
 
     @property
-    def rehearsals(self) -> list[Path]:
-        """The folders of rehearsals, and what is left of one whose removal was killed."""
-        known = [self.root / REHEARSAL]
+    def copies(self) -> list[Path]:
+        """The folders of rehearsals and drills, and what is left of one whose removal was killed."""
+        known = [self.root / REHEARSAL, self.root / DRILL]
         if (file := self.root / REHEARSALS).exists():
             known += [Path(path) for path in json.loads(file.read_text())]
         both = [path for one in known for path in (one, one.with_name(f"{one.name}{REMOVING}"))]
@@ -81,7 +81,7 @@ class Places:
 
     @property
     def not_swept(self) -> list[Path]:
-        own = [self.root / FILE, self.root / RECEIPTS, *self.rehearsals]
+        own = [self.root / FILE, self.root / RECEIPTS, *self.copies]
         return [*own, *(store.root for store in self.stores.values())]
 
     def shown(self, path: Path) -> str:
@@ -92,7 +92,7 @@ class Places:
         """List what may hold the users and cannot be reached from here, each with the reason."""
         lines = [
             ("the raw input", "it is yours: the files are listed under input"),
-            ("predictions in folders given by --out, messages of notifications, backups", "they are not known here"),
+            ("predictions and drills in folders given by --out, posted messages, backups", "they are not known here"),
         ]
         if any(isinstance(store, MirroredStore) for store in self.stores.values()):
             lines.append(("earlier versions of objects in the bucket", "a bucket with versioning keeps them"))
