@@ -55,11 +55,11 @@ def forget(
     receipt = forget(settings, named, say, dry_run=dry_run)
     for line in lines_of(receipt, len(named), dry_run=dry_run):
         say(line)
+    if not dry_run:
+        say(f"receipt: {settings.storage.path / FOLDER / f'{receipt.receipt}.json'}")
     if run and not dry_run:
         receipt.run = _run(settings, view_console)
         receipt.save(settings.storage.path)
-    if not dry_run:
-        say(f"receipt: {settings.storage.path / FOLDER / f'{receipt.receipt}.json'}")
     write_json(json_file, vars(receipt))
 
 
