@@ -160,6 +160,11 @@ class Forgetting:
     def _list_unreached(self) -> None:
         for line in self.places.unreached(self.mlflow):
             self.receipt.add(self.receipt.not_reached, line)
+        known = {key for found in self.found.values() for key in found.manifests}
+        for stranger in self.mlflow.strangers(known):
+            self.receipt.add(
+                self.receipt.not_reached, {"what": stranger, "why": "its snapshots are not in this storage"}
+            )
         if n := self.sought.short_names:
             why = f"{n} names have fewer than {SHORTEST} characters, which are found in any text by chance"
             self.receipt.add(self.receipt.not_reached, {"what": "logs, pages and databases", "why": why})

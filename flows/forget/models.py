@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,35 @@ class Mlflow:
         there = not uri.startswith("sqlite:///") or Path(file).exists()
         return cls(settings, uri, tracking.connect(uri) if there else None)
 
-    def touched(self, keys: Collection[str]) -> list[Touched]:
-        """List the versions that rest on snapshots with these keys."""
+    @cached_property
+    def versions(self) -> list[tuple[Any, set[str]]]:
+        """List all versions of all models, each with the keys of the snapshots that it rests on."""
         if self.client is None:
             return []
+        found = []
         with tracking.reaching(self.uri):
-            found = []
             for version in model_versions.all_versions(self.client):
                 rests_on: list[str] = []
                 with suppress(ValueError):
                     rests_on = json.loads(version.tags.get("raymill.snapshot_keys", "[]"))
-                if set(rests_on) & set(keys):
+                found.append((version, set(rests_on)))
+        return sorted(found, key=lambda pair: (pair[0].name, int(pair[0].version)))
+
+    def touched(self, keys: Collection[str]) -> list[Touched]:
+        """List the versions that rest on snapshots with these keys."""
+        found = []
+        for version, rests_on in self.versions:
+            if rests_on & set(keys):
+                with tracking.reaching(self.uri):
                     roles = registry.aliases(self.client, version.name)
-                    own = tuple(role for role, number in roles.items() if number == str(version.version))
-                    digest = version.tags.get(f"{registry.DIGEST}package", "")
-                    found.append(Touched(version.name, str(version.version), own, digest, version))
-            return sorted(found, key=lambda t: (t.name, int(t.version)))
+                own = tuple(role for role, number in roles.items() if number == str(version.version))
+                digest = version.tags.get(f"{registry.DIGEST}package", "")
+                found.append(Touched(version.name, str(version.version), own, digest, version))
+        return found
+
+    def strangers(self, known: Collection[str]) -> list[str]:
+        """List the versions of which no snapshot is known: other machines have made them, or other tools."""
+        return [f"{version.name} version {version.version}" for version, keys in self.versions if not keys & set(known)]
 
     def remove(self, touched: Touched) -> None:
         """Delete a version: its files, its logged model, the copies for scoring, then itself. May be repeated."""
