@@ -146,8 +146,8 @@ def _clean_column(database: sqlite3.Connection, table: str, column: str, sought:
         theirs += [(v, text) for (v,), text, their in zip(rows, texts, found, strict=True) if their]
     changed = 0
     for value, text in theirs:
-        new: str | bytes = sought.cleaned(text)
-        new = new.encode("utf-8", "surrogateescape") if isinstance(value, bytes) else new
+        cleaned = sought.cleaned(text)
+        new = cleaned.encode("utf-8", "surrogateescape") if isinstance(value, bytes) else cleaned
         changed += database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS ?", (new, value)).rowcount
     return changed
 
