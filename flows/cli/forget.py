@@ -86,7 +86,7 @@ def lines_of(receipt: Receipt, users: int, *, dry_run: bool) -> list[str]:
     """Say in short what the receipt says."""
     would = "would be " if dry_run else ""
     unknown = sum(not user["reviews"] for user in receipt.users)
-    lines = [f"{receipt.found:,} reviews of {users - unknown:,} user(s)"]
+    lines = [f"{receipt.found:,} reviews of {users - unknown:,} user(s)"] if users > unknown else []
     if unknown:
         lines.append(f"{unknown:,} user(s) have no reviews in any snapshot: only the list of users to forget has them")
     if receipt.snapshots:

@@ -91,7 +91,7 @@ class Places:
     def unreached(self, mlflow: Mlflow) -> list[dict[str, Any]]:
         """List what may hold the users and cannot be reached from here, each with the reason."""
         lines = [
-            ("the raw input", "it is yours: the files are listed under input"),
+            ("the raw input", "it is yours; the files of the parts that held them are listed under input"),
             ("predictions and drills in folders given by --out, posted messages, backups", "they are not known here"),
         ]
         if any(isinstance(store, MirroredStore) for store in self.stores.values()):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from tests.support.command import Done, raymill
 from tests.support.pipeline import SMALL, Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-NIGHTS = 2
+NIGHTS = 1
 SETTINGS = (
     *(f"{name}={value}" for name, value in SMALL.items()),
     "registry.gates.min_test_rows=10",
@@ -111,7 +109,7 @@ def test_months_are_of_what_arrived_by_the_champions_of_the_night_before(root: P
 
 def test_the_page_and_the_tables_are_written_and_the_runs_store_is_untouched(root: Path) -> None:
     place = root / "data" / "rehearsal"
-    assert "Rehearsal of 2 nights" in (place / PAGE).read_text()
+    assert "Rehearsal of nights: 1" in (place / PAGE).read_text()
     decisions = pl.read_parquet(place / "decisions.parquet")
     assert len(decisions) == 6 * (NIGHTS + 1)
     assert set(pl.read_parquet(place / "months.parquet").columns) >= {"gates", "month", "rows", "loss"}
@@ -145,18 +143,26 @@ def test_a_folder_that_is_not_the_rehearsals_own_is_refused(tmp_path: Path, out:
 
 @pytest.mark.nightly
 @pytest.mark.fault
-@pytest.mark.parametrize("night", [0, 1])
-def test_a_rehearsal_killed_at_any_night_ends_with_the_same_table(
-    root: Path, result: dict[str, Any], tmp_path: Path, night: int
-) -> None:
-    shutil.copytree(root / "reviews", tmp_path / "reviews")
-    place = Place(tmp_path, tmp_path / "reviews")
-    words: Sequence[str] = [word for setting in SETTINGS for word in ("--set", setting)]
-    given = ("rehearse", "--input", str(place.reviews), "--nights", str(NIGHTS), *words)
-    status, said = place.start(*given, kill_at=f"rehearse:night:{night}")
-    assert status == -signal.SIGKILL, said
-    status, said = place.start(*given)
-    assert status == 0, said[-3000:]
-    again = json.loads((tmp_path / "data/rehearsal/rehearsal.json").read_text())
-    assert again["nights"] == result["nights"]
-    assert again["gates"] == result["gates"]
+def test_a_rehearsal_killed_twice_ends_with_the_same_result(tmp_path: Path) -> None:
+    synthesize(600, 7, tmp_path / "reviews")
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+
+    def start(name: str, kill_at: str = "") -> int:
+        place = Place(tmp_path / name, tmp_path / "reviews")
+        place.root.mkdir(exist_ok=True)
+        given = ("rehearse", "--input", str(place.reviews), "--nights", "3", *settings)
+        status, said = place.start(*given, kill_at=kill_at)
+        assert status in (0, -signal.SIGKILL), said[-3000:]
+        return status
+
+    def result(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((tmp_path / name / "data/rehearsal/rehearsal.json").read_text())
+        return found
+
+    assert start("undisturbed") == 0
+    assert start("killed", "features:after-manifest") == -signal.SIGKILL
+    assert start("killed", "rehearse:night:1") == -signal.SIGKILL
+    assert result("killed") == {}
+    assert start("killed") == 0
+    assert result("killed") == result("undisturbed")
+    assert len(result("killed")["nights"]) == 4
