@@ -50,7 +50,7 @@ def root(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert json.loads((root / "data/rehearsal/rehearsal.json").read_text()) == {}
     done = rehearse(root)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "night 0 of 2" in done.stdout
+    assert f"night 0 of {NIGHTS}" in done.stdout
     assert (
         "0 of " in done.stdout.splitlines()[next(i for i, s in enumerate(done.stdout.splitlines()) if "night 0" in s)]
     )
