@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,6 @@ from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption,
 
 if TYPE_CHECKING:
     from flows.forget.receipt import Receipt
-    from tasks.settings import Settings
 
 
 def forget(
@@ -58,7 +58,10 @@ def forget(
     if not dry_run:
         say(f"receipt: {settings.storage.path / FOLDER / f'{receipt.receipt}.json'}")
     if run and not dry_run:
-        receipt.run = _run(settings, view_console)
+        words = [word for path in input or [] for word in ("--input", path)]
+        words += ["--dataset", dataset] if dataset else []
+        words += [word for setting in overrides or [] for word in ("--set", setting)]
+        receipt.run = _run([*words, *(["--profile", profile] if profile else [])], quiet=json_file == "-")
         receipt.save(settings.storage.path)
     write_json(json_file, vars(receipt))
 
@@ -104,11 +107,24 @@ def lines_of(receipt: Receipt, users: int, *, dry_run: bool) -> list[str]:
     return lines
 
 
-def _run(settings: Settings, view_console: Console) -> dict[str, Any]:
-    """Run the pipeline; return the new snapshots' digests by stage, and the decision on the new model."""
-    from flows.cli.launch import launch
-    from flows.graph import find_given
+def _run(words: Sequence[str], *, quiet: bool) -> dict[str, Any]:
+    """Run the pipeline with these options; return the new snapshots' digests by stage, and the decision on the model.
 
-    record = launch(settings, find_given(settings, None), view_console)
+    In a process of its own: Prefect, which is imported by now, would not find the server that a run starts. quiet:
+    standard output is for the result. Raises Exit with the run's status if it fails.
+    """
+    import json
+    import subprocess
+    from tempfile import TemporaryDirectory
+
+    from flows.run.record import RunRecord
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "summary.json"
+        command = [sys.executable, "-m", "flows.cli.main", "run", "--json", str(file), *words]
+        ended = subprocess.run(command, stdout=sys.stderr if quiet else None, check=False)
+        if ended.returncode:
+            raise typer.Exit(ended.returncode)
+        record = RunRecord.from_json(json.loads(file.read_text()))
     digests = {row.stage: row.digest for row in record.stages if row.digest}
     return {"run_id": record.run_id, "digests": digests, "decision": record.decision}
