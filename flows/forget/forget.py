@@ -118,6 +118,9 @@ class Forgetting:
             store.check()
             search.check_idle(store)
             self.found[name] = search.find(store, self.sought)
+        for copy in self.places.copies:
+            for store in self.places.stores_in(copy):
+                search.check_idle(store)
         self.touched = self.mlflow.touched(self.keys)
         reviews = {self.listed.hash_of(u): max(f.reviews(u) for f in self.found.values()) for u in self.users}
         for line in self.receipt.users:
@@ -161,12 +164,13 @@ class Forgetting:
         for line in self.places.unreached(self.mlflow):
             self.receipt.add(self.receipt.not_reached, line)
         known = {key for found in self.found.values() for key in found.manifests}
+        touched = {f"{version.name} version {version.version}" for version in self.touched}
         for stranger in self.mlflow.strangers(known):
-            self.receipt.add(
-                self.receipt.not_reached, {"what": stranger, "why": "its snapshots are not in this storage"}
-            )
-        if n := self.sought.short_names:
-            why = f"{n} names have fewer than {SHORTEST} characters, which are found in any text by chance"
+            if stranger not in touched:
+                line = {"what": stranger, "why": "some of its snapshots are not in this storage"}
+                self.receipt.add(self.receipt.not_reached, line)
+        if n := self.sought.common_names:
+            why = f"{n} names are words or numbers, or shorter than {SHORTEST} characters: found in any text by chance"
             self.receipt.add(self.receipt.not_reached, {"what": "logs, pages and databases", "why": why})
 
     def list_users(self) -> None:
@@ -193,7 +197,8 @@ class Forgetting:
             self.receipt.add(self.receipt.files, {"file": self.places.shown(page), "what": "removed"})
         for copy in self.places.copies:
             self._clean_copy(copy)
-        files = [*self.places.other_files, *self.mlflow.files]
+        some = self.resumed or self.keys
+        files = [*self.places.other_files, *self.mlflow.files] if some else []  # a typo must not change a thing
         for file, done, helped in sweep.swept(files, self.places.not_swept, self.sought):
             shown = self.places.shown(file)
             if helped:
@@ -230,8 +235,7 @@ class Forgetting:
                 purge.remove(found.store, manifest)
                 faults.point("forget", "removed", removed)
                 removed += 1
-            if self.resumed or self.receipt.found:
-                purge.clear_leftovers(found.store)
+            purge.clear_leftovers(found.store)
 
     def finish(self) -> None:
         """Look again; raises RunError if a run that had begun before has written new rows of these users."""
@@ -241,6 +245,15 @@ class Forgetting:
                     f"a run that had begun before wrote new rows of them to {name}",
                     fix="wait for its end, and start raymill forget again",
                 )
+        removed = {line["key"] for line in self.receipt.snapshots}
+        late = [
+            m for s in self.places.stores.values() for m in s.manifests().values() if m.facts.get(purge.REST_OF) is None
+        ]
+        if any(i.key in removed for m in late for i in m.inputs) or Mlflow.of(self.settings).touched(removed):
+            raise RunError(
+                "a run that had begun before made new snapshots or a model of what was removed",
+                fix="wait for its end, and start raymill forget again",
+            )
         self.receipt.finished = True
         self.receipt.ended = datetime.now(UTC).isoformat(timespec="seconds")
         self.receipt.save(self.places.root)

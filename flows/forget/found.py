@@ -77,7 +77,9 @@ def _search(found: Found, sought: Sought, *, by_user: bool) -> None:
         if not wanted or not (snapshot := _here(found.store, manifest)):
             continue
         for entry in manifest.files:
-            if entry.rows and entry.table in wanted:
+            if entry.rows and entry.table in wanted and not (snapshot.root / entry.name).is_file():
+                found.files.setdefault(key, set()).add(entry.name)  # damaged: it goes, too
+            elif entry.rows and entry.table in wanted:
                 rows = rows_of(snapshot.root / entry.name, tables[entry.table], sought)
                 if len(rows):
                     found.files.setdefault(key, set()).add(entry.name)

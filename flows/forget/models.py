@@ -79,19 +79,20 @@ class Mlflow:
         return found
 
     def strangers(self, known: Collection[str]) -> list[str]:
-        """List the versions of which no snapshot is known: other machines have made them, or other tools."""
-        return [f"{version.name} version {version.version}" for version, keys in self.versions if not keys & set(known)]
+        """List the versions of which some snapshot is not known here: what they learned from cannot be told."""
+        return [
+            f"{version.name} version {version.version}"
+            for version, keys in self.versions
+            if not keys or not keys <= set(known)
+        ]
 
     def remove(self, touched: Touched) -> None:
         """Delete a version: its files, its logged model, the copies for scoring, then itself. May be repeated."""
         with tracking.reaching(self.uri):
             if registry.CHAMPION in touched.roles:
                 self._say_why(touched)
-            for place in self._folders(touched.raw.run_id) if touched.raw.run_id else ():
-                stored.delete_files(place, self.uri)
-            if logged := self._logged(getattr(touched.raw, "model_id", None)):
-                stored.delete_files(logged.artifact_location, self.uri)
-                self._remove_logged(logged.model_id)
+            if touched.raw.run_id:
+                self._remove_files(touched.raw.run_id)
             self.client.delete_model_version(touched.name, touched.version)
         for copy in models_folder(for_scoring(self.settings, None, None)).glob(f"{touched.name}-{touched.version}-*"):
             shutil.rmtree(copy)
@@ -119,21 +120,18 @@ class Mlflow:
         with registry.audited(self.client, experiment.experiment_id, touched.name, audit):
             pass
 
-    def _logged(self, model_id: str | None) -> Any:
-        """Return MLflow's record of the model behind a version; None if a killed call has removed it, or none is."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_logged_model(model_id) if model_id else None
-        except MlflowException as error:
-            if error.error_code in tracking.ABSENT:
-                return None
-            raise
-
-    def _remove_logged(self, model_id: str) -> None:
-        self.client.delete_logged_model(model_id)
-        if (store := stored.store(stored.database(self.uri, self.settings))) is not None:
-            store._hard_delete_logged_model(model_id)
+    def _remove_files(self, run_id: str) -> None:
+        """Remove all models that a run has logged, registered or not, and the folders of its artifacts."""
+        run = self.client.get_run(run_id)
+        query = f"source_run_id = '{run_id}'"
+        logged = self.client.search_logged_models([run.info.experiment_id], filter_string=query)
+        for place in [*self._folders(run_id), *(model.artifact_location for model in logged)]:
+            stored.delete_files(place, self.uri)
+        kept_in = stored.store(stored.database(self.uri, self.settings))
+        for model in logged:
+            self.client.delete_logged_model(model.model_id)
+            if kept_in is not None:
+                kept_in._hard_delete_logged_model(model.model_id)
 
     def reports(self, keys: Collection[str], digests: Collection[str]) -> Iterator[str]:
         """Remove the pages of runs that recorded such snapshots; yield the runs' ids."""
@@ -153,11 +151,7 @@ class Mlflow:
 
     @property
     def files(self) -> list[Path]:
-        """The database file and the folder of artifacts, as far as they are on this machine."""
+        """The database file, if it is on this machine. Artifacts go by what they were made from, and whole."""
         database = stored.database(self.uri, self.settings) or ""
-        if not database.startswith("sqlite:///"):
-            return []
         file = Path(database.removeprefix("sqlite:///"))
-        own = self.settings.services.mlflow_artifacts
-        artifacts = Path(own) if own and "://" not in own else file.parent / "artifacts"
-        return [path for path in (file, artifacts) if path.exists()]
+        return [file] if database.startswith("sqlite:///") and file.exists() else []

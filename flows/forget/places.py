@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from flows.forget.models import Mlflow
-from flows.forget.receipt import FOLDER as RECEIPTS
 from flows.run.record import RunRecord
-from flows.run.scoring import ABOUT, for_scoring, predictions_folder
+from flows.run.scoring import ABOUT, PREDICTIONS, for_scoring, predictions_folder
+from flows.run.scoring import FOLDER as SCORING
 from flows.servers.up_state import state_folder
 from tasks.core.sections import PROJECT
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import Settings
-from tasks.sources.forgotten import FILE
 
 REHEARSAL, DRILL = "rehearsal", "drill"  # below storage.root: where these commands work if nobody says where
 REHEARSALS = "rehearsals.json"  # the folders that it worked in
+WRITTEN = ("runs", "reports", PREDICTIONS)  # below storage.root
 REMOVING = ".removing"  # the ending of a folder that is being removed
 
 
@@ -69,20 +69,24 @@ class Places:
             record = RunRecord.from_json(stored)
             if any(row.key in keys for row in record.stages):
                 found.append(self.root / "reports" / record.run_id)
-        scoring = self.root / "score"
+        scoring = self.root / SCORING
         return [page for page in (*found, self.root / "docs", scoring / "docs") if page.exists()]
 
     @property
     def other_files(self) -> list[Path]:
-        """Files and folders beside the snapshots: storage.root, Prefect's own, those of raymill up."""
-        homes = [self.root, Path(os.environ.get("PREFECT_HOME") or PROJECT / "data" / "prefect"), state_folder()]
-        given = [home for home in homes if home.exists()]
-        return [p for p in given if not any(p != q and p.resolve().is_relative_to(q.resolve()) for q in given)]
+        """What runs write beside the snapshots, and nothing else: a person may keep files below storage.root, too."""
+        scoring = self.root / SCORING
+        ours = [self.root / name for name in WRITTEN] + [scoring / name for name in ("runs", "reports", "shadow")]
+        ours += [Path(os.environ.get("PREFECT_HOME") or PROJECT / "data" / "prefect") / "prefect.db"]
+        return [path for path in (*ours, *state_folder().glob("*.log")) if path.exists()]
 
     @property
     def not_swept(self) -> list[Path]:
-        own = [self.root / FILE, self.root / RECEIPTS, *self.copies]
-        return [*own, *(store.root for store in self.stores.values())]
+        """The raw input, wherever it is, and what is looked through otherwise."""
+        given = [self.settings.data.input, self.settings.data.items or []]
+        paths = [path for one in given for path in ([one] if isinstance(one, str) else one)]
+        raw = [Path(path).absolute() for path in paths if "://" not in path]
+        return [*raw, *self.copies, *(store.root for store in self.stores.values())]
 
     def shown(self, path: Path) -> str:
         """Return a path below storage.root without it."""

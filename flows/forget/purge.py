@@ -12,11 +12,12 @@ from pathlib import Path
 from flows.forget.found import HASHED, Found, names_users
 from tasks.core import faults
 from tasks.core.digests import digest_of
+from tasks.core.errors import SnapshotCorrupt
 from tasks.core.locks import locked
 from tasks.core.snapshot_files import linked
-from tasks.core.snapshots import Manifest, Snapshot
+from tasks.core.snapshots import Manifest, Snapshot, load_manifest
 from tasks.core.storage.mirror import MirroredStore
-from tasks.core.storage.store import SnapshotStore
+from tasks.core.storage.store import SnapshotStore, orphaned_attempts, remove_attempt
 
 REST_OF = "rest_of"  # fact of a snapshot of kept parts: the digest of what it was cut out of
 
@@ -66,15 +67,28 @@ def remove(store: SnapshotStore, manifest: Manifest) -> None:
 def clear_leftovers(store: SnapshotStore) -> int:
     """Remove what no reader would find and no living process works on: dead attempts, and files without a manifest.
 
-    An attempt that waits for the bucket goes, too: nobody knows yet what is in it.
+    One that cannot be read counts as none. An attempt that waits for the bucket goes, too: nobody knows what is in it.
     """
     removed = 0
     for folder in sorted(path for path in store.root.glob("*/*") if path.is_dir()):
-        if (folder / "manifest.json").exists() or _at_work(folder):
+        if _at_work(folder):
             continue
-        shutil.rmtree(folder)
-        removed += 1
+        if _is_published(folder):
+            for orphan in orphaned_attempts(folder):
+                remove_attempt(orphan)
+                removed += 1
+            shutil.rmtree(folder / "scratch", ignore_errors=True)
+        else:
+            shutil.rmtree(folder)
+            removed += 1
     return removed
+
+
+def _is_published(folder: Path) -> bool:
+    try:
+        return bool(load_manifest(folder / "manifest.json").attempt)
+    except (OSError, SnapshotCorrupt):
+        return False
 
 
 def _at_work(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from html import escape
 
 import polars as pl
 
-SHORTEST = 4  # characters; a shorter name would be found by chance in any log
+SHORTEST = 6  # characters of a name that is sought in texts
 TEXT_CHARS, SHORTEST_TEXT = 60, 25  # what pages quote of a text begins with its beginning; "Great!" is anybody's
 GONE = "[forgotten]"
 
@@ -29,8 +29,8 @@ class Sought:
     texts: set[str] = field(default_factory=set)
 
     @property
-    def short_names(self) -> int:
-        return sum(len(user) < SHORTEST for user in self.users)
+    def common_names(self) -> int:
+        return sum(not is_distinct(user) for user in self.users)
 
     def learn(self, rows: pl.DataFrame) -> None:
         """Take over the ids and texts of rows of these users."""
@@ -59,7 +59,7 @@ class Sought:
     @cached_property
     def _names(self) -> set[str]:
         """Names, which are sought as whole words, as they may stand in a log, in JSON and on a page."""
-        return {f for name in {*self.users, *self.reviews} if len(name) >= SHORTEST for f in _forms(name)}
+        return {f for name in {*self.users, *self.reviews} if is_distinct(name) for f in _forms(name)}
 
     @cached_property
     def _either(self) -> list[str]:
@@ -89,6 +89,11 @@ class Sought:
     def cleaned(self, text: str) -> str:
         pattern = self.pattern_in(text)
         return pattern.sub(GONE, text) if pattern else text
+
+
+def is_distinct(name: str) -> bool:
+    """Tell whether a name can be sought in any text: a number or a word would be found by chance, and destroyed."""
+    return len(name) >= SHORTEST and bool(re.search(r"[^\W\d_]", name) and re.search(r"\d", name))
 
 
 def _forms(text: str) -> set[str]:

@@ -1,7 +1,7 @@
 """Search files that are no snapshots for what betrays the users, and take it out.
 
-Tables lose the users' rows, logs the lines, records of runs the words, databases the words in their columns; any other
-file (a page, a model) is removed whole. What was taken out of a SQLite database is overwritten in its file, too.
+Tables lose the users' rows, logs the lines, records of runs the words, databases the words in their columns; any page
+is removed whole. What was taken out of a SQLite database is overwritten in its file, too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tasks.core.part_files import read_part
 from tasks.core.whole_files import write_whole
 
 SQLITE = b"SQLite format 3\x00"
+PAGES = {".html", ".md", ".png"}
 BESIDE = ("-wal", "-shm", "-journal")  # files of a database
 LINES = {".jsonl", ".log", ".txt", ".out", ".err", ".1"}
 CHUNK, OVERLAP = 16 << 20, 1 << 12
@@ -67,6 +68,8 @@ def clean_file(file: Path, sought: Sought) -> str:
         return _clean_lines(file, sought)
     if file.suffix == ".json" and file.parent.name == "runs":
         return _clean_record(file, sought)
+    if file.suffix not in PAGES:
+        raise ValueError("it names them, and is no file that is known here: look at it yourself")
     file.unlink()
     return "removed"
 
@@ -123,14 +126,16 @@ def _clean_database(file: Path, sought: Sought) -> str:
     """
     with closing(sqlite3.connect(file, timeout=WAIT_S, isolation_level=None)) as database:
         database.execute("PRAGMA secure_delete=ON")
+        database.execute("BEGIN IMMEDIATE")
         changed = sum(_clean_column(database, table, column, sought) for table, column in _columns(database))
+        database.execute("COMMIT")
         beside = [file.with_name(f"{file.name}-wal")]
         left = any(betrays(path, sought) for path in [file, *beside] if path.exists())
         if not changed and not left:
             return ""
         database.execute("VACUUM")
         (busy, *_) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
+        if busy or any(betrays(path, sought) for path in [file, *beside] if path.exists()):
             raise sqlite3.OperationalError("another process reads it, so old pages of it stay: stop raymill up first")
     return f"{changed:,} values replaced" if changed else "old pages overwritten"
 

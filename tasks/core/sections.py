@@ -131,6 +131,9 @@ class RehearseConfig(Section):
         for name, changes in self.gates.items():
             if unknown := sorted(set(changes) - set(known)):
                 raise ValueError(f"{name}: there is no gate {unknown[0]!r}; gates: {', '.join(known)}")
+            if name in ("every_model", "first_model"):
+                raise ValueError(f"{name} is there already, for comparison: choose another name")
+            GatesConfig(**{**dict.fromkeys(known), "slice_rows": 1, **changes})  # raises for a value out of range
         return self
 
     def variants(self, gates: GatesConfig) -> dict[str, GatesConfig]:

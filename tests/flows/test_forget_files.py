@@ -13,10 +13,12 @@ import pytest
 
 from flows.cli.forget import named_users
 from flows.forget import found, purge, sweep
+from flows.forget.forget import forget
 from flows.forget.receipt import opened
 from flows.forget.sought import Sought
 from tasks.core.errors import InputError, RunError, UserError
 from tasks.core.storage.store import SnapshotStore
+from tasks.settings import load_settings
 from tests.support.forgettable import HER, put, raw, reviews
 
 TEXT = "A zanzibarite lamp, which I would not buy again for <money> or “love”."
@@ -98,12 +100,42 @@ def test_a_busy_database_is_said_not_to_be_reached(
     assert (helped, "locked" in done) == (False, True)
 
 
-def test_a_short_name_is_sought_in_tables_alone(tmp_path: Path) -> None:
-    short = Sought(frozenset({"7"}))
-    (tmp_path / "up.log").write_text("7 of 7 stages\n")
-    pl.DataFrame({"user_id": ["7", "77"]}).write_parquet(tmp_path / "users.parquet")
-    assert sweep_all(tmp_path, short) == {"users.parquet": "1 rows removed"}
-    assert short.short_names == 1
+@pytest.mark.parametrize("name", ["7", "20000", "champion", "love"])
+def test_a_name_that_is_a_number_or_a_word_is_sought_in_tables_alone(tmp_path: Path, name: str) -> None:
+    common = Sought(frozenset({name}))
+    (tmp_path / "up.log").write_text(f"{name} of {name} stages\n")
+    pl.DataFrame({"user_id": [name, f"{name}7"]}).write_parquet(tmp_path / "users.parquet")
+    assert sweep_all(tmp_path, common) == {"users.parquet": "1 rows removed"}
+    assert common.common_names == 1
+
+
+def test_a_file_of_an_unknown_kind_is_told_and_kept(tmp_path: Path, sought: Sought) -> None:
+    (tmp_path / "notes.tsv").write_text(HER)
+    ((_, why, helped),) = sweep.swept([tmp_path], [], sought)
+    assert (helped, "look at it yourself" in why, (tmp_path / "notes.tsv").exists()) == (False, True, True)
+
+
+def test_the_raw_input_is_not_touched_wherever_it_is_and_what_no_reader_sees_goes(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    raw_files = [root / "sample" / "a.tsv", root / "runs" / "mine" / "b.tsv", root / "notes.html"]
+    for file in raw_files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{HER}\t{TEXT}\n")
+    pl.DataFrame({"user_id": [HER]}).write_parquet(root / "sample" / "c.parquet")
+    before = {file: file.read_bytes() for file in (*raw_files, root / "sample" / "c.parquet")}
+    store = SnapshotStore(root / "snapshots")
+    put(store, "ingest", [reviews(HER)], (raw("source"),))
+    half, torn = store.root / "clean" / "killed" / "attempt-1", store.root / "clean" / "torn" / "attempt-1"
+    for folder in (half, torn):
+        folder.mkdir(parents=True)
+        (folder / "part-00000.parquet").write_text(HER)
+    (torn.parent / "manifest.json").write_text("{")
+    inputs = f"data.input=[{root / 'sample'}, {root / 'runs' / 'mine'}]"
+    words = [f"storage.root={root}", f"tracking.uri=sqlite:///{tmp_path}/none.db", inputs]
+    receipt = forget(load_settings(overrides=words), [HER], lambda _: None)
+    assert (receipt.found, receipt.finished) == (1, True)
+    assert {file: file.read_bytes() for file in before} == before
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
 
 def test_parts_without_the_users_stay_for_the_next_run_and_the_others_go(store: SnapshotStore) -> None:

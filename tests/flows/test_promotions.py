@@ -118,6 +118,8 @@ def test_the_result_has_the_settings_and_the_two_to_compare_with() -> None:
         ("{mine: {max_los: 1.0}}", "there is no gate 'max_los'"),
         ("{mine: {max_loss: much}}", "rehearse.gates"),
         ("{mine: 3}", "rehearse.gates"),
+        ("{mine: {max_false_promotions: 2}}", "less than 0.5"),
+        ("{every_model: {}}", "choose another name"),
     ],
 )
 def test_a_wrong_setting_of_gates_is_named(value: str, says: str) -> None:

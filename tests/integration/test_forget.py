@@ -94,6 +94,7 @@ def test_nothing_of_a_user_is_left_in_what_runs_have_written(place: Place) -> No
     assert receipt["input"]
     assert MlflowClient(place.database).search_model_versions(f"name='{MODEL}'") == []
     assert list(place.store) == []
+    assert list((place.root / "artifacts" / "models").glob("*/artifacts/*")) == []  # words and trees, too
     history = place.call("models", "history")
     assert "forget" in history.stdout
 
@@ -134,11 +135,14 @@ def test_a_killed_call_then_a_run_make_everything_again_without_the_user(tmp_pat
 
     synthesize(ROWS, 7, tmp_path / "reviews")
     body = "A zanzibarite lamp that broke on the second day, which nobody else has written in these words."
-    hers = [review(review_id=f"ZZZ{i}", customer_id="NELLIE7", product_id=f"B{i}", review_body=body) for i in range(3)]
-    hers.append(review(review_id="ZZZ9", customer_id="NELLIE7", star_rating="nan", review_body=body))
+    hers = [
+        review(review_id=f"ZZZREVIEW0{i}", customer_id="NELLIE7", product_id=f"B{i}", review_body=body)
+        for i in range(3)
+    ]
+    hers.append(review(review_id="ZZZREVIEW09", customer_id="NELLIE7", star_rating="nan", review_body=body))
     (tmp_path / "reviews" / "zz.tsv").write_text(delimited(hers, "\t"))
     place = Place(tmp_path, tmp_path / "reviews")
-    words, without = ["NELLIE7", "zanzibarite", "ZZZ0"], ("reviews", "said.txt")
+    words, without = ["NELLIE7", "zanzibarite", "ZZZREVIEW00"], ("reviews", "said.txt")
     status, said = place.start("run")
     assert status == 0, said[-3000:]
     status, said = place.start("score", "--input", str(place.reviews), "--out", str(tmp_path / "data" / "predictions"))
