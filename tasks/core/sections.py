@@ -133,12 +133,14 @@ class RehearseConfig(Section):
                 raise ValueError(f"{name}: there is no gate {unknown[0]!r}; gates: {', '.join(known)}")
             if name in ("every_model", "first_model"):
                 raise ValueError(f"{name} is there already, for comparison: choose another name")
-            GatesConfig(**{**dict.fromkeys(known), "slice_rows": 1, **changes})  # raises for a value out of range
+            # Raises for a value out of range.
+            GatesConfig.model_validate({**dict.fromkeys(known), "slice_rows": 1, **changes})
         return self
 
     def variants(self, gates: GatesConfig) -> dict[str, GatesConfig]:
         """Return the gates to compare: these with the changes of each variant, checked like all settings."""
-        return {name: GatesConfig(**{**gates.model_dump(), **changes}) for name, changes in self.gates.items()}
+        given = gates.model_dump()
+        return {name: GatesConfig.model_validate({**given, **changes}) for name, changes in self.gates.items()}
 
 
 class HistoryConfig(Section):
