@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.run.forgotten_users import users_to_forget
 from tasks.core.errors import InputError, SettingsError
 from tasks.settings import Settings
 from tasks.sources import Source, discover
@@ -44,6 +45,7 @@ def find_given(settings: Settings, until: str | None) -> Given:
     if deep := _is_enabled("text-model", settings.text_model, until):
         check_installed()
     source = discover(settings.data.input, settings.data.dataset, settings.ingest)
+    source = replace(source, forgotten=users_to_forget(settings.storage))
     return Given(source, _metadata(settings, until), packs, embeds, deep, predicts)
 
 

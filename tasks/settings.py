@@ -19,6 +19,7 @@ from tasks.core.sections import (
     NotifyConfig,
     RayConfig,
     RegistryConfig,
+    RehearseConfig,
     RetrainConfig,
     RetriesConfig,
     Section,
@@ -44,6 +45,7 @@ class CommonSettings(Section):
     logging: LoggingConfig
     validation: ValidationConfig
     registry: RegistryConfig
+    rehearse: RehearseConfig
     services: ServicesConfig
     serve: ServeConfig
     follow: FollowConfig

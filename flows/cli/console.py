@@ -113,7 +113,7 @@ def stage_table(record: RunRecord, *, with_digests: bool) -> Table:
 
 def _dropped(row: StageRow) -> list[str]:
     """List the counts of rows that came in and did not go out, by kind."""
-    counts = {"rejected": row.rejected, "repeated": row.repeated, "left out": row.left_out}
+    counts = {"rejected": row.rejected, "repeated": row.repeated, "forgotten": row.forgotten, "left out": row.left_out}
     return [f"{count:,} {kind}" for kind, count in counts.items() if count]
 
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from flows.cli.bench import bench
 from flows.cli.comparing import diff, plan
 from flows.cli.drill import drill
+from flows.cli.forget import forget
 from flows.cli.launch import launch
 from flows.cli.models import models_app
 from flows.cli.options import InputOption, JsonOption, ProfileOption, SetOption, console, escaped, write_json
+from flows.cli.rehearse import rehearse
 from flows.cli.score import score
 from flows.cli.serve import serve
 from flows.run import environment, logs, machine
@@ -255,6 +257,8 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+app.command()(forget)
+app.command()(rehearse)
 app.command()(drill)
 app.command()(bench)
 

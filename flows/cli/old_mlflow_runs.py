@@ -54,7 +54,7 @@ def old_and_kept(client: Any, settings: Settings, before_ms: int) -> tuple[list[
     experiment = client.get_experiment_by_name(settings.tracking.experiment)
     if experiment is None:
         return [], []
-    trees = [tree for tree in _trees(_all_runs(client, experiment.experiment_id)) if OURS in tree.tags]
+    trees = [tree for tree in _trees(all_runs(client, experiment.experiment_id)) if OURS in tree.tags]
     kept = _newest(trees)
     runs, keys = _registered(client)
 
@@ -70,7 +70,8 @@ def old_and_kept(client: Any, settings: Settings, before_ms: int) -> tuple[list[
     return [tree for tree in trees if is_old(tree)], [tree for tree in trees if not is_old(tree)]
 
 
-def _all_runs(client: Any, experiment_id: str) -> list[Any]:
+def all_runs(client: Any, experiment_id: str) -> list[Any]:
+    """List all runs of an experiment."""
     runs: list[Any] = []
     token = None
     while True:
@@ -134,12 +135,12 @@ def remove(client: Any, ids: Sequence[str], settings: Settings) -> bool:
     For good needs MLflow's database itself: a server only marks.
     """
     uri = tracking.tracking_uri(settings.tracking)
-    store = _store(_database(uri, settings))
-    gone = [_purge(client, store, run_id, uri) for run_id in ids]
+    kept_in = store(database(uri, settings))
+    gone = [_purge(client, kept_in, run_id, uri) for run_id in ids]
     return all(gone)
 
 
-def _database(uri: str, settings: Settings) -> str | None:
+def database(uri: str, settings: Settings) -> str | None:
     """Return the database behind a tracking address: itself, or that of the `raymill up` on this machine."""
     from flows.servers.up_state import is_up, state, state_folder
 
@@ -153,7 +154,7 @@ def _database(uri: str, settings: Settings) -> str | None:
     return given.get_secret_value() if given else f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
 
 
-def _store(database: str | None) -> Any:
+def store(database: str | None) -> Any:
     """Open MLflow's store on its database; None if there is none, or one of another version of MLflow."""
     if database is None or (
         database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
@@ -167,7 +168,7 @@ def _store(database: str | None) -> Any:
     return None
 
 
-def _purge(client: Any, store: Any, run_id: str, uri: str) -> bool:
+def _purge(client: Any, kept_in: Any, run_id: str, uri: str) -> bool:
     """Mark a run as deleted; then remove it from the store, with its files and models; return whether it is gone.
 
     As `mlflow.cli.gc` does, which cannot be called: given runs alone it also removes all other deleted experiments and
@@ -176,22 +177,23 @@ def _purge(client: Any, store: Any, run_id: str, uri: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     client.delete_run(run_id)
-    if store is None:
+    if kept_in is None:
         return False
     try:
-        run = store.get_run(run_id)
+        run = kept_in.get_run(run_id)
     except MlflowException:  # another database than the server's
         return False
-    models = store.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    models = kept_in.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
     for place in (run.info.artifact_uri, *(model.artifact_location for model in models)):
-        _delete_files(place, uri)
+        delete_files(place, uri)
     for model in models:
-        store._hard_delete_logged_model(model.model_id)
-    store._hard_delete_run(run_id)
+        kept_in._hard_delete_logged_model(model.model_id)
+    kept_in._hard_delete_run(run_id)
     return True
 
 
-def _delete_files(place: str, uri: str) -> None:
+def delete_files(place: str, uri: str) -> None:
+    """Delete the artifacts at a place that MLflow names."""
     from mlflow.exceptions import InvalidUrlException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

@@ -39,6 +39,7 @@ class StageRow:
     unit: str = "rows"
     rejected: int = 0
     repeated: int = 0
+    forgotten: int = 0  # rows of users to forget
     left_out: int = 0
     quarantined: int = 0  # files
     lost_values: int = 0  # of optional columns, in usable rows
@@ -66,6 +67,7 @@ class StageRow:
             unit=stage.unit,
             rejected=snapshot.rows("rejects"),
             repeated=counts.get("repeated", 0),
+            forgotten=counts.get("forgotten", 0),
             left_out=counts.get("left_out", 0),
             quarantined=snapshot.facts.get("quarantined", 0),
             lost_values=sum(snapshot.facts.get("lost_values", {}).values()),

@@ -7,11 +7,14 @@ import os
 import re
 import shutil
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows.run.forgotten_users import users_to_forget
 from tasks.core.errors import InputError, RegistryError, RunError
 from tasks.core.locks import locked
+from tasks.core.sections import StorageConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
@@ -53,7 +56,15 @@ def models_folder(settings: Settings) -> Path:
 
 
 def find_reviews(settings: Settings) -> Source:
-    return discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
+    """Find the files to score. settings: those of `for_scoring`. Users to forget are those of runs that train."""
+    source = discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
+    return replace(source, forgotten=users_to_forget(trainings_storage(settings.storage)))
+
+
+def trainings_storage(storage: StorageConfig) -> StorageConfig:
+    """Return the storage of the runs that train; storage: that of `for_scoring`."""
+    remote = storage.remote and storage.remote.removesuffix(f"/{FOLDER}")
+    return storage.model_copy(update={"root": str(storage.path.parent), "remote": remote})
 
 
 def fetch(settings: Settings, wanted: str) -> RegisteredModel:
@@ -132,13 +143,15 @@ def exported(read: Snapshot, scored: Snapshot) -> dict[str, Path]:
 
 
 def about(read: Snapshot, scored: Snapshot, model: RegisteredModel) -> dict[str, Any]:
-    """Describe the predictions: rows_in, all rows that could be counted in the input = rows + rejected."""
+    """Describe the predictions: rows_in, all rows that could be counted in the input = rows + rejected + forgotten."""
+    counts = read.manifest.counts
     return {
         "model": model.name,
         "version": model.version,
         "target": scored.facts["target"],
-        "rows_in": read.manifest.counts["rows_in"],
+        "rows_in": counts["rows_in"],
         "rows": scored.rows(),
         "rejected": read.rows("rejects") + scored.rows("rejects"),
+        **({"forgotten": counts["forgotten"]} if "forgotten" in counts else {}),
         "snapshot": scored.digest,
     }

@@ -119,6 +119,30 @@ class RegistryConfig(Section):
         return self.model_name.replace("{target}", target).replace("{dataset}", dataset)
 
 
+class RehearseConfig(Section):
+    """What `raymill rehearse` compares."""
+
+    model: Literal["untuned", "tuned"]
+    gates: dict[str, dict[str, float | None]] = Field(description="Settings of gates to compare, by a name for each")
+
+    @model_validator(mode="after")
+    def _are_gates(self) -> RehearseConfig:
+        known = GatesConfig.model_fields
+        for name, changes in self.gates.items():
+            if unknown := sorted(set(changes) - set(known)):
+                raise ValueError(f"{name}: there is no gate {unknown[0]!r}; gates: {', '.join(known)}")
+            if name in ("every_model", "first_model"):
+                raise ValueError(f"{name} is there already, for comparison: choose another name")
+            # Raises for a value out of range.
+            GatesConfig.model_validate({**dict.fromkeys(known), "slice_rows": 1, **changes})
+        return self
+
+    def variants(self, gates: GatesConfig) -> dict[str, GatesConfig]:
+        """Return the gates to compare: these with the changes of each variant, checked like all settings."""
+        given = gates.model_dump()
+        return {name: GatesConfig.model_validate({**given, **changes}) for name, changes in self.gates.items()}
+
+
 class HistoryConfig(Section):
     """The comparison of tonight's numbers with those of past nights."""
 

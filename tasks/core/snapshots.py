@@ -271,15 +271,20 @@ class SnapshotWriter:
         return [self.root / e.name for e in sorted(self.entries, key=lambda e: e.name) if e.table == table and e.rows]
 
     def check_rows(self) -> None:
-        """Raise RowsLost unless rows in = rows out + rejects + duplicates (where the stage counted rows in)."""
+        """Raise RowsLost unless rows in = rows out + rejects + repeats + rows of users to forget.
+
+        Only where the stage counted its rows in.
+        """
         if "rows_in" not in self.counts:
             return
         tables = {e.table for e in self.entries if e.rows is not None} - self.aside
         rows_in, rows_out = self.counts["rows_in"], sum(self.rows(t) for t in tables)
         rejects, repeated = self.rows("rejects"), self.counts.get("repeated", 0)
-        if rows_in != rows_out + rejects + repeated:
+        forgotten = self.counts.get("forgotten", 0)
+        if rows_in != rows_out + rejects + repeated + forgotten:
+            and_forgotten = f" + {forgotten} to forget" if forgotten else ""
             raise RowsLost(
-                f"{rows_in} rows in, but {rows_out} out + {rejects} rejected + {repeated} repeated",
+                f"{rows_in} rows in, but {rows_out} out + {rejects} rejected + {repeated} repeated{and_forgotten}",
                 where=self.stage,
                 fix="this is a bug in the stage; please report it with the input",
             )

@@ -9,12 +9,14 @@ from __future__ import annotations
 from tasks.sources.canonical import Period, to_canonical
 from tasks.sources.discovery import Quarantined, Source, SourceFile
 from tasks.sources.finding import discover
+from tasks.sources.forgotten import Forgotten
 from tasks.sources.loading import Account, Loaded, Recipe, sorted_rejects
 from tasks.sources.partitions import Part, Unit, identity, plan
 from tasks.sources.profiles import Profile, known_profiles, load_profile
 
 __all__ = [
     "Account",
+    "Forgotten",
     "Loaded",
     "Part",
     "Period",

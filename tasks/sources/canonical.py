@@ -69,6 +69,11 @@ def to_canonical(
     return kept.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema), rejected
 
 
+def user_ids(raw: pl.DataFrame, profile: Profile) -> pl.Series:
+    """Return the users of a frame of source columns as `to_canonical` names them; null where none is given."""
+    return raw.select(_canonical(raw, "user_id", profile).alias("user_id")).to_series()
+
+
 def unparsed(bad: Sequence[BadRecord], source: str) -> pa.Table:
     """Convert records that could not be parsed to REJECTS."""
     return pa.table(

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from tasks.core.errors import RowsLost
 from tasks.domain.schemas import ITEMS, REJECTS, REVIEWS, UNRATED
-from tasks.sources import day_order, locations
+from tasks.sources import day_order, left_out_users, locations
 from tasks.sources.canonical import Period, to_canonical, unparsed
 from tasks.sources.discovery import SourceFile
 from tasks.sources.file_checks import Kind
+from tasks.sources.forgotten import Forgotten
 from tasks.sources.item_records import to_items
 from tasks.sources.json_records import BadRecord
 from tasks.sources.lost_values import lost_values
@@ -33,6 +34,7 @@ class Account:
     rows: int = 0
     rejects: list[pa.Table] = field(default_factory=list)
     damage: str | None = None
+    forgotten: int = 0  # rows of users to forget
     lost: Counter[str] = field(default_factory=Counter)  # values of optional columns, by canonical column
 
 
@@ -45,6 +47,7 @@ class Recipe:
     config: ReadConfig
     period: Period | None = None  # of reviews
     folders: tuple[tuple[str, str], ...] = ()  # values of columns of the file's product metadata
+    forgotten: Forgotten | None = None  # users whose reviews are left out
 
     @property
     def schema(self) -> pa.Schema:
@@ -95,14 +98,20 @@ class Loaded:
 
     def _unit(self, unit: Unit, account: Account) -> Iterator[pa.Table]:
         recipe = self.recipe.of(unit.file)
+        forgotten = recipe.forgotten if recipe.kind == "reviews" else None
         reading = Reading(unit, recipe.profile, recipe.config, recipe.kind)
         kept_rows = 0
-        for batch in reading:
+        for whole in reading:
+            batch, gone = left_out_users.without(whole, recipe.profile, forgotten) if forgotten else (whole, 0)
             kept, rejected = recipe.rows(batch, unit.file.name)
-            account.rows += len(batch.numbers) + len(batch.bad)
+            account.rows += len(whole.numbers) + len(whole.bad)
             if recipe.kind == "reviews":
                 account.lost += lost_values(batch.frame, batch.numbers, kept, rejected, recipe.profile)
             account.rejects += [t for t in (rejected, unparsed(batch.bad, unit.file.name)) if t.num_rows]
+            if forgotten and recipe.profile.missing_user == "anonymous":
+                named, kept = kept.num_rows, left_out_users.without_anonymous(kept, forgotten)
+                gone += named - kept.num_rows
+            account.forgotten += gone
             kept_rows += kept.num_rows
             if kept.num_rows:
                 yield kept
@@ -115,8 +124,9 @@ def sorted_rejects(tables: list[pa.Table]) -> pa.Table:
 
 
 def check_nothing_lost(account: Account, kept: int) -> None:
-    """Raise RowsLost unless each row is usable or rejected, and an undamaged parquet file yielded all its rows."""
-    unit, counted = account.unit, kept + sum(t.num_rows for t in account.rejects)
+    """Raise RowsLost unless each row is usable, rejected or of a user to forget, and parquet yielded all its rows."""
+    unit = account.unit
+    counted = kept + sum(t.num_rows for t in account.rejects) + account.forgotten
     expected = account.rows
     if unit.file.format == "parquet" and not account.damage:
         with locations.open_raw(unit.file.path) as raw:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tasks.core.digests import digest_of
 from tasks.sources import streams
 from tasks.sources.file_checks import Kind
+from tasks.sources.forgotten import Forgotten
 from tasks.sources.profiles import Profile, Quoting
 from tasks.sources.text_shapes import Format
 
@@ -61,13 +62,15 @@ class Quarantined:
 class Source:
     """The raw input of a run: files and the profile that reads them. A stage takes it in place of a snapshot.
 
-    `left_out` are other files in the given folders: not review files by name and content, or hidden."""
+    `left_out` are other files in the given folders: not review files by name and content, or hidden. `forgotten`: users
+    whose reviews are not read, None if there are none."""
 
     files: tuple[SourceFile, ...]
     profile: Profile
     quarantined: tuple[Quarantined, ...] = ()
     left_out: tuple[Quarantined, ...] = ()
     kind: Kind = "reviews"
+    forgotten: Forgotten | None = None
     stage: str = "source"
     key: str = ""
 
@@ -80,6 +83,7 @@ class Source:
             "unreadable files": {q.name: digest_of(q.reason)[:16] for q in self.quarantined},
             "files left out": {q.name: digest_of(q.reason)[:16] for q in self.left_out},
             "dataset profile": {name: digest_of(value)[:16] for name, value in profile.items()},
+            **({"users to forget": {"the list": self.forgotten.digest[:16]}} if self.forgotten else {}),
         }
 
     @property
@@ -92,4 +96,6 @@ class Source:
             content["left_out"] = aside
         if own := [(f.name, f.adaptation) for f in self.files if f.adaptation]:
             content["own"] = own
+        if self.forgotten:
+            content["forgotten"] = self.forgotten.digest
         return digest_of(content)

@@ -26,7 +26,8 @@ from tasks.stages.ingest import read_parts
 )
 def read_new(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
     period = sources.Period.of(config.earliest, config.latest)
-    read_parts.read(read_new, source, sources.Recipe("reviews", source.profile, config, period), out)
+    recipe = sources.Recipe("reviews", source.profile, config, period, forgotten=source.forgotten)
+    read_parts.read(read_new, source, recipe, out)
     if not out.rows() and out.counts["rows_in"]:  # a night without reviews is no mistake
         raise InputError(
             f"none of {out.counts['rows_in']:,} rows can be scored{read_parts.first_reject(out)}",

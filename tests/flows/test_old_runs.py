@@ -167,7 +167,7 @@ def test_records_of_decisions_and_runs_of_others_stay(tracked: Tracked) -> None:
 def test_a_server_only_marks_them_and_that_is_said(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     night = tracked.run("old", OLD)
     tracked.run("new", NEW)
-    monkeypatch.setattr(old_mlflow_runs, "_database", lambda _uri, _settings: None)
+    monkeypatch.setattr(old_mlflow_runs, "database", lambda _uri, _settings: None)
     assert "marked as deleted" in tracked.gc()
     assert tracked.client.get_run(night).info.lifecycle_stage == "deleted"
 

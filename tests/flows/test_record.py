@@ -77,7 +77,7 @@ def test_the_json_has_the_members_that_others_read() -> None:
     given = RunRecord(run_id="r", stages=[StageRow("ingest")]).to_json()
     always = ["run_id", "state", "started", "wall_s", "cpu_s", "peak_mb", "rows_in", "stages", "at_work", "extra_s"]
     assert list(given) == [*always, "mlflow_run", "tracking", "unrecorded", "flow_run_id", "mlflow_page"]
-    counts = ["rows_in", "rows", "unit", "rejected", "repeated", "left_out", "quarantined", "lost_values"]
+    counts = ["rows_in", "rows", "unit", "rejected", "repeated", "forgotten", "left_out", "quarantined", "lost_values"]
     more = ["reused", "seconds", "digest", "key", "validation", "notes", "recorded", "wall_s", "cpu_s", "peak_mb"]
     assert list(given["stages"][0]) == ["stage", *counts, *more]
     ended = RunRecord(decision="d", card="c", gates=[], metrics={}, mlflow="m", report="p", data_docs="", startup_s=1.0)

@@ -28,11 +28,12 @@ from tasks.engines import cluster, frames
 from tasks.sources.settings import ReadConfig
 
 # The account of a part: a row for each file written and for each unit read (`row`: the unit's first byte, `rows`: its
-# number of rows, `reason`: why it ended early, `lost`: counts of lost values by column, as JSON).
+# number of rows, `reason`: why it ended early, `lost`: counts of lost values by column, as JSON, `forgotten`: rows of
+# users to forget).
 OUTCOME = pa.schema(
     {"kind": pa.string(), "source": pa.string(), "row": pa.int64(), "reason": pa.string()}
     | {"name": pa.string(), "size": pa.int64(), "rows": pa.int64(), "sha256": pa.string()}
-    | {"lost": pa.string()}
+    | {"lost": pa.string(), "forgotten": pa.int64()}
 )
 Extras = Callable[[pa.Table], dict[str, pa.Table]]  # tables beside a block's rows, by name; uncompressed
 
@@ -51,6 +52,8 @@ def read(
         _read_parts(new, parts, identities, recipe, extras, out, done)
     units = [unit for i in range(len(parts)) for unit in done[i].about]
     out.count(rows_in=sum(unit["rows"] for unit in units))
+    if gone := sum(unit.get("forgotten", 0) for unit in units):
+        out.count(forgotten=gone)
     lost = sum((Counter(json.loads(unit["lost"])) for unit in units), Counter[str]())
     if lost:
         out.fact(lost_values=dict(sorted(lost.items())))
@@ -60,7 +63,8 @@ def read(
 def identify(parts: Sequence[sources.Part], stage: Stage, source: sources.Source, config: ReadConfig) -> list[str]:
     """Return a digest for each part of all that decides its output, by which a later snapshot reuses it."""
     how = digest_of([stage.code, config.model_dump(mode="json"), source.profile.model_dump(mode="json")])
-    return [digest_of([how, sources.identity(part)]) for part in parts]
+    known = source.forgotten or sources.Forgotten()
+    return [known.renamed(digest_of([how, sources.identity(part)])) for part in parts]
 
 
 def part_identities(stage: Stage, source: sources.Source, config: ReadConfig) -> list[str]:
@@ -106,9 +110,15 @@ def _read_parts(
         out.part(
             identities[i],
             entries,
-            [{k: unit[k] for k in ("source", "row", "rows", "reason", "lost")} for unit in units[i]],
+            [about_unit(unit) for unit in units[i]],
         )
         done[i] = out.parts[identities[i]]
+
+
+def about_unit(unit: dict[str, Any]) -> dict[str, Any]:
+    """Return what the manifest keeps of a unit's row in OUTCOME."""
+    about = {name: unit[name] for name in ("source", "row", "rows", "reason", "lost")}
+    return {**about, "forgotten": unit["forgotten"]} if unit["forgotten"] else about
 
 
 def load_part(
@@ -127,7 +137,7 @@ def load_part(
     for number, account in enumerate(loaded.accounts):
         unit = account.unit
         about = {"source": unit.file.name, "row": unit.start, "rows": account.rows, "reason": account.damage}
-        about["lost"] = json.dumps(account.lost, sort_keys=True)
+        about |= {"lost": json.dumps(account.lost, sort_keys=True), "forgotten": account.forgotten}
         outcome.append({"kind": "unit", **about})
         rejects += [table.append_column("unit", pa.repeat(number, table.num_rows)) for table in account.rejects]
     if rejects:

@@ -3,7 +3,7 @@
 In: files of any format that `tasks.sources` reads, and a dataset profile. Out: `part-*.parquet` with the columns of
 `schemas.REVIEWS`, text unchanged, in the order of files and rows; `keys/` with hashes of each row, by which clean finds
 repeats; `rejects/` with every unusable record, its reason, file and row number; `quarantine/` with the files that could
-not be read, or not to their end. rows in = rows out + rejects.
+not be read, or not to their end. rows in = rows out + rejects + rows of users to forget, who leave no other trace.
 
     raymill run --input PATH --dataset amazon-us --until ingest
 """
@@ -24,7 +24,8 @@ from tasks.stages.ingest import read_parts, row_hashes
 def ingest(source: sources.Source, config: IngestConfig, out: SnapshotWriter) -> None:
     out.side_table("keys")
     period = sources.Period.of(config.earliest, config.latest)
-    read_parts.read(ingest, source, sources.Recipe("reviews", source.profile, config, period), out, keys_beside)
+    recipe = sources.Recipe("reviews", source.profile, config, period, forgotten=source.forgotten)
+    read_parts.read(ingest, source, recipe, out, keys_beside)
     if out.rows() < config.min_rows:
         raise InputError(
             f"{out.rows():,} usable rows ({out.rows('rejects'):,} unusable{read_parts.first_reject(out)}); "
