@@ -17,7 +17,8 @@ class RawReviews(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc] 
         self.model = ReviewModel.load(Path(context.artifacts["package"]))
         self.model.check()
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    # Without hints: MLflow warns of all but list[...], whenever the script is read.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return (n,) or (n, classes) predictions of the target. model_input: the columns of the model's signature."""
         return self.model.predict(model_input)
 
