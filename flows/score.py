@@ -79,7 +79,8 @@ def score(
         what = about(read, scored, chosen)
         create_table_artifact(key="predictions", table=[what], description="What was scored, by what")
         if settings.watch.enabled:
-            watch(run, read, scored, chosen)
+            with watching.not_failing(get_run_logger().warning, "these reviews were not watched"):
+                watch(run, read, scored, chosen)
     return run.summary("completed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.stages.evaluate.settings import EvaluateConfig
 from tasks.stages.reference.layout import About, Reference, cells_of
 from tasks.stages.reference.measures import measure, ruler_of
 from tasks.stages.reference.stage import cells, row_losses
+from tasks.stages.watch import stage
 from tasks.stages.watch.drift import drift, slices
 from tasks.stages.watch.findings import EXPECTED, REALISED, UNPRICED, Findings, findings
 from tasks.stages.watch.realised import Realised, realised
@@ -171,6 +173,30 @@ def test_stars_are_joined_by_name_and_names_of_several_reviews_are_passed_over(t
     classes.write_parquet(tmp_path / "classes.parquet")
     of_classes = realised(files[0], [tmp_path / "classes.parquet"], TARGETS["stars"])
     assert of_classes.mean == pytest.approx(float(np.log(5)))
+
+
+def test_rows_that_could_not_be_scored_are_not_measured(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poison row fails whoever computes its features."""
+    texts = ["poison" if i % 10 == 0 else "fine" for i in range(100)]
+    rows = reviews(100, short=0.2).with_columns(review_id=pl.Series(f"R{i}" for i in range(100)), text=pl.Series(texts))
+    predicted = pl.when(pl.col("text") == "fine").then("prediction").alias("prediction")
+    rows.drop("prediction").write_parquet(tmp_path / "reviews.parquet")
+    rows.select("review_id", predicted).write_parquet(tmp_path / "scored.parquet")
+
+    def features(reviews: pl.DataFrame) -> pl.DataFrame:
+        assert "poison" not in reviews["text"].to_list()
+        return reviews.select(FEATURES)
+
+    monkeypatch.setattr(stage.ReviewModel, "load", lambda _folder: SimpleNamespace(features=features))
+    monkeypatch.setattr(stage.Reference, "load", lambda _folder: reference)
+    part = stage.Part(tmp_path / "reviews.parquet", (tmp_path / "scored.parquet",), 0, 100)
+    measured = stage.measure_parts([part], tmp_path, 1)
+    assert measured is not None
+    assert measured.rows == measured.counts["prediction"][0].sum() == 90
+    rows.select("review_id", prediction=pl.lit(None, pl.Float32)).write_parquet(tmp_path / "scored.parquet")
+    assert stage.measure_parts([part], tmp_path, 1) is None
 
 
 def test_a_package_without_a_reference_or_with_one_of_another_format(tmp_path: Path) -> None:

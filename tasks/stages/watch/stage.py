@@ -140,7 +140,8 @@ def measure_parts(parts: Sequence[Part], package: Path, step: int) -> Measured |
     for part in parts:
         predicted = scan_parts(part.scored).select("review_id", PREDICTION).unique("review_id", keep="first").collect()
         some = read_part(part.reviews).gather_every(step, part.start)
-        rows = some.join(predicted, on="review_id", maintain_order="left")
+        # Without those that could not be scored: they have no place among the predictions, and may fail here as well.
+        rows = some.join(predicted.drop_nulls(), on="review_id", how="inner", maintain_order="left")
         for piece in rows.iter_slices(CHUNK_ROWS):
             columns = as_series(model.columns(piece.drop(PREDICTION)))
             columns |= {name: piece[name] for name in (CATEGORY, PREDICTION)}
