@@ -75,7 +75,8 @@ class Night:
     @property
     def is_open(self) -> bool:
         """Whether stars may still come in."""
-        return int(self.found.get("realised_rows") or 0) < self.rows and self.found.get("reference_loss") is not None
+        settled = int(self.found.get("realised_rows") or 0) + int(self.found.get("learned_rows") or 0)
+        return settled < self.rows and self.found.get("unseen_from") is not None
 
 
 def _furthest(watched: Snapshot, most: int = 5) -> dict[str, float]:

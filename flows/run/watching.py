@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tasks.domain.losses import overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, tracking
 from tasks.settings import Settings
-from tasks.stages.watch.findings import EXPECTED, REALISED, excess, numbers, realised_warnings
+from tasks.stages.watch.findings import EXPECTED, LEARNED, REALISED, excess, learned, numbers, realised_warnings
 from tasks.stages.watch.realised import by_stars, realised
 
 EVENT = "drifted"
@@ -130,7 +131,12 @@ def _joined(run: Run, rated: Snapshot, predictions: Snapshot, night: Night) -> d
 
     cluster.start(run.settings.ray, run.root)
     target, found = TARGETS[str(night.target)], dict(night.found)
-    turned_out = cluster.gather([ray.remote(realised).remote(rated.files(), predictions.files(), target)])[0]
+    unseen_from = str(found["unseen_from"])
+    sides = (rated.files(), predictions.files(), target, datetime.fromisoformat(unseen_from))
+    turned_out = cluster.gather([ray.remote(realised).remote(*sides)])[0]
+    if turned_out.learned > int(found.get("learned_rows") or 0):
+        others = [line for line in found.get("told", ()) if LEARNED not in line]
+        found |= {"learned_rows": turned_out.learned, "told": [*others, *learned(turned_out.learned, unseen_from)]}
     if turned_out.mean is None or turned_out.rows <= int(found.get("realised_rows") or 0):
         return found
     loss, reference = overall(target.metric, turned_out.mean), float(found["reference_loss"])

@@ -55,7 +55,7 @@ def test_predictions_whose_stars_have_not_come_in_yet_are_kept(tmp_path: Path) -
     root = tmp_path / "score"
     waiting, settled, _ = (scored(root, key, version) for key, version in (("a", "1"), ("b", "2"), ("c", "3")))
     for snapshot, rows in ((waiting, 3), (settled, 9)):
-        found = {"reference_loss": 1.0, "realised_rows": rows}
+        found = {"unseen_from": "2026-01-01T00:00:00+00:00", "realised_rows": rows}
         write(root, Night(snapshot.key, predictions=snapshot.key, rows=9, found=found))
     (removal,) = plan_gc_of_scoring(load_settings(overrides=words))
     assert Path(removal.path) == Path(settled.folder)

@@ -10,7 +10,7 @@ from tasks.settings import load_settings
 from tasks.stages.evaluate.settings import EvaluateConfig
 from tasks.stages.reference.layout import cells_of
 from tasks.stages.reference.measures import HISTOGRAMS, OTHERS, WHOLE, Ruler, add_up, measure, ruler_of
-from tasks.stages.reference.stage import cells
+from tasks.stages.reference.stage import cells, unseen_from
 
 FEATURES = ["n_chars", "user_count", "verified", "text_score"]
 EVALUATE = EvaluateConfig(**{**load_settings().evaluate.model_dump(), "categories": 2})
@@ -114,3 +114,11 @@ def test_cells_keep_rows_and_losses_of_each_combination_of_slices(ruler: Ruler) 
     assert len({tuple(level) for level in known.levels.tolist()}) == len(table)
     assert Ruler.model_validate_json(ruler.model_dump_json()) == ruler
     assert ruler.slices[0] == WHOLE
+
+
+def test_what_the_model_has_not_learned_from_begins_with_the_test_slice_or_after_all_reviews() -> None:
+    ends = ("2026-01-05T10:00:00+00:00", "2026-01-07T10:00:00+00:00")
+    periods = {name: {"from": ends[0], "until": until} for name, until in zip(("train", "test"), ends, strict=True)}
+    borders = {"train_until": ends[0], "valid_until": ends[0]}
+    assert unseen_from({"borders": borders, "periods": periods}) == ends[0]
+    assert unseen_from({"borders": None, "periods": periods}) == "2026-01-07T10:00:00.001000+00:00"

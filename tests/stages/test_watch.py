@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from tasks.stages.watch.settings import WatchConfig
 
 CONFIG = WatchConfig(**load_settings().watch.model_dump())
 EVALUATE = EvaluateConfig(**load_settings().evaluate.model_dump())
+UNSEEN = datetime(2026, 3, 1, tzinfo=UTC)
 FEATURES = ["n_chars", "user_count", "new_words"]
 
 
@@ -55,7 +57,14 @@ def reference_of(rows: pl.DataFrame) -> Reference:
     histograms = pl.DataFrame(pl.from_arrow(measured.table(ruler)))
     keys = list(zip(histograms["slice"].to_list(), histograms["column"].to_list(), strict=True))
     return Reference(
-        About(target="rating", metric="rmse", rows=len(rows), mean_loss=float(lost.mean()), ruler=ruler),
+        About(
+            target="rating",
+            metric="rmse",
+            rows=len(rows),
+            mean_loss=float(lost.mean()),
+            unseen_from=UNSEEN.isoformat(),
+            ruler=ruler,
+        ),
         dict(zip(keys, histograms["counts"].to_list(), strict=True)),
         dict(zip(keys, histograms["total"].to_list(), strict=True)),
         cells_of(pl.DataFrame(pl.from_arrow(cells(measured.levels, lost)))),
@@ -160,19 +169,37 @@ def test_the_drift_is_where_it_is_and_the_slices_say_what_it_costs(reference: Re
 
 def test_stars_are_joined_by_name_and_names_of_several_reviews_are_passed_over(tmp_path: Path) -> None:
     stars = pl.DataFrame({"review_id": ["a", "b", "b", "c", "d"], "rating": [5.0, 1.0, 2.0, None, 3.0]})
+    stars = stars.with_columns(timestamp=pl.lit(UNSEEN))
     stars.cast({"rating": pl.Float32}).write_parquet(tmp_path / "rated.parquet")
     predicted = pl.DataFrame({"review_id": ["a", "b", "c", "d", "e"], "prediction": [4.0, 1.0, 1.0, 3.0, 2.0]})
     predicted.cast({"prediction": pl.Float32}).write_parquet(tmp_path / "scored.parquet")
     files = [tmp_path / "rated.parquet"], [tmp_path / "scored.parquet"]
-    found = realised(*files, TARGETS["rating"])
+    found = realised(*files, TARGETS["rating"], UNSEEN)
     assert (found.rows, found.mean) == (2, pytest.approx(0.5))
-    assert realised([], files[1], TARGETS["rating"]) == Realised()
+    assert realised([], files[1], TARGETS["rating"], UNSEEN) == Realised()
     classes = predicted.select(
         "review_id", *(pl.lit(0.2).alias(f"prediction_{k}") for k in range(1, 6)), prediction=3.0
     )
     classes.write_parquet(tmp_path / "classes.parquet")
-    of_classes = realised(files[0], [tmp_path / "classes.parquet"], TARGETS["stars"])
+    of_classes = realised(files[0], [tmp_path / "classes.parquet"], TARGETS["stars"], UNSEEN)
     assert of_classes.mean == pytest.approx(float(np.log(5)))
+
+
+def test_reviews_that_the_model_may_have_learned_from_are_counted_and_have_no_realised_loss(
+    reference: Reference, tmp_path: Path
+) -> None:
+    times = [UNSEEN - timedelta(days=2), UNSEEN - timedelta(milliseconds=1), UNSEEN, UNSEEN + timedelta(days=1)]
+    stars = pl.DataFrame({"review_id": list("abcd"), "rating": [5.0, 5.0, 1.0, 1.0], "timestamp": times})
+    stars.cast({"rating": pl.Float32}).write_parquet(tmp_path / "rated.parquet")
+    predicted = pl.DataFrame({"review_id": list("abcd"), "prediction": [5.0, 5.0, 3.0, None]})
+    predicted.cast({"prediction": pl.Float32}).write_parquet(tmp_path / "scored.parquet")
+    files = [tmp_path / "rated.parquet"], [tmp_path / "scored.parquet"], TARGETS["rating"]
+    found = realised(*files, UNSEEN)
+    assert (found.rows, found.mean, found.learned) == (1, 4.0, 2)
+    told = watched(reviews(400, short=0.2), reference, found)
+    assert "2 reviews with stars are from before 2026-03-01" in told.told[0]
+    assert (told.learned_rows, told.realised_rows) == (2, 1)
+    assert realised(*files, UNSEEN + timedelta(days=9)) == Realised(learned=3)
 
 
 def test_rows_that_could_not_be_scored_are_not_measured(

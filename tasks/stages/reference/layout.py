@@ -31,7 +31,8 @@ CELLS = pa.schema(
 
 
 class About(BaseModel):
-    """rows: how many of the test slice were measured. mean_loss: their mean row loss (`tasks.domain.losses`)."""
+    """rows: how many of the test slice were measured. mean_loss: their mean row loss (`tasks.domain.losses`).
+    unseen_from: ISO 8601; the model has learned from no review of this time or a later one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +41,7 @@ class About(BaseModel):
     metric: str
     rows: int
     mean_loss: float
+    unseen_from: str
     ruler: Ruler
 
 

@@ -14,8 +14,10 @@ night would seem to have drifted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -48,6 +50,7 @@ def reference(splits: Snapshot, scores: Snapshot, config: ReferenceConfig, out: 
     sides = (splits.files("test"), scores.files(), list(splits.facts["features"]))
     made = describe.remote(out.sink, *sides, target, evaluate, step, config.bins)
     entries, about = cluster.gather([made])[0]
+    about = about.model_copy(update={"unseen_from": unseen_from(splits.facts)})
     out.add(entries)
     out.write_bytes(ABOUT, about.model_dump_json().encode())
     loss = overall(about.metric, about.mean_loss)
@@ -75,7 +78,18 @@ def write(
         sink.write_table(part_name(0, COUNTS), measured.table(ruler), HISTOGRAMS),
         sink.write_table(part_name(0, CELLS_TABLE), cells(measured.levels, lost), CELLS),
     ]
-    return entries, About(target=target, metric=of.metric, rows=len(rows), mean_loss=float(lost.mean()), ruler=ruler)
+    loss = float(lost.mean())
+    about = About(target=target, metric=of.metric, rows=len(rows), mean_loss=loss, unseen_from="", ruler=ruler)
+    return entries, about
+
+
+def unseen_from(splits: Mapping[str, Any]) -> str:
+    """Return the time from which on the model has learned from no review, ISO 8601, by the facts of `split`: that of
+    the test slice, or, in a split that is not by time, that after the last review of all."""
+    if borders := splits.get("borders"):
+        return str(borders["valid_until"])
+    last = max(datetime.fromisoformat(period["until"]) for period in splits["periods"].values())
+    return (last + timedelta(milliseconds=1)).isoformat()
 
 
 def sampled(test: Path, predicted: Path, features: Sequence[str], target: Target, step: int) -> pl.DataFrame:

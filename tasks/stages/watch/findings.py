@@ -18,6 +18,7 @@ from tasks.stages.watch.settings import WatchConfig
 
 ERRORS = 2.0  # standard errors that an excess must be above, so that chance alone is told on about one night in forty
 ROUGH = 0.02  # of a share of a slice that the weights do not meet
+LEARNED = "the model may have learned from them, and their realised loss is not counted"
 EXPECTED, REALISED, UNPRICED = "expected loss", "realised loss", "reviews of unknown kinds"
 
 
@@ -26,7 +27,8 @@ class Findings:
     """Losses are in the target's metric; an excess is a share of the reference's loss.
 
     watched: rows that were measured. effective_rows: of the reference, by which the expected loss is known. unpriced:
-    the share of rows in a slice that the reference has not, whose loss nobody knows. told: what could not be watched.
+    the share of rows in a slice that the reference has not, whose loss nobody knows. unseen_from: as in the reference;
+    learned_rows: those with stars from before then, which have no realised loss. told: what could not be watched.
     new_users, new_items: shares of the rows; new_words: the mean share of a review's words; null where the model does
     not look at them.
     """
@@ -42,6 +44,8 @@ class Findings:
     realised_rows: int = 0
     realised_loss: float | None = None
     realised_excess: float | None = None
+    unseen_from: str | None = None
+    learned_rows: int = 0
     warnings: list[dict[str, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     prediction_psi: float | None = None
@@ -58,6 +62,7 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
     about = reference.about
     loss, mean = overall(about.metric, about.mean_loss), about.mean_loss
     known: dict[str, Any] = {"metric": about.metric, "reference_rows": about.rows, "reference_loss": loss}
+    known |= {"unseen_from": about.unseen_from, "learned_rows": turned_out.learned}
     warnings: list[dict[str, str]] = []
     told: list[str] = []
     if measured is None:
@@ -77,11 +82,17 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
         else:
             warnings += _above(EXPECTED, expected, loss, priced.mean - mean, priced.error, config)
             warnings += _unpriced(unpriced, config)
+    told += learned(turned_out.learned, about.unseen_from)
     if turned_out.mean is not None:
         real = overall(about.metric, turned_out.mean)
         known |= {"realised_rows": turned_out.rows, "realised_loss": real, "realised_excess": excess(real, loss)}
         warnings += realised_warnings(turned_out, about.metric, loss, config)
     return Findings(**known, warnings=warnings, told=told)
+
+
+def learned(rows: int, unseen_from: str) -> list[str]:
+    """Say which reviews have stars and no realised loss, if there are any."""
+    return [f"{rows:,} reviews with stars are from before {unseen_from[:10]}: {LEARNED}"] if rows else []
 
 
 def _at_a_glance(measured: Measured, reference: Reference) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -103,7 +104,8 @@ def _realised(read: Snapshot, scored: Snapshot, reference: Reference) -> Realise
     target = target_of(reference.about.target)
     if not by_stars(target):
         return Realised()
-    joined: Realised = cluster.gather([ray.remote(realised).remote(read.files(), scored.files(), target)])[0]
+    sides = (read.files(), scored.files(), target, datetime.fromisoformat(reference.about.unseen_from))
+    joined: Realised = cluster.gather([ray.remote(realised).remote(*sides)])[0]
     return joined
 
 
