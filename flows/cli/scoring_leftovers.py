@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.cli.snapshots import Removal, plan_gc, size_of, store_of
 from flows.run.scoring import for_scoring, models_folder
-from flows.run.watched_nights import SHOWN, read_nights
+from flows.run.watched_nights import open_nights
 from tasks.settings import Settings
 
 DAY_S = 86_400.0  # a copy of a model that was used since then may be at work
@@ -22,7 +22,7 @@ def plan_gc_of_scoring(settings: Settings, *, damaged: bool = False) -> list[Rem
     own = for_scoring(settings, None, None)
     if not own.storage.path.exists():
         return []
-    waiting = {night.predictions for night in read_nights(own.storage.path)[:SHOWN] if night.is_open}
+    waiting = {night.predictions for night in open_nights(own.storage.path)}
     removals = plan_gc(own, damaged=damaged, spared=waiting)
     gone = {removal.path for removal in removals}
     made = [s.facts for s in store_of(own) if s.stage == "score" and Path(s.folder) not in gone]

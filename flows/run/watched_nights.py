@@ -7,17 +7,21 @@ what was expected of them, and later, once stars have come in, what became of th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from flows.run.record import RunRecord
+from tasks.core.digests import digest_of
+from tasks.core.locks import locked
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.stages.watch.findings import REALISED
 
-FOLDER = "nights"
+FOLDER, LOCK = "nights", ".lock"
 KEPT = ("run_id", "started", "mlflow_run", "seconds", "told", "stars_seen")  # of the first run of a night
 SHOWN = 30  # nights on the page, and nights for which stars are looked for
 
@@ -51,7 +55,7 @@ class Night:
         """Return the night of a run that has scored and watched."""
         facts = dict(watched.facts)
         return cls(
-            night=scored.digest[:16],
+            night=name_of(scored, record),
             run_id=record.run_id,
             started=record.started,
             mlflow_run=record.mlflow_run,
@@ -79,6 +83,12 @@ class Night:
         return settled < self.rows and self.found.get("unseen_from") is not None
 
 
+def name_of(scored: Snapshot, record: RunRecord) -> str:
+    """Return the name of the night with these predictions. Those of no review are always the same: a feed that is
+    empty has a night each day."""
+    return (scored.digest if scored.rows() else digest_of([scored.digest, record.started[:10]]))[:16]
+
+
 def _furthest(watched: Snapshot, most: int = 5) -> dict[str, float]:
     """Return the PSI of the prediction, and of the columns furthest away, of the whole night."""
     rows = [row for row in watched.read(columns=["slice", "column", "psi"]).to_pylist() if row["slice"] == "all"]
@@ -104,15 +114,53 @@ def read_nights(root: Path) -> list[Night]:
     return sorted(nights, key=lambda night: (night.run_id, night.night), reverse=True)
 
 
+def open_nights(root: Path, of: tuple[str | None, str | None] | None = None) -> list[Night]:
+    """Return the nights that wait for stars: of the last SHOWN of each data set and target, or of this pair alone."""
+    seen: Counter[tuple[str | None, str | None]] = Counter()
+    waiting = []
+    for night in read_nights(root):
+        kind = (night.dataset, night.target)
+        seen[kind] += 1
+        if night.is_open and seen[kind] <= SHOWN and of in (None, kind):
+            waiting.append(night)
+    return waiting
+
+
 def keep(root: Path, night: Night) -> Night:
     """Write a night, with what an earlier run of the same night has kept: when it was first, what came in, was told."""
-    earlier = next((one for one in read_nights(root) if one.night == night.night), None)
-    if earlier is not None:
-        first = {name: getattr(earlier, name) for name in KEPT}
-        later = _realised_of(earlier, night) if _rows(earlier) > _rows(night) else {}
-        night = replace(night, **first, found={**night.found, **later})
-    write(root, night)
+    with changing(root):
+        if (earlier := stored(root, night.night)) is not None:
+            first = {name: getattr(earlier, name) for name in KEPT}
+            later = _realised_of(earlier, night) if _rows(earlier) > _rows(night) else {}
+            night = replace(night, **first, found={**night.found, **later})
+        write(root, night)
     return night
+
+
+@contextmanager
+def changing(root: Path) -> Iterator[None]:
+    """Keep other processes from changing nights while the block does: a run of `score` and one of `etl-train` may meet.
+
+    Not within another such block.
+    """
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    with locked(root / FOLDER / LOCK):
+        yield
+
+
+def change(root: Path, night: Night, to: Callable[[Night], Night]) -> Night:
+    """Change a night as it is by now, which another process may have changed; returns what it is then."""
+    with changing(root):
+        now = stored(root, night.night) or night
+        changed = to(now)
+        if changed != now:
+            write(root, changed)
+    return changed
+
+
+def stored(root: Path, name: str) -> Night | None:
+    """Return the night of this name as it is now, if there is one."""
+    return next((one for one in read_nights(root) if one.night == name), None)
 
 
 def write(root: Path, night: Night) -> None:

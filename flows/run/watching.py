@@ -5,10 +5,11 @@ Nothing here fails a run: its predictions, or its model, are committed already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from flows.run import notify, retraining
 from flows.run.context import Run
 from flows.run.retraining import Cause
 from flows.run.scoring import for_scoring
-from flows.run.watched_nights import SHOWN, Night, keep, read_nights, write
+from flows.run.watched_nights import Night, change, keep, open_nights
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.opening import open_store
+from tasks.core.storage.store import SnapshotStore
 from tasks.domain.losses import overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import cluster, tracking
 from tasks.settings import Settings
 from tasks.stages.watch.findings import EXPECTED, LEARNED, REALISED, excess, learned, numbers, realised_warnings
-from tasks.stages.watch.realised import by_stars, realised
+from tasks.stages.watch.realised import Realised, by_stars, realised_each
+from tasks.stages.watch.settings import WatchConfig
 
 EVENT = "drifted"
 KINDS = {EXPECTED: "expected", REALISED: "realised"}  # of `retrain.when`, by a warning's expectation
@@ -61,18 +64,24 @@ def act_on(settings: Settings, root: Path, night: Night, say: Say, *, trains: bo
 
     trains: this run trains itself, so no other is started.
     """
-    new = [warned for warned in night.warnings if warned["expectation"] not in night.told]
-    if new:
-        problem = notify.send(settings, EVENT, message(night, new))
-        if problem:
-            say(f"no notification of what the watch found: {problem}")
-        else:
-            write(root, replace(night, told=(*night.told, *(warned["expectation"] for warned in new))))
+    with not_failing(say, "no notification of what the watch found"):
+        change(root, night, partial(_told, settings=settings, say=say))
     for warned in night.warnings if not trains else ():
         if (kind := KINDS.get(warned["expectation"])) in settings.retrain.when:
             of = f"{night.model} version {night.version}, night {night.night}"
             cause = Cause(f"{kind}-{night.night}", str(kind), f"{warned['expectation']} {warned['value']} of {of}")
             retraining.start(settings, root.parent, cause, say)
+
+
+def _told(night: Night, settings: Settings, say: Say) -> Night:
+    """Post a night's warnings that were not yet; two processes must not do it at once."""
+    new = [warned for warned in night.warnings if warned["expectation"] not in night.told]
+    if not new:
+        return night
+    if problem := notify.send(settings, EVENT, message(night, new)):
+        say(f"no notification of what the watch found: {problem}")
+        return night
+    return replace(night, told=(*night.told, *(warned["expectation"] for warned in new)))
 
 
 def message(night: Night, warned: list[dict[str, str]]) -> dict[str, Any]:
@@ -99,25 +108,22 @@ def message(night: Night, warned: list[dict[str, str]]) -> dict[str, Any]:
 def settle(run: Run, root: Path, rated: Snapshot, say: Say, but: str = "", *, trains: bool = False) -> None:
     """Join the stars of these reviews with the predictions of earlier nights that lack some.
 
-    root: of the scoring runs. rated: a snapshot with `review_id` and `rating`. but: a night to leave out.
+    root: of the scoring runs. rated: a snapshot with `review_id`, `rating` and `timestamp`. but: a night to leave out.
     trains: the run has learned from these stars itself.
     """
-    settings, nights = run.settings, read_nights(root)[:SHOWN]
-    same = (run.record.dataset, run.record.target)
-    waiting = [n for n in nights if n.is_open and n.night != but and (n.dataset, n.target) == same]
-    waiting = [n for n in waiting if n.stars_seen != rated.digest and by_stars(TARGETS[str(n.target)])]
+    settings, target = run.settings, run.record.target
+    waiting = [night for night in open_nights(root, (run.record.dataset, target)) if night.night != but]
+    waiting = [night for night in waiting if night.stars_seen != rated.digest and by_stars(TARGETS[str(target)])]
     if not waiting or not rated.files():
         return
     store = open_store(for_scoring(settings, None, None).storage if root != run.root else settings.storage)
-    for night in waiting:
-        predictions = store.find("score", night.predictions)
-        if predictions is None:
-            say(f"watch: the predictions of night {night.night} are gone: its stars cannot be joined")
-            write(root, replace(night, stars_seen=rated.digest))
-            continue
-        found = _joined(run, rated, predictions, night)
-        settled = replace(night, found=found, stars_seen=rated.digest)
-        write(root, settled)
+    predictions = [_predictions(store, night) for night in waiting]
+    for night, outcome in zip(waiting, _joined(run, rated, waiting, predictions), strict=True):
+        if isinstance(outcome, str):
+            say(f"watch: the predictions of night {night.night} are gone: its stars cannot be joined ({outcome})")
+            outcome = Realised()
+        settled = change(root, night, partial(_settled, outcome=outcome, seen=rated.digest, config=settings.watch))
+        found = settled.found
         if int(found.get("realised_rows") or 0) > int(night.found.get("realised_rows") or 0):
             say(f"watch: night {night.night}: {found['realised_rows']:,} of {night.rows:,} reviews have stars by now: "
                 f"loss {found['realised_loss']:.4f}, expected {_shown(found.get('expected_loss'))}")  # fmt: skip
@@ -125,27 +131,51 @@ def settle(run: Run, root: Path, rated: Snapshot, say: Say, but: str = "", *, tr
             act_on(settings, root, settled, say, trains=trains)
 
 
-def _joined(run: Run, rated: Snapshot, predictions: Snapshot, night: Night) -> dict[str, Any]:
-    """Return the night's findings with the realised loss, where these stars tell of more rows than before."""
+def _predictions(store: SnapshotStore, night: Night) -> list[Path] | str:
+    """Return the files of a night's predictions, or why they are not there: one night must not stop the others."""
+    try:
+        snapshot = store.find("score", night.predictions)
+    except Exception as error:
+        return str(error).partition("\n")[0]
+    return snapshot.files() if snapshot else "removed"
+
+
+def _joined(
+    run: Run, rated: Snapshot, nights: list[Night], predictions: list[list[Path] | str]
+) -> Sequence[Realised | str]:
+    """Join these stars with the predictions of all nights at once; returns what became of each, or what is wrong."""
     import ray
 
-    cluster.start(run.settings.ray, run.root)
-    target, found = TARGETS[str(night.target)], dict(night.found)
-    unseen_from = str(found["unseen_from"])
-    sides = (rated.files(), predictions.files(), target, datetime.fromisoformat(unseen_from))
-    turned_out = cluster.gather([ray.remote(realised).remote(*sides)])[0]
-    if turned_out.learned > int(found.get("learned_rows") or 0):
+    there = [
+        (files, datetime.fromisoformat(str(night.found["unseen_from"])))
+        for night, files in zip(nights, predictions, strict=True)
+        if not isinstance(files, str)
+    ]
+    joined: list[Realised | str] = []
+    if there:
+        cluster.start(run.settings.ray, run.root)
+        target = TARGETS[str(run.record.target)]
+        joined = cluster.gather([ray.remote(realised_each).remote(rated.files(), there, target)])[0]
+    found = iter(joined)
+    return [files if isinstance(files, str) else next(found) for files in predictions]
+
+
+def _settled(night: Night, outcome: Realised, seen: str, config: WatchConfig) -> Night:
+    """Return the night with the realised loss, where these stars tell of more rows than before."""
+    found = dict(night.found)
+    if outcome.learned > int(found.get("learned_rows") or 0):
         others = [line for line in found.get("told", ()) if LEARNED not in line]
-        found |= {"learned_rows": turned_out.learned, "told": [*others, *learned(turned_out.learned, unseen_from)]}
-    if turned_out.mean is None or turned_out.rows <= int(found.get("realised_rows") or 0):
-        return found
-    loss, reference = overall(target.metric, turned_out.mean), float(found["reference_loss"])
-    found |= {"realised_rows": turned_out.rows, "realised_loss": loss, "realised_excess": excess(loss, reference)}
-    others = [warned for warned in night.warnings if warned["expectation"] != REALISED]
-    return {
-        **found,
-        "warnings": [*others, *realised_warnings(turned_out, target.metric, reference, run.settings.watch)],
-    }
+        told = [*others, *learned(outcome.learned, str(found["unseen_from"]))]
+        found |= {"learned_rows": outcome.learned, "told": told}
+    if outcome.mean is not None and outcome.rows > int(found.get("realised_rows") or 0):
+        metric, reference = str(found["metric"]), float(found["reference_loss"])
+        loss = overall(metric, outcome.mean)
+        others = [warned for warned in night.warnings if warned["expectation"] != REALISED]
+        error = float(found.get("reference_error") or 0.0)
+        warnings = [*others, *realised_warnings(outcome, metric, reference, error, config)]
+        found |= {"realised_rows": outcome.rows, "realised_loss": loss, "realised_excess": excess(loss, reference)}
+        found |= {"warnings": warnings}
+    return replace(night, found=found, stars_seen=seen)
 
 
 def _log(run: Run, night: Night, found: Mapping[str, Any], say: Say) -> None:

@@ -35,6 +35,12 @@ class Cells:
         """The mean loss of all rows as they are."""
         return float(self.sums.sum() / self.rows.sum())
 
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        rows = float(self.rows.sum())
+        return float(np.sqrt(max(float(self.squares.sum()) / rows - self.mean**2, 0.0) / rows))
+
 
 @dataclass(frozen=True)
 class Price:

@@ -20,12 +20,13 @@ from tasks.stages.reference.stage import cells, row_losses
 from tasks.stages.watch import stage
 from tasks.stages.watch.drift import drift, slices
 from tasks.stages.watch.findings import EXPECTED, REALISED, UNPRICED, Findings, findings
-from tasks.stages.watch.realised import Realised, realised
+from tasks.stages.watch.realised import Realised, realised, realised_each
 from tasks.stages.watch.settings import WatchConfig
 
 CONFIG = WatchConfig(**load_settings().watch.model_dump())
 EVALUATE = EvaluateConfig(**load_settings().evaluate.model_dump())
 UNSEEN = datetime(2026, 3, 1, tzinfo=UTC)
+F32 = {"rating": pl.Float32, "prediction": pl.Float32}
 FEATURES = ["n_chars", "user_count", "new_words"]
 
 
@@ -152,6 +153,16 @@ def test_the_realised_loss_warns_where_the_mix_does_not(reference: Reference) ->
     assert uncertain.warnings == []
 
 
+def test_a_realised_loss_is_no_warning_where_the_test_slice_itself_is_uncertain() -> None:
+    few = reference_of(reviews(60, short=0.2))
+    night, turned_out = reviews(600, short=0.2, seed=6), Realised(100_000, few.about.mean_loss * 1.3, 0.001)
+    assert few.cells.error > 0.15 * few.about.mean_loss
+    assert warned(findings(measure(night, few.about.ruler), turned_out, few, CONFIG)) == []
+    many = reference_of(reviews(20_000, short=0.2))
+    turned_out = Realised(100_000, many.about.mean_loss * 1.3, 0.001)
+    assert warned(findings(measure(night, many.about.ruler), turned_out, many, CONFIG)) == [REALISED]
+
+
 def test_the_drift_is_where_it_is_and_the_slices_say_what_it_costs(reference: Reference) -> None:
     measured = measure(reviews(1000, short=0.8, seed=2), reference.about.ruler)
     table = pl.DataFrame(pl.from_arrow(drift(measured, reference, least=50)))
@@ -200,6 +211,22 @@ def test_reviews_that_the_model_may_have_learned_from_are_counted_and_have_no_re
     assert "2 reviews with stars are from before 2026-03-01" in told.told[0]
     assert (told.learned_rows, told.realised_rows) == (2, 1)
     assert realised(*files, UNSEEN + timedelta(days=9)) == Realised(learned=3)
+
+
+def test_stars_are_joined_with_several_nights_of_which_one_cannot_be_read(tmp_path: Path) -> None:
+    stars = pl.DataFrame({"review_id": ["a", "b", "c"], "rating": [5.0, 1.0, None]}, schema_overrides=F32)
+    stars = stars.with_columns(timestamp=pl.lit(UNSEEN))
+    stars.write_parquet(tmp_path / "rated.parquet")
+    stars.with_columns(rating=pl.lit(None, pl.Float32)).write_parquet(tmp_path / "unrated.parquet")
+    for name in ("a", "b"):
+        night = pl.DataFrame({"review_id": [name, "c"], "prediction": [3.0, 3.0]}, schema_overrides=F32)
+        night.write_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "damaged.parquet").write_text("no parquet")
+    nights = [([tmp_path / f"{name}.parquet"], UNSEEN) for name in ("a", "damaged", "b", "gone")]
+    found = realised_each([tmp_path / "rated.parquet"], [*nights, ([], UNSEEN)], TARGETS["rating"])
+    assert [type(one) for one in found] == [Realised, str, Realised, str, Realised]
+    assert [one.rows for one in found if isinstance(one, Realised)] == [1, 1, 0]
+    assert realised_each([tmp_path / "unrated.parquet"], nights[:1], TARGETS["rating"]) == [Realised()]
 
 
 def test_rows_that_could_not_be_scored_are_not_measured(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from math import hypot
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,18 @@ EXPECTED, REALISED, UNPRICED = "expected loss", "realised loss", "reviews of unk
 class Findings:
     """Losses are in the target's metric; an excess is a share of the reference's loss.
 
-    watched: rows that were measured. effective_rows: of the reference, by which the expected loss is known. unpriced:
-    the share of rows in a slice that the reference has not, whose loss nobody knows. unseen_from: as in the reference;
-    learned_rows: those with stars from before then, which have no realised loss. told: what could not be watched.
-    new_users, new_items: shares of the rows; new_words: the mean share of a review's words; null where the model does
-    not look at them.
+    watched: rows that were measured. reference_error: the standard error of the reference's mean row loss.
+    effective_rows: of the reference, by which the expected loss is known. unpriced: the share of rows in a slice that
+    the reference has not, whose loss nobody knows. unseen_from: as in the reference; learned_rows: those with stars
+    from before then, which have no realised loss. told: what could not be watched. new_users, new_items: shares of the
+    rows; new_words: the mean share of a review's words; null where the model does not look at them.
     """
 
     metric: str = ""
     watched: int = 0
     reference_rows: int = 0
     reference_loss: float | None = None
+    reference_error: float | None = None
     expected_loss: float | None = None
     expected_excess: float | None = None
     effective_rows: float | None = None
@@ -62,7 +64,8 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
     about = reference.about
     loss, mean = overall(about.metric, about.mean_loss), about.mean_loss
     known: dict[str, Any] = {"metric": about.metric, "reference_rows": about.rows, "reference_loss": loss}
-    known |= {"unseen_from": about.unseen_from, "learned_rows": turned_out.learned}
+    own = reference.cells.error
+    known |= {"reference_error": own, "unseen_from": about.unseen_from, "learned_rows": turned_out.learned}
     warnings: list[dict[str, str]] = []
     told: list[str] = []
     if measured is None:
@@ -86,7 +89,7 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
     if turned_out.mean is not None:
         real = overall(about.metric, turned_out.mean)
         known |= {"realised_rows": turned_out.rows, "realised_loss": real, "realised_excess": excess(real, loss)}
-        warnings += realised_warnings(turned_out, about.metric, loss, config)
+        warnings += realised_warnings(turned_out, about.metric, loss, own, config)
     return Findings(**known, warnings=warnings, told=told)
 
 
@@ -119,14 +122,19 @@ def numbers(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def realised_warnings(
-    turned_out: Realised, metric: str, reference_loss: float, config: WatchConfig
+    turned_out: Realised, metric: str, reference_loss: float, reference_error: float, config: WatchConfig
 ) -> list[dict[str, str]]:
-    """Return the warning of a realised loss that is too high, if it is, by more than chance, and rows are enough."""
+    """Return the warning of a realised loss that is too high, if it is, by more than chance, and rows are enough.
+
+    reference_error: the standard error of the reference's mean row loss; chance is on both sides.
+    """
     if turned_out.mean is None or turned_out.rows < config.min_rows:
         return []
     difference = turned_out.mean - mean_loss(metric, reference_loss)
     value = overall(metric, turned_out.mean)
-    return list(_above(REALISED, value, reference_loss, difference, turned_out.error or 0.0, config))
+    return list(
+        _above(REALISED, value, reference_loss, difference, hypot(turned_out.error or 0.0, reference_error), config)
+    )
 
 
 def excess(value: float, of: float) -> float | None:

@@ -35,13 +35,51 @@ def realised(rated: Sequence[Path], scored: Sequence[Path], target: Target, unse
     `score`. unseen_from: reviews from then on count, since the model has learned from earlier ones. A name that stands
     for several reviews on either side is passed over.
     """
-    if not rated or not scored:
+    (found,) = realised_each(rated, [(scored, unseen_from)], target)
+    if isinstance(found, str):
+        raise OSError(found)
+    return found
+
+
+def realised_each(
+    rated: Sequence[Path], nights: Sequence[tuple[Sequence[Path], datetime]], target: Target
+) -> list[Realised | str]:
+    """Return `realised` of several nights, each given as (scored, unseen_from), and what is wrong with files instead.
+
+    The stars are read once, and only those of the nights' reviews are held.
+    """
+    predicted = [_predicted(scored, target) for scored, _ in nights]
+    names = [rows.select("review_id") for rows in predicted if isinstance(rows, pl.DataFrame)]
+    if not rated or not any(map(len, names)) or not _any_stars(rated):
+        return [rows if isinstance(rows, str) else Realised() for rows in predicted]
+    wanted = pl.concat(names).unique().lazy()
+    stars = scan_parts(rated).select("review_id", "rating", "timestamp").drop_nulls("rating")
+    held = stars.join(wanted, on="review_id", how="semi").unique("review_id", keep="none").collect()
+    return [
+        rows if isinstance(rows, str) else _turned_out(rows, held, target, unseen_from)
+        for rows, (_, unseen_from) in zip(predicted, nights, strict=True)
+    ]
+
+
+def _predicted(scored: Sequence[Path], target: Target) -> pl.DataFrame | str:
+    """Return a night's predictions, those of one review each, or why they cannot be read."""
+    columns = ("review_id", PREDICTION, *shares_of(target, PREDICTION))
+    if not scored:
+        return pl.DataFrame(schema={"review_id": pl.String})
+    try:
+        return scan_parts(scored).select(columns).drop_nulls().unique("review_id", keep="none").collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        return str(error).partition("\n")[0]
+
+
+def _any_stars(rated: Sequence[Path]) -> bool:
+    return bool(scan_parts(rated).select(pl.col("rating").is_not_null().any()).collect().item())
+
+
+def _turned_out(predicted: pl.DataFrame, stars: pl.DataFrame, target: Target, unseen_from: datetime) -> Realised:
+    if not len(predicted):
         return Realised()
-    shares = shares_of(target, PREDICTION)
-    stars = scan_parts(rated).select("review_id", "rating", "timestamp")
-    stars = stars.drop_nulls("rating").unique("review_id", keep="none")
-    predicted = scan_parts(scored).select("review_id", PREDICTION, *shares).drop_nulls()
-    joined = predicted.unique("review_id", keep="none").join(stars, on="review_id").sort("review_id").collect()
+    joined = predicted.join(stars, on="review_id").sort("review_id")
     rows = joined.filter(pl.col("timestamp") >= unseen_from)
     learned = len(joined) - len(rows)
     if not len(rows):

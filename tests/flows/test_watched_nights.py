@@ -1,0 +1,76 @@
+"""The files of nights: which wait for stars, and what two runs that meet make of one night."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+from flows.run.record import RunRecord
+from flows.run.watched_nights import SHOWN, Night, change, keep, name_of, open_nights, stored, write
+from flows.run.watching import _predictions
+from tasks.core.storage.store import SnapshotStore
+from tests.support import toy_snapshots
+
+OPEN = {"unseen_from": "2026-01-01T00:00:00+00:00", "realised_rows": 0}
+
+
+def night(name: str, dataset: str = "one", **found: Any) -> Night:
+    return Night(name, run_id=name, dataset=dataset, target="rating", rows=9, found={**OPEN, **found})
+
+
+def test_nights_of_other_data_sets_take_no_place(tmp_path: Path) -> None:
+    for i in range(SHOWN + 2):
+        write(tmp_path, night(f"b{i:03}", "other"))
+        write(tmp_path, night(f"a{i:03}"))
+    assert [one.night for one in open_nights(tmp_path, ("one", "rating"))] == [f"a{i:03}" for i in range(31, 1, -1)]
+    assert len(open_nights(tmp_path)) == 2 * SHOWN
+    write(tmp_path, night("a031", realised_rows=5, learned_rows=4))
+    assert "a031" not in {one.night for one in open_nights(tmp_path)}
+
+
+def test_two_runs_that_change_one_night_at_once_both_count(tmp_path: Path) -> None:
+    first, barrier = keep(tmp_path, night("n")), Barrier(8)
+
+    def add(word: str) -> None:
+        barrier.wait()
+        change(tmp_path, first, lambda now: replace(now, told=(*now.told, word)))
+
+    threads = [Thread(target=add, args=[str(i)]) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    now = stored(tmp_path, "n")
+    assert now is not None
+    assert sorted(now.told) == [str(i) for i in range(8)]
+    again = keep(tmp_path, night("n"))
+    assert sorted(again.told) == sorted(now.told)
+
+
+def test_a_night_whose_predictions_are_damaged_or_gone_says_so(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "snapshots")
+    whole = store.commit(toy_snapshots.fill(store.open_attempt("score", "k")), **toy_snapshots.ABOUT)
+    assert _predictions(store, replace(night("n"), predictions="k")) == whole.files()
+    assert _predictions(store, replace(night("n"), predictions="other")) == "removed"
+    whole.files()[0].unlink()
+    assert "gone or changed" in str(_predictions(store, replace(night("n"), predictions="k")))
+
+
+def test_an_empty_feed_has_a_night_each_day(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    made = {}
+    for rows in (0, 3):
+        out = store.open_attempt("score", f"k{rows}")
+        if rows:
+            toy_snapshots.fill(out)
+        out.fact(model="m", version="1", rows=rows)
+        made[rows] = store.commit(out, **toy_snapshots.ABOUT)
+    names = {rows: [name_on(day, snapshot) for day in (1, 1, 2)] for rows, snapshot in made.items()}
+    assert names[0][0] == names[0][1] != names[0][2]
+    assert len(set(names[3])) == 1
+
+
+def name_on(day: int, scored: Any) -> str:
+    return name_of(scored, RunRecord(run_id="r", started=f"2026-01-0{day}T06:30:00+00:00"))
