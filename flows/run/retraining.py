@@ -1,7 +1,9 @@
 """Start a run of `etl-train/default` for a cause, once for each: what the watch found, or new files.
 
 ROOT/retrain/CAUSE.json says why a run was started, when and which; it is written once Prefect's server has taken the
-run. The server is given the cause as idempotency key, so that a process that dies in between starts no second one.
+run. The server is given the cause as idempotency key, so that a process that dies in between starts no second one. A
+run that was cancelled before it began (the deployment allows one at a time, and the scheduled one may have been faster)
+counts for nothing: the next look starts another.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from flows.servers.prefect_http import ask
 from flows.servers.services import basic
 from tasks.core.errors import TransientError
 from tasks.core.whole_files import write_whole
-from tasks.settings import Settings
+from tasks.settings import Settings, load_settings
 
 FOLDER, EVENT = "retrain", "retraining"
 DEPLOYMENT = "etl-train/default"
@@ -30,11 +33,15 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class Cause:
-    """Why to train again. name: of the cause, in letters, digits and dashes; kind: of `retrain.when`."""
+    """Why to train again. name: of the cause, in letters, digits and dashes; kind: of `retrain.when`. model, dataset,
+    target: what a loss is of; nothing is started if the deployment trains another."""
 
     name: str
     kind: str
     text: str
+    model: str = ""
+    dataset: str = ""
+    target: str = ""
 
 
 def started(root: Path) -> list[dict[str, Any]]:
@@ -53,7 +60,7 @@ def start(settings: Settings, root: Path, cause: Cause, say: Callable[[str], Non
     started: the cause stays open, and the next look finds it again. api: the address of Prefect's API; that of this
     process if not given.
     """
-    if (root / FOLDER / f"{cause.name}.json").exists():
+    if (root / FOLDER / f"{cause.name}.json").exists() and not _cancelled(settings, cause, api):
         return True
     try:
         if problem := _not_now(settings, root, cause) or _start(settings, root, cause, api):
@@ -64,7 +71,7 @@ def start(settings: Settings, root: Path, cause: Cause, say: Callable[[str], Non
         say(f"no run is started for {cause.text}: {what}; raymill up deploys {DEPLOYMENT}")
         return False
     say(f"a run of {DEPLOYMENT} is started: {cause.text}")
-    if problem := notify.send(settings, EVENT, {"text": f"{DEPLOYMENT} is started: {cause.text}", **asdict(cause)}):
+    if problem := notify.send(settings, EVENT, {**asdict(cause), "text": f"{DEPLOYMENT} is started: {cause.text}"}):
         say(f"no notification of it: {problem}")
     return True
 
@@ -74,7 +81,9 @@ def _not_now(settings: Settings, root: Path, cause: Cause) -> str:
         return ""
     pause = timedelta(hours=settings.retrain.pause_hours)
     for earlier in started(root):
-        if earlier.get("kind") != FILES and datetime.now(UTC) - datetime.fromisoformat(earlier["when"]) < pause:
+        if earlier.get("kind") == FILES or earlier.get("name") == cause.name:
+            continue
+        if datetime.now(UTC) - datetime.fromisoformat(earlier["when"]) < pause:
             return f"one was at {earlier['when']} for {earlier['text']}, and retrain.pause_hours have not passed"
     return ""
 
@@ -86,14 +95,12 @@ def _start(settings: Settings, root: Path, cause: Cause, api: str | None) -> str
         return "there is no Prefect server"
     authorization = basic(settings.services)
     deployment = ask(api, authorization, f"deployments/name/{DEPLOYMENT}")
-    key, of_it = f"raymill-{cause.name}", {"deployment_id": {"any_": [deployment["id"]]}}
-
-    def runs(**those: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ask(api, authorization, "flow_runs/filter", {"flow_runs": {**of_it, **those}})
-        return found
-
-    if earlier := runs(idempotency_key={"any_": [key]}):  # of a process that died before it had recorded it
-        run = earlier[0]
+    if cause.model and (trained := _trained(deployment)) != (cause.model, cause.dataset, cause.target):
+        return f"it trains {trained[0]} ({trained[2]} of {trained[1]}), which is another model"
+    runs = _asking(settings, api, deployment)
+    key, earlier = _attempt(runs, cause)
+    if earlier:  # of a process that died before it had recorded it
+        run = earlier
     elif runs(state={"type": {"any_": ["PENDING", "RUNNING"]}}):
         return "one is at work"
     elif runs(state={"type": {"any_": ["SCHEDULED"]}}, tags={"all_": [TAG]}):
@@ -106,6 +113,55 @@ def _start(settings: Settings, root: Path, cause: Cause, api: str | None) -> str
     record = {**asdict(cause), "when": when, "flow_run_id": run["id"], "flow_run": run.get("name")}
     write_whole(root / FOLDER / f"{cause.name}.json", json.dumps(record, indent=1), synced=True)
     return ""
+
+
+def _asking(settings: Settings, api: str, deployment: dict[str, Any]) -> Callable[..., list[dict[str, Any]]]:
+    """Return a function that finds the deployment's runs."""
+
+    def runs(**those: Any) -> list[dict[str, Any]]:
+        asked = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}, **those}}
+        found: list[dict[str, Any]] = ask(api, basic(settings.services), "flow_runs/filter", asked)
+        return found
+
+    return runs
+
+
+def _attempt(runs: Callable[..., list[dict[str, Any]]], cause: Cause) -> tuple[str, dict[str, Any] | None]:
+    """Return the idempotency key for a cause, and the run that has it; one that never ran gives way to the next key."""
+    for number in count(1):
+        key = f"raymill-{cause.name}" + (f"-{number}" if number > 1 else "")
+        found = runs(idempotency_key={"any_": [key]})
+        if not found or not _never_ran(found[0]):
+            break
+    return key, found[0] if found else None
+
+
+def _never_ran(run: dict[str, Any]) -> bool:
+    return run.get("state_type") == "CANCELLED" and not run.get("start_time")
+
+
+def _cancelled(settings: Settings, cause: Cause, api: str | None) -> bool:
+    """Whether the run that was recorded for a cause was cancelled before it began; False where no server tells."""
+    try:
+        if not (api := api or _api()):
+            return False
+        deployment = ask(api, basic(settings.services), f"deployments/name/{DEPLOYMENT}")
+        found = _attempt(_asking(settings, api, deployment), cause)
+        return found[0] != f"raymill-{cause.name}" and found[1] is None
+    except Exception:  # it was started, as far as anyone knows
+        return False
+
+
+def _trained(deployment: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the registered model, the data set and the target that the deployment trains."""
+    given = deployment.get("parameters") or {}
+    if stored := given.get("settings"):
+        settings = Settings.model_validate(stored)
+    else:
+        settings = load_settings(overrides=given.get("overrides") or [])
+    changes = {"dataset": given["dataset"]} if given.get("dataset") else {}
+    data, target = settings.data.model_copy(update=changes), settings.features.target
+    return settings.registry.name_for(target, data.called), data.called, target
 
 
 def _api() -> str:

@@ -24,7 +24,7 @@ from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
 from tasks.domain.losses import overall
 from tasks.domain.targets import TARGETS
-from tasks.engines import cluster, tracking
+from tasks.engines import cluster, registry, tracking
 from tasks.settings import Settings
 from tasks.stages.watch.findings import EXPECTED, LEARNED, REALISED, excess, learned, numbers, realised_warnings
 from tasks.stages.watch.realised import Realised, by_stars, realised_each
@@ -69,8 +69,21 @@ def act_on(settings: Settings, root: Path, night: Night, say: Say, *, trains: bo
     for warned in night.warnings if not trains else ():
         if (kind := KINDS.get(warned["expectation"])) in settings.retrain.when:
             of = f"{night.model} version {night.version}, night {night.night}"
-            cause = Cause(f"{kind}-{night.night}", str(kind), f"{warned['expectation']} {warned['value']} of {of}")
-            retraining.start(settings, root.parent, cause, say)
+            text = f"{warned['expectation']} {warned['value']} of {of}"
+            trained = (night.model, str(night.dataset), str(night.target))
+            with not_failing(say, f"no run is started for {text}"):
+                if (champion := _champion(settings, night.model)) == night.version:
+                    retraining.start(
+                        settings, root.parent, Cause(f"{kind}-{night.night}", str(kind), text, *trained), say
+                    )
+                else:
+                    say(f"no run is started for {text}: the champion is version {champion or 'none'}")
+
+
+def _champion(settings: Settings, model: str) -> str | None:
+    uri = tracking.tracking_uri(settings.tracking)
+    with tracking.reaching(uri):
+        return registry.aliases(tracking.connect(uri), model).get(registry.CHAMPION)
 
 
 def _told(night: Night, settings: Settings, say: Say) -> Night:

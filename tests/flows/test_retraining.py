@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,33 @@ def test_the_webhook_is_told(settings: Settings, prefect: dict[str, Any]) -> Non
         assert start(told, NEW)[0]
         (message,) = hook.posted
     assert (message["event"], message["kind"]) == ("retraining", FILES)
-    assert NEW.text in message["text"]
+    assert message["text"] == f"etl-train/default is started: {NEW.text}"
+
+
+def test_a_run_that_was_cancelled_before_it_began_is_started_again_and_one_that_ran_is_not(
+    settings: Settings, prefect: dict[str, Any]
+) -> None:
+    for cause in (LOSS, NEW):
+        key = f"raymill-{cause.name}"
+        assert start(settings, cause)[0]
+        prefect["runs"][key] |= {"state_type": "CANCELLED", "start_time": None}
+        assert start(settings, cause) == (True, f"a run of etl-train/default is started: {cause.text}")
+        assert start(settings, cause) == (True, "")
+        prefect["runs"][f"{key}-2"] |= {"state_type": "CANCELLED", "start_time": "2026-04-09T05:00:00Z"}
+        assert start(settings, cause) == (True, "")
+    assert len(prefect["runs"]) == 4
+    assert len(started(settings.storage.path)) == 2
+
+
+def test_a_loss_of_another_model_than_the_deployment_trains_starts_nothing(
+    settings: Settings, prefect: dict[str, Any]
+) -> None:
+    ours = ("raymill-amazon-us-rating", "amazon-us", "rating")
+    other = replace(LOSS, model="raymill-other-rating", dataset="other", target="rating")
+    dealt, said = start(settings, other)
+    assert not dealt
+    assert "it trains raymill-amazon-us-rating" in said
+    assert start(settings, Cause(LOSS.name, LOSS.kind, LOSS.text, *ours))[0]
 
 
 class Input:
