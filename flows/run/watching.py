@@ -70,12 +70,11 @@ def act_on(settings: Settings, root: Path, night: Night, say: Say, *, trains: bo
         if (kind := KINDS.get(warned["expectation"])) in settings.retrain.when:
             of = f"{night.model} version {night.version}, night {night.night}"
             text = f"{warned['expectation']} {warned['value']} of {of}"
-            trained = (night.model, str(night.dataset), str(night.target))
+            of_what = (night.model, str(night.dataset), str(night.target))
+            cause = Cause(f"{kind}-{night.night}", str(kind), text, *of_what)
             with not_failing(say, f"no run is started for {text}"):
                 if (champion := _champion(settings, night.model)) == night.version:
-                    retraining.start(
-                        settings, root.parent, Cause(f"{kind}-{night.night}", str(kind), text, *trained), say
-                    )
+                    retraining.start(settings, root.parent, cause, say)
                 else:
                     say(f"no run is started for {text}: the champion is version {champion or 'none'}")
 

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from tasks.settings import Settings
 from tasks.sources.locations import find, is_remote
 
 EVERY_S = 20.0
+AGAIN = timedelta(minutes=1)  # after which it is looked at once more whether a run that was started is not cancelled
 NAMED = 3  # files in a message
 Files = dict[str, str]  # size and time of change, by name
 
@@ -53,12 +55,17 @@ class InputWatch:
         known: Files = state["known"]
         new = sorted(name for name in found if known.get(name) != found[name])
         if not new:
-            if found != known or state["waiting"]:
+            if last := state.get("last"):  # its run may have been cancelled before it began
+                if now - datetime.fromisoformat(state["since"]) >= AGAIN and self.start(Cause(**last)):
+                    self._save(found, None, now)
+            elif found != known or state["waiting"]:
                 self._save(found, None, now)
         elif state["waiting"] != found:
             self._save(known, found, now)
-        elif now - datetime.fromisoformat(state["since"]) >= self.settle and self.start(self._cause(found, new, known)):
-            self._save(found, None, now)
+        elif now - datetime.fromisoformat(state["since"]) >= self.settle:
+            cause = self._cause(found, new, known)
+            if self.start(cause):
+                self._save(found, None, now, cause)
 
     def _cause(self, found: Files, new: list[str], known: Mapping[str, str]) -> Cause:
         changed = sum(name in known for name in new)
@@ -73,8 +80,10 @@ class InputWatch:
             return {}
         return state if isinstance(state, dict) and state.get("input") == self.name else {}
 
-    def _save(self, known: Files, waiting: Files | None, now: datetime) -> None:
-        state = {"input": self.name, "known": known, "waiting": waiting, "since": now.isoformat()}
+    def _save(self, known: Files, waiting: Files | None, now: datetime, last: Cause | None = None) -> None:
+        state: dict[str, Any] = {"input": self.name, "known": known, "waiting": waiting, "since": now.isoformat()}
+        if last:
+            state["last"] = asdict(last)
         write_whole(self.path, json.dumps(state))
 
 
