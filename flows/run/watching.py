@@ -18,6 +18,7 @@ from flows.run.context import Run
 from flows.run.retraining import Cause
 from flows.run.scoring import for_scoring
 from flows.run.watched_nights import Night, change, keep, open_nights
+from tasks.core.errors import TransientError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import Snapshot
 from tasks.core.storage.opening import open_store
@@ -147,6 +148,8 @@ def _predictions(store: SnapshotStore, night: Night) -> list[Path] | str:
     """Return the files of a night's predictions, or why they are not there: one night must not stop the others."""
     try:
         snapshot = store.find("score", night.predictions)
+    except TransientError:  # of a bucket that does not answer: all of them are tried again
+        raise
     except Exception as error:
         return str(error).partition("\n")[0]
     return snapshot.files() if snapshot else "removed"
