@@ -137,7 +137,8 @@ def _attempt(runs: Callable[..., list[dict[str, Any]]], cause: Cause) -> tuple[s
 
 
 def _never_ran(run: dict[str, Any]) -> bool:
-    return run.get("state_type") == "CANCELLED" and not run.get("start_time")
+    # Prefect gives a start_time to a run that ended without having run, too.
+    return run.get("state_type") == "CANCELLED" and not run.get("run_count")
 
 
 def _cancelled(settings: Settings, cause: Cause, api: str | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.states import Cancelled
 
 from flows.run import retraining
 from flows.run.retraining import FILES, Cause, started
@@ -120,10 +121,10 @@ def test_a_run_that_was_cancelled_before_it_began_is_started_again_and_one_that_
     for cause in (LOSS, NEW):
         key = f"raymill-{cause.name}"
         assert start(settings, cause)[0]
-        prefect["runs"][key] |= {"state_type": "CANCELLED", "start_time": None}
+        prefect["runs"][key] |= {"state_type": "CANCELLED", "run_count": 0}
         assert start(settings, cause) == (True, f"a run of etl-train/default is started: {cause.text}")
         assert start(settings, cause) == (True, "")
-        prefect["runs"][f"{key}-2"] |= {"state_type": "CANCELLED", "start_time": "2026-04-09T05:00:00Z"}
+        prefect["runs"][f"{key}-2"] |= {"state_type": "CANCELLED", "run_count": 1}
         assert start(settings, cause) == (True, "")
     assert len(prefect["runs"]) == 4
     assert len(started(settings.storage.path)) == 2
@@ -251,6 +252,14 @@ def test_prefects_server_has_one_run_for_a_cause_whatever_dies(server: str, sett
         of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
         (run,) = client.read_flow_runs(deployment_filter=of_it)
         assert (run.idempotency_key, set(run.tags)) == (f"raymill-{NEW.name}", {"raymill", "retrain", FILES})
-        client.delete_flow_run(run.id)
+        assert retraining.start(settings, settings.storage.path, NEW, print, server)  # and recorded
+        client.set_flow_run_state(run.id, Cancelled(), force=True)  # as the server does where another was faster
+        for _ in range(2):
+            assert retraining.start(settings, settings.storage.path, NEW, print, server)
+        runs = client.read_flow_runs(deployment_filter=of_it)
+        assert {one.idempotency_key for one in runs} == {f"raymill-{NEW.name}", f"raymill-{NEW.name}-2"}
+        for one in runs:
+            client.delete_flow_run(one.id)
         client.delete_deployment(deployment)
-    assert not retraining.start(settings, settings.storage.path, NEW, print, server)  # there is no deployment
+    other = replace(NEW, name="files-def")
+    assert not retraining.start(settings, settings.storage.path, other, print, server)  # there is no deployment

@@ -7,10 +7,15 @@ from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
+import pytest
+
+from flows.run import watching
 from flows.run.record import RunRecord
+from flows.run.retraining import Cause
 from flows.run.watched_nights import SHOWN, Night, change, keep, name_of, open_nights, stored, write
 from flows.run.watching import _predictions
 from tasks.core.storage.store import SnapshotStore
+from tasks.settings import load_settings
 from tests.support import toy_snapshots
 
 OPEN = {"unseen_from": "2026-01-01T00:00:00+00:00", "realised_rows": 0}
@@ -56,6 +61,31 @@ def test_a_night_whose_predictions_are_damaged_or_gone_says_so(tmp_path: Path) -
     assert _predictions(store, replace(night("n"), predictions="other")) == "removed"
     whole.files()[0].unlink()
     assert "gone or changed" in str(_predictions(store, replace(night("n"), predictions="k")))
+
+
+@pytest.mark.parametrize(("champion", "starts"), [("3", True), ("4", False), (None, False)])
+def test_a_loss_of_the_champion_alone_starts_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, champion: str | None, starts: bool
+) -> None:
+    causes: list[Cause] = []
+    monkeypatch.setattr(watching, "_champion", lambda _settings, _model: champion)
+    monkeypatch.setattr(watching.retraining, "start", lambda _settings, _root, cause, _say: causes.append(cause))
+    warning = {"expectation": "expected loss", "value": "1.3", "limit": "1.1"}
+    warned = replace(night("n", warnings=[warning]), model="m", version="3")
+    said: list[str] = []
+    settings = load_settings(overrides=["retrain.when=[expected]"])
+    watching.act_on(settings, tmp_path, warned, said.append)
+    assert [(cause.kind, cause.model, cause.dataset) for cause in causes] == [("expected", "m", "one")] * starts
+    assert ("the champion is version" in " ".join(said)) != starts
+
+
+def test_what_fails_after_the_work_is_done_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said: list[str] = []
+    with watching.not_failing(said.append, "the night was not kept"):
+        keep(tmp_path / "file", night("n"))
+    assert len(said) == 1
+    assert said[0].startswith("the night was not kept: ")
 
 
 def test_an_empty_feed_has_a_night_each_day(tmp_path: Path) -> None:
