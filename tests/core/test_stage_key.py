@@ -201,7 +201,7 @@ print(declared_stages()["features"].code["source"])
     [
         ("tasks/domain/targets.py", "POSITIVE_STARS = 4", "POSITIVE_STARS = 3"),
         ("tasks/domain/schemas.py", "pa.float32()", "pa.float64()"),
-        ("tasks/stages/features/groups/context.py", "when.weekday()", "when.day()"),
+        ("tasks/stages/features/groups/context.py", "(day + 3) % 7", "(day + 2) % 7"),
     ],
     ids=["label rule", "canonical table", "group of features"],
 )

@@ -64,6 +64,6 @@ def run_stages(source: Any, metadata: Any | None, store: SnapshotStore, config: 
     if metadata and not isinstance(metadata, Snapshot):
         catalogue = run(ingest_items, [metadata], config.ingest_items)
     products = run(items, [catalogue], config.items) if catalogue else None
-    table = run(features, [reviews, counts, tokens, language, None, products], config.features)
+    table = run(features, [reviews, counts, tokens, language, None, products, None], config.features)
     described = run(describe, [reviews], config.describe)
     return Ours(raw, reviews, described, counts, table, catalogue, products)
