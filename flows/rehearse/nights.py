@@ -33,8 +33,8 @@ from tasks.stages.evaluate.scoring import Difference
 
 NIGHTS = "nights"  # the folder of records
 PROFILE = "canonical"  # of what has arrived
-AFTER = ("evaluate", "package", "prove", "report")  # stages after the model
-NOT_NEEDED = ("describe", "pack-tokens")
+AFTER = ("evaluate", "package", "prove", "reference", "report")  # stages after the model
+NOT_NEEDED = ("describe", "pack-tokens", "next-token")
 SEARCHED = ("tune", "refit")
 
 
