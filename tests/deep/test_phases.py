@@ -11,7 +11,8 @@ from tasks.deep.phases import during  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    ("phase", "lower"), [("forward", "recompute=true"), ("optimizer step", "parallel.zero"), ("backward", "fewer rows a step")]
+    ("phase", "lower"),
+    [("forward", "recompute=true"), ("optimizer step", "parallel.zero"), ("backward", "fewer rows a step")],
 )
 def test_where_memory_ends_the_error_says_what_takes_it_and_what_to_lower(phase: str, lower: str) -> None:
     with pytest.raises(RunError, match=f"rank 1, step 7, {phase}: out of memory") as error, during(1, 7, phase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,11 @@ from tests.support.pipeline import not_asked_for
 
 ASKED_FOR = sorted(stage_names() - not_asked_for())
 Begun = Callable[[str | None], list[str]]
+
+
+@dataclass
+class NoSource:
+    forgotten: Any = None
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
     monkeypatch.setattr(flow_module, "_register_task", register)
     monkeypatch.setattr(flow_module, "publish", lambda *_: None)
     monkeypatch.setattr(flow_module, "open_run", opened)
-    monkeypatch.setattr(graph, "discover", lambda *_: None)
+    monkeypatch.setattr(graph, "discover", lambda *_: NoSource())
     monkeypatch.setattr(flow_module, "environment", SimpleNamespace(prepare=lambda: None))
     monkeypatch.setattr(flow_module, "logs", SimpleNamespace(set_up=lambda _: None))
     monkeypatch.setattr(flow_module, "notify", SimpleNamespace(remember=lambda *_: None))
