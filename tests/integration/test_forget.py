@@ -92,7 +92,7 @@ def test_nothing_of_a_user_is_left_in_what_runs_have_written(place: Place) -> No
     assert any("report" in line["file"] for line in receipt["files"])
     assert any("raw input" in line["what"] for line in receipt["not_reached"])
     assert receipt["input"]
-    assert MlflowClient(place.database).search_model_versions(f"name='{MODEL}'") == []
+    assert MlflowClient(place.database, place.database).search_model_versions(f"name='{MODEL}'") == []
     assert list(place.store) == []
     assert list((place.root / "artifacts" / "models").glob("*/artifacts/*")) == []  # words and trees, too
     history = place.call("models", "history")
@@ -157,7 +157,7 @@ def test_a_killed_call_then_a_run_make_everything_again_without_the_user(tmp_pat
     (receipt,) = receipts(place)
     assert receipt["run"]["digests"]["ingest"] == last(place, "ingest").digest
     assert last(place, "ingest").manifest.counts["forgotten"] == 4
-    client = MlflowClient(place.database)
+    client = MlflowClient(place.database, place.database)
     assert client.get_model_version_by_alias(MODEL, "champion").version == "2"
     about = json.loads((tmp_path / "data" / "predictions" / "predictions.json").read_text())
     assert about["forgotten"] == 3

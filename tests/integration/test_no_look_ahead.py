@@ -17,7 +17,9 @@ from tests.support.feature_runs import WORDS, Rows, block_borders, feature_table
 from tests.support.stage_runs import made, nothing_alike, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-NAMES = [name for group in declared_groups().values() if group.name != "stars" for name in group.columns]
+# Not of the stage text-model, which is off here: its own tests say that a block is scored by earlier ones.
+OFF = ("stars", "deep")
+NAMES = [name for group in declared_groups().values() if group.name not in OFF for name in group.columns]
 
 
 def all_but_who_and_what(late: Rows) -> Rows:
