@@ -12,7 +12,7 @@ import pytest
 
 from tasks.core.sections import PROJECT
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly]
 pytest.importorskip("torch", reason="the extra deep is not installed")
 
 # Two runs in one Ray session, whose workers inherit the environment of this process: the second finds the marker of
