@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import polars as pl
+
+
+class HasRows(Protocol):
+    @property
+    def rows(self) -> int: ...
+
+
+P = TypeVar("P", bound=HasRows)
 
 
 def read_part(file: Path, columns: Iterable[str] | None = None) -> pl.DataFrame:
@@ -20,3 +29,16 @@ def read_part(file: Path, columns: Iterable[str] | None = None) -> pl.DataFrame:
 def scan_parts(files: Iterable[Path]) -> pl.LazyFrame:
     """Scan several files as one frame, in this order."""
     return pl.scan_parquet(list(files), glob=False, hive_partitioning=False)
+
+
+def in_batches(parts: Iterable[P], rows: int) -> list[list[P]]:
+    """Group parts into runs of at least so many rows each, but for the last: a task has to load what it works with."""
+    batches: list[list[P]] = []
+    held = rows
+    for part in parts:
+        if held >= rows:
+            batches.append([])
+            held = 0
+        batches[-1].append(part)
+        held += part.rows
+    return batches

@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.algorithms import conformal
-from tasks.core.part_files import read_part
+from tasks.core.part_files import in_batches, read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -83,7 +83,7 @@ def prove(
     import ray
 
     task = ray.remote(prove_parts)
-    batches = batched(parts_of(raw, reviews, splits, scores))
+    batches = in_batches(parts_of(raw, reviews, splits, scores), TASK_ROWS)
     intervals = ray.remote(fit_intervals).remote(scores.files(), str(scores.facts["target"]), config)
     found = cluster.gather(task.remote(batch, package.root, config.example_rows, out.sink) for batch in batches)
     proven = [one for batch in found for one in batch]
@@ -124,19 +124,6 @@ def parts_of(raw: Snapshot, reviews: Snapshot, splits: Snapshot, scores: Snapsho
 
 def number(part: Path) -> int:
     return int(part.stem.removeprefix("part-"))
-
-
-def batched(parts: Sequence[Part]) -> list[list[Part]]:
-    """Group parts into runs of about TASK_ROWS rows, as each task has to load the package."""
-    batches: list[list[Part]] = []
-    rows = TASK_ROWS
-    for part in parts:
-        if rows >= TASK_ROWS:
-            batches.append([])
-            rows = 0
-        batches[-1].append(part)
-        rows += part.rows
-    return batches
 
 
 def prove_parts(parts: Sequence[Part], package: Path, example_rows: int, sink: FileSink) -> list[Proven]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.part_files import read_part
+from tasks.core.part_files import in_batches, read_part
 from tasks.core.snapshots import Snapshot
 from tasks.domain.losses import losses
 from tasks.domain.targets import Target, target_of
@@ -20,7 +20,7 @@ from tasks.stages.evaluate import scoring, slices
 from tasks.stages.evaluate.settings import EvaluateConfig
 from tasks.stages.evaluate.stage import Judged, repeats
 from tasks.stages.package.review_model import ReviewModel
-from tasks.stages.prove import Part, batched, parts_of
+from tasks.stages.prove import TASK_ROWS, Part, parts_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def judge_package(
     job = Job(package, target, config, repeats(splits))
     task = ray.remote(score_parts)
     tests = splits.files("test")
-    batches = batched(parts_of(raw, reviews, splits, scores))
+    batches = in_batches(parts_of(raw, reviews, splits, scores), TASK_ROWS)
     found = cluster.gather(task.remote(batch, [tests[part.index] for part in batch], job) for batch in batches)
     measures, _, difference = scoring.measure_models(
         target, config, ("candidate", "model"), *(columns for _, columns in found)

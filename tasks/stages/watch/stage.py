@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.errors import InputError
-from tasks.core.part_files import read_part, scan_parts
+from tasks.core.part_files import in_batches, read_part, scan_parts
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -92,7 +92,7 @@ def _measured(read: Snapshot, scored: Snapshot, model: RegisteredModel, config: 
 
     step = max(1, -(-read.rows() // config.max_rows))
     task = ray.remote(measure_parts)
-    batches = batched(parts_of(read, scored, step), step)
+    batches = in_batches(parts_of(read, scored, step), TASK_ROWS)
     found = cluster.gather(task.remote(batch, model.folder, step) for batch in batches)
     measured = [one for one in found if one is not None]
     return add_up(measured) if measured else None
@@ -119,19 +119,6 @@ def parts_of(read: Snapshot, scored: Snapshot, step: int) -> Iterator[Part]:
         if of_part and start < rows:
             yield Part(read.root / entry.name, of_part, start, -(-(rows - start) // step))
         first += rows
-
-
-def batched(parts: Iterator[Part], step: int) -> list[list[Part]]:
-    """Group parts into runs with about TASK_ROWS rows to measure."""
-    batches: list[list[Part]] = []
-    rows = TASK_ROWS
-    for part in parts:
-        if rows >= TASK_ROWS:
-            batches.append([])
-            rows = 0
-        batches[-1].append(part)
-        rows += part.rows
-    return batches
 
 
 def measure_parts(parts: Sequence[Part], package: Path, step: int) -> Measured | None:
