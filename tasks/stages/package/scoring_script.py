@@ -17,7 +17,7 @@ class RawReviews(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc] 
         self.model = ReviewModel.load(Path(context.artifacts["package"]))
         self.model.check()
 
-    # Without hints: MLflow warns of all but list[...], whenever the script is read.
+    # Without hints: of all but list[...] MLflow warns more often than of none.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return (n,) or (n, classes) predictions of the target. model_input: the columns of the model's signature."""
         return self.model.predict(model_input)
