@@ -24,13 +24,17 @@ sample: $(RUN)  ## Make 20,000 synthetic reviews in data/sample
 	@$(BIN)/raymill data synth --rows $(SAMPLE_ROWS) --out $(SAMPLE) --if-missing
 
 # In two processes, of which each waits for Ray or servers half of the time. What the other one says comes at the end.
-test: $(ALL)  ## Run the tests, all but the longest
-	@$(PYTEST) -m "not sharing and not nightly" > $(ALONE_LOG) 2>&1 & alone=$$!; trap "kill $$alone" INT TERM; \
-	$(PYTEST) -m "sharing and not nightly"; sharing=$$?; \
+define tests
+	@$(PYTEST) $(2) -m "not sharing$(1)" > $(ALONE_LOG) 2>&1 & alone=$$!; trap "kill $$alone" INT TERM; \
+	$(PYTEST) $(2) -m "sharing$(1)"; sharing=$$?; \
 	wait $$alone; alone=$$?; cat $(ALONE_LOG); exit $$((sharing | alone))
+endef
+
+test: $(ALL)  ## Run the tests, all but the longest
+	$(call tests, and not nightly)
 
 test-all: $(ALL)  ## Run every test, properties on many examples
-	@$(PYTEST) --hypothesis-profile=many
+	$(call tests,,--hypothesis-profile=many)
 
 test-fast: $(ALL)  ## Run the tests that need neither Ray nor servers
 	@$(PYTEST) -m "not slow and not nightly"

@@ -1,11 +1,11 @@
-"""Load rows into XGBoost's quantile matrices without a second copy of them.
+"""Load rows into XGBoost's matrices: what is learned from as quantiles, without a second copy of it.
 
 Every rank builds every matrix, even from no rows, or the all-reduce of the quantile sketch would hang.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tasks.engines.feature_rows import Rows
 def quantile_matrix(
     rows: Sequence[tuple[Any, Any]], features: Sequence[str], ref: Any = None, max_bin: int | None = None
 ) -> Any:
-    """Build a QuantileDMatrix from batches; with `ref` it shares the training matrix's cuts, as validation must."""
+    """Build a QuantileDMatrix from batches; with `ref` it shares that one's cuts."""
     return _matrix(lambda: iter(rows), features, ref=ref, max_bin=max_bin)
 
 
@@ -29,6 +29,20 @@ def matrix(
     Check `rows.problem` afterwards: if it is set, the matrix must not be used. No rows make an empty matrix.
     """
     return _matrix(rows.walk, rows.features, ref=ref, max_bin=max_bin, threads=threads, cache=cache)
+
+
+def plain_matrix(batches: Iterable[tuple[Any, Any]], features: Sequence[str], threads: int = 1) -> Any:
+    """Build a DMatrix of rows that rounds are compared on: eight bytes a value, not one.
+
+    A round's new tree is done with its rows in a fifth of the time that it takes on a quantile matrix, which looks up
+    the value of every bin of a row, whether the tree asks for it or not (decision 017). Predictions are those of the
+    model: a quantile matrix takes what is below all learned values for the least of them, which a tree can tell apart.
+    """
+    import xgboost as xgb
+
+    none = (np.empty((0, len(features)), np.float32), np.empty(0, np.float32))
+    x, y = (np.concatenate(arrays) for arrays in zip(none, *batches, strict=True))
+    return xgb.DMatrix(x, y, feature_names=list(features), nthread=threads)
 
 
 def _matrix(

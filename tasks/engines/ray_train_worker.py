@@ -56,6 +56,9 @@ def run(job: TrainJob, rank: int, size: int, threads: int) -> Trained | RaymillE
     }
     matrices: dict[str, Any] = {}
     for name, mine in rows.items():
+        if name == "valid" and job.device == "cpu" and not job.external_memory:
+            matrices[name] = quantile_matrices.plain_matrix(mine.walk(), job.features, threads)
+            continue
         cache = job.folder / "cache" / f"{name}-{rank}-{os.getpid()}" if job.external_memory else None
         if cache:
             cache.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import xgboost as xgb
 from tasks.domain.losses import losses, overall
 from tasks.domain.targets import TARGETS
 from tasks.engines import boosting, rounds
-from tasks.engines.quantile_matrices import quantile_matrix
+from tasks.engines.quantile_matrices import plain_matrix, quantile_matrix
 
 THREADS = (1, 2, 3)
 FEATURES = ("a", "b", "c", "d")
@@ -42,7 +42,7 @@ def test_the_same_bytes_and_losses_with_any_number_of_threads(target: str) -> No
     def boosted(threads: int) -> tuple[tuple[bytes, rounds.Curves, int], float]:
         boosting.use_threads(threads)
         dtrain = quantile_matrix(train, FEATURES)
-        dvalid = quantile_matrix(valid, FEATURES, dtrain)
+        dvalid = plain_matrix(valid, FEATURES, threads)
         plan = rounds.Rounds({**params, "nthread": threads}, TARGETS[target], 8, 8)
         found = rounds.boost(plan, dtrain, dvalid, None, lambda _: None)
         booster = boosting.load_model(found[0])
@@ -61,3 +61,27 @@ def test_the_loss_is_that_of_the_predictions(target: str) -> None:
     lost = losses(TARGETS[target], data.get_label(), booster.predict(data))
     expected = overall(TARGETS[target].metric, lost.sum() / len(lost))
     assert boosting.loss(booster, data, data.get_label(), TARGETS[target]) == expected
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_a_plain_matrix_gives_the_predictions_of_a_quantile_matrix(target: str) -> None:
+    train, valid = slices(target, 2_000), slices(target, 500)
+    np.clip(valid[0][0], np.nanmin(train[0][0], axis=0), None, out=valid[0][0])
+    dtrain = quantile_matrix(train, FEATURES, max_bin=16)
+    booster = xgb.train({**TARGETS[target].params, "max_bin": 16}, dtrain, num_boost_round=4)
+    plain, quantile = plain_matrix(valid, FEATURES), quantile_matrix(valid, FEATURES, dtrain, 16)
+    assert booster.predict(plain).tolist() == booster.predict(quantile).tolist()
+    assert plain.get_label().tolist() == quantile.get_label().tolist()
+
+
+def test_a_plain_matrix_gives_the_predictions_of_the_model_for_values_below_all_that_was_learned_from() -> None:
+    train, valid = slices("positive", 2_000), slices("positive", 500)
+    valid[0][0][::7] *= 10
+    booster = xgb.train({**TARGETS["positive"].params, "max_bin": 16}, quantile_matrix(train, FEATURES, max_bin=16), 4)
+    expected = boosting.predict(booster, valid[0][0], FEATURES)
+    assert booster.predict(plain_matrix(valid, FEATURES)).tolist() == expected.tolist()
+
+
+def test_a_rank_without_validation_rows_has_a_plain_matrix_all_the_same() -> None:
+    empty = plain_matrix([], FEATURES)
+    assert (empty.num_row(), empty.num_col(), empty.feature_names) == (0, len(FEATURES), list(FEATURES))

@@ -13,7 +13,7 @@ from tasks.engines import boosting, rounds
 from tasks.engines.boosting_params import check_params
 from tasks.engines.checkpoints import Checkpoint, Curves
 from tasks.engines.linear_start import Start
-from tasks.engines.quantile_matrices import quantile_matrix
+from tasks.engines.quantile_matrices import plain_matrix, quantile_matrix
 from tasks.engines.rounds import Rounds
 
 FEATURES = ["a", "b", "c", "d"]
@@ -28,7 +28,7 @@ def matrices(target: str, seed: int = 0) -> tuple[Any, Any]:
     y = np.nan_to_num(2 * x[:, 0] + x[:, 1]) + rng.normal(size=900)
     y = {"positive": y > 0, "stars": np.clip(np.round(y + 2), 0, 4)}.get(target, y).astype(np.float32)
     dtrain = quantile_matrix([(x[:300], y[:300]), (x[300:700], y[300:700])], FEATURES)
-    return dtrain, quantile_matrix([(x[700:], y[700:])], FEATURES, dtrain)
+    return dtrain, plain_matrix([(x[700:], y[700:])], FEATURES)
 
 
 def plan(target: str, **given: Any) -> Rounds:

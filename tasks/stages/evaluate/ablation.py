@@ -103,9 +103,8 @@ def losses_of(
     rows = [Rows(slabs(files), features) for files in (train, valid)]
     own = constraints.restricted(config.params, every or features, features, "train.params")
     params = {"tree_method": "hist", "nthread": 1, "seed": config.seed, **own, **TARGETS[target].params}
-    bins = params.get("max_bin")
-    learned = quantile_matrices.matrix(rows[0], max_bin=bins)
-    judged = quantile_matrices.matrix(rows[1], ref=learned, max_bin=bins)
+    learned = quantile_matrices.matrix(rows[0], max_bin=params.get("max_bin"))
+    judged = quantile_matrices.plain_matrix(rows[1].walk(), features)
     for problem in (r.problem for r in rows):
         if problem is not None:
             raise problem

@@ -26,7 +26,8 @@ Array = NDArray[Any]
 BITS, PERIOD_BITS = 19, 5
 ID_LIMIT = (1 << BITS) - 1  # ids are below it
 MAX_PERIODS = 1 << PERIOD_BITS
-PAIR = np.dtype("V16")  # two int64: NumPy moves one value much faster than a row of two
+COUNT_LIMIT = (1 << 32) - 1  # how often a gram may occur
+PAIR = np.dtype("V8")  # two counts: NumPy moves one value much faster than a row of two
 ALL, HIGH = 0, 1  # the two counts of a gram: in all reviews, and in those that think highly of their item
 # How many tokens what is known of shorter grams weighs against a class's own counts, for each length. Chosen among some
 # fifteen between 1 and 100,000 by the correlation that `leaning` speaks of: most are within 0.03 of this one's.
@@ -119,16 +120,25 @@ def starts(values: Array) -> Array:
 class Counts:
     """Of the grams in one partition: how often each was met in the periods before any given one.
 
-    upto: (rows, 2), ALL and HIGH, of a gram's periods up to this row's and with it; rows: (grams,) int64, the row of
-    each gram's first period in the upper half, and in the lower one bit p set if it was met in period p.
+    upto: (rows, 2) uint32, ALL and HIGH, of a gram's periods up to this row's and with it; rows: (grams,) int64, the row
+    of each gram's first period in the upper half, and in the lower one bit p set if it was met in period p.
     """
 
     def __init__(self, gram: Array, period: Array, every: Array, high: Array, min_count: int) -> None:
-        """Take the columns of NGRAMS, sorted."""
+        """Take the columns of NGRAMS, sorted. Raises RunError for a gram that occurs more than COUNT_LIMIT times."""
         first = starts(gram)
         own = np.repeat(first, np.diff(np.append(first, len(gram))))  # of each row its gram's first one
-        sums = [np.cumsum(times) for times in (every, high)]
-        self.upto = np.stack([s - (s - times)[own] for s, times in zip(sums, (every, high), strict=True)], axis=1)
+        # Half as wide as the columns: a million reviews' counts fit into the memory that Ray's processes share.
+        self.upto = np.empty((len(gram), 2), np.uint32)
+        for column, times in enumerate((every, high)):
+            sums = np.cumsum(times)
+            sums -= (sums - times)[own]
+            if len(sums) and sums.max() > COUNT_LIMIT:
+                raise RunError(
+                    f"one n-gram occurs {sums.max():,} times, more than {COUNT_LIMIT:,}",
+                    fix="count fewer reviews: lower language_model.max_reviews",
+                )
+            self.upto[:, column] = sums
         met = np.left_shift(1, period.astype(np.int64))
         self.rows = first << 32 | (np.bitwise_or.reduceat(met, first) if len(gram) else first)
         # Shifted: a partition's grams agree in the first bits of their hash, which would leave most slots empty.
@@ -153,11 +163,11 @@ class Counts:
 
 
 def counts_before(grams: Array, period: Array, parts: Iterable[Counts], size: int) -> Array:
-    """Return (order, T, 2): how often each packed gram (order, T) was met in periods before its review's (T,).
+    """Return (order, T, 2) uint32: how often each packed gram (order, T) was met in periods before its review's (T,).
 
     parts: the counts of all `size` partitions in their order; one is looked at at a time.
     """
-    result = np.zeros((*grams.shape, 2), dtype=np.int64)
+    result = np.zeros((*grams.shape, 2), dtype=np.uint32)
     flat, every, when = result.view(PAIR).reshape(-1), grams.reshape(-1), np.tile(period, len(grams))
     own = home(every, size)
     for number, part in enumerate(parts):

@@ -18,7 +18,7 @@ from tasks.domain.losses import mean_loss, overall
 from tasks.domain.targets import Target
 from tasks.engines import boosting
 from tasks.engines.linear_start import Start, linear_tree
-from tasks.engines.quantile_matrices import quantile_matrix
+from tasks.engines.quantile_matrices import plain_matrix, quantile_matrix
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class Matrices:
 
     @classmethod
     def of(cls, learn: Any, compare: Any, task: Task) -> Matrices:
-        bins = task.fixed["max_bin"]
-        learned = quantile_matrix(learn, task.features, max_bin=bins)
-        compared = quantile_matrix(compare, task.features, learned, bins)
+        learned = quantile_matrix(learn, task.features, max_bin=task.fixed["max_bin"])
+        compared = plain_matrix(compare, task.features, task.fixed["nthread"])
         start = None
         if task.linear is not None:
             feature = task.features.index(task.linear)
