@@ -120,8 +120,8 @@ def starts(values: Array) -> Array:
 class Counts:
     """Of the grams in one partition: how often each was met in the periods before any given one.
 
-    upto: (rows, 2) uint32, ALL and HIGH, of a gram's periods up to this row's and with it; rows: (grams,) int64, the row
-    of each gram's first period in the upper half, and in the lower one bit p set if it was met in period p.
+    upto: (rows, 2) uint32, ALL and HIGH, of a gram's periods up to this row's and with it; rows: (grams,) int64, the
+    row of each gram's first period in the upper half, and in the lower one bit p set if it was met in period p.
     """
 
     def __init__(self, gram: Array, period: Array, every: Array, high: Array, min_count: int) -> None:
