@@ -8,6 +8,7 @@ and examples are those of all rows.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ LENGTHS = "expect_column_value_lengths_to_be_between"
 NOT_NULL = "expect_column_values_to_not_be_null"
 IN_SET = "expect_column_values_to_be_in_set"
 UNIQUE = "expect_column_values_to_be_unique"
+NOT_MATCH = "expect_column_values_to_not_match_regex"
 GREATER = "expect_column_pair_values_a_to_be_greater_than_b"
 MOST_DIFFERENT = 1_000  # distinct values, each of which needs a row
 EXACT = 1 << 62  # differences of smaller integers do not overflow
@@ -31,8 +33,22 @@ ARGUMENTS = {
     NOT_NULL: {"column", "mostly"},
     IN_SET: {"column", "value_set", "mostly"},
     UNIQUE: {"column", "mostly"},
+    NOT_MATCH: {"column", "regex", "mostly"},
     GREATER: {"column_A", "column_B", "or_equal", "mostly"},
 }
+# What Python's regular expressions and RE2 take for the same. RE2 is Arrow's, and many times as fast.
+SHARED_SYNTAX = re.compile(
+    r"""
+      (?P<set>\[\^?(?:[^\\\[\]^]|\\s)+\])
+    | (?P<space>\\s)          # written out for RE2, which knows ASCII's alone
+    | \\[^\w\s]             # an escaped sign
+    | \((?:\?:)?(?!\?) | \)  # groups, without flags or looking around
+    | [|?*+]
+    | [^\\.^$\[\](){}?*+|]  # a plain character
+    """,
+    re.VERBOSE | re.ASCII,
+)
+SPACE = "\\t-\\r\\x1c-\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
 
 def may_have(expectation: Expectation) -> bool:
@@ -60,6 +76,8 @@ def witnesses(expectation: Expectation, table: pa.Table) -> tuple[list[int], int
         rows = _extremes(pc.utf8_length(columns[0])) if is_text else None
     elif expectation.type == IN_SET:
         rows = _one_of_each(columns[0])
+    elif expectation.type == NOT_MATCH:
+        rows = _any_if_none_matches(columns[0], expectation.kwargs["regex"])
     else:
         rows = _twins(columns[0])
     return None if rows is None else (rows, missing)
@@ -100,6 +118,28 @@ def _twins(column: Any) -> list[int] | None:
     if pc.count_distinct(known).as_py() < len(known):
         return None
     return [pc.index(pc.is_valid(column), True).as_py()]
+
+
+def _any_if_none_matches(column: Any, regex: str) -> list[int] | None:
+    """Return the first row with a text if none matches; None if one does, or if RE2 may find less than Python."""
+    pattern = for_re2(regex)
+    if pattern is None or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return None
+    try:
+        found = pc.any(pc.match_substring_regex(column, pattern)).as_py()
+    except pa.ArrowInvalid:  # such as Python's possessive "a++"
+        return None
+    return None if found else [pc.index(pc.is_valid(column), True).as_py()]
+
+
+def for_re2(regex: str) -> str | None:
+    """Write a regular expression of Python's for RE2, so that both find something in the same texts; None if it has
+    anything else than SHARED_SYNTAX."""
+    parts = list(SHARED_SYNTAX.finditer(regex))
+    if "".join(part.group() for part in parts) != regex:
+        return None
+    spaces = {"set": SPACE, "space": f"[{SPACE}]"}
+    return "".join(p.group().replace(r"\s", spaces[p.lastgroup]) if p.lastgroup else p.group() for p in parts)
 
 
 def _closest(a: Any, b: Any) -> tuple[list[int], int] | None:

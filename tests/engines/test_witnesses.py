@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks.engines import validator
+from tasks.engines import validator, witnesses
 from tasks.engines.suites import Expectation
 from tasks.engines.validator import Piece, Validator
 
@@ -32,6 +37,9 @@ EXPECTED = [
         "expect_column_pair_values_a_to_be_greater_than_b", {"column_A": "a", "column_B": "b", "or_equal": True}
     ),
     Expectation("expect_column_pair_values_a_to_be_greater_than_b", {"column_A": "a", "column_B": "i"}),
+    Expectation("expect_column_values_to_not_match_regex", {"column": "t", "regex": "b(?:b|c)+"}),
+    Expectation("expect_column_values_to_not_match_regex", {"column": "t", "regex": "a", "mostly": 0.5}),
+    Expectation("expect_column_values_to_not_match_regex", {"column": "t", "regex": "^bb"}),
     Expectation("expect_column_values_to_match_regex", {"column": "t", "regex": "^a*$"}),
 ]
 
@@ -89,3 +97,54 @@ def test_a_table_that_holds_is_judged_by_a_few_rows(
     parts = checked(judge, pa.table(columns).cast(SCHEMA), tmp_path / "a.parquet", 100)
     assert frames[0] < 10
     assert {part["result"]["element_count"] for part in parts} == {n}
+
+
+SHARED = [
+    r"\s\s",
+    r"</?(?:a|br)(?:\s[^<>]*)?/?>",
+    r"[^\s<]b",
+    r"(a|b)+\*?",
+    r"[a-b\s]x",
+    r"\\s",
+    r"a*?b",
+    r"a\.b|\[b\]",
+]
+OTHER = [
+    r"^a",
+    r"a$",
+    r"a.b",
+    r"\d",
+    r"\bb",
+    r"a{2}",
+    r"(?i)a",
+    r"(?=a)b",
+    r"(?P<n>a)",
+    r"(a)\1",
+    r"[[:alpha:]]",
+    r"[\w]",
+]
+
+
+@given(text=st.text(st.sampled_from("ab <>/\\s.x*[]\n\t\x1c\x1f\x85\xa0\u2028\u3000é"), max_size=8))
+def test_arrow_finds_what_python_finds(text: str) -> None:
+    for regex in SHARED:
+        pattern = witnesses.for_re2(regex)
+        assert pattern is not None, regex
+        found = pc.match_substring_regex(pa.array([text]), pattern)[0].as_py()
+        assert found == (re.search(regex, text) is not None), regex
+
+
+@pytest.mark.parametrize("regex", OTHER)
+def test_what_the_two_may_not_take_for_the_same_is_left_to_python(regex: str) -> None:
+    assert witnesses.for_re2(regex) is None
+
+
+def test_white_space_is_pythons() -> None:
+    signs = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
+    found = pc.match_substring_regex(pa.array(signs), witnesses.for_re2(r"\s")).to_pylist()
+    assert [sign for sign, white in zip(signs, found, strict=True) if white] == [s for s in signs if s.isspace()]
+
+
+def test_a_repetition_that_only_python_knows_is_left_to_it() -> None:
+    expectation = Expectation("expect_column_values_to_not_match_regex", {"column": "t", "regex": "a++b"})
+    assert witnesses.witnesses(expectation, pa.table({"t": ["x", "aab"]})) is None
