@@ -57,23 +57,23 @@ class Validator:
     def _check_witnesses(
         self, expectations: dict[int, Expectation], pieces: list[Piece], where: str
     ) -> dict[int, dict[str, Any]]:
-        """Return the partial results of the expectations that hold for all their witnesses."""
+        """Return the partial results of the expectations that find in their witnesses what Arrow found in all rows."""
         known = {n: e for n, e in expectations.items() if witnesses.may_have(e)}
         if not known:
             return {}
         table = _read(pieces, _columns(known))
-        rows = {n: result for n, e in known.items() if (result := witnesses.witnesses(e, table))}
-        if not rows:
+        found = {n: some for n, e in known.items() if (some := witnesses.witnesses(e, table, FRAME_ROWS))}
+        if not found:
             return {}
-        chosen = sorted({row for some, _ in rows.values() for row in some})
-        frame = table.take(chosen).to_pandas(ignore_metadata=True)
-        parts = self._check_frame({n: known[n] for n in rows}, frame, [], where)
-        # `success` is not enough: with `mostly` it may hold for the witnesses but not for all rows.
-        held = {n: part for n, part in parts.items() if part["success"] and not part["result"]["unexpected_count"]}
-        for n, part in held.items():
-            part["result"] |= {"element_count": table.num_rows, "missing_count": rows[n][1]}
+        chosen = sorted({row for some in found.values() for row in some.rows})
+        frame = table.take(chosen).to_pandas(ignore_metadata=True).set_axis(chosen)
+        parts = self._check_frame({n: known[n] for n in found}, frame, pieces, where)
+        # `success` is not enough: with `mostly` it may hold for the witnesses but not for all rows, or the reverse.
+        sure = {n: p for n, p in parts.items() if not p["error"] and _failing(p) == found[n].failing}
+        for n, part in sure.items():
+            part["result"] |= {"element_count": table.num_rows, "missing_count": found[n].missing}
             part["result"]["sum"] = _sum(known[n], table)
-        return held
+        return sure
 
     def _check_frame(
         self, expectations: dict[int, Expectation], frame: Any, pieces: list[Piece], where: str
@@ -145,6 +145,12 @@ def _to_gx(expectation: Expectation, number: int, where: str) -> Any:
     except (ValueError, TypeError, GreatExpectationsError) as error:  # pydantic's ValidationError is a ValueError
         problems = " ".join(str(error).split())
         raise SettingsError(f"{expectation}: {problems}", where=where, fix="correct it in conf/expectations") from None
+
+
+def _failing(part: dict[str, Any]) -> int:
+    """How many values are unexpected; at least one where they are not counted and the expectation does not hold."""
+    unexpected = part["result"]["unexpected_count"]
+    return int(not part["success"]) if unexpected is None else int(unexpected)
 
 
 def _columns(expectations: dict[int, Expectation]) -> list[str]:

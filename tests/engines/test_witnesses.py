@@ -78,7 +78,38 @@ def table_of(seed: int) -> pa.Table:
 @pytest.mark.parametrize("seed", [0, 1, 2, 4, 7])
 def test_parts_by_witnesses_are_those_by_all_rows(judge: Validator, tmp_path: Path, seed: int) -> None:
     table = table_of(seed)
-    assert checked(judge, table, tmp_path / "a.parquet", 0) == checked(judge, table, tmp_path / "a.parquet", 10**9)
+    every = checked(judge, table, tmp_path / "a.parquet", 10**9)
+    for most_failing in (0, 1, 3):  # how many rows that fail are taken for witnesses, too
+        assert checked(judge, table, tmp_path / "a.parquet", most_failing) == every
+
+
+def test_rows_that_fail_are_found_and_shown_without_the_others(
+    judge: Validator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 200
+    columns = {"i": [-5 if row in (30, 170) else row for row in range(n)], "f": [1.0] * n, "a": [7] * n, "b": [3] * n}
+    table = pa.table({**columns, "t": ["abab" if row == 42 else "a" for row in range(n)]}).select(SCHEMA.names)
+    frames: list[int] = []
+    whole = Validator._check_frame
+    monkeypatch.setattr(
+        Validator,
+        "_check_frame",
+        lambda self, some, frame, *rest: frames.append(len(frame)) or whole(self, some, frame, *rest),
+    )
+    found = [
+        Expectation("expect_column_values_to_be_between", {"column": "i", "min_value": 0, "mostly": 0.9}),
+        *EXPECTED[4:5],
+    ]
+    pq.write_table(table.cast(SCHEMA), tmp_path / "a.parquet", row_group_size=100)
+    pieces = [Piece(str(tmp_path / "a.parquet"), (group,), 100 * group, 100) for group in (0, 1)]
+    monkeypatch.setattr(validator, "FRAME_ROWS", 5)
+    parts = judge.check(found, pieces, "here")
+    assert frames == [5]
+    assert [part["result"]["unexpected_count"] for part in parts] == [2, 1]
+    assert [part["result"]["element_count"] for part in parts] == [n, n]
+    assert [(example["value"], example["row"]) for part in parts for example in part["examples"]] == [
+        (-5, 30), (-5, 170), ("abab", 42)
+    ]  # fmt: skip
 
 
 def test_a_table_that_holds_is_judged_by_a_few_rows(
