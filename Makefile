@@ -69,5 +69,8 @@ $(ALL): pyproject.toml constraints.txt
 	$(call install,[dev],2 minutes)
 	@touch $(RUN) $(ALL)
 
-clean:  ## Remove the environment and everything that runs have written
-	rm -rf $(VENV) data/snapshots data/runs data/reports data/docs data/prefect data/sample mlruns/mlflow.db mlruns/artifacts
+# data/forgotten.json, data/receipts and data/rehearsals.json stay: without them forgotten users would be read again.
+WRITTEN := snapshots runs reports docs prefect sample score predictions models services retrain rehearsal drill
+
+clean:  ## Remove the environment and all that runs have written, but whom to forget
+	rm -rf $(VENV) $(addprefix data/,$(WRITTEN)) mlruns/mlflow.db mlruns/artifacts

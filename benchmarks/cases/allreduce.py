@@ -111,7 +111,8 @@ def two_ranks(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def skip(_size: int) -> Mapping[str, str]:
-    return {} if find_spec("torch") else dict.fromkeys(OVER_GLOO, "needs torch: pip install 'raymill[lab]'")
+    reason = 'needs torch: pip install --constraint constraints.txt --editable ".[lab]"'
+    return {} if find_spec("torch") else dict.fromkeys(OVER_GLOO, reason)
 
 
 CASE = Case(

@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.harness import Case, SelfTimed
 from benchmarks.peers.spark import side as spark_side
-from benchmarks.peers.text import ZSTD, run_alone
+from benchmarks.peers.text import ZSTD, run_alone, without
 from benchmarks.text_input import Job, Output, code_ranges, measure_input, peer, run_stage_alone, speeds, start
 from tasks.core.part_files import read_part, scan_parts
 
@@ -265,7 +265,7 @@ CASE = Case(
     details=speeds,
     takes_input=True,
     check_is_warm_up=True,
-    skip=lambda _size: spark_side.skip(),
+    skip=lambda _size: without("duckdb", PEERS) | spark_side.skip(),
 )
 
 

@@ -18,9 +18,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,14 @@ def write_tokens(path: Path, review_ids: Any, chunks: Sequence[Ids]) -> None:
 
 
 PEERS = {peer.__name__: peer for peer in (tiktoken, tiktoken_chunked, huggingface)}
+
+
+def without(library: str, peers: Iterable[str]) -> dict[str, str]:
+    """Return the peers that are named after a library, as `Case.skip` wants them; empty where it is installed."""
+    if find_spec(library) is not None:
+        return {}
+    reason = f'needs {library}: pip install --constraint constraints.txt --editable ".[bench]"'
+    return {name: reason for name in peers if name.split("_")[0] == library}
 
 
 def prepare(name: str) -> None:

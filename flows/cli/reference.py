@@ -53,6 +53,7 @@ VARIABLES = {
 TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null", "object": "mapping"}
 FORMATS = {"date": "date", "password": "text, *secret*"}
 VALUES = {int: "NUMBER", Path: "PATH"}  # of options
+DERIVED = {"tune.fixed"}  # settings that nobody sets: tasks/settings.py fills them from others
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def settings(text: str, key: Any, node: Any, about: Any, schema: Any, path: str 
         yield from settings(text, below, value, _resolved(known, schema), schema, f"{name}.")
     in_file = {below.value for below, _ in node.value}
     for field, known in properties.items():
-        if field not in in_file:
+        if field not in in_file and f"{name}.{field}" not in DERIVED:
             default = json.dumps(known["default"])
             yield Setting(f"{name}.{field}", type_text(known, schema), default, known["description"])
 

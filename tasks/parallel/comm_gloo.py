@@ -44,7 +44,8 @@ class GlooComm(ActorComm):
         try:
             from torch import distributed
         except ImportError:
-            raise UserError("gloo needs torch, which is not installed", fix="pip install 'raymill[lab]'") from None
+            fix = 'pip install --constraint constraints.txt --editable ".[lab]"'
+            raise UserError("gloo needs torch, which is not installed", fix=fix) from None
         patience = timedelta(seconds=self.timeout_s)
         host, port = addresses[0]
         # The store would listen on all interfaces: it gets a socket that listens on ours.

@@ -6,7 +6,6 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from benchmarks import text_input
 from benchmarks.cases import tokenize as tokenize_case
 from benchmarks.cases import wordcount
 from benchmarks.peers import text as text_peers
-from benchmarks.peers.text import Peer
+from benchmarks.peers.text import Peer, without
 from benchmarks.text_input import Job, Output, TextInput, committed, disputed, load, write_text
 from tasks.core.errors import InputError
 from tasks.core.snapshot_files import FileSink, part_name
@@ -33,9 +32,8 @@ def sides(peers: Mapping[str, Peer]) -> list[Any]:
     """The peers as parameters, those without their library to be skipped."""
 
     def marks(name: str) -> list[pytest.MarkDecorator]:
-        library = name.split("_")[0]
-        missing = library in ("duckdb", "tiktoken") and find_spec(library) is None
-        return [pytest.mark.skip(reason=f"{library} is not installed: pip install {library}")] if missing else []
+        reason = (without("duckdb", [name]) | without("tiktoken", [name])).get(name)
+        return [pytest.mark.skip(reason=reason)] if reason else []
 
     return [pytest.param(name, peers[name], id=name, marks=marks(name)) for name in peers]
 
@@ -251,6 +249,15 @@ def test_check_of_words_names_the_first_that_differs(tmp_path: Path) -> None:
     for frame in (right.reverse(), pl.concat([right, right[-1:]])):
         with pytest.raises(AssertionError, match="words are repeated or not in order, ours and peer"):
             checked(frame)
+
+
+def test_peers_of_an_extra_that_is_not_installed_are_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_peers, "find_spec", lambda _: None)
+    for case, library in ((tokenize_case.CASE, "tiktoken"), (wordcount.CASE, "duckdb")):
+        assert case.skip is not None
+        left_out = case.skip(1)
+        assert {name for name in case.peers if name.startswith(library)} == left_out.keys() - {"spark"}
+        assert '".[bench]"' in left_out[library]
 
 
 def test_check_of_ids_names_the_first_that_differs(tmp_path: Path) -> None:

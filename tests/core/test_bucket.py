@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,6 +82,13 @@ def test_no_credentials_at_all(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     forget_clients()
     assert "NoCredentialsError" in refused(SettingsError, bucket)
+
+
+def test_without_boto3_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(SettingsError, match=r"this needs boto3") as told:
+        Bucket("s3://reviews/home").get("name")
+    assert '".[s3]"' in str(told.value)
 
 
 def test_a_store_that_is_down(server: S3Server, bucket: Bucket) -> None:

@@ -72,9 +72,16 @@ def test_what_the_troubleshooting_page_quotes_is_what_the_product_says() -> None
         assert [part for part in heading.split("…") if part.strip() and part.strip() not in code] == [], heading
 
 
+def test_make_clean_removes_every_folder_of_data_but_those_that_keep_whom_to_forget() -> None:
+    (named,) = re.findall(r"^WRITTEN := (.+)$", (PROJECT / "Makefile").read_text(), flags=re.M)
+    written = set(re.findall(r"`(\w+)/`", (PROJECT / "data/README.md").read_text()))
+    assert set(named.split()) == written - {"receipts"}
+
+
 def test_the_lineage_diagram_is_of_the_stages_and_inputs_of_today() -> None:
     (graph,) = re.findall(r"```mermaid\n(flowchart.*?)```", (PROJECT / "docs/architecture.md").read_text(), flags=re.S)
     edges = [(a.replace("_", "-"), b.replace("_", "-")) for a, b in re.findall(r"(\w+) --> (\w+)\n", graph)]
+    assert all(re.search(r"<br/>[0-9a-f]{8}\W+$", node) for node in re.findall(r"^ +\w+\[.+$", graph, flags=re.M))
     drawn = {b for _, b in edges}
     assert {a for a, _ in edges} <= drawn | {"raw-ingest"}
     assert drawn == stage_names() - not_asked_for() - {"register"}

@@ -36,6 +36,10 @@ def test_every_setting_has_a_row() -> None:
     assert [name for name in names if f"| `{name}` |" not in text] == []
 
 
+def test_a_setting_that_is_made_from_others_has_no_row() -> None:
+    assert "`tune.fixed`" not in page()
+
+
 def test_a_row_says_values_default_and_the_whole_comment() -> None:
     assert row_of("tune.trials")[:2] == ["whole number from 1", "`12`"]
     assert row_of("features.target")[0] == "`rating`, `positive`, `stars` or `helpful`"

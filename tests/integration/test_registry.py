@@ -18,6 +18,7 @@ from tasks.settings import load_settings
 from tasks.stages.register import model_card
 from tasks.stages.register.champion_comparison import Candidate
 from tasks.stages.register.stage import Decision
+from tests.support.documented import of_program
 from tests.support.registry_shop import Shop
 from tests.support.webhook import listening
 
@@ -68,6 +69,19 @@ def three(shop: Shop) -> Shop:
         if number != "2":
             registry.make_champion(shop.tracker.client, shop.name, number)
     return shop
+
+
+def test_the_commands_of_the_tutorial_change_the_champion_after_runs_on_two_inputs(shop: Shop) -> None:
+    for _ in range(2):
+        shop.add_version()
+    registry.make_champion(shop.tracker.client, shop.name, "1")  # that of the other input waits for a person
+    by_hand = [c.words[2:] for c in of_program("raymill") if c.page == "docs/tutorial.md" and c.words[1] == "models"]
+    champions = []
+    for words in by_hand:
+        if words[0] in ("promote", "rollback"):
+            assert shop.raymill(*words).exit_code == 0, words
+            champions.append(shop.aliases["champion"])
+    assert champions == ["2", "1", "2"]
 
 
 def test_the_first_model_needs_no_champion_to_become_one_and_keeps_its_records(story: Story) -> None:

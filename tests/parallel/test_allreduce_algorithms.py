@@ -29,7 +29,7 @@ MESSAGES = ["naive", "tree", "exchange", "ring", "rabenseifner"]
 EVERYWHERE = [*MESSAGES, "direct", "hierarchical"]
 OBVIOUS = {"sum": np.sum, "mean": np.mean, "max": np.max}
 DTYPES = ["float64", "float32", "float16", "int64", "int8", "uint16", "bool", "complex64"]
-needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="gloo needs torch: pip install 'raymill[lab]'")
+needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="gloo needs torch, the extra lab")
 TINY = 128  # bytes of a window: many blocks
 
 

@@ -100,6 +100,12 @@ def test_it_says_what_a_reader_needs_to_trust_the_model_or_not(store: SnapshotSt
     assert "linear baseline" not in text  # it was not scored
 
 
+def test_it_says_that_product_metadata_is_from_after_the_reviews(store: SnapshotStore) -> None:
+    known = "day when the product metadata was collected"
+    assert known in card(store, groups={"catalogue": ["category_mean", "price"]})
+    assert known not in card(SnapshotStore(store.root / "other"), groups={"catalogue": ["category_mean"]})
+
+
 def test_no_data_can_become_markup(store: SnapshotStore) -> None:
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     plain = reader.parse(card(store))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import warnings
 from typing import Any
 
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.settings import load_settings
 from tasks.stages.package.layout import About
-from tasks.stages.package.mlflow_model import signature
+from tasks.stages.package.mlflow_model import SCRIPT, signature
 from tasks.stages.package.raw_reviews import REQUIRED, SCHEMA, canonical
 
 ABOUT = About(
@@ -107,3 +109,10 @@ def test_mlflow_lets_every_ordinary_frame_through_to_where_it_is_checked() -> No
     found = canonical(given, helpful).to_dicts()[0]
     assert (found["user_id"], found["title"], found["rating"]) == ("7", "", 4.0)
     assert signature(ABOUT).inputs.required_input_names() == list(REQUIRED)
+
+
+def test_mlflow_does_not_warn_of_hints_when_it_loads_the_registered_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "onceregistry", {})  # MLflow warns once in a process
+    with warnings.catch_warnings(record=True) as said:
+        runpy.run_path(str(SCRIPT))
+    assert [str(warning.message) for warning in said if "type hint" in str(warning.message)] == []

@@ -250,7 +250,8 @@ def _client(region: str | None, endpoint: str | None, scheme: str) -> Any:
         from botocore.config import Config  # type: ignore[import-untyped]
         from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
     except ImportError:
-        raise SettingsError("this needs boto3", where="storage.remote", fix="pip install boto3") from None
+        fix = 'pip install --constraint constraints.txt --editable ".[s3]"'
+        raise SettingsError("this needs boto3", where="storage.remote", fix=fix) from None
     own = endpoint or any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
     config = Config(
         s3={"addressing_style": "path" if own else "auto"},  # few self-hosted stores resolve BUCKET.HOST

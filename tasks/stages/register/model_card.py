@@ -128,7 +128,13 @@ def _limits(splits: Snapshot, target: Target) -> Iterable[str]:
         yield f"It learned from reviews until {until} and was tested on later ones: the later still, the less it holds."
     if target.caveat:
         yield target.caveat
-    if "text" in (splits.facts.get("groups") or {}):
+    groups = splits.facts.get("groups") or {}
+    if {"price", "sales_rank", "also_viewed_price"}.intersection(groups.get("catalogue", ())):
+        yield (
+            "Prices and sales ranks are those of the day when the product metadata was collected, after most of the "
+            "reviews: in training and test it knew them before anybody (features.groups.catalogue=false: without)."
+        )
+    if "text" in groups:
         yield "Its text features know the words of this data's language and products; others are noise to it."
     if rows := splits.rows("left_out"):
         yield f"{rows:,} reviews were left out of the splits{_reasons(splits)}. The scores say nothing of such ones."

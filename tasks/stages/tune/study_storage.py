@@ -32,7 +32,7 @@ def open_storage(url: str, shared: bool) -> Any:
             raise SettingsError(
                 _hidden(reason, url),
                 where=f"tune.storage={url}",
-                fix="for PostgreSQL: pip install -e '.[postgres]'",
+                fix='for PostgreSQL: pip install --constraint constraints.txt --editable ".[postgres]"',
             ) from None
         except (ValueError, ArgumentError) as error:
             raise SettingsError(
