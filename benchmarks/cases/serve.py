@@ -78,7 +78,7 @@ def prepare(setup: Setup) -> Job:
     write_bodies(setup.scratch / "many.jsonl", REVIEWS)
     raymill = ["-m", "flows.cli.main", "serve", "--set", f"tracking.uri={uri}", "--port"]
     started(job, setup, "process", lambda port: [*raymill, port, "--set", "serve.through=process"])
-    package = next((setup.scratch / "data" / "models").glob(f"{name}-{first}-*"))
+    package = next((setup.scratch / "data" / "score" / "models").glob(f"{name}-{first}-*"))
     started(job, setup, "uvicorn", lambda port: ["-m", "benchmarks.peers.serve", str(package), port])
     started(job, setup, "ours", lambda port: [*raymill, port])
     return job

@@ -19,9 +19,8 @@ from flows.cli.options import escaped
 from flows.cli.score_flow import flow_of, told
 from flows.cli.source_lines import print_source
 from flows.run.following import LOCK, Batch, Following, check_out, is_finished
-from flows.run.scoring import fetch, find_reviews
+from flows.run.scoring import check_folder, fetch, find_files, left_out
 from tasks.core.errors import (
-    ChunkFailed,
     InputError,
     RaymillError,
     RegistryError,
@@ -29,6 +28,7 @@ from tasks.core.errors import (
     RunError,
     TooManyRejects,
     TransientError,
+    UserError,
     ValidationFailed,
 )
 from tasks.core.locks import locked
@@ -36,7 +36,8 @@ from tasks.settings import Settings
 from tasks.sources.profiles import load_profile
 
 TO_WAIT_FOR = (RegistryError, TransientError)
-OF_FILES = (InputError, TooManyRejects, ValidationFailed, RowsLost, ChunkFailed)
+# No ChunkFailed: the scorer sets bad rows aside, so a chunk fails by the model or the machine.
+OF_FILES = (InputError, TooManyRejects, ValidationFailed, RowsLost)
 
 
 @dataclass
@@ -110,6 +111,15 @@ def ending(console: Console) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def of_no_file() -> Iterator[None]:
+    """Raise what a user has to mend as RunError where it cannot be the files', which would be noted as bad for it."""
+    try:
+        yield
+    except UserError as error:
+        raise RunError(error.what, where=error.where, fix=error.fix) from error
+
+
 class Follower:
     """Scores what `following` gives, each batch by a flow run; what the runs share is started with the first."""
 
@@ -117,6 +127,7 @@ class Follower:
         self.settings, self.following, self.model, self.console = settings, following, model, console
         self.totals = Totals()
         self._prepared = False
+        self._unreadable: set[Path] = set()
 
     def work(self, ended: threading.Event) -> None:
         from flows.run.warm_up import keeping_validators
@@ -125,6 +136,7 @@ class Follower:
         with keeping_validators():
             while not ended.is_set():
                 batch = self.following.next()
+                self._tell_unreadable()
                 if batch is not None:
                     wait_s = 0.0 if self._settled(batch) else config.retry_seconds
                     last = time.monotonic()
@@ -167,14 +179,22 @@ class Follower:
         began = time.perf_counter()
         data = self.settings.data.model_copy(update={"input": batch.paths})
         settings = self.settings.model_copy(update={"data": data})
-        source = find_reviews(settings)
+        with of_no_file():
+            check_folder(batch.folder, settings)
+            model, forgotten = fetch(settings, self.model), left_out(settings)
+        source = find_files(settings, forgotten)
         print_source(self.console, source, settings.data.dataset)
-        model = fetch(settings, self.model)
         if not self._prepared:
             launch.prepare(settings, source, "read-new", self.console, apart=True)
             self._prepared = True
         record = launch.started(settings, flow_of(source, batch.folder, model.version))
         return told(self.console, record, model, batch.folder, time.perf_counter() - began)
+
+    def _tell_unreadable(self) -> None:
+        """Tell each file once that this user may not read; they are looked at again."""
+        for path in sorted(self.following.unreadable - self._unreadable):
+            self._tell("cannot be read", f"{path}: permission denied; it is scored once it may be read")
+        self._unreadable |= self.following.unreadable
 
     def _tell(self, label: str, what: str) -> None:
         self.console.print(f"[yellow]{label}:[/] {escaped(what)}", highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ def forget(
 def named_users(users: list[str], file: str | None) -> list[str]:
     """Return the users given, each once, as ingest would name them. Raises UserError for none, or a wrong file."""
     from tasks.core.errors import InputError, UserError
-    from tasks.sources.ids import plain
+    from tasks.domain.ids import plain
 
     named = list(users)
     if file:

@@ -28,6 +28,7 @@ def serve(
     A version that is promoted or rolled back to takes over within seconds; no request is lost.
     """
     from tasks.core import secrets
+    from tasks.engines import cluster_connect
     from tasks.engines.cluster import CLUSTER_ENV, WORKER_ENV
     from tasks.settings import load_settings
 
@@ -36,7 +37,8 @@ def serve(
     secrets.remember(settings=settings)
     config = settings.serve
     check_access(config)
-    check_port(config)
+    if config.through == "process" or cluster_connect.wanted(settings.ray) is None:
+        check_port(config)  # a cluster's Ray Serve may listen there already, for others too
     for name, value in {**WORKER_ENV, **CLUSTER_ENV}.items():  # before Polars and XGBoost are imported
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

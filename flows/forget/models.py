@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.cli import old_mlflow_runs as stored
 from flows.run.mlflow_record import KEY
-from flows.run.scoring import for_scoring, models_folder
+from flows.run.scoring import for_scoring, model_copies
 from tasks.engines import model_versions, registry, tracking
 from tasks.settings import Settings
 
@@ -87,15 +87,16 @@ class Mlflow:
         ]
 
     def remove(self, touched: Touched) -> None:
-        """Delete a version: its files, its logged model, the copies for scoring, then itself. May be repeated."""
+        """Delete a version: the copies for scoring and serving, its files, its logged model, then itself. May be
+        repeated: what finds the version goes last."""
+        for copy in model_copies(for_scoring(self.settings, None, None), f"{touched.name}-{touched.version}-*"):
+            shutil.rmtree(copy)
         with tracking.reaching(self.uri):
             if registry.CHAMPION in touched.roles:
                 self._say_why(touched)
             if touched.raw.run_id:
                 self._remove_files(touched.raw.run_id)
             self.client.delete_model_version(touched.name, touched.version)
-        for copy in models_folder(for_scoring(self.settings, None, None)).glob(f"{touched.name}-{touched.version}-*"):
-            shutil.rmtree(copy)
 
     def _folders(self, run_id: str) -> Iterator[str]:
         """Yield the folders of a run's artifacts; its files, the card and the audit record, hold numbers alone."""

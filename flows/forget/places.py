@@ -58,9 +58,9 @@ class Places:
 
     @property
     def exported(self) -> list[Path]:
-        """What describes the predictions in the folder that they go to if nobody says where."""
-        about = predictions_folder(for_scoring(self.settings, None, None)) / ABOUT
-        return [about] if about.exists() else []
+        """What describes the predictions in the folder that they go to if nobody says where, of each batch too."""
+        folder = predictions_folder(for_scoring(self.settings, None, None))
+        return [about for about in (folder / ABOUT, *sorted(folder.glob(f"batch-*/{ABOUT}"))) if about.exists()]
 
     def pages(self, keys: Collection[str]) -> list[Path]:
         """List the folders of reports about runs with such snapshots, and the Data Docs: both show examples."""

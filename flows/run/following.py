@@ -61,6 +61,11 @@ class Following:
         found = self._folder.look(self.files)
         return self._begun(found) if found else None
 
+    @property
+    def unreadable(self) -> set[Path]:
+        """The files that this user may not read, as of the last look."""
+        return self._folder.unreadable
+
     def _begun(self, files: Sequence[NewFile]) -> Batch:
         self._number += 1
         batch = Batch(self.out / f"batch-{self._number:06d}", tuple(files))
@@ -80,7 +85,7 @@ class Following:
         if len(left) < len(listed) or is_finished(last.folder):  # killed while its files were taken note of
             self.done(Batch(last.folder, tuple(left)))
             return None
-        there = [file for file in left if file.path.is_file() and file_sha256(file.path) == file.sha256]
+        there = [file for file in left if _is_there(file)]
         self._number -= 1
         if not there:  # moved or rewritten: it comes again as a new file
             last.listed.unlink()
@@ -104,7 +109,8 @@ def check_out(out: Path, settings: Settings) -> None:
     check_place(out, settings)
     if not out.exists() or (out / LEDGER).exists() or any(out.glob("batch-*.json")):
         return
-    if not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir()):
+    # A draft: of the first list of a batch, whose writer was killed.
+    if not out.is_dir() or any(entry.name != LOCK and not entry.match("batch-*.json.draft") for entry in out.iterdir()):
         raise InputError(
             f"{out} exists and is not of raymill score --follow", where="--out", fix="give a new or empty folder"
         )
@@ -114,6 +120,13 @@ def is_finished(folder: Path) -> bool:
     """Whether a folder holds all predictions of its batch."""
     about = folder / ABOUT
     return about.exists() and bool(json.loads(about.read_text())["finished"])
+
+
+def _is_there(file: NewFile) -> bool:
+    try:
+        return file.path.is_file() and file_sha256(file.path) == file.sha256
+    except (FileNotFoundError, PermissionError):
+        return False
 
 
 def _read_list(file: Path) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
 from tasks.engines import tracking
 from tasks.settings import Settings
-from tasks.sources import Source, discover
+from tasks.sources import Forgotten, Source, discover
 from tasks.stages.package import layout
 from tasks.stages.score import registered
 from tasks.stages.score.registered import RegisteredModel
@@ -55,10 +55,31 @@ def models_folder(settings: Settings) -> Path:
     return settings.storage.path / "models"
 
 
+def model_copies(settings: Settings, named: str = "*") -> list[Path]:
+    """List the copies of registered models, half-made ones too. settings: those of `for_scoring`; named: a pattern.
+
+    Those beside the folder of scoring runs are of a `raymill serve` that kept its own there; no other folder of that
+    place is listed.
+    """
+    here = [copy for copy in models_folder(settings).glob(named) if copy.is_dir()]
+    earlier = settings.storage.path.parent / "models"
+    packages = [about.parent for about in earlier.glob(f"{named}/{layout.ABOUT}")]
+    return sorted([*here, *(package for package in packages if (package / layout.MODEL).exists())])
+
+
 def find_reviews(settings: Settings) -> Source:
-    """Find the files to score. settings: those of `for_scoring`. Users to forget are those of runs that train."""
+    """Find the files to score, and who is left out. settings: those of `for_scoring`."""
+    return find_files(settings, left_out(settings))
+
+
+def left_out(settings: Settings) -> Forgotten | None:
+    """Return the users to forget, those of runs that train; raises what `users_to_forget` does."""
+    return users_to_forget(trainings_storage(settings.storage))
+
+
+def find_files(settings: Settings, forgotten: Forgotten | None) -> Source:
     source = discover(settings.data.input, settings.data.dataset, settings.ingest, rated=False)
-    return replace(source, forgotten=users_to_forget(trainings_storage(settings.storage)))
+    return replace(source, forgotten=forgotten)
 
 
 def trainings_storage(storage: StorageConfig) -> StorageConfig:
@@ -73,18 +94,23 @@ def fetch(settings: Settings, wanted: str) -> RegisteredModel:
     Raises RegistryError if there is none, or if it predicts another target than features.target: a registry.model_name
     without {target} may hold such.
     """
-    target = settings.features.target
-    name = settings.registry.name_for(target, settings.data.called)
+    name = settings.registry.name_for(settings.features.target, settings.data.called)
     model = registered.fetch(tracking.tracking_uri(settings.tracking), name, wanted, models_folder(settings))
-    predicts = layout.About.parse((model.folder / layout.ABOUT).read_text(), model.key).target
+    check_target(settings, name, model.version, model.folder)
+    os.utime(model.folder)  # for `raymill gc`, which spares what was used of late
+    return model
+
+
+def check_target(settings: Settings, name: str, version: str, package: Path) -> None:
+    """Raise RegistryError if a version predicts another target than features.target."""
+    target = settings.features.target
+    predicts = layout.About.parse((package / layout.ABOUT).read_text(), f"{name}/{version}").target
     if predicts != target:
         raise RegistryError(
-            f"version {model.version} of {name} predicts the target {predicts}, not {target}",
+            f"version {version} of {name} predicts the target {predicts}, not {target}",
             where="features.target",
             fix=f"--set features.target={predicts}, or --model with another version",
         )
-    os.utime(model.folder)  # for `raymill gc`, which spares what was used of late
-    return model
 
 
 def check_folder(out: Path, settings: Settings) -> None:
@@ -92,7 +118,8 @@ def check_folder(out: Path, settings: Settings) -> None:
     check_place(out, settings)
     if not out.exists() or (out / ABOUT).exists():
         return
-    if not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir()):
+    ours = (LOCK, f"{ABOUT}.draft")  # the latter of an export that was killed at its first file
+    if not out.is_dir() or any(entry.name not in ours for entry in out.iterdir()):
         raise InputError(f"{out} exists and holds no predictions", where="--out", fix="give a new or empty folder")
 
 

@@ -37,13 +37,19 @@ class Guard:
             return
         began, path = time.perf_counter(), scope["path"]
         headers = dict(scope["headers"])
+        answered = False
+
+        def count(status: int) -> None:
+            nonlocal answered
+            answered = True
+            known = path if path in (*GUARDED, "/healthz", "/docs", "/openapi.json") else "other"
+            self.measures.requests.labels(known, status).inc()
+            if path == "/predict":
+                self.measures.seconds.observe(time.perf_counter() - began)
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                known = path if path in (*GUARDED, "/healthz", "/docs", "/openapi.json") else "other"
-                self.measures.requests.labels(known, message["status"]).inc()
-                if path == "/predict":
-                    self.measures.seconds.observe(time.perf_counter() - began)
+                count(message["status"])
             await send(message)
 
         if self.expected and path in GUARDED and not self._is_known(headers.get(b"authorization", b"")):
@@ -52,7 +58,12 @@ class Guard:
         elif int(headers.get(b"content-length", b"0") or 0) > self.limit:
             await _answer(told, TOO_LARGE, self._too_large())
         else:
-            await self.app(scope, self._bounded(receive), told)
+            try:
+                await self.app(scope, self._bounded(receive), told)
+            except Exception:  # Starlette answers it with 500 outside of all middleware
+                if not answered:
+                    count(500)
+                raise
 
     def _is_known(self, given: bytes) -> bool:
         return hmac.compare_digest(given, self.expected or b"")

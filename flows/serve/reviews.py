@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from tasks.domain.ids import plain
 from tasks.domain.schemas import UNRATED
 
 EARLIEST_MS, LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999
@@ -39,7 +40,17 @@ def _writable(text: str) -> str:
     return text
 
 
+def _id(text: str) -> str:
+    """Read an id as ingest does. Raises ValueError for an empty one."""
+    if not (name := plain(text)):
+        raise ValueError("an id is needed, and this is empty")
+    return name
+
+
 Text = Annotated[str, AfterValidator(_writable)]
+Id = Annotated[Text, AfterValidator(_id)]
+# Without white space around it; an empty one is none, as it is to ingest.
+Category = Annotated[Text, AfterValidator(lambda text: text.strip() or None)]
 Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=str | float)]
 
 
@@ -55,13 +66,13 @@ class Review(BaseModel):
         },
     )
 
-    user_id: Text
-    item_id: Text
+    user_id: Id
+    item_id: Id
     text: Text
     timestamp: Moment = Field(description="ISO 8601, or milliseconds since 1970; without a zone: UTC")
     title: Text | None = None
     verified: bool | None = None
-    category: Text | None = None
+    category: Category | None = None
     rating: Annotated[float, Field(ge=1, le=5)] | None = None
     review_id: Text | None = Field(None, description="Returned with the prediction")
 

@@ -11,6 +11,7 @@
         ├── RowsLost            rows in != rows out + rejects + duplicates
         ├── SnapshotCorrupt     a committed file is gone or has changed
         ├── RegistryError       the model registry cannot serve a request
+        │   └── RegistryDown    it does not answer, or not as it should
         ├── ChunkFailed         a chunk of rows that no worker could score
         ├── RanksDisagree       ranks of a group called a collective with different arguments
         └── TransientError      a fault that a retry may cure (a lost worker, a full queue)
@@ -84,6 +85,10 @@ class SnapshotCorrupt(RunError):
 
 
 class RegistryError(RunError):
+    pass
+
+
+class RegistryDown(RegistryError):
     pass
 
 

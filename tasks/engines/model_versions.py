@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -76,10 +77,19 @@ def all_versions(client: Any, name: str | None = None) -> list[Any]:
 
 def version_by_alias(client: Any, name: str, alias: str) -> Any | None:
     """Find the version with an alias, or None. Other errors are raised: no answer does not mean no version."""
+    return _unless_absent(client.get_model_version_by_alias, name, alias)
+
+
+def version_by_number(client: Any, name: str, number: str) -> Any | None:
+    """Find the version with a number, or None, as `version_by_alias` does."""
+    return _unless_absent(client.get_model_version, name, number)
+
+
+def _unless_absent(ask: Callable[[str, str], Any], name: str, which: str) -> Any | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_model_version_by_alias(name, alias)
+        return ask(name, which)
     except MlflowException as error:
         if error.error_code in ABSENT:
             return None

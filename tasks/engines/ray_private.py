@@ -323,6 +323,16 @@ def lean_data() -> None:
         setattr(manager, name, staticmethod(lambda *_, **__: None))
 
 
+def serve_address() -> tuple[str, int] | None:
+    """Return where the session's Ray Serve listens; None if it is not up, or this Ray does not tell."""
+    from ray.serve import context
+
+    client_of = getattr(context, "_get_global_client", None)
+    client = client_of(raise_if_no_controller_running=False) if client_of else None
+    options = getattr(client, "http_config", None)
+    return None if options is None else (options.host, options.port)
+
+
 def serve_on_loopback() -> None:
     """Have this replica's internal server listen on loopback. It unpickles what it gets, and Ray Serve 2.60 opens it to
     every interface, even in a session on loopback. Raises RunError if this version of Ray does it elsewhere."""

@@ -2,7 +2,7 @@
 
 Only the driver uses MLflow, through `MlflowClient` and no global state, so nothing depends on MLflow's active run. The
 database and the experiment are made once, before any work: concurrent migrations race, and an unreachable registry
-should be reported before an hour of compute. One that goes down later raises RegistryError, too, within seconds
+should be reported before an hour of compute. One that goes down later raises RegistryDown, too, within seconds
 (`reaching`): MLflow alone would try for minutes. The caller decides what becomes of the work then.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.core.errors import RaymillError, RegistryError
+from tasks.core.errors import RaymillError, RegistryDown
 from tasks.core.secrets import masked
 from tasks.core.sections import PROJECT, TrackingConfig
 from tasks.core.snapshots import Snapshot
@@ -127,7 +127,7 @@ class Tracker:
 
 
 def connect(uri: str) -> Any:
-    """Connect to a server or database; makes a SQLite database's folder. Raises RegistryError if it is down."""
+    """Connect to a server or database; makes a SQLite database's folder. Raises RegistryDown if it is down."""
     for name, value in {**BOUNDS, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
         os.environ.setdefault(name, value)
     reach(uri)
@@ -144,7 +144,7 @@ def connect(uri: str) -> Any:
 
 
 def reach(uri: str) -> None:
-    """Raise RegistryError unless a server answers at this address, within seconds; does not import MLflow."""
+    """Raise RegistryDown unless a server answers at this address, within seconds; does not import MLflow."""
     place = urlsplit(uri)
     try:
         if place.scheme in ("http", "https"):
@@ -163,7 +163,7 @@ def reach(uri: str) -> None:
 
 @contextmanager
 def reaching(uri: str, *, anything: bool = False) -> Iterator[None]:
-    """Translate errors of MLflow, its database or its artifact store when down to RegistryError; or (`anything`) all.
+    """Translate errors of MLflow, its database or its artifact store when down to RegistryDown; or (`anything`) all.
 
     `anything` is for the first request to an address: its errors come from the address, a password or a version.
     """
@@ -248,11 +248,11 @@ def _artifacts(uri: str) -> str | None:
     return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
 
 
-def _unreachable(uri: str, error: Exception) -> RegistryError:
+def _unreachable(uri: str, error: Exception) -> RegistryDown:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if match := re.search(r"\[Errno -?\d+\] [\w ]+|timed out", reason):
         reason = match[0]  # the rest is names of classes
-    return RegistryError(
+    return RegistryDown(
         f"MLflow cannot be used: {reason}",
         where=uri,
         fix="check tracking.uri or MLFLOW_TRACKING_URI, and that the server is up",

@@ -131,7 +131,7 @@ class _Loop:
     def _notice(self, now: float) -> None:
         """Queue what has arrived, as far as there is room."""
         came = self.source.arrived(now)
-        room = self.limits.capacity - self.waiting
+        room = max(0, self.limits.capacity - self.waiting)  # batches of a worker that died may overfill the queue
         end = min(came, self.noticed + room)
         if end > self.noticed:
             self.meter.arrive(now, self.source.times(self.noticed, end))
@@ -139,7 +139,7 @@ class _Loop:
             self.waiting += end - self.noticed
             self.noticed = end
         if came > end and self.limits.on_full == "drop":
-            self.meter.arrive(now, self.source.times(end, came))
+            self.meter.arrive(now, self.source.drop(end, came))
             self.meter.dropped += came - end
             self.noticed = came
         self.meter.most_waiting = max(self.meter.most_waiting, self.waiting)

@@ -36,6 +36,9 @@ class Source(Protocol):
     def times(self, first: int, end: int) -> Times:
         """Return when each was due."""
 
+    def drop(self, first: int, end: int) -> Times:
+        """Return when each was due, of records that nobody will take."""
+
     def done(self, end: int) -> None:
         """Hear that all before `end` are done with, so that none of them is given again."""
 
@@ -80,6 +83,8 @@ class Replay:
 
     def times(self, first: int, end: int) -> Times:
         return self._due[first:end]
+
+    drop = times
 
     def done(self, end: int) -> None:
         pass

@@ -41,12 +41,14 @@ class Folder:
 
     A file is whole if neither its size nor its time changed since the last look, and, for parquet, its footer can be
     read. Files whose names begin with a dot or say that they are unfinished are left alone. One process at a time.
+    unreadable: those that the last look was not permitted to read; the next one tries again.
     """
 
     def __init__(self, folder: Path, ledger: Path) -> None:
         if not folder.is_dir():
             raise InputError("no such folder", where=str(folder))
         self._folder, self._ledger = folder, ledger
+        self.unreadable: set[Path] = set()
         self._taken = {line["sha256"] for line in _read(ledger)}
         self._last: dict[Path, tuple[int, int]] = {}  # size and time at the last look
         self._known: dict[Path, tuple[int, int]] = {}  # of files that were hashed and are not new
@@ -56,8 +58,11 @@ class Folder:
         found: list[NewFile] = []
         now: dict[Path, tuple[int, int]] = {}
         given: set[str] = set()
+        self.unreadable = set()
         for path in sorted(self._candidates()):
             try:
+                if not path.is_file():
+                    continue
                 status = path.stat()
                 state = status.st_size, status.st_mtime_ns
                 now[path] = state
@@ -67,6 +72,9 @@ class Folder:
                     continue
                 digest = file_sha256(path)
             except FileNotFoundError:  # moved away meanwhile
+                continue
+            except PermissionError:
+                self.unreadable.add(path)
                 continue
             if digest in self._taken or digest in given:
                 self._known[path] = state
@@ -94,7 +102,7 @@ class Folder:
     def _candidates(self) -> Iterator[Path]:
         for path in self._folder.rglob("*"):
             hidden = any(part.startswith(".") for part in path.relative_to(self._folder).parts)
-            if path.is_file() and path != self._ledger and not hidden and not path.name.endswith(UNFINISHED):
+            if path != self._ledger and not hidden and not path.name.endswith(UNFINISHED):
                 yield path
 
 
@@ -103,6 +111,8 @@ def _is_whole(path: Path) -> bool:
         return path.stat().st_size > 0
     try:
         pq.read_metadata(path)
+    except (FileNotFoundError, PermissionError):
+        raise
     except (pa.ArrowInvalid, OSError):  # its footer comes last
         return False
     return True

@@ -7,7 +7,8 @@
 
 Groups commit their offsets at the broker, so a stream that was killed goes on where it was, on any machine. Between the
 work and the commit a kill makes records be read again: at least once, so results carry offsets. What was read and not
-yet committed is held in memory: at most what the stream's limits let wait, and what its workers have.
+yet committed is held in memory: at most what the stream's limits let wait, and what its workers have. Of records that
+are dropped only the times are.
 
 A log's offsets are consecutive. Those of a topic that is compacted or written in transactions are not: RunError.
 """
@@ -29,6 +30,7 @@ from tasks.parallel.stream_log import Record, check_group
 LOG = logging.getLogger("raymill.kafka")
 TIMEOUT_S = 10.0
 FETCH_WAIT_MS = 50  # a broker answers after this long even if there is little to read
+MOST = 10_000  # records asked for at once; the client takes no more than a million
 
 
 class KafkaLog:
@@ -96,10 +98,15 @@ class KafkaLog:
         self._fetch(wanted)
         return [self._held[at] for at in wanted]
 
-    def times(self, first: int, end: int) -> Times:
+    def times(self, first: int, end: int, *, to_read: bool = True) -> Times:
         """Return when records were appended, by their timestamps."""
-        self._fetch(range(first, end))
-        return np.array([self._held[at].time for at in range(first, end)])
+        times = np.empty(end - first)
+        for piece in (range(at, min(at + MOST, end)) for at in range(first, end, MOST)):
+            self._fetch(piece)
+            times[piece.start - first : piece.stop - first] = [self._held[at].time for at in piece]
+            for at in piece if not to_read else ():
+                del self._held[at]
+        return times
 
     def committed(self, group: str) -> int:
         """Return the offset at which a group goes on. A new group begins with what is still there."""
@@ -129,7 +136,7 @@ class KafkaLog:
             self._reader.assign([self._at(missing[0])])
             self._next = missing[0]
         while self._next <= missing[-1]:
-            messages = self._reader.consume(missing[-1] + 1 - self._next, timeout=self._timeout_s)
+            messages = self._reader.consume(min(missing[-1] + 1 - self._next, MOST), timeout=self._timeout_s)
             if not messages:
                 raise self._fault("it did not answer in time", "read")
             for message in messages:

@@ -57,8 +57,11 @@ class Log(Protocol):
     def read(self, offset: int, most: int) -> list[Record]:
         """Return at most so many records from an offset on; none at the end."""
 
-    def times(self, first: int, end: int) -> Times:
-        """Return when the records from one offset to another (not included) were appended, in seconds since 1970."""
+    def times(self, first: int, end: int, *, to_read: bool = True) -> Times:
+        """Return when the records from one offset to another (not included) were appended, in seconds since 1970.
+
+        to_read: they will be read, too, so a log that is far away may keep what it has fetched.
+        """
 
     def committed(self, group: str) -> int:
         """Return the offset at which a group goes on; that of the first record for a new one."""
@@ -103,7 +106,7 @@ class FileLog:
         first, milliseconds = self.end(), int(self._now() * 1000)
         frames = [HEAD.pack(len(value), _sum(milliseconds, value), milliseconds) + value for value in values]
         try:
-            self._writer.write(b"".join(frames))
+            _write_all(self._writer, b"".join(frames))
             faults.point("log", "written")
             os.fsync(self._writer.fileno())
         except OSError:  # a full disk: half a frame would hide all that come after it
@@ -124,7 +127,7 @@ class FileLog:
         with self._path.open("rb") as file:
             return [self._read_at(file, offset) for offset in wanted]
 
-    def times(self, first: int, end: int) -> Times:
+    def times(self, first: int, end: int, *, to_read: bool = True) -> Times:
         return np.array(self._times[first:end])
 
     def committed(self, group: str) -> int:
@@ -166,7 +169,8 @@ class LogSource:
     """The records of a log as the source of a stream, from where the group left off; commits what is done with.
 
     decode: records -> their rows, one each. poll_s: how often to look for more. until: the offset at which the stream
-    ends; None: never. Numbers of the stream are offsets less `first`.
+    ends; None: never. Numbers of the stream are offsets less `first`. Raises RunError if the group is further than the
+    log: it is another log by now, whose records would be skipped.
     """
 
     def __init__(
@@ -179,7 +183,13 @@ class LogSource:
         until: int | None = None,
     ) -> None:
         self._log, self._group, self._decode, self._poll_s, self._until = log, group, decode, poll_s, until
-        self.first = self._end = log.committed(group)
+        self.first, self._end = log.committed(group), log.end()
+        if self.first > self._end:
+            raise RunError(
+                f"the group {group} goes on at offset {self.first}, and the log ends at {self._end}",
+                where="log",
+                fix="commit the offset at which it shall go on, or give a group of another name",
+            )
         self._look_at = -inf
 
     def arrived(self, now: float) -> int:
@@ -197,6 +207,9 @@ class LogSource:
     def times(self, first: int, end: int) -> Times:
         return self._log.times(self.first + first, self.first + end)
 
+    def drop(self, first: int, end: int) -> Times:
+        return self._log.times(self.first + first, self.first + end, to_read=False)
+
     def done(self, end: int) -> None:
         self._log.commit(self._group, self.first + end)
 
@@ -205,6 +218,13 @@ def check_group(group: str) -> None:
     """Raise InputError for what is no name of a group."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
         raise InputError(f"{group!r} is no name of a group", where="log", fix="letters, digits, - and _")
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write all to a file without a buffer: its `write` may take less than it is given, without an error."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _sum(milliseconds: int, value: bytes) -> int:

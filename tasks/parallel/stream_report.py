@@ -1,7 +1,11 @@
-"""What a stream did: rates, latencies from the intended arrival, goodput, what was lost."""
+"""What a stream did: rates, latencies from the intended arrival, goodput, what was lost.
+
+What is kept while it runs does not grow with it: a stream may have no end.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +15,9 @@ from tasks.core.errors import InputError
 from tasks.parallel.stream_arrivals import Times
 
 PERCENTILES = (50.0, 95.0, 99.0)
+SAMPLE = 1 << 20  # latencies that are kept, 8 MB
+ERRORS = 100  # the last ones are kept
+OPEN_S = 60  # seconds for which arrivals may still come late or out of order
 
 
 @dataclass(frozen=True)
@@ -18,9 +25,11 @@ class Report:
     """Counts are of records, latencies of those that were scored, in seconds.
 
     latency: from the time at which a record was due until it was scored. after_sending: from when it was sent to a
-    worker, which leaves out how long it waited; a closed loop measures this. goodput: records a second that were scored
+    worker, which leaves out how long it waited; a closed loop measures this. Of more than SAMPLE records the
+    percentiles are those of as many, drawn at random; `max` is that of all. goodput: records a second that were scored
     within the deadline. worst_second: the largest relative error of the arrivals within a whole second. lag_s: the
     longest that an arrival was noticed too late. drain_s: how long after the last arrival the last record was done.
+    errors: the last ERRORS of them.
     """
 
     seconds: float
@@ -41,6 +50,43 @@ class Report:
     errors: list[str]
 
 
+class Sample:
+    """Values of which at most `size` are kept, each with the same chance (Vitter 1985, algorithm R), and the largest.
+
+    Seeded: the same values in the same order give the same sample.
+    """
+
+    def __init__(self, size: int = SAMPLE, seed: int = 7) -> None:
+        self._kept, self._seen, self._largest = np.empty(0), 0, -np.inf
+        self._size, self._rng = size, np.random.default_rng(seed)
+
+    def add(self, values: Times) -> None:
+        self._largest = max(self._largest, float(values.max(initial=-np.inf)))
+        first, rest = values[: max(0, self._size - self._seen)], values[max(0, self._size - self._seen) :]
+        self._keep(first)
+        if len(rest):
+            place = self._rng.integers(0, np.arange(self._seen + 1, self._seen + 1 + len(rest)))
+            self._kept[place[place < self._size]] = rest[place < self._size]
+            self._seen += len(rest)
+
+    def _keep(self, values: Times) -> None:
+        """Append to what is kept, in room that grows by doubling."""
+        end = self._seen + len(values)
+        if end > len(self._kept):
+            room = np.empty(min(self._size, max(1024, 2 * end)))
+            room[: self._seen] = self._kept[: self._seen]
+            self._kept = room
+        self._kept[self._seen : end] = values
+        self._seen = end
+
+    def percentiles(self) -> dict[str, float]:
+        """Return p50, p95, p99 and max: values that occurred; {} if there are none."""
+        if not self._seen:
+            return {}
+        found = np.percentile(self._kept[: self._seen], PERCENTILES, method="higher")
+        return {**{f"p{p:g}": float(v) for p, v in zip(PERCENTILES, found, strict=True)}, "max": self._largest}
+
+
 @dataclass
 class Meter:
     """Collects while the stream runs. `began`: when it was started, or the first arrival, if that is later."""
@@ -56,11 +102,13 @@ class Meter:
     most_waiting: int = 0
     lag_s: float = 0.0
     last_arrival: float = 0.0
-    errors: list[str] = field(default_factory=list)
-    _latency: list[Times] = field(default_factory=list)
-    _sending: list[Times] = field(default_factory=list)
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=ERRORS))
+    _latency: Sample = field(default_factory=Sample)
+    _sending: Sample = field(default_factory=Sample)
     _due: dict[int, int] = field(default_factory=dict)  # records by the second in which they were due
     _noticed: dict[int, int] = field(default_factory=dict)  # and by that in which they were taken notice of
+    _open: int = 0  # the first second that may still get some
+    _worst_second: float = 0.0  # of those before
 
     def arrive(self, now: float, due: Times) -> None:
         if not self.arrived:
@@ -71,47 +119,51 @@ class Meter:
         second = int(now - self.began)
         self._noticed[second] = self._noticed.get(second, 0) + len(due)
         for of, count in zip(*np.unique((due - self.began).astype(int), return_counts=True), strict=True):
-            self._due[int(of)] = self._due.get(int(of), 0) + int(count)
+            if of >= self._open:
+                self._due[int(of)] = self._due.get(int(of), 0) + int(count)
+        self._close(int(min(now, float(due[-1])) - self.began) - OPEN_S)
+
+    def _close(self, border: int) -> None:
+        """Judge the seconds before the border, whose records have all come, and forget them."""
+        if border > self._open:
+            self._worst_second, self._open = self._worst_until(border), border
+            self._due = {second: count for second, count in self._due.items() if second >= border}
+            self._noticed = {second: count for second, count in self._noticed.items() if second >= border}
+
+    def _worst_until(self, border: float) -> float:
+        """Return the largest relative error of the arrivals within a second that ended by the border."""
+        whole = [second for second in self._due if 0 <= second <= border - 1]
+        errors = [abs(self._noticed.get(second, 0) / self._due[second] - 1) for second in whole]
+        return max([self._worst_second, *errors])
 
     def score(self, now: float, due: Times, sent: float) -> None:
         latency = now - due
         self.scored += len(due)
         self.in_time += int((latency <= self.deadline_s).sum())
-        self._latency.append(latency)
-        self._sending.append(np.full(len(due), now - sent))
+        self._latency.add(latency)
+        self._sending.add(np.full(len(due), now - sent))
 
     def report(self, now: float, *, gave_up: bool) -> Report:
         seconds = now - self.began
         active = max(self.last_arrival - self.began, 1e-9)
-        whole = [second for second in self._due if 0 <= second <= active - 1]
-        errors = [abs(self._noticed.get(second, 0) / self._due[second] - 1) for second in whole]
         return Report(
             seconds=seconds,
             arrived=self.arrived,
             scored=self.scored,
             dropped=self.dropped,
             failed=self.failed,
-            latency=_percentiles(self._latency),
-            after_sending=_percentiles(self._sending),
+            latency=self._latency.percentiles(),
+            after_sending=self._sending.percentiles(),
             goodput=self.in_time / seconds if seconds else 0.0,
             arrival_rate=(self.arrived - 1) / active if self.arrived > 1 else 0.0,
-            worst_second=max(errors, default=0.0),
+            worst_second=self._worst_until(active),
             lag_s=self.lag_s,
             drain_s=max(0.0, now - self.last_arrival),
             most_waiting=self.most_waiting,
             deaths=self.deaths,
             gave_up=gave_up,
-            errors=self.errors,
+            errors=list(self.errors),
         )
-
-
-def _percentiles(parts: list[Times]) -> dict[str, float]:
-    """Return p50, p95, p99 and max: values that occurred."""
-    if not parts:
-        return {}
-    values = np.concatenate(parts)
-    found = np.percentile(values, PERCENTILES, method="higher")
-    return {**{f"p{p:g}": float(v) for p, v in zip(PERCENTILES, found, strict=True)}, "max": float(values.max())}
 
 
 def is_sustained(report: Report, limit_s: float) -> bool:

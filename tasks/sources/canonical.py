@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.domain.ids import id_of
 from tasks.domain.schemas import REJECTS, REVIEWS, UNRATED
 from tasks.sources.day_order import CONTESTED, contested
-from tasks.sources.ids import id_of
 from tasks.sources.json_records import BadRecord
 from tasks.sources.profiles import Profile, Scalar
 from tasks.sources.ratings import rating_of

@@ -27,8 +27,8 @@ import orjson
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tasks.domain.ids import plain
 from tasks.domain.schemas import ITEMS
-from tasks.sources.ids import plain
 from tasks.sources.json_values import DECODER
 
 # What repr() writes for dicts, lists, texts, numbers, booleans, None, nan and inf, and nothing else. Python's parser

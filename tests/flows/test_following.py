@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flows.cli import follow
 from flows.cli.follow import Follower, Totals, ending, one_folder
 from flows.run.following import Batch, Following, check_out
 from flows.run.scoring import for_scoring
-from tasks.core.errors import InputError, RegistryError
+from tasks.core.errors import ChunkFailed, InputError, RegistryError, RunError
+from tasks.parallel import stream_folder
 from tasks.settings import Settings, load_settings
 
 
@@ -129,7 +131,9 @@ def test_files_that_fail_together_come_one_by_one_and_a_bad_one_is_noted_with_th
 
 
 class Scripted(Follower):
-    """A follower whose scoring fails for bad files, and once for want of the registry."""
+    """A follower whose scoring fails for bad files, and once for want of the registry. It ends with the file `last`."""
+
+    last = "z.jsonl"
 
     def __init__(self, place: Path, ended: threading.Event) -> None:
         settings = load_settings(overrides=["follow.poll_seconds=0.001", "follow.retry_seconds=0.001"])
@@ -143,7 +147,7 @@ class Scripted(Follower):
             raise RegistryError("MLflow cannot be used")
         if any("bad" in name for name in names(batch)):
             raise InputError("the reviews have no column text")
-        if names(batch) == ["z.jsonl"]:
+        if names(batch) == [self.last]:
             self.ended.set()
         return 10, 1
 
@@ -205,6 +209,8 @@ def test_only_a_folder_of_this_machine_is_followed_and_only_into_a_folder_of_its
     check_out(place / "new", given)
     with pytest.raises(InputError, match="is within the input"):
         check_out(place / "in" / "out", given)
+    (place / "out" / "batch-000001.json.draft").write_text("[")  # of a killed one
+    check_out(place / "out", given)
     (place / "out" / "mine.txt").write_text("")
     with pytest.raises(InputError, match="is not of raymill score --follow"):
         check_out(place / "out", given)
@@ -212,3 +218,56 @@ def test_only_a_folder_of_this_machine_is_followed_and_only_into_a_folder_of_its
     check_out(place / "out", given)
     with pytest.raises(InputError, match=r"batch-000001.json: this is no list of a batch"):
         opened(place).next()
+
+
+def faulty(place: Path, error: Exception, what: str, monkeypatch: pytest.MonkeyPatch) -> Follower:
+    """A follower at whose batch this function of `follow` raises an error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    for name in ("fetch", "left_out", "find_files"):
+        monkeypatch.setattr(follow, name, fail if name == what else lambda *_: None)
+    settings = for_scoring(load_settings(), [str(place / "in")], None)
+    return Follower(settings, opened(place), "champion", Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("fetch", InputError("a package of format 2, not 1")),
+        ("left_out", InputError("the list of users to forget cannot be read")),
+        ("find_files", ChunkFailed("OSError: no space is left")),
+    ],
+)
+def test_a_fault_of_the_model_or_the_machine_is_no_files(
+    place: Path, what: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place, "a.jsonl")
+    follower = faulty(place, error, what, monkeypatch)
+    with pytest.raises(RunError, match=str(error)):
+        follower.work(threading.Event())
+    assert not (place / "out" / "taken.jsonl").exists()
+    assert names(begun(opened(place))) == ["a.jsonl"]
+
+
+def test_a_file_that_may_not_be_read_is_told_once_and_scored_later(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place, "a.jsonl", "z.jsonl")
+    ended = threading.Event()
+    follower = Scripted(place, ended)
+    follower.calls.append([])  # the registry answers
+    follower.last = "a.jsonl"
+    digest, tries = stream_folder.file_sha256, list[Path]()
+
+    def refused(path: Path) -> str:
+        if path.name == "a.jsonl" and len(tries) < 3:
+            tries.append(path)
+            raise PermissionError(13, "Permission denied")
+        return digest(path)
+
+    monkeypatch.setattr(stream_folder, "file_sha256", refused)
+    follower.work(ended)
+    assert follower.calls == [[], ["z.jsonl"], ["a.jsonl"]]
+    assert follower.said.getvalue().count("a.jsonl: permission denied") == 1

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pyarrow as pa
@@ -14,6 +15,8 @@ import pytest
 from flows.cli.forget import named_users
 from flows.forget import found, purge, sweep
 from flows.forget.forget import forget
+from flows.forget.models import Mlflow, Touched
+from flows.forget.places import Places
 from flows.forget.receipt import opened
 from flows.forget.sought import Sought
 from tasks.core.errors import InputError, RunError, UserError
@@ -198,3 +201,24 @@ def test_users_are_named_as_ingest_names_them_and_a_wrong_file_is_an_error(tmp_p
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
         named_users([], str(tmp_path / "bad.txt"))
+
+
+def test_all_copies_of_a_removed_version_go_those_of_servers_too(tmp_path: Path) -> None:
+    for folder in ("score/models/toy-1-r1", "score/models/toy-1-x.draft", "score/models/toy-12-r2", "models/toy-1-r1"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("about.json", "model.ubj", "example.parquet"):
+            (tmp_path / folder / name).write_text("")
+    client = SimpleNamespace(delete_model_version=lambda *_: None)
+    settings = load_settings(overrides=[f"storage.root={tmp_path}"])
+    Mlflow(settings, "sqlite:///none", client).remove(Touched("toy", "1", (), "", SimpleNamespace(run_id=None)))
+    assert [file.parent.name for file in tmp_path.rglob("example.parquet")] == ["toy-12-r2"]
+
+
+def test_the_predictions_of_each_batch_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "predictions"
+    for batch in (folder, folder / "batch-000001", folder / "batch-000002"):
+        batch.mkdir()
+        (batch / "predictions.json").write_text("{}")
+    (folder / "batch-000003").mkdir()
+    found = Places(load_settings(overrides=[f"storage.root={tmp_path}"])).exported
+    assert [about.parent.name for about in found] == ["predictions", "batch-000001", "batch-000002"]

@@ -66,6 +66,18 @@ def test_each_row_of_the_input_is_scored_or_among_the_rejects(
     assert not [*out.rglob("*.draft")]
 
 
+def test_an_export_that_was_killed_at_its_first_file_is_done_again(
+    stages: tuple[Snapshot, Snapshot], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (LOCK, f"{ABOUT}.draft"):
+        (out / name).write_text("")
+    check_folder(out, load_settings())
+    export(*stages, MODEL, out)
+    assert about(out)["finished"] is True
+
+
 def test_an_export_that_was_killed_is_told_and_is_done_again(
     stages: tuple[Snapshot, Snapshot], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

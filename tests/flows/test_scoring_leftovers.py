@@ -34,18 +34,20 @@ def test_old_snapshots_of_scoring_and_the_models_of_no_other_are_removed(tmp_pat
     assert plan_gc_of_scoring(settings) == []  # nothing was ever scored
     root = tmp_path / "score"
     old, new = scored(root, "a", "1"), scored(root, "b", "2")
-    for name in ("toy-1-r1", "toy-2-r2", "toy-3-r3", "toy-21-r4"):
-        folder = root / "models" / name
+    earlier = tmp_path / "models" / "toy-2-r2"  # where `raymill serve` once kept its own
+    copies = [root / "models" / name for name in ("toy-1-r1", "toy-2-r2", "toy-3-r3", "toy-21-r4", "toy-2-x.draft")]
+    for folder in (*copies, earlier):
         folder.mkdir(parents=True)
         (folder / "model.ubj").write_bytes(b"trees")
+        (folder / "about.json").write_text("{}")
         used = (folder.stat().st_mtime - 2 * DAY_S,) * 2
-        if name != "toy-3-r3":  # used just now, maybe by a run that has not ended
+        if folder.name != "toy-3-r3":  # used just now, maybe by a run that has not ended
             os.utime(folder, used)
     assert {Path(r.path) for r in plan_gc_of_scoring(settings)} == {
-        Path(old.folder), root / "models" / "toy-1-r1", root / "models" / "toy-21-r4",
+        Path(old.folder), *(root / "models" / name for name in ("toy-1-r1", "toy-21-r4", "toy-2-x.draft")), earlier,
     }  # fmt: skip
     done = raymill("gc", *(word for given in words for word in ("--set", given)))
-    assert "3 removed" in done.stdout
+    assert "5 removed" in done.stdout
     assert sorted(folder.name for folder in (root / "models").iterdir()) == ["toy-2-r2", "toy-3-r3"]
     toy_snapshots.assert_whole(new)
 

@@ -74,6 +74,15 @@ def test_a_time_means_what_it_means_to_raymill_score(moment: str, watch: Watch) 
     assert found.to_pylist() == canonical([request(timestamp=moment)], about)["timestamp"].to_list()
 
 
+@pytest.mark.parametrize("name", ["A3", " A3\t", "12.0", '="0012"', "\ufeffA3", "x.0"])
+@pytest.mark.parametrize("category", ["Toys", " Toys ", "", "  ", None])
+def test_names_mean_what_they_mean_to_raymill_score(name: str, category: str | None, watch: Watch) -> None:
+    given = request(user_id=name, item_id=name, category=category)
+    found, right = table([Review(**given)]), canonical([given], watch.served.champion.scorer.model.about)
+    for column in ("user_id", "item_id", "category"):
+        assert found[column].to_pylist() == right[column].to_list()
+
+
 def test_a_number_is_milliseconds() -> None:
     for ms in (0, -1, 1_441_015_200_123, 5):
         found = table([Review(**request(timestamp=ms))])["timestamp"]
@@ -86,6 +95,7 @@ def test_a_number_is_milliseconds() -> None:
     [
         ({"text": 5}, "string_type", "text"),
         ({"user_id": None}, "string_type", "user_id"),
+        ({"item_id": " "}, "value_error", "item_id"),
         ({"titel": "misspelt"}, "extra_forbidden", "titel"),
         ({"timestamp": "yesterday"}, "datetime_from_date_parsing", "timestamp"),
         ({"timestamp": 1e300}, "value_error", "timestamp"),
@@ -113,7 +123,7 @@ def test_text_that_is_no_text_is_refused(client: TestClient) -> None:
 
 @pytest.mark.parametrize("text", ["", "\x00", "😀" * 2000, "<b>" * 3000, "\n\t "])
 def test_odd_texts_of_unknown_users_are_predicted(client: TestClient, text: str) -> None:
-    strange = {"user_id": "", "item_id": "nobody's", "category": "none of ours", "timestamp": "1970-01-01"}
+    strange = {"user_id": "nobody", "item_id": "nobody's", "category": "none of ours", "timestamp": "1970-01-01"}
     answer = client.post("/predict", json=request(text=text, **strange))
     assert answer.status_code == 200, answer.text
     assert 1 <= answer.json()["prediction"] <= 5
@@ -185,6 +195,9 @@ def test_a_failing_request_is_told_without_a_traceback(client: TestClient, watch
     answer = client.post("/predict", json=request())
     assert (answer.status_code, problems(answer)) == (500, [("internal", [])])
     assert "Traceback" not in answer.text
+    numbers = client.get("/metrics").text
+    assert 'raymill_requests_total{path="/predict",status="500"} 1.0' in numbers
+    assert "raymill_predict_seconds_count 1.0" in numbers
 
 
 def test_a_token_is_demanded(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from flows.cli.scoring_leftovers import DAY_S, plan_gc_of_scoring
 from flows.serve.app import health
 from flows.serve.reviews import Asked, Review
 from flows.serve.shadow import DifferenceLog, Shadow
@@ -88,6 +90,19 @@ def test_a_version_that_cannot_be_loaded_is_told_and_tried_again_later(shelf: Sh
     assert health(watch)["registry"]["problem"] is None
 
 
+def test_a_version_that_is_left_alone_is_told_again_after_a_rollback(shelf: Shelf, tmp_path: Path) -> None:
+    watch = watched(shelf, tmp_path)
+    shelf.folders["2"] = tmp_path / "nothing"
+    problems = []
+    for version in ("2", "1", "2"):
+        shelf.aliases["champion"] = version
+        watch.poll()
+        problems.append(health(watch)["registry"]["problem"])
+    assert shelf.loads == ["1", "2"]
+    assert problems[1] is None
+    assert problems[0] == problems[2] is not None
+
+
 def test_a_shadow_predicts_the_same_and_its_differences_are_logged(shelf: Shelf, tmp_path: Path) -> None:
     shelf.aliases["challenger"] = "2"
     watch = watched(shelf, tmp_path, shadow="challenger")
@@ -139,9 +154,41 @@ def test_a_version_of_another_target_is_never_served(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     register_all(uri, tmp_path / "versions")
     given = [f"registry.model_name={NAME}", f"tracking.uri={uri}", f"storage.root={tmp_path}"]
-    with pytest.raises(RegistryError, match=r"version 1 of .* predicts the target rating, not positive") as told:
-        begin(load_settings(overrides=[*given, "features.target=positive"]), "champion")
-    assert "--set features.target=rating" in str(told.value)
+    other = load_settings(overrides=[*given, "features.target=positive"])
+    for wanted in ("champion", "1"):
+        with pytest.raises(RegistryError, match=r"version 1 of .* predicts the target rating, not positive") as told:
+            begin(other, wanted)
+        assert "--set features.target=rating" in str(told.value)
+    begin(load_settings(overrides=given), "champion")  # and leaves a copy and a note, for a start without the registry
+    (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
+    with pytest.raises(RegistryError, match="predicts the target rating"):
+        begin(other, "champion")
+
+
+def test_a_version_that_was_deleted_is_served_no_more(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = register_all(uri, tmp_path / "versions")
+    settings = load_settings(overrides=["data.name=toys", f"tracking.uri={uri}", f"storage.root={tmp_path}"])
+    watch = begin(settings, "2")
+    assert version_of(watch) == "2"
+    client.delete_model_version(NAME, "2")
+    watch.poll()
+    assert "no version is 2" in health(watch)["registry"]["problem"]
+    with pytest.raises(RegistryError, match="is 2"):
+        begin(settings, "2")
+
+
+def test_old_copies_of_models_go_but_for_what_was_served_last(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = register_all(uri, tmp_path / "versions")
+    settings = load_settings(overrides=["data.name=toys", f"tracking.uri={uri}", f"storage.root={tmp_path}"])
+    watch = begin(settings, "champion")
+    client.set_registered_model_alias(NAME, "champion", "2")
+    watch.poll()
+    models = tmp_path / "score" / "models"
+    for copy in models.iterdir():
+        os.utime(copy, (copy.stat().st_mtime - 2 * DAY_S,) * 2)
+    assert [Path(removal.path) for removal in plan_gc_of_scoring(settings)] == [*models.glob(f"{NAME}-1-*")]
 
 
 def test_mlflow_is_followed_and_a_start_without_it_serves_what_was_champion_last(tmp_path: Path) -> None:

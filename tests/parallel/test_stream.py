@@ -15,7 +15,7 @@ from tasks.core.errors import InputError, TransientError
 from tasks.parallel import stream
 from tasks.parallel.stream import Batch, Limits, Scored
 from tasks.parallel.stream_arrivals import Replay, arrival_times
-from tasks.parallel.stream_report import Report, highest_rate, is_sustained
+from tasks.parallel.stream_report import ERRORS, OPEN_S, Meter, Report, Sample, highest_rate, is_sustained
 from tests.support.virtual_crew import VirtualCrew
 
 ROWS = pa.table({"row": range(7)})
@@ -124,6 +124,14 @@ def test_the_batch_of_a_worker_that_died_is_scored_by_another() -> None:
         play(200, 60, crew(2, 0.05, 0.001, dies=lambda *_: True), batch=16)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_death_at_a_full_queue_drops_no_record_twice(workers: int) -> None:
+    died = crew(workers, 0.0, 0.02 * workers, dies=lambda worker, _, number: worker == 0 and number == 19)
+    report = play(100, 10, died, capacity=50, batch=10)
+    assert report.deaths == 1
+    assert report.arrived == 1000 == report.scored + report.dropped
+
+
 class Noting(Replay):
     """A source that notes what it is told."""
 
@@ -195,3 +203,31 @@ def test_replayed_rows_begin_again_after_the_last() -> None:
     assert rows_seen([source.take(5, 16)]) == [5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1]
     with pytest.raises(InputError, match="no rows to replay"):
         Replay(ROWS.slice(0, 0), 10, 5, 0.0)
+
+
+def test_a_stream_without_end_keeps_a_bounded_sample() -> None:
+    meter, rng = Meter(1.0, 0.0), np.random.default_rng(1)
+    sample = Sample(1000)
+    meter._latency = sample
+    every = rng.exponential(1.0, (3 * OPEN_S, 200))
+    for second, latencies in enumerate(every):
+        due = second + np.linspace(0, 0.99, 200)
+        meter.arrive(second + 1.0 if second == 5 else second + 0.995, due)
+        sample.add(latencies)
+        meter.errors.append(str(second))
+    report = meter.report(4.0 * OPEN_S, gave_up=False)
+    assert len(sample._kept) == 1000
+    assert report.latency["max"] == every.max()
+    assert report.latency["p50"] == pytest.approx(np.log(2), rel=0.15)
+    assert report.worst_second == 1.0  # second 5 was noticed in second 6
+    assert max(len(meter._due), len(meter._noticed)) <= OPEN_S + 3
+    assert report.errors == [str(second) for second in range(3 * OPEN_S - ERRORS, 3 * OPEN_S)]
+
+
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(1, 8))
+def test_a_sample_that_need_not_choose_is_all(sizes: list[int], first: int) -> None:
+    sample, values = Sample(50), np.arange(float(first + sum(sizes)))
+    for piece in np.split(values, np.cumsum([first, *sizes]))[:-1]:
+        sample.add(piece)
+    assert sorted(sample._kept[: sample._seen]) == values.tolist()
+    assert sample.percentiles()["max"] == values[-1]

@@ -68,6 +68,17 @@ def test_what_is_held_is_dropped_with_the_commit_and_can_be_read_again(log: Kafk
     assert [record.value for record in log.read(38, 4)] == [b"38", b"39", b"40", b"41"]
 
 
+def test_of_dropped_records_only_the_times_are_held(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_kafka, "MOST", 8)
+    log.append([str(i).encode() for i in range(50)])
+    held = log.times(0, 10).tolist()
+    source = LogSource(log, "score", decoded)
+    assert len(source.drop(10, 50)) == 40
+    assert sorted(log._held) == list(range(10))
+    assert log.times(0, 50, to_read=False)[:10].tolist() == held
+    assert [record.value for record in log.read(48, 2)] == [b"48", b"49"]
+
+
 PRODUCER = """
 import sys
 from tasks.parallel.stream_kafka import KafkaLog

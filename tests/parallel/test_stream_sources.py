@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -171,6 +172,33 @@ def test_a_record_that_was_cut_short_is_not_seen_and_cut_off_by_the_next_writer(
     assert values(FileLog(tmp_path)) == [b"one", b"two", b"three again"]
 
 
+class Full:
+    """A file on a disk with little room, which takes so many bytes at once."""
+
+    def __init__(self, file: IO[bytes], room: int, at_once: int) -> None:
+        self.file, self.room, self.at_once = file, room, at_once
+        self.fileno, self.truncate, self.close = file.fileno, file.truncate, file.close
+
+    def write(self, data: bytes) -> int:
+        if self.room == 0:
+            raise OSError(28, "No space left on device")
+        count = self.file.write(data[: min(self.room, self.at_once)])
+        self.room -= count
+        return count
+
+
+def test_a_write_that_takes_less_than_given_loses_no_record(tmp_path: Path) -> None:
+    with FileLog(tmp_path, writing=True) as log:
+        assert log._writer is not None
+        log._writer = Full(log._writer, 1000, 300)  # type: ignore[assignment]
+        assert log.append([b"a" * 400, b"b" * 400]) == 0
+        with pytest.raises(OSError, match="No space"):
+            log.append([b"c" * 400])
+        log._writer.room = 1000  # type: ignore[union-attr]
+        assert log.append([b"d" * 400]) == 2
+    assert [value[:1] for value in values(FileLog(tmp_path))] == [b"a", b"b", b"d"]
+
+
 CONSUMER = """
 import sys
 from pathlib import Path
@@ -219,3 +247,31 @@ def test_a_stream_over_a_log_goes_on_where_its_group_left_off(tmp_path: Path) ->
         assert FileLog(tmp_path).committed("score") == until
     assert report.scored == 40
     assert seen == list(range(100))
+
+
+def test_a_group_that_is_further_than_the_log_is_refused(tmp_path: Path) -> None:
+    with FileLog(tmp_path, writing=True) as log:
+        log.append([b"1", b"2"])
+    log.commit("score", 2)
+    (tmp_path / "records.log").unlink()
+    with pytest.raises(RunError, match="goes on at offset 2, and the log ends at 0"):
+        LogSource(FileLog(tmp_path), "score", decoded)
+
+
+def test_a_file_that_may_not_be_read_hinders_no_other(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write(place, f"{name}.parquet", ord(name))
+    may_read, read_metadata = {"b.parquet"}, pq.read_metadata
+
+    def opened_by_us(path: Path) -> object:
+        if path.name not in may_read:
+            raise PermissionError(13, "Permission denied")
+        return read_metadata(path)
+
+    monkeypatch.setattr(stream_folder.pq, "read_metadata", opened_by_us)
+    folder = opened(place)
+    assert looked(folder) == ["b.parquet"]
+    assert {path.name for path in folder.unreadable} == {"a.parquet"}
+    may_read.add("a.parquet")
+    assert looked(folder) == ["a.parquet"]
+    assert folder.unreadable == set()

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import ProfileError
+from tasks.domain.ids import id_of
 from tasks.sources import item_records, load_profile
-from tasks.sources.ids import id_of
 from tasks.sources.inspection import inspect
 from tasks.sources.profiles import RatingRule
 from tasks.sources.ratings import rating_of

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import runpy
 import warnings
+from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pytest
 
 from tasks.core.errors import InputError
 from tasks.settings import load_settings
+from tasks.sources import Period, load_profile, to_canonical
 from tasks.stages.package.layout import About
 from tasks.stages.package.mlflow_model import SCRIPT, signature
 from tasks.stages.package.raw_reviews import REQUIRED, SCHEMA, canonical
@@ -75,6 +78,9 @@ def test_dates_without_a_time_and_times_may_be_mixed() -> None:
         ([{**ROW, "timestamp": None}], "1 reviews have no timestamp"),
         ([{**ROW, "verified": "perhaps"}], "verified cannot be read as Boolean"),
         ([{**ROW, "rating": "five"}], "rating cannot be read as Float32"),
+        ([ROW, {**ROW, "item_id": " "}], "1 reviews have no item_id"),
+        (pd.DataFrame([ROW, {**ROW, "text": 5}]), "column text: the reviews cannot be read"),
+        ([{**ROW, "title": b"x"}, {**ROW, "title": [5]}], "column title: the reviews cannot be read"),
     ],
 )
 def test_what_is_wrong_is_named(reviews: Any, what: str) -> None:
@@ -116,3 +122,25 @@ def test_mlflow_does_not_warn_of_hints_when_it_loads_the_registered_script(monke
     with warnings.catch_warnings(record=True) as said:
         runpy.run_path(str(SCRIPT))
     assert [str(warning.message) for warning in said if "type hint" in str(warning.message)] == []
+
+
+NAMED = {
+    "user_id": ["A3", " A3 ", "12.0", '="0012"', "\ufeffA3", "x.0", "12.5"],
+    "item_id": [12.0, 12.5, 7.0, 8.0, 9.0, 10.0, 11.0],
+    "category": ["Toys", " Toys", "", "  ", None, "3.0", "toys "],
+}
+
+
+def test_ids_and_categories_are_those_that_ingest_reads() -> None:
+    source = {"user_id": "customer_id", "item_id": "product_id", "category": "product_category"}
+    given = pl.DataFrame({**NAMED, **{name: [ROW[name]] * 7 for name in ("text", "timestamp")}})
+    raw = given.rename(source).with_columns(
+        review_id=pl.lit("R"), star_rating=pl.lit(5), review_date=pl.lit("2015-12-01")
+    )
+    period = Period.of(date(1990, 1, 1), None)
+    kept, rejected = to_canonical(raw, np.arange(7), load_profile("amazon-us"), "a.csv", period)
+    assert rejected.num_rows == 0
+    for reviews in (given, given.to_pandas(), given.to_dicts()):
+        found = canonical(reviews, ABOUT)
+        for name in NAMED:
+            assert found[name].to_list() == kept[name].to_pylist()

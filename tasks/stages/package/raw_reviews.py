@@ -1,8 +1,9 @@
 """Bring raw reviews into the canonical columns that scoring reads, with a clear error for those that cannot be.
 
 `user_id`, `item_id`, `text` (which may be null) and `timestamp` must be there; `title`, `verified` and `category` may
-be missing or null, and so may the stars, unless the target takes them for a feature. A time is a timestamp, an ISO 8601
-text (DATE), or a number of milliseconds since 1970. A time without a zone is UTC.
+be missing or null, and so may the stars, unless the target takes them for a feature. Ids and categories mean what they
+mean to `tasks.sources.canonical`: without white space around them, 12.0 as 12, and an empty one is none. A time is a
+timestamp, an ISO 8601 text (DATE), or a number of milliseconds since 1970. A time without a zone is UTC.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.core.errors import InputError
+from tasks.domain.ids import id_of
 from tasks.domain.schemas import REVIEWS
 from tasks.stages.package.layout import About
 
 SCHEMA = {name: pl.Series(pa.array([], REVIEWS.field(name).type)).dtype for name in REVIEWS.names}
 REQUIRED = ("user_id", "item_id", "text", "timestamp")
+NAMES = ("user_id", "item_id", "category")
+# What pandas' columns of objects and lists of dicts raise where values have several types.
+MIXED = (TypeError, ValueError, pl.exceptions.PolarsError)
 UTC_MS = pl.Datetime("ms", "UTC")
 # A day, or a day and a time, extended or basic; seconds, their fraction and the zone may be missing.
 DATE = (
@@ -55,9 +60,35 @@ def _frame(reviews: Any) -> pl.DataFrame:
         return reviews
     if isinstance(reviews, pa.Table):
         return pl.DataFrame(pl.from_arrow(reviews))
+    try:
+        return _converted(reviews)
+    except MIXED as error:
+        raise InputError(f"the reviews cannot be read: {_first_line(error)}", where=_unreadable(reviews)) from None
+
+
+def _converted(reviews: Any) -> pl.DataFrame:
     if isinstance(reviews, list):
         return pl.DataFrame(reviews, infer_schema_length=None)
     return pl.DataFrame(pl.from_pandas(reviews))
+
+
+def _unreadable(reviews: Any) -> str:
+    """Name the first column that cannot be converted alone, as one of values of several types."""
+    if isinstance(reviews, list):
+        rows = [row for row in reviews if isinstance(row, dict)]
+        columns = {name: [{name: row.get(name)} for row in rows] for name in dict.fromkeys(n for r in rows for n in r)}
+    else:
+        columns = {name: reviews[[name]] for name in getattr(reviews, "columns", ())}
+    for name, column in columns.items():
+        try:
+            _converted(column)
+        except MIXED:
+            return f"column {name}"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _typed(frame: pl.DataFrame, name: str, kind: Any) -> pl.Series:
@@ -65,10 +96,23 @@ def _typed(frame: pl.DataFrame, name: str, kind: Any) -> pl.Series:
         return pl.Series(name, [None], dtype=kind).new_from_index(0, len(frame)).alias(name)
     given = frame[name]
     try:
-        return _times(given) if name == "timestamp" else given.cast(kind)
+        if name == "timestamp":
+            return _times(given)
+        return _names(given) if name in NAMES else given.cast(kind)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{name} cannot be read as {kind}: {reason}", where=f"column {name}, {given.dtype}") from None
+        reason = f"{name} cannot be read as {kind}: {_first_line(error)}"
+        raise InputError(reason, where=f"column {name}, {given.dtype}") from None
+
+
+def _names(given: pl.Series) -> pl.Series:
+    """Read ids or categories; null where one is empty."""
+    column = pl.col(given.name)
+    if given.name == "category":
+        number = column.fill_nan(None) if given.dtype.is_float() else column
+        text = number.cast(pl.String).str.strip_chars()
+    else:
+        text = id_of(given.dtype, column)
+    return given.to_frame().select(pl.when(text != "").then(text).alias(given.name)).to_series()
 
 
 def _times(given: pl.Series) -> pl.Series:

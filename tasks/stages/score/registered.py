@@ -56,7 +56,8 @@ def fetch(uri: str, name: str, wanted: str, folder: Path) -> RegisteredModel:
         place = folder / f"{name}-{version}-{versions[version].run_id}"
         if not place.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=folder) as draft:
+            # One that a kill leaves is named like the copy, so that whoever removes the version finds it.
+            with TemporaryDirectory(dir=folder, prefix=f"{name}-{version}-", suffix=".draft") as draft:
                 fetched = model_versions.fetch(uri, name, version, Path(draft))
                 try:
                     fetched.rename(place)
