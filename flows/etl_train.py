@@ -121,7 +121,7 @@ def _register_task(
     )
 
     def decide() -> _register.Decision:
-        with registry.one_at_a_time(run.root / "register.lock", waiting):
+        with registry.one_at_a_time(run.root / registry.LOCK, waiting):
             return _register.register(candidate, settings.registry, run.tracker, judge, judge_package)
 
     def waiting() -> None:

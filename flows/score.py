@@ -81,6 +81,7 @@ def score(
         if settings.watch.enabled:
             with watching.not_failing(get_run_logger().warning, "these reviews were not watched"):
                 watch(run, read, scored, chosen)
+            run.spare("watch")
     return run.summary("completed")
 
 

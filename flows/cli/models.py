@@ -55,7 +55,7 @@ def _registry(overrides: list[str] | None, profile: str | None, *, changing: boo
         raise RegistryError(  # connecting would make an empty database
             f"no model {name} is registered yet: there is no database", where=uri, fix="raymill run registers one"
         )
-    lock = settings.storage.path / "register.lock"
+    lock = settings.storage.path / registry.LOCK
     with tracking.reaching(uri), registry.one_at_a_time(lock) if changing else nullcontext():
         yield Registry(tracking.connect(uri), name, settings.tracking.experiment, settings)
 

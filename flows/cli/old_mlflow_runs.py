@@ -18,7 +18,7 @@ from flows.run.mlflow_record import KEY
 from tasks.core.sections import PROJECT
 from tasks.engines import registry, tracking
 from tasks.settings import Settings
-from tasks.stages.register.stage import DECISION_RUN
+from tasks.stages.register.stage import DECISION_RUN, KEYS_TAG
 
 PARENT, OURS, DATASET = "mlflow.parentRunId", "raymill.run_id", "raymill.dataset"  # tags
 FLOW_RUN = "prefect.flow_run_id"
@@ -70,12 +70,15 @@ def old_and_kept(client: Any, settings: Settings, before_ms: int) -> tuple[list[
     return [tree for tree in trees if is_old(tree)], [tree for tree in trees if not is_old(tree)]
 
 
-def all_runs(client: Any, experiment_id: str) -> list[Any]:
-    """List all runs of an experiment."""
+def all_runs(client: Any, experiment_id: str, *, deleted: bool = False) -> list[Any]:
+    """List all runs of an experiment. deleted: those that are marked as deleted, too."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
     runs: list[Any] = []
     token = None
     while True:
-        page = client.search_runs([experiment_id], max_results=1000, page_token=token)
+        page = client.search_runs([experiment_id], run_view_type=view, max_results=1000, page_token=token)
         runs += page
         token = page.token
         if not token:
@@ -119,7 +122,7 @@ def _registered(client: Any) -> tuple[set[str], set[str]]:
         for version in page:
             runs |= {version.run_id, version.tags.get(DECISION_RUN)} - {None, ""}
             with suppress(ValueError):
-                keys.update(json.loads(version.tags.get("raymill.snapshot_keys", "[]")))
+                keys.update(json.loads(version.tags.get(KEYS_TAG, "[]")))
         token = page.token
         if not token:
             return runs, keys

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,12 +26,15 @@ from flows.forget.found import Found
 from flows.forget.models import Mlflow, Touched
 from flows.forget.places import REMOVING, Places
 from flows.forget.receipt import Receipt
+from flows.forget.rejected import user_fields
 from flows.forget.sought import SHORTEST, Sought
+from flows.rehearse.place import LOCK as REHEARSING
 from flows.run.forgotten_users import keep, users_to_forget
 from tasks.core import faults
-from tasks.core.errors import RunError
+from tasks.core.errors import RunError, SnapshotCorrupt
 from tasks.core.locks import locked
 from tasks.core.whole_files import write_whole
+from tasks.engines import registry
 from tasks.settings import Settings
 from tasks.sources.forgotten import Forgotten
 
@@ -42,11 +45,11 @@ Say = Callable[[str], None]
 def forget(settings: Settings, users: Collection[str], say: Say, *, dry_run: bool = False) -> Receipt:
     """Forget these users (as in the column `user_id`); returns the receipt, which is written unless `dry_run`.
 
-    May be killed and called again. Raises RunError if a run is at work, or another call; RegistryError if MLflow does
-    not answer, before anything is removed.
+    May be killed and called again. Before anything is removed it raises RunError if a run, a rehearsal or another call
+    is at work; SnapshotCorrupt if a snapshot that may hold them is damaged; RegistryError if MLflow does not answer.
     """
     places = Places(settings)
-    with _alone(places.root):
+    with _alone(places):
         work = Forgetting(settings, places, frozenset(users), say)
         work.look()
         if not dry_run:
@@ -59,17 +62,28 @@ def forget(settings: Settings, users: Collection[str], say: Say, *, dry_run: boo
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
-    with locked(root / LOCK, wait=False) as alone:
-        if not alone:
-            raise RunError("another raymill forget is at work", where=str(root), fix="wait for its end")
+def _alone(places: Places) -> Iterator[None]:
+    """Keep out other calls, registrations and rehearsals while the block runs. Raises RunError if one is at work."""
+    places.root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        for lock, what in _locks(places):
+            if not held.enter_context(locked(lock, wait=False)):
+                raise RunError(f"{what} is at work", where=str(lock.parent), fix="wait for its end")
         yield
+
+
+def _locks(places: Places) -> Iterator[tuple[Path, str]]:
+    yield places.root / LOCK, "another raymill forget"
+    yield places.root / registry.LOCK, "the registration of a model"
+    for copy in places.copies:
+        if (copy / REHEARSING).exists():
+            yield copy / REHEARSING, "a rehearsal"
 
 
 @dataclass
 class Forgetting:
-    """One call. `resumed`: an earlier one for the same users was killed; this one goes on under its receipt."""
+    """One call. `resumed`: an earlier one for the same users was killed; this one goes on under its receipt. copies:
+    the rehearsals and drills that hold the users."""
 
     settings: Settings
     places: Places
@@ -77,10 +91,11 @@ class Forgetting:
     say: Say
     found: dict[str, Found] = field(default_factory=dict)  # by store
     touched: list[Touched] = field(default_factory=list)
+    copies: list[Path] = field(default_factory=list)
 
     @cached_property
     def sought(self) -> Sought:
-        return Sought(self.users)
+        return Sought(self.users, user_fields=user_fields(self.settings.data.dataset))
 
     @cached_property
     def mlflow(self) -> Mlflow:
@@ -118,9 +133,7 @@ class Forgetting:
             store.check()
             search.check_idle(store)
             self.found[name] = search.find(store, self.sought)
-        for copy in self.places.copies:
-            for store in self.places.stores_in(copy):
-                search.check_idle(store)
+        self.copies = [copy for copy in self.places.copies if self._is_theirs(copy)]
         self.touched = self.mlflow.touched(self.keys)
         reviews = {self.listed.hash_of(u): max(f.reviews(u) for f in self.found.values()) for u in self.users}
         for line in self.receipt.users:
@@ -134,6 +147,19 @@ class Forgetting:
             self.receipt.add(self.receipt.models, version.line)
         self._list_predictions()
         self._list_unreached()
+
+    def _is_theirs(self, copy: Path) -> bool:
+        """Tell whether a rehearsal or a drill holds the users, or is half removed."""
+        if copy.name.endswith(REMOVING):
+            return True
+        stores = self.places.stores_in(copy)
+        for store in stores:
+            search.check_idle(store)
+        try:
+            return any(search.find(store, self.sought).files for store in stores)
+        except SnapshotCorrupt as error:
+            fix = f"remove the folder {copy}, and start raymill forget again"
+            raise RunError(error.what, where=error.where, fix=fix) from None
 
     def _plan(self, name: str, found: Found, key: str) -> None:
         manifest = found.manifests[key]
@@ -167,7 +193,7 @@ class Forgetting:
         touched = {f"{version.name} version {version.version}" for version in self.touched}
         for stranger in self.mlflow.strangers(known):
             if stranger not in touched:
-                line = {"what": stranger, "why": "some of its snapshots are not in this storage"}
+                line = {"what": stranger, "why": "not all that it learned from is known in this storage"}
                 self.receipt.add(self.receipt.not_reached, line)
         if n := self.sought.common_names:
             why = f"{n} names are words or numbers, or shorter than {SHORTEST} characters: found in any text by chance"
@@ -185,8 +211,8 @@ class Forgetting:
             roles = f", {' and '.join(version.roles)}," if version.roles else ""
             self.say(f"removed {version.name} version {version.version}{roles} with its files")
             faults.point("forget", "model")
-        for run in self.mlflow.reports(self.keys, self.digests):
-            self.receipt.add(self.receipt.files, {"file": f"MLflow run {run}: report", "what": "removed"})
+        for run, what in self.mlflow.left_in_runs(self.keys, self.digests):
+            self.receipt.add(self.receipt.files, {"file": f"MLflow run {run}: {what}", "what": "removed"})
         self.receipt.save(self.places.root)
         faults.point("forget", "models")
 
@@ -195,14 +221,17 @@ class Forgetting:
         for page in self.places.pages(self.keys) if self.keys else []:
             shutil.rmtree(page)
             self.receipt.add(self.receipt.files, {"file": self.places.shown(page), "what": "removed"})
-        for copy in self.places.copies:
-            self._clean_copy(copy)
+        for report in self.places.remove_shared_reports(self.keys):
+            self.receipt.add(self.receipt.files, {"file": report, "what": "removed"})
+        for copy in self.copies:
+            self._remove_copy(copy)
         some = self.resumed or self.keys
         files = [*self.places.other_files, *self.mlflow.files] if some else []  # a typo must not change a thing
         for file, done, helped in sweep.swept(files, self.places.not_swept, self.sought):
             shown = self.places.shown(file)
             if helped:
                 self.receipt.add(self.receipt.files, {"file": shown, "what": done})
+                self.places.share(file)
             else:
                 self.receipt.add(self.receipt.not_reached, {"what": shown, "why": done})
         for about in self.places.exported:
@@ -210,14 +239,9 @@ class Forgetting:
         self.receipt.save(self.places.root)
         faults.point("forget", "files")
 
-    def _clean_copy(self, place: Path) -> None:
-        """Remove a rehearsal or a drill that holds the users; it is renamed first: a killed call knows it by that."""
+    def _remove_copy(self, place: Path) -> None:
+        """Remove a rehearsal or a drill; it is renamed first: a killed call knows it by that."""
         if not place.name.endswith(REMOVING):
-            stores = self.places.stores_in(place)
-            for store in stores:
-                search.check_idle(store)
-            if not any(search.find(store, self.sought).files for store in stores):
-                return
             place = place.rename(place.with_name(f"{place.name}{REMOVING}"))
         shutil.rmtree(place)
         self.receipt.add(self.receipt.files, {"file": self.places.shown(place), "what": "removed"})
@@ -235,7 +259,9 @@ class Forgetting:
                 purge.remove(found.store, manifest)
                 faults.point("forget", "removed", removed)
                 removed += 1
-            purge.clear_leftovers(found.store)
+            if dead := purge.clear_leftovers(found.store):
+                line = {"file": f"{name}: {dead} unfinished snapshots", "what": "removed"}
+                self.receipt.add(self.receipt.files, line)
 
     def finish(self) -> None:
         """Look again; raises RunError if a run that had begun before has written new rows of these users."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from flows.forget.sought import Sought
-from tasks.core.errors import RunError
+from tasks.core.errors import RunError, SnapshotCorrupt
 from tasks.core.locks import locked
 from tasks.core.part_files import scan_parts
 from tasks.core.snapshots import Manifest, Snapshot
@@ -55,7 +55,10 @@ def check_idle(store: SnapshotStore) -> None:
 
 
 def find(store: SnapshotStore, sought: Sought) -> Found:
-    """Search every table that names users or rejected records, then, by the reviews' ids, the tables of predictions."""
+    """Search every table that names users or rejected records, then, by the reviews' ids, the tables of predictions.
+
+    Raises SnapshotCorrupt for one of them that is damaged: nobody can tell whose rows it has.
+    """
     found = Found(store, store.manifests())
     _search(found, sought, by_user=True)
     if sought.reviews:
@@ -77,9 +80,7 @@ def _search(found: Found, sought: Sought, *, by_user: bool) -> None:
         if not wanted or not (snapshot := _here(found.store, manifest)):
             continue
         for entry in manifest.files:
-            if entry.rows and entry.table in wanted and not (snapshot.root / entry.name).is_file():
-                found.files.setdefault(key, set()).add(entry.name)  # damaged: it goes, too
-            elif entry.rows and entry.table in wanted:
+            if entry.rows and entry.table in wanted:
                 rows = rows_of(snapshot.root / entry.name, tables[entry.table], sought)
                 if len(rows):
                     found.files.setdefault(key, set()).add(entry.name)
@@ -88,19 +89,27 @@ def _search(found: Found, sought: Sought, *, by_user: bool) -> None:
 
 
 def _here(store: SnapshotStore, manifest: Manifest) -> Snapshot | None:
-    """Return a snapshot, fetched if only the bucket has it."""
-    folder = store.root / manifest.stage / manifest.key
-    if (folder / "manifest.json").exists():
-        return Snapshot(manifest.stage, manifest.key, manifest.digest, str(folder))
-    return store.find(manifest.stage, manifest.key) if isinstance(store, MirroredStore) else None
+    """Return a snapshot, fetched if only the bucket has it. Raises SnapshotCorrupt if files of it are gone."""
+    here = SnapshotStore.find(store, manifest.stage, manifest.key)
+    return here or (store.find(manifest.stage, manifest.key) if isinstance(store, MirroredStore) else None)
 
 
 def rows_of(file: Path, columns: Iterable[str], sought: Sought) -> pl.DataFrame:
-    """Read the rows of the users from a file of a table: their names, ids and texts, as far as it has them."""
+    """Read the rows of the users from a file of a table: their names, ids and texts, as far as it has them.
+
+    Raises SnapshotCorrupt for a file that cannot be read.
+    """
     test = sought.of_rows(columns)
     assert test is not None
     names = [name for name in (*TEXTS, "record") if name in set(columns)]
-    return scan_parts([file]).filter(test).select(names).collect()
+    try:
+        return scan_parts([file]).filter(test).select(names).collect()
+    except (OSError, pl.exceptions.ComputeError) as error:
+        raise SnapshotCorrupt(
+            f"it cannot be read: {str(error).partition(chr(10))[0]}",
+            where=str(file),
+            fix="raymill gc --damaged removes its snapshot",
+        ) from None
 
 
 def _account(found: Found, manifest: Manifest, file: str, rows: pl.DataFrame) -> None:

@@ -16,6 +16,7 @@ from flows.run.mlflow_record import KEY
 from flows.run.scoring import for_scoring, model_copies
 from tasks.engines import model_versions, registry, tracking
 from tasks.settings import Settings
+from tasks.stages.register.stage import DIGEST_TAG, KEYS_TAG
 
 FORGET = "forget"  # the action of the audit record about a champion that goes
 REPORT = "report"  # the folder of a run's artifacts with its page
@@ -62,7 +63,7 @@ class Mlflow:
             for version in model_versions.all_versions(self.client):
                 rests_on: list[str] = []
                 with suppress(ValueError):
-                    rests_on = json.loads(version.tags.get("raymill.snapshot_keys", "[]"))
+                    rests_on = json.loads(version.tags.get(KEYS_TAG, "[]"))
                 found.append((version, set(rests_on)))
         return sorted(found, key=lambda pair: (pair[0].name, int(pair[0].version)))
 
@@ -121,34 +122,41 @@ class Mlflow:
         with registry.audited(self.client, experiment.experiment_id, touched.name, audit):
             pass
 
-    def _remove_files(self, run_id: str) -> None:
-        """Remove all models that a run has logged, registered or not, and the folders of its artifacts."""
+    def _remove_files(self, run_id: str) -> bool:
+        """Remove all models that a run has logged, registered or not, and the folders of its artifacts; return whether
+        there were any."""
         run = self.client.get_run(run_id)
         query = f"source_run_id = '{run_id}'"
         logged = self.client.search_logged_models([run.info.experiment_id], filter_string=query)
-        for place in [*self._folders(run_id), *(model.artifact_location for model in logged)]:
+        places = [*self._folders(run_id), *(model.artifact_location for model in logged)]
+        for place in places:
             stored.delete_files(place, self.uri)
         kept_in = stored.store(stored.database(self.uri, self.settings))
         for model in logged:
             self.client.delete_logged_model(model.model_id)
             if kept_in is not None:
                 kept_in._hard_delete_logged_model(model.model_id)
+        return bool(places)
 
-    def reports(self, keys: Collection[str], digests: Collection[str]) -> Iterator[str]:
-        """Remove the pages of runs that recorded such snapshots; yield the runs' ids."""
+    def left_in_runs(self, keys: Collection[str], digests: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Remove the pages of runs that recorded such snapshots, and models of such that were saved and never became a
+        version, of deleted runs, too; yield the runs' ids, each with what is removed.
+        """
         experiment = self.client and self.client.get_experiment_by_name(self.settings.tracking.experiment)
         if not experiment:
             return
         with tracking.reaching(self.uri):
-            for run in stored.all_runs(self.client, experiment.experiment_id):
+            for run in stored.all_runs(self.client, experiment.experiment_id, deleted=True):
                 tags = run.data.tags
+                if tags.get(DIGEST_TAG) in digests and self._remove_files(run.info.run_id):
+                    yield run.info.run_id, "models"
                 made = {value for tag, value in tags.items() if tag.startswith("snapshot.")}
                 if not (made & set(digests) or tags.get(KEY) in keys):
                     continue
                 run_id = run.info.run_id
                 if any(artifact.path == REPORT for artifact in self.client.list_artifacts(run_id)):
                     stored.delete_files(f"{run.info.artifact_uri.rstrip('/')}/{REPORT}", self.uri)
-                    yield run_id
+                    yield run_id, REPORT
 
     @property
     def files(self) -> list[Path]:

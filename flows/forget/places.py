@@ -64,13 +64,30 @@ class Places:
 
     def pages(self, keys: Collection[str]) -> list[Path]:
         """List the folders of reports about runs with such snapshots, and the Data Docs: both show examples."""
-        found = []
-        for stored, _ in self.stores["main"].records():
-            record = RunRecord.from_json(stored)
-            if any(row.key in keys for row in record.stages):
-                found.append(self.root / "reports" / record.run_id)
+        found = [self.root / "reports" / run for run in self._runs(keys)]
         scoring = self.root / SCORING
         return [page for page in (*found, self.root / "docs", scoring / "docs") if page.exists()]
+
+    def _runs(self, keys: Collection[str]) -> list[str]:
+        """List the runs that train with such snapshots; with a bucket those of all machines."""
+        records = [RunRecord.from_json(stored) for stored, _ in self.stores["main"].records()]
+        return [record.run_id for record in records if any(row.key in keys for row in record.stages)]
+
+    def remove_shared_reports(self, keys: Collection[str]) -> list[str]:
+        """Remove the bucket's copies of reports about runs with such snapshots; return their names there."""
+        store = self.stores["main"]
+        if not keys or not isinstance(store, MirroredStore):
+            return []
+        runs = {f"reports/{run}/" for run in self._runs(keys)}
+        there = [o.name for o in store.bucket.objects("reports/") if o.name.startswith(tuple(runs))]
+        store.bucket.delete(there)
+        return [f"{store.bucket}/{name}" for name in there]
+
+    def share(self, file: Path) -> None:
+        """Send a record of a run that was cleaned to the bucket, if there is one."""
+        for store in self.stores.values():
+            if file.parent == store.root.parent / "runs":
+                store.keep(file)
 
     @property
     def other_files(self) -> list[Path]:

@@ -15,18 +15,24 @@ from html import escape
 
 import polars as pl
 
+from flows.forget import rejected
+
 SHORTEST = 6  # characters of a name that is sought in texts
 TEXT_CHARS, SHORTEST_TEXT = 60, 25  # what pages quote of a text begins with its beginning; "Great!" is anybody's
 GONE = "[forgotten]"
+# Before a name, in JSON also after an escaped character: "\tNAME" has a letter before it.
+BORDER = r"(?:(?<![\w-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4}))"
 
 
 @dataclass
 class Sought:
-    """users: as in the column `user_id`. reviews: their ids. texts: beginnings of titles and texts, long enough."""
+    """users: as in the column `user_id`. reviews: their ids. texts: beginnings of titles and texts, long enough.
+    user_fields: the columns of rejected records that hold the user."""
 
     users: frozenset[str]
     reviews: set[str] = field(default_factory=set)
     texts: set[str] = field(default_factory=set)
+    user_fields: frozenset[str] = field(default_factory=rejected.user_fields)
 
     @property
     def common_names(self) -> int:
@@ -51,10 +57,19 @@ class Sought:
         elif "review_id" in names:
             tests.append(pl.col("review_id").is_in(list(self.reviews)))
         if "record" in names:  # rejected rows as JSON, or as they were
-            quoted = [json.dumps(user, ensure_ascii=False) for user in self.users]
-            tests.append(pl.col("record").str.contains_any(quoted))
+            tests.append(pl.col("record").map_batches(self._rejected, return_dtype=pl.Boolean))
             tests.append(pl.col("record").map_batches(self.in_each, return_dtype=pl.Boolean))
         return pl.any_horizontal(tests).fill_null(False) if tests else None
+
+    def _rejected(self, records: pl.Series) -> pl.Series:
+        """Tell of each rejected record whether it is one of the users'."""
+        once = {form for user in self.users for form in _forms(user)}
+        twice = {form for one in once for form in _forms(one)}  # a long row is a JSON text within one
+        maybe = records.str.contains_any(sorted(twice)).fill_null(False)
+        theirs = [
+            m and rejected.is_of(record, self.users, self.user_fields) for m, record in zip(maybe, records, strict=True)
+        ]
+        return pl.Series(theirs, dtype=pl.Boolean)
 
     @cached_property
     def _names(self) -> set[str]:
@@ -81,7 +96,7 @@ class Sought:
         whole = text.encode("utf-8", "replace").decode()  # half a surrogate pair is not text
         hits = pl.Series([whole]).str.extract_many(self._either, overlapping=True)[0].unique().to_list()
         names, texts = [h for h in hits if h in self._names], [h for h in hits if h not in self._names]
-        parts = [rf"(?<![\w-])(?:{_any(names)})(?![\w-])"] if names else []
+        parts = [rf"{BORDER}(?:{_any(names)})(?![\w-])"] if names else []
         parts += [_any(texts)] if texts else []
         pattern = re.compile("|".join(parts)) if parts else None
         return pattern if pattern and pattern.search(text) else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tasks.core.errors import RunError
 from tasks.core.sections import StorageConfig
 from tasks.core.whole_files import write_whole
 from tasks.sources.forgotten import FILE, Forgotten, load
@@ -23,8 +26,15 @@ def users_to_forget(storage: StorageConfig) -> Forgotten | None:
 
 
 def keep(forgotten: Forgotten, storage: StorageConfig) -> None:
-    """Write the list here and to the bucket."""
+    """Write the list here and to the bucket, with what another machine has added there since it was read.
+
+    Raises RunError if that machine's list is another one: hashes of two salts do not go together.
+    """
     path = storage.path / FILE
+    if storage.remote is not None and (theirs := users_to_forget(storage)):
+        if theirs.salt != forgotten.salt:
+            raise RunError("another machine has begun the list of users to forget", fix="start raymill forget again")
+        forgotten = replace(forgotten, users=forgotten.users | theirs.users, parts=forgotten.parts | theirs.parts)
     forgotten.save(path)
     if storage.remote is not None:
         from tasks.core.storage.bucket import Bucket

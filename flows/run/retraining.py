@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -60,10 +60,10 @@ def start(settings: Settings, root: Path, cause: Cause, say: Callable[[str], Non
     started: the cause stays open, and the next look finds it again. api: the address of Prefect's API; that of this
     process if not given.
     """
-    if (root / FOLDER / f"{cause.name}.json").exists() and not _cancelled(settings, cause, api):
+    if (root / FOLDER / f"{cause.name}.json").exists() and not _cancelled(settings, cause.name, api):
         return True
     try:
-        if problem := _not_now(settings, root, cause) or _start(settings, root, cause, api):
+        if problem := _not_now(settings, root, cause, api) or _start(settings, root, cause, api):
             say(f"no run is started for {cause.text}: {problem}")
             return False
     except Exception as error:  # the work is committed, and must not fail by this
@@ -76,14 +76,15 @@ def start(settings: Settings, root: Path, cause: Cause, say: Callable[[str], Non
     return True
 
 
-def _not_now(settings: Settings, root: Path, cause: Cause) -> str:
+def _not_now(settings: Settings, root: Path, cause: Cause, api: str | None) -> str:
     if cause.kind == FILES:
         return ""
     pause = timedelta(hours=settings.retrain.pause_hours)
     for earlier in started(root):
         if earlier.get("kind") == FILES or earlier.get("name") == cause.name:
             continue
-        if datetime.now(UTC) - datetime.fromisoformat(earlier["when"]) < pause:
+        lately = datetime.now(UTC) - datetime.fromisoformat(earlier["when"]) < pause
+        if lately and not _cancelled(settings, str(earlier.get("name")), api):
             return f"one was at {earlier['when']} for {earlier['text']}, and retrain.pause_hours have not passed"
     return ""
 
@@ -98,7 +99,7 @@ def _start(settings: Settings, root: Path, cause: Cause, api: str | None) -> str
     if cause.model and (trained := _trained(deployment)) != (cause.model, cause.dataset, cause.target):
         return f"it trains {trained[0]} ({trained[2]} of {trained[1]}), which is another model"
     runs = _asking(settings, api, deployment)
-    key, earlier = _attempt(runs, cause)
+    key, earlier = _attempt(runs, cause.name)
     if earlier:  # of a process that died before it had recorded it
         run = earlier
     elif runs(state={"type": {"any_": ["PENDING", "RUNNING"]}}):
@@ -126,29 +127,30 @@ def _asking(settings: Settings, api: str, deployment: dict[str, Any]) -> Callabl
     return runs
 
 
-def _attempt(runs: Callable[..., list[dict[str, Any]]], cause: Cause) -> tuple[str, dict[str, Any] | None]:
+def _attempt(runs: Callable[..., list[dict[str, Any]]], cause: str) -> tuple[str, dict[str, Any] | None]:
     """Return the idempotency key for a cause, and the run that has it; one that never ran gives way to the next key."""
     for number in count(1):
-        key = f"raymill-{cause.name}" + (f"-{number}" if number > 1 else "")
+        key = f"raymill-{cause}" + (f"-{number}" if number > 1 else "")
         found = runs(idempotency_key={"any_": [key]})
-        if not found or not _never_ran(found[0]):
+        if not found or not never_ran(found[0]):
             break
     return key, found[0] if found else None
 
 
-def _never_ran(run: dict[str, Any]) -> bool:
+def never_ran(run: Mapping[str, Any]) -> bool:
+    """Whether a run, as Prefect's API describes it, was cancelled before it began."""
     # Prefect gives a start_time to a run that ended without having run, too.
     return run.get("state_type") == "CANCELLED" and not run.get("run_count")
 
 
-def _cancelled(settings: Settings, cause: Cause, api: str | None) -> bool:
+def _cancelled(settings: Settings, cause: str, api: str | None) -> bool:
     """Whether the run that was recorded for a cause was cancelled before it began; False where no server tells."""
     try:
         if not (api := api or _api()):
             return False
         deployment = ask(api, basic(settings.services), f"deployments/name/{DEPLOYMENT}")
         found = _attempt(_asking(settings, api, deployment), cause)
-        return found[0] != f"raymill-{cause.name}" and found[1] is None
+        return found[0] != f"raymill-{cause}" and found[1] is None
     except Exception:  # it was started, as far as anyone knows
         return False
 

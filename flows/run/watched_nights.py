@@ -19,7 +19,7 @@ from tasks.core.digests import digest_of
 from tasks.core.locks import locked
 from tasks.core.snapshots import Snapshot
 from tasks.core.whole_files import write_whole
-from tasks.stages.watch.findings import REALISED
+from tasks.stages.watch.findings import LEARNED, REALISED
 
 FOLDER, LOCK = "nights", ".lock"
 KEPT = ("run_id", "started", "mlflow_run", "seconds", "told", "stars_seen")  # of the first run of a night
@@ -131,8 +131,7 @@ def keep(root: Path, night: Night) -> Night:
     with changing(root):
         if (earlier := stored(root, night.night)) is not None:
             first = {name: getattr(earlier, name) for name in KEPT}
-            later = _realised_of(earlier, night) if _rows(earlier) > _rows(night) else {}
-            night = replace(night, **first, found={**night.found, **later})
+            night = replace(night, **first, found={**night.found, **_turned_out(earlier, night)})
         write(root, night)
     return night
 
@@ -168,10 +167,19 @@ def write(root: Path, night: Night) -> None:
     write_whole(root / FOLDER / f"{night.night}.json", json.dumps(asdict(night), indent=1), synced=True)
 
 
-def _rows(night: Night) -> int:
-    return int(night.found.get("realised_rows") or 0)
+def _turned_out(earlier: Night, night: Night) -> dict[str, Any]:
+    """Return what became of a night where it is known of more rows than the run that has scored it again knows."""
+    known: dict[str, Any] = {}
+    if _count(earlier, "realised_rows") > _count(night, "realised_rows"):
+        known = {name: value for name, value in earlier.found.items() if name.startswith("realised_")}
+        others = [warned for warned in night.warnings if warned["expectation"] != REALISED]
+        known["warnings"] = [*others, *(one for one in earlier.warnings if one["expectation"] == REALISED)]
+    if _count(earlier, "learned_rows") > _count(night, "learned_rows"):
+        others = [line for line in night.found.get("told", ()) if LEARNED not in line]
+        lines = [line for line in earlier.found.get("told", ()) if LEARNED in line]
+        known |= {"learned_rows": earlier.found["learned_rows"], "told": [*others, *lines]}
+    return known
 
 
-def _realised_of(earlier: Night, night: Night) -> dict[str, Any]:
-    values = {name: value for name, value in earlier.found.items() if name.startswith("realised_")}
-    return {**values, "warnings": [*night.warnings, *(w for w in earlier.warnings if w["expectation"] == REALISED)]}
+def _count(night: Night, name: str) -> int:
+    return int(night.found.get(name) or 0)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.run.notify import record_of
+from flows.run.retraining import never_ran
 from flows.servers.prefect_http import ask
 from tasks.core.deadline import Deadline
 from tasks.settings import Settings
@@ -36,7 +37,8 @@ class Readiness:
 
 
 def look(api: str, authorization: str, settings: Settings, deadline: Deadline, due: datetime) -> Readiness:
-    """Look for a completed run that was to start at the schedule's last time before `due`, a deadline, or later.
+    """Look for a completed run that was to start at the schedule's last time before `due`, a deadline, or later; or for
+    one that was at work by then, for which the scheduled one was cancelled: the deployment allows one at a time.
 
     Without a schedule, runs from the deadline before on count. Raises TransientError if Prefect's server is away.
     """
@@ -102,6 +104,7 @@ def judged(
     since: from which expected start on runs count. scheduled: when the last one was due; None without a schedule.
     """
     lately = [run for run in runs if (_moment(run["expected_start_time"]) or since) >= since]
+    lately = [*(run for run in runs if run not in lately and _stands_for(run, lately)), *lately]
     done = [at for run in lately if run["state_type"] == "COMPLETED" and (at := _moment(run.get("end_time")))]
     if done:
         return Readiness(min(done), since)
@@ -110,6 +113,13 @@ def judged(
         return _described(run, since, deadline, settings)
     what = f"there is no run, due at {deadline.clock(scheduled)}" if scheduled else "no run, and no schedule is active"
     return Readiness(None, since, what)
+
+
+def _stands_for(run: Mapping[str, Any], lately: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run was at work when one of the others was to start, which was cancelled before it began."""
+    began, ended = _moment(run.get("start_time")), _moment(run.get("end_time"))
+    due = [_moment(other["expected_start_time"]) for other in lately if never_ran(other)]
+    return any(at and began and ended and began <= at <= ended for at in due)
 
 
 def _described(run: Mapping[str, Any], since: datetime, deadline: Deadline, settings: Settings) -> Readiness:

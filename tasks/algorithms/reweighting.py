@@ -59,14 +59,16 @@ class Price:
 def rake(cells: Cells, margins: Sequence[Array]) -> tuple[Array, float]:
     """Return (k,) weights of a row in each cell, with which the cells have these margins, and what is left unmet.
 
-    margins: for each dimension the (levels,) shares that are wanted, of any sum above 0. A level that no cell has gets
-    nothing, and the other shares are scaled up. Where no weights meet all margins, those of the last round come near.
+    margins: for each dimension the (levels,) shares that are wanted, of any sum. A level that no cell has gets nothing,
+    and the other shares are scaled up; a dimension of which only such levels are wanted has no say. Where no
+    weights meet all margins, those of the last round come near.
     """
     weights, unmet = np.ones(len(cells.rows)), 0.0
-    targets = [_wanted(cells.levels[:, d], shares) for d, shares in enumerate(margins)]
+    wanted = ((d, _wanted(cells.levels[:, d], shares)) for d, shares in enumerate(margins))
+    targets = [(d, shares / shares.sum()) for d, shares in wanted if shares.sum() > 0]
     for _ in range(ROUNDS):
         unmet = 0.0
-        for d, target in enumerate(targets):
+        for d, target in targets:
             held: Array = np.bincount(cells.levels[:, d], weights * cells.rows, len(target)).astype(np.float64)
             held = held / (held.sum() or 1.0)
             unmet = max(unmet, float(np.abs(held - target).max()))
@@ -80,12 +82,10 @@ def rake(cells: Cells, margins: Sequence[Array]) -> tuple[Array, float]:
 
 
 def _wanted(levels: Array, shares: Array) -> Array:
+    """Return the (levels,) shares, 0 of a level that no cell has."""
     there = np.bincount(levels, minlength=len(shares)) > 0
     wanted: Array = np.where(there, shares, 0.0).astype(np.float64)
-    if not wanted.sum() > 0:
-        wanted = there.astype(np.float64)
-    scaled: Array = wanted / wanted.sum()
-    return scaled
+    return wanted
 
 
 def price(cells: Cells, margins: Sequence[Array], rows: int) -> Price:

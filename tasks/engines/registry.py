@@ -31,6 +31,7 @@ from tasks.engines.model_versions import all_versions, version_by_alias
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHAMPIONS = "raymill.champions"  # tag of the registered model: JSON list of versions, the champion last
 KEPT_CHAMPIONS = 100
+LOCK = "register.lock"  # below storage.root, for `one_at_a_time`
 AUDIT = "raymill.audit"  # tag of an audit run: the registered model's name
 DIGEST = "raymill.digest."  # prefix of the tags with the digests of a decision's inputs
 PROMOTED = "raymill.promoted"  # tag of a version: true, false, "by hand" or "rolled back"

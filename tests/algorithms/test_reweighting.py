@@ -78,6 +78,16 @@ def test_a_kind_whose_losses_nobody_knows_leaves_the_others_their_shares() -> No
     assert price(known, night, 100).mean == pytest.approx((20 * 1 + 60 * 3) / 80)
 
 
+def test_a_dimension_of_which_nothing_is_known_changes_nothing() -> None:
+    """Such as a night without the column `verified`: the rare level must not count as half of it."""
+    known = cells([[900, 50], [50, 0]], [[1.0, 4.0], [2.0, 0]])
+    nowhere = np.zeros(2)
+    assert price(known, [nowhere, nowhere], 100).mean == pytest.approx(known.mean)
+    half = [np.array([50.0, 50.0]), nowhere]
+    alone = Cells(known.levels[:, :1], known.rows, known.sums, known.squares)
+    assert price(known, half, 100).mean == pytest.approx(price(alone, half[:1], 100).mean)
+
+
 def test_margins_that_exclude_each_other_change_nothing_and_say_so() -> None:
     known = cells(np.diag([5, 5, 5]), np.diag([1.0, 2.0, 3.0]))
     priced = price(known, [np.array([1.0, 0, 0]), np.array([0, 1.0, 0])], 100)

@@ -19,9 +19,10 @@ from flows.forget.models import Mlflow, Touched
 from flows.forget.places import Places
 from flows.forget.receipt import opened
 from flows.forget.sought import Sought
-from tasks.core.errors import InputError, RunError, UserError
+from tasks.core.errors import InputError, RunError, SnapshotCorrupt, UserError
+from tasks.core.locks import locked
 from tasks.core.storage.store import SnapshotStore
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 from tests.support.forgettable import HER, put, raw, reviews
 
 TEXT = "A zanzibarite lamp, which I would not buy again for <money> or “love”."
@@ -139,6 +140,73 @@ def test_the_raw_input_is_not_touched_wherever_it_is_and_what_no_reader_sees_goe
     assert (receipt.found, receipt.finished) == (1, True)
     assert {file: file.read_bytes() for file in before} == before
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    words = [f"storage.root={tmp_path / 'data'}", f"tracking.uri=sqlite:///{tmp_path}/none.db"]
+    return load_settings(overrides=[*words, f"data.input={tmp_path / 'in'}"])
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    """All files but locks, which are empty."""
+    return {path: content for path in folder.rglob("*") if path.is_file() and (content := path.read_bytes())}
+
+
+@pytest.mark.parametrize("user", [HER, "NOBODY-7"])
+@pytest.mark.parametrize("damage", ["gone", "cut short", "other bytes"])
+def test_whose_a_damaged_snapshot_is_nobody_can_tell_so_nothing_is_removed(
+    settings: Settings, user: str, damage: str
+) -> None:
+    store = SnapshotStore(settings.storage.path / "snapshots")
+    put(store, "ingest", [reviews(HER), reviews("b")], (raw("source"),))
+    put(store, "count-words", [pa.table({"token": ["a"]})], (raw("ingest"),))
+    (file,) = store.root.glob("ingest/*/attempt-*/part-00001.parquet")
+    whole = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(whole[:50] if damage == "cut short" else bytes(len(whole)))
+    before = files_in(settings.storage.path)
+    with pytest.raises(SnapshotCorrupt, match="gc --damaged"):
+        forget(settings, [user], lambda _: None)
+    assert files_in(settings.storage.path) == before
+
+
+@pytest.mark.parametrize("lock", ["register.lock", "rehearsal/.lock", "forget.lock"])
+def test_nothing_begins_while_a_model_is_registered_or_a_rehearsal_is_at_work(settings: Settings, lock: str) -> None:
+    root = settings.storage.path
+    put(SnapshotStore(root / "rehearsal" / "snapshots"), "ingest", [reviews(HER)], (raw("source"),))
+    with locked(root / lock):
+        before = files_in(root)
+        with pytest.raises(RunError, match="is at work"):
+            forget(settings, [HER], lambda _: None)
+        assert files_in(root) == before
+    forget(settings, [HER], lambda _: None)
+    assert not (root / "rehearsal").exists()
+
+
+def test_a_damaged_rehearsal_is_told_before_anything_is_removed(settings: Settings) -> None:
+    store = SnapshotStore(settings.storage.path / "rehearsal" / "snapshots")
+    put(store, "ingest", [reviews("b")], (raw("source"),))
+    put(SnapshotStore(settings.storage.path / "snapshots"), "ingest", [reviews(HER)], (raw("source"),))
+    next(store.root.glob("ingest/*/attempt-*/part-00000.parquet")).unlink()
+    before = files_in(settings.storage.path)
+    with pytest.raises(RunError, match="remove the folder"):
+        forget(settings, [HER], lambda _: None)
+    assert files_in(settings.storage.path) == before
+
+
+def test_a_name_that_nothing_has_is_listed_and_dead_attempts_go_and_are_told(settings: Settings) -> None:
+    store = SnapshotStore(settings.storage.path / "snapshots")
+    put(store, "ingest", [reviews(HER)], (raw("source"),))
+    before = files_in(store.root)
+    half = store.root / "clean" / "killed" / "attempt-1"
+    half.mkdir(parents=True)
+    (half / "part-00000.parquet").write_text("half")
+    receipt = forget(settings, ["NOBODY-7"], lambda _: None)
+    assert (receipt.finished, receipt.found, receipt.snapshots) == (True, 0, [])
+    assert receipt.files == [{"file": "main: 1 unfinished snapshots", "what": "removed"}]
+    assert files_in(store.root) == before
 
 
 def test_parts_without_the_users_stay_for_the_next_run_and_the_others_go(store: SnapshotStore) -> None:

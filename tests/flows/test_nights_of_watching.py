@@ -16,8 +16,10 @@ from flows.run.watched_nights import SHOWN, Night, change, keep, name_of, open_n
 from flows.run.watching import _predictions
 from tasks.core.storage.store import SnapshotStore
 from tasks.settings import load_settings
+from tasks.stages.watch.findings import learned
 from tests.support import toy_snapshots
 
+(SEEN,) = learned(2, "2026-01-01")
 OPEN = {"unseen_from": "2026-01-01T00:00:00+00:00", "realised_rows": 0}
 
 
@@ -52,6 +54,22 @@ def test_two_runs_that_change_one_night_at_once_both_count(tmp_path: Path) -> No
     assert sorted(now.told) == [str(i) for i in range(8)]
     again = keep(tmp_path, night("n"))
     assert sorted(again.told) == sorted(now.told)
+
+
+REALISED = {"expectation": "realised loss", "value": "1.3", "limit": "1.1"}
+OTHER = {"expectation": "reviews of unknown kinds", "value": "9%", "limit": "5%"}
+
+
+def test_scoring_again_keeps_what_became_of_the_night_and_its_own_warning_once(tmp_path: Path) -> None:
+    keep(tmp_path, night("n", realised_rows=900, realised_loss=1.0, learned_rows=2, told=["a line", SEEN], warnings=[]))
+    again = {"realised_rows": 300, "realised_loss": 1.3, "warnings": [OTHER, REALISED], "told": ["a line"]}
+    found = keep(tmp_path, night("n", **again)).found
+    assert (found["realised_rows"], found["realised_loss"], found["learned_rows"]) == (900, 1.0, 2)
+    assert (found["warnings"], found["told"]) == ([OTHER], ["a line", SEEN])
+    keep(tmp_path, night("m", realised_rows=900, warnings=[REALISED]))
+    assert keep(tmp_path, night("m", **again)).found["warnings"] == [OTHER, REALISED]
+    more = keep(tmp_path, night("n", realised_rows=950, warnings=[REALISED], told=[], learned_rows=3)).found
+    assert (more["realised_rows"], more["warnings"], more["learned_rows"]) == (950, [REALISED], 3)
 
 
 def test_a_night_whose_predictions_are_damaged_or_gone_says_so(tmp_path: Path) -> None:

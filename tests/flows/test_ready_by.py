@@ -86,6 +86,20 @@ def test_a_run_by_hand_before_the_schedules_time_does_not_stand_for_the_night(
         assert (found.done, found.what) == (None, "failed at 04:50")
 
 
+def test_a_run_for_new_files_that_the_scheduled_one_gave_way_to_stands_for_the_night(settings: Settings) -> None:
+    """The deployment allows one run at a time, and cancels the other."""
+    gave_way = {**flow_run("CANCELLED", SCHEDULED, ended=SCHEDULED), "run_count": 0}
+    early = SCHEDULED - timedelta(minutes=10)
+    ended = SCHEDULED + timedelta(minutes=40)
+    assert look(settings, gave_way, flow_run("COMPLETED", early, ended=ended)).done == ended
+    assert look(settings, gave_way, flow_run("FAILED", early, ended=ended)).what == "failed at 05:10"
+    assert look(settings, gave_way, flow_run("RUNNING", early)).what == "running since 04:20"
+    before = flow_run("COMPLETED", early, ended=SCHEDULED - timedelta(minutes=1))
+    assert look(settings, gave_way, before).what == "cancelled at 04:30"  # by a person
+    by_a_person = {**gave_way, "run_count": 1}
+    assert look(settings, by_a_person, flow_run("COMPLETED", early, ended=ended)).done is None
+
+
 @pytest.mark.parametrize(
     ("day", "began", "counts"),
     [

@@ -130,6 +130,15 @@ def test_a_run_that_was_cancelled_before_it_began_is_started_again_and_one_that_
     assert len(started(settings.storage.path)) == 2
 
 
+def test_a_run_that_never_ran_does_not_hold_back_another_night(settings: Settings, prefect: dict[str, Any]) -> None:
+    assert start(settings, LOSS)[0]
+    other = Cause("realised-def", "realised", "realised loss 1.3 of m version 3, night def")
+    prefect["runs"][f"raymill-{LOSS.name}"] |= {"state_type": "CANCELLED", "run_count": 0}
+    assert start(settings, other)[0]
+    dealt, said = start(settings, replace(other, name="realised-ghi"))
+    assert (dealt, "retrain.pause_hours" in said) == (False, True)
+
+
 def test_a_loss_of_another_model_than_the_deployment_trains_starts_nothing(
     settings: Settings, prefect: dict[str, Any]
 ) -> None:

@@ -160,6 +160,8 @@ def test_what_broke_off_is_taken_up_and_other_gates_decide_anew_on_the_same_vers
         with pytest.raises(KeyboardInterrupt):
             shop.register(candidate)
     assert shop.aliases == {"challenger": "1"}
+    keys = [snapshot.key for snapshot in candidate.snapshots.values()]
+    assert json.loads(shop.version("1").tags["raymill.snapshot_keys"]) == keys  # what `forget` finds it by
     assert not shop.register(candidate, max_loss=0.0).promoted
     assert shop.aliases == {"challenger": "1"}
     assert shop.register(candidate).promoted

@@ -1,4 +1,4 @@
-"""`raymill rehearse` on a few hundred reviews: by arrival, on the same rows, and the same after a kill."""
+"""`raymill rehearse` on a few hundred reviews: by time, a night without any, on the same rows, the same after kills."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.command import Done, raymill
 from tests.support.pipeline import SMALL, Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-NIGHTS = 1
+NIGHTS = 2
+EMPTY = 1  # the night in which nothing arrives
 SETTINGS = (
     *(f"{name}={value}" for name, value in SMALL.items()),
     "registry.gates.min_test_rows=10",
-    "arrivals.by=reviews",
 )
 
 
@@ -40,11 +40,22 @@ def snapshots(root: Path, stage: str) -> list[Snapshot]:
     return sorted(found, key=lambda s: (s.rows(), s.manifest.committed_at))
 
 
+def with_a_gap(reviews: Path) -> None:
+    """Move the earlier half of the reviews towards the first day, and the later one towards the last."""
+    for file in reviews.iterdir():
+        rows = pl.read_parquet(file)
+        day = rows["review_date"].cast(pl.Int32)
+        first, last, middle = (int(day.quantile(q, "nearest") or 0) for q in (0, 1, 0.5))
+        moved = pl.select(pl.when(day <= middle).then(first + (day - first) // 4).otherwise(last - (last - day) // 4))
+        rows.with_columns(review_date=moved.to_series().cast(pl.Int32).cast(pl.Date)).write_parquet(file)
+
+
 @pytest.fixture(scope="module")
 def root(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rehearsal that was struck after its first night, then started again."""
     root = tmp_path_factory.mktemp("rehearsed")
     synthesize(600, 7, root / "reviews")
+    with_a_gap(root / "reviews")
     struck = rehearse(root, RAYMILL_KILL_AT="rehearse:night:0", RAYMILL_FAULT="EIO")
     assert struck.returncode != 0, struck.stdout
     assert json.loads((root / "data/rehearsal/rehearsal.json").read_text()) == {}
@@ -71,15 +82,23 @@ def test_each_night_reads_what_had_arrived_until_then_and_nothing_later(root: Pa
     assert len(nights) == NIGHTS + 1
     assert sum(map(len, nights)) == len(raw)
     until = arrived.facts["until"]
+    assert until[2] - until[1] == pytest.approx(until[1] - until[0], abs=1)  # ms
     for number, rows in enumerate(nights):
         times = rows["timestamp"].dt.epoch("ms")
-        assert times.max() < until[number]
-        assert number == 0 or times.min() >= until[number - 1]
+        assert len(times) if number != EMPTY else not len(times)
+        assert (times < until[number]).all()
+        assert number == 0 or (times >= until[number - 1]).all()
     for scores in snapshots(root, "backtest"):
         number = len(scores.facts["losses"]) - 1
         times = pl.DataFrame(pl.from_arrow(scores.read("arrived")))["timestamp"].dt.epoch("ms")
         assert times.is_between(until[number - 1], until[number] - 1).all()
     assert [night["reviews"] for night in result["nights"]] == np.cumsum([len(rows) for rows in nights]).tolist()
+
+
+def test_a_night_in_which_nothing_arrives_has_the_model_of_the_night_before(result: dict[str, Any]) -> None:
+    nights = result["nights"]
+    assert [night["arrived"] > 0 for night in nights] == [True, False, True]
+    assert nights[EMPTY]["model"] == nights[EMPTY - 1]["model"] != nights[EMPTY + 1]["model"]
 
 
 def test_gates_compare_models_on_the_same_rows(root: Path, result: dict[str, Any]) -> None:
@@ -109,7 +128,7 @@ def test_months_are_of_what_arrived_by_the_champions_of_the_night_before(root: P
 
 def test_the_page_and_the_tables_are_written_and_the_runs_store_is_untouched(root: Path) -> None:
     place = root / "data" / "rehearsal"
-    assert "Rehearsal of nights: 1" in (place / PAGE).read_text()
+    assert f"Rehearsal of nights: {NIGHTS}" in (place / PAGE).read_text()
     decisions = pl.read_parquet(place / "decisions.parquet")
     assert len(decisions) == 6 * (NIGHTS + 1)
     assert set(pl.read_parquet(place / "months.parquet").columns) >= {"gates", "month", "rows", "loss"}
@@ -145,7 +164,7 @@ def test_a_folder_that_is_not_the_rehearsals_own_is_refused(tmp_path: Path, out:
 @pytest.mark.fault
 def test_a_rehearsal_killed_twice_ends_with_the_same_result(tmp_path: Path) -> None:
     synthesize(600, 7, tmp_path / "reviews")
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    settings = [word for setting in (*SETTINGS, "arrivals.by=reviews") for word in ("--set", setting)]
 
     def start(name: str, kill_at: str = "") -> int:
         place = Place(tmp_path / name, tmp_path / "reviews")

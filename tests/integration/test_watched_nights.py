@@ -41,7 +41,7 @@ class Nights:
         raw = raw.filter(~pl.col("review_id").is_duplicated())
         self.tested = raw.join(scores, on="review_id").sort("tuned")
 
-    def score(self, name: str, rows: pl.DataFrame, *arguments: str) -> tuple[dict[str, Any], str]:
+    def score(self, name: str, rows: pl.DataFrame, *arguments: str, **variables: str) -> tuple[dict[str, Any], str]:
         """Score these raw reviews as a night; returns the run's record and what it printed."""
         (self.folder / name).mkdir(exist_ok=True)
         rows.drop("tuned", strict=False).write_parquet(self.folder / name / "reviews.parquet")
@@ -50,6 +50,7 @@ class Nights:
             *("--json", str(self.folder / f"{name}.json"), *SETTINGS, *arguments),
             PREFECT_API_URL=self.server,
             RAYMILL__NOTIFY__WEBHOOK=self.hook.url,
+            **variables,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads((self.folder / f"{name}.json").read_text()), done.stdout
@@ -132,6 +133,13 @@ def test_stars_that_come_later_are_joined_with_the_night_and_three_rows_warn_of_
     assert night.found["realised_loss"] == pytest.approx(loss, rel=1e-5)
     metrics = mlflow.MlflowClient(nights.place.database).get_run(usual["mlflow_run"]).data.metrics
     assert metrics["watch/realised_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_watch_that_fails_leaves_a_completed_run(nights: Nights, usual: dict[str, Any]) -> None:
+    broken = {"RAYMILL_KILL_AT": "watch:before-run", "RAYMILL_FAULT": "EIO"}
+    record, _ = nights.score("unwatched", nights.tested.head(20), **broken)
+    assert (record["state"], [row["stage"] for row in record["stages"]]) == ("completed", ["read-new", "score"])
+    assert (record.get("failed"), record.get("watched")) == (None, None)
 
 
 def test_a_night_without_reviews_and_a_model_without_a_reference_are_told(

@@ -15,19 +15,21 @@ from tasks.domain.targets import TARGETS
 from tasks.settings import load_settings
 from tasks.stages.evaluate.settings import EvaluateConfig
 from tasks.stages.features.columns import Columns, as_columns
+from tasks.stages.package.layout import ABOUT
 from tasks.stages.reference.layout import About, Reference, cells_of
 from tasks.stages.reference.measures import measure, ruler_of
 from tasks.stages.reference.stage import cells, row_losses
+from tasks.stages.score.registered import RegisteredModel
 from tasks.stages.watch import stage
 from tasks.stages.watch.drift import drift, slices
 from tasks.stages.watch.findings import EXPECTED, REALISED, UNPRICED, Findings, findings
-from tasks.stages.watch.realised import Realised, realised, realised_each
+from tasks.stages.watch.realised import Realised, realised
 from tasks.stages.watch.settings import WatchConfig
+from tests.support.packaged import about
 
 CONFIG = WatchConfig(**load_settings().watch.model_dump())
 EVALUATE = EvaluateConfig(**load_settings().evaluate.model_dump())
 UNSEEN = datetime(2026, 3, 1, tzinfo=UTC)
-F32 = {"rating": pl.Float32, "prediction": pl.Float32}
 FEATURES = ["n_chars", "user_count", "new_words"]
 
 
@@ -134,6 +136,18 @@ def test_reviews_of_a_kind_without_known_errors_are_told_as_such(reference: Refe
     assert found.expected_loss == pytest.approx(found.reference_loss, rel=0.1)
 
 
+def test_a_night_that_is_all_of_an_unknown_kind_costs_what_the_others_say_and_warns_of_that_alone(
+    reference: Reference,
+) -> None:
+    night = reviews(500, short=0.2, seed=5).with_columns(category=pl.lit("Boats"))
+    found = watched(night, reference)
+    assert (warned(found), found.unpriced) == ([UNPRICED], 1)
+    assert found.expected_loss == pytest.approx(found.reference_loss, rel=0.1)
+    worse = reviews(500, short=0.9, seed=5).with_columns(category=pl.lit("Boats"))
+    assert warned(watched(worse, reference)) == [UNPRICED]
+    assert warned(watched(worse, reference, max_unpriced=None)) == [EXPECTED]
+
+
 def test_what_the_test_slice_never_has_together_is_priced_roughly_and_new_users_are_counted(
     reference: Reference,
 ) -> None:
@@ -179,24 +193,6 @@ def test_the_drift_is_where_it_is_and_the_slices_say_what_it_costs(reference: Re
     assert short["effect"] == max(row["effect"] for row in by_name.values() if row["effect"] is not None) > 1
 
 
-def test_stars_are_joined_by_name_and_names_of_several_reviews_are_passed_over(tmp_path: Path) -> None:
-    stars = pl.DataFrame({"review_id": ["a", "b", "b", "c", "d"], "rating": [5.0, 1.0, 2.0, None, 3.0]})
-    stars = stars.with_columns(timestamp=pl.lit(UNSEEN))
-    stars.cast({"rating": pl.Float32}).write_parquet(tmp_path / "rated.parquet")
-    predicted = pl.DataFrame({"review_id": ["a", "b", "c", "d", "e"], "prediction": [4.0, 1.0, 1.0, 3.0, 2.0]})
-    predicted.cast({"prediction": pl.Float32}).write_parquet(tmp_path / "scored.parquet")
-    files = [tmp_path / "rated.parquet"], [tmp_path / "scored.parquet"]
-    found = realised(*files, TARGETS["rating"], UNSEEN)
-    assert (found.rows, found.mean) == (2, pytest.approx(0.5))
-    assert realised([], files[1], TARGETS["rating"], UNSEEN) == Realised()
-    classes = predicted.select(
-        "review_id", *(pl.lit(0.2).alias(f"prediction_{k}") for k in range(1, 6)), prediction=3.0
-    )
-    classes.write_parquet(tmp_path / "classes.parquet")
-    of_classes = realised(files[0], [tmp_path / "classes.parquet"], TARGETS["stars"], UNSEEN)
-    assert of_classes.mean == pytest.approx(float(np.log(5)))
-
-
 def test_reviews_that_the_model_may_have_learned_from_are_counted_and_have_no_realised_loss(
     reference: Reference, tmp_path: Path
 ) -> None:
@@ -214,20 +210,19 @@ def test_reviews_that_the_model_may_have_learned_from_are_counted_and_have_no_re
     assert realised(*files, UNSEEN + timedelta(days=9)) == Realised(learned=3)
 
 
-def test_stars_are_joined_with_several_nights_of_which_one_cannot_be_read(tmp_path: Path) -> None:
-    stars = pl.DataFrame({"review_id": ["a", "b", "c"], "rating": [5.0, 1.0, None]}, schema_overrides=F32)
-    stars = stars.with_columns(timestamp=pl.lit(UNSEEN))
-    stars.write_parquet(tmp_path / "rated.parquet")
-    stars.with_columns(rating=pl.lit(None, pl.Float32)).write_parquet(tmp_path / "unrated.parquet")
-    for name in ("a", "b"):
-        night = pl.DataFrame({"review_id": [name, "c"], "prediction": [3.0, 3.0]}, schema_overrides=F32)
-        night.write_parquet(tmp_path / f"{name}.parquet")
-    (tmp_path / "damaged.parquet").write_text("no parquet")
-    nights = [([tmp_path / f"{name}.parquet"], UNSEEN) for name in ("a", "damaged", "b", "gone")]
-    found = realised_each([tmp_path / "rated.parquet"], [*nights, ([], UNSEEN)], TARGETS["rating"])
-    assert [type(one) for one in found] == [Realised, str, Realised, str, Realised]
-    assert [one.rows for one in found if isinstance(one, Realised)] == [1, 1, 0]
-    assert realised_each([tmp_path / "unrated.parquet"], nights[:1], TARGETS["rating"]) == [Realised()]
+def test_what_the_packaged_models_of_the_words_have_seen_is_not_unseen(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.Reference, "load", lambda _folder: reference)
+    model = RegisteredModel("m", "1", tmp_path)
+    for days, unseen in ((-3, UNSEEN), (0, UNSEEN), (4, UNSEEN + timedelta(days=4))):
+        since = int((UNSEEN + timedelta(days=days)).timestamp() * 1000)
+        (tmp_path / ABOUT).write_text(about(["n_chars"], since=since).model_dump_json())
+        found, _ = stage._reference(model)
+        assert found is not None
+        assert datetime.fromisoformat(found.about.unseen_from) == unseen
+    (tmp_path / ABOUT).write_text("{}")
+    assert "cannot be watched" in stage._reference(model)[1]
 
 
 def test_rows_that_could_not_be_scored_are_not_measured(

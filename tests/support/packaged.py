@@ -21,24 +21,27 @@ REVIEW: dict[str, Any] = {
 }  # fmt: skip
 
 
-def packaged(
-    store: SnapshotStore, booster: bytes, features: list[str], target: str = "rating", **proof: Any
-) -> tuple[Snapshot, Snapshot]:
-    about = About(
+def about(features: list[str], target: str = "rating", since: int = 0) -> About:
+    return About(
         target=target,
         features=features,
         groups={"shape": ["n_chars"], "user": ["user_mean"]},
         past={"user": ["count", "mean"]},
-        since=0,
-        until=0,
+        since=since,
+        until=since,
         clean=load_settings().clean,
         splitting="words",
         max_tokens=None,
         language=None,
         reviews=400,
     )
+
+
+def packaged(
+    store: SnapshotStore, booster: bytes, features: list[str], target: str = "rating", **proof: Any
+) -> tuple[Snapshot, Snapshot]:
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?")).to_str().encode()
-    files = {ABOUT: about.model_dump_json().encode(), MODEL: booster, TOKENIZER: tokenizer}
+    files = {ABOUT: about(features, target).model_dump_json().encode(), MODEL: booster, TOKENIZER: tokenizer}
     tables = {past_table("user"): [STATE.empty_table()]}
     package = put(store, "package", tables, files=files, facts={"bytes": sum(map(len, files.values()))})
     facts = {"rows": 400, "earlier": 0, "missing": 0, "largest_difference": 0.0, "intervals": None}

@@ -32,7 +32,8 @@ CELLS = pa.schema(
 
 class About(BaseModel):
     """rows: how many of the test slice were measured. mean_loss: their mean row loss (`tasks.domain.losses`).
-    unseen_from: ISO 8601; the model has learned from no review of this time or a later one."""
+    unseen_from: ISO 8601; the trees have learned from no review of this time or a later one. The package's models of
+    the words may have, until its own `since`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -42,6 +42,7 @@ from tasks.stages.register.champion_comparison import (
 from tasks.stages.register.gates import Champion, Gate, Measured, all_passed, judge_gates
 
 DIGEST_TAG, IDENTITY_TAG = "raymill.model_digest", "raymill.identity"
+KEYS_TAG = "raymill.snapshot_keys"  # JSON list of the snapshots that a version rests on
 DECIDED = "raymill.decided"  # digest of the decision's inputs; set when all is done
 DECISION_RUN = "raymill.decision_run"  # the MLflow run with the latest card
 CARD = "model_card.md"
@@ -150,11 +151,16 @@ def _save(tracker: tracking.Tracker, run_id: str, name: str, candidate: Candidat
         UNTIL_TAG: candidate.trained_until,
         DATASET_TAG: candidate.dataset,
         ORIGIN_TAG: candidate.origin,
+        KEYS_TAG: _keys(candidate),
         **{f"{registry.DIGEST}{k}": v for k, v in candidate.digests.items()},
     }
     with TemporaryDirectory() as folder:
         model = mlflow_model.gather(candidate.package, candidate.proof, Path(folder), candidate.reference)
         return str(model_versions.save_model(tracker, run_id, name, model, tags).version)
+
+
+def _keys(candidate: Candidate) -> str:
+    return json.dumps([snapshot.key for snapshot in candidate.snapshots.values()])
 
 
 def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: Champion) -> dict[str, str]:
@@ -164,7 +170,7 @@ def _tags(decision: Decision, candidate: Candidate, measured: Measured, rival: C
     metrics |= {f"latency_ms_{rows}": v for rows, v in measured.latency_ms.items()}
     metrics["model_bytes"] = float(measured.size_bytes)
     return {
-        "raymill.snapshot_keys": json.dumps([s.key for s in candidate.snapshots.values()]),
+        KEYS_TAG: _keys(candidate),
         "raymill.metrics": json.dumps(metrics),
         "raymill.gates": json.dumps([gate.as_json() for gate in decision.gates]),
         "raymill.decision": decision.reason,

@@ -83,8 +83,9 @@ def findings(measured: Measured | None, turned_out: Realised, reference: Referen
                 f"{measured.rows:,} rows are fewer than watch.min_rows, {config.min_rows:,}: no warning is given"
             )
         else:
-            warnings += _above(EXPECTED, expected, loss, priced.mean - mean, priced.error, config)
-            warnings += _unpriced(unpriced, config)
+            # Where too much is of unknown kinds, the expected loss is that of the others.
+            above = _above(EXPECTED, expected, loss, priced.mean - mean, priced.error, config)
+            warnings += list(_unpriced(unpriced, config)) or above
     told += learned(turned_out.learned, about.unseen_from)
     if turned_out.mean is not None:
         real = overall(about.metric, turned_out.mean)

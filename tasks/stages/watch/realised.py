@@ -9,10 +9,12 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.part_files import scan_parts
+from tasks.core.part_files import in_batches, scan_parts
 from tasks.domain.targets import Target
 from tasks.stages.reference.measures import PREDICTION
 from tasks.stages.reference.stage import row_losses, shares_of
+
+HELD_ROWS = 5_000_000  # predictions that are held at once, but for those of a night that has more
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,42 @@ def realised_each(
 ) -> list[Realised | str]:
     """Return `realised` of several nights, each given as (scored, unseen_from), and what is wrong with files instead.
 
-    The stars are read once, and only those of the nights' reviews are held.
+    The stars are read once for all nights with HELD_ROWS together, and only those of their reviews are held.
     """
-    predicted = [_predicted(scored, target) for scored, _ in nights]
+    if not rated or not _any_stars(rated):
+        return [Realised()] * len(nights)
+    scored = [Scored(files, unseen_from, _rows_in(files)) for files, unseen_from in nights]
+    return [one for some in in_batches(scored, HELD_ROWS) for one in _joined(rated, some, target)]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The predictions of a night."""
+
+    files: Sequence[Path]
+    unseen_from: datetime
+    rows: int
+
+
+def _rows_in(files: Sequence[Path]) -> int:
+    """Count rows; those of files that cannot be read are none, which is told when they are needed."""
+    try:
+        return int(scan_parts(files).select(pl.len()).collect().item()) if files else 0
+    except (OSError, pl.exceptions.PolarsError):
+        return 0
+
+
+def _joined(rated: Sequence[Path], nights: Sequence[Scored], target: Target) -> list[Realised | str]:
+    predicted = [_predicted(night.files, target) for night in nights]
     names = [rows.select("review_id") for rows in predicted if isinstance(rows, pl.DataFrame)]
-    if not rated or not any(map(len, names)) or not _any_stars(rated):
+    if not any(map(len, names)):
         return [rows if isinstance(rows, str) else Realised() for rows in predicted]
     wanted = pl.concat(names).unique().lazy()
     stars = scan_parts(rated).select("review_id", "rating", "timestamp").drop_nulls("rating")
     held = stars.join(wanted, on="review_id", how="semi").unique("review_id", keep="none").collect()
     return [
-        rows if isinstance(rows, str) else _turned_out(rows, held, target, unseen_from)
-        for rows, (_, unseen_from) in zip(predicted, nights, strict=True)
+        rows if isinstance(rows, str) else _turned_out(rows, held, target, night.unseen_from)
+        for rows, night in zip(predicted, nights, strict=True)
     ]
 
 

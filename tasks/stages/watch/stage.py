@@ -13,8 +13,8 @@ without a reference, and a night without rows, are told and do not fail.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +28,7 @@ from tasks.core.stage import stage
 from tasks.domain.targets import target_of
 from tasks.engines import cluster
 from tasks.stages.features.columns import as_series
+from tasks.stages.package.layout import ABOUT, About
 from tasks.stages.package.review_model import CHUNK_ROWS, ReviewModel
 from tasks.stages.reference.layout import COUNTS, Reference
 from tasks.stages.reference.measures import CATEGORY, HISTOGRAMS, PREDICTION, Measured, add_up, measure
@@ -79,12 +80,21 @@ class Tables:
 
 
 def _reference(model: RegisteredModel) -> tuple[Reference | None, str]:
-    """Return the model's reference, or why there is none."""
+    """Return the model's reference, or why there is none.
+
+    Its `unseen_from` is that of the whole package, whose last models of the words may have learned from a part of the
+    test slice.
+    """
     try:
         reference = Reference.load(model.folder)
+        if reference is None:
+            return None, f"version {model.version} has no reference to watch by: later versions have one"
+        about = About.parse((model.folder / ABOUT).read_text(), model.key)
     except InputError as error:
         return None, f"version {model.version} cannot be watched: {error.what}"
-    return reference, f"version {model.version} has no reference to watch by: models registered from now on have one"
+    since = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=about.since)
+    unseen_from = max(datetime.fromisoformat(reference.about.unseen_from), since).isoformat()
+    return replace(reference, about=reference.about.model_copy(update={"unseen_from": unseen_from})), ""
 
 
 def _measured(read: Snapshot, scored: Snapshot, model: RegisteredModel, config: WatchConfig) -> Measured | None:
