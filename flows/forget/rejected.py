@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from tasks.core.errors import ProfileError
-from tasks.sources.ids import plain
+from tasks.domain.ids import plain
 from tasks.sources.left_out_users import words_of
 from tasks.sources.profiles import known_profiles, load_profile
 
