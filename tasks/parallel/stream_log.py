@@ -12,6 +12,7 @@ and for moderate sizes: a whole log is one file, whose frames are indexed in mem
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -102,8 +103,10 @@ class FileLog:
             raise RunError("this log was opened to be read", where=str(self._folder), fix="writing=True")
         first, milliseconds = self.end(), int(self._now() * 1000)
         frames = [HEAD.pack(len(value), _sum(milliseconds, value), milliseconds) + value for value in values]
+        data = b"".join(frames)
         try:
-            self._writer.write(b"".join(frames))
+            if self._writer.write(data) != len(data):  # as unbuffered files do, without an error, where a disk fills up
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             faults.point("log", "written")
             os.fsync(self._writer.fileno())
         except OSError:  # a full disk: half a frame would hide all that come after it

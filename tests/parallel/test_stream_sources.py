@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,21 @@ def test_a_record_that_was_cut_short_is_not_seen_and_cut_off_by_the_next_writer(
     with FileLog(tmp_path, writing=True) as log:
         assert log.append([b"three again"]) == 2
     assert values(FileLog(tmp_path)) == [b"one", b"two", b"three again"]
+
+
+def test_a_record_for_which_the_disk_has_no_room_is_refused_and_hides_no_later_one(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with FileLog(tmp_path, writing=True) as log:
+        log.append([b"one"])
+        size = (tmp_path / "records.log").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"No space left|File too large"):
+                log.append([b"two", b"too long for what is left"])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert log.append([b"three"]) == 1
+    assert values(FileLog(tmp_path)) == [b"one", b"three"]
 
 
 CONSUMER = """
