@@ -14,7 +14,6 @@ from rich.console import Group
 
 from flows.cli.tables import NotedRow, noted_table
 from flows.run.record import RunRecord, StageRow
-from tasks.core import locks
 from tasks.core.errors import SnapshotCorrupt, UserError
 from tasks.core.secrets import masked
 from tasks.core.snapshots import SCRATCH, Manifest, Snapshot, load_manifest
@@ -22,12 +21,12 @@ from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import (
-    LOCK,
     SnapshotStore,
     damaged_files,
     is_at_work,
     orphaned_attempts,
     remove_attempt,
+    remove_scratch,
 )
 from tasks.settings import Settings
 
@@ -106,23 +105,13 @@ def remove(removal: Removal) -> None:
         remove_attempt(path)
         return
     if path.name == SCRATCH:
-        remove_scratch(path)
+        remove_scratch(path.parent)
+        with suppress(OSError):
+            path.parent.rmdir()  # where nothing else is at the key
         return
     # The manifest first: without it no reader trusts the files.
     (path / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(path)
-
-
-def remove_scratch(scratch: Path) -> None:
-    """Remove a scratch folder, unless a stage goes on with it since it was found; and its key's folder, if empty."""
-    lock = scratch.with_name(LOCK)
-    with locks.locked(lock, wait=False) as free:
-        if not free:
-            return
-        shutil.rmtree(scratch)
-        lock.unlink()
-    with suppress(OSError):
-        scratch.parent.rmdir()
 
 
 def needed_keys(settings: Settings, store: SnapshotStore) -> set[str]:

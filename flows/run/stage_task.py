@@ -23,6 +23,10 @@ from tasks.core.stage import Stage
 from tasks.engines import cluster, ray_private
 from tasks.stages import declared_stages
 
+# Between two looks at stages side by side. A thread that waits without end gets no Ctrl-C once Polars is imported: its
+# handler of SIGINT lets the kernel restart what was interrupted.
+POLL_S = 0.2
+
 
 class StageTask:
     """A stage as a Prefect task: call it as stage(inputs...). It gets its section of the run's settings."""
@@ -88,7 +92,8 @@ def together(*calls: tuple[Any, ...]) -> list[Any]:
         for stage_task, *inputs in requested
     ]
     try:
-        wait(futures)
+        while wait(futures, POLL_S).not_done:
+            pass
     except BaseException:
         ray_private.end_trainings()
         raise

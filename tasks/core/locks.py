@@ -13,20 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-POLL_S = 0.5
+POLL_S = 0.1
 
 
 def take(file: IO[Any], *, wait: bool = True, shared: bool = False) -> bool:
     """Lock an open file until it is closed. With wait=False return False if another process holds it.
 
-    Any number of processes may hold a shared lock at once, if none holds the other kind.
+    Any number of processes may hold a shared lock at once, if none holds the other kind. It looks again each POLL_S:
+    one that waits in the kernel gets no Ctrl-C once Polars is imported (its handler lets the wait begin again).
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if not wait:
+                return False
+        time.sleep(POLL_S)
 
 
 @contextmanager
@@ -46,19 +50,22 @@ def is_held(path: Path) -> bool:
 
 
 @contextmanager
-def alone(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def alone(path: Path, waiting: Callable[[], None] = lambda: None, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock file while the block runs, and remove it afterwards; call `waiting`, once, if another holds it.
 
-    It looks again each POLL_S: a thread that waits in the kernel could not be interrupted.
+    With wait=False yield False, without the lock, if another holds it.
     """
-    if (file := _taken(path)) is None:
+    if (file := _taken(path)) is None and wait:
         waiting()
-    while file is None:
+    while file is None and wait:
         time.sleep(POLL_S)
         file = _taken(path)
+    if file is None:
+        yield False
+        return
     with file:
         try:
-            yield
+            yield True
         finally:
             if _is_at(file, path):
                 path.unlink()

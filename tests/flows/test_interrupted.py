@@ -57,6 +57,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.siginterrupt(signal.SIGINT, False)  # waits begin again after it, as they do once Polars is imported
     yield
     signal.signal(signal.SIGINT, before)
 

@@ -65,7 +65,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
 
     monkeypatch.setattr(stage_task.StageTask, "under", lambda self, _: Task(self.name))
     monkeypatch.setattr(stage_task, "beside", lambda call: SimpleNamespace(result=call))
-    monkeypatch.setattr(stage_task, "wait", lambda _: None)
+    monkeypatch.setattr(stage_task, "wait", lambda *_: SimpleNamespace(not_done=()))
     monkeypatch.setattr(flow_module, "_register_task", register)
     monkeypatch.setattr(flow_module, "publish", lambda *_: None)
     monkeypatch.setattr(flow_module, "open_run", opened)

@@ -249,6 +249,13 @@ def remove_attempt(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def remove_scratch(folder: Path) -> None:
+    """Remove what a stage at this key would go on from, unless a process runs it."""
+    with locks.alone(folder / LOCK, wait=False) as free:
+        if free:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+
+
 def _schema_of(root: Path, entries: Sequence[FileEntry], table: str) -> list[str]:
     first = next(e for e in entries if e.table == table and e.rows is not None)
     return [f"{f.name}: {f.type}" for f in pq.read_schema(root / first.name)]
