@@ -16,7 +16,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from flows.run import environment, evidently_page, links, logs, nights_page, notify, watching
-from flows.run.context import SETTINGS, Run, open_run
+from flows.run.context import SETTINGS, Run
+from flows.run.opening import open_run
 from flows.run.record import RunRecord
 from flows.run.scoring import (
     SOURCE,

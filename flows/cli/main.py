@@ -185,21 +185,14 @@ def gc(
 ) -> None:
     """Remove attempts of dead processes and snapshots that nothing refers to, those of raymill score among them.
 
-    Snapshots of the last storage.keep_runs runs and of registered models are never removed. With storage.keep_days
-    older runs in MLflow and Prefect are removed, too.
+    Snapshots of the last storage.keep_runs runs and of registered models are never removed, and none while a run is at
+    work. With storage.keep_days older runs in MLflow and Prefect are removed, too.
     """
-    from flows.cli import snapshots
-    from flows.cli.scoring_leftovers import plan_gc_of_scoring
+    from flows.cli.leftovers import remove_leftovers
     from tasks.settings import load_settings
 
     settings = load_settings(profile=profile, overrides=overrides or [])
-    removals = [*snapshots.plan_gc(settings, damaged=damaged), *plan_gc_of_scoring(settings, damaged=damaged)]
-    for removal in removals:
-        console.print(f"{removal.path}  {removal.size / 1e6:.1f} MB  {removal.why}", highlight=False, soft_wrap=True)
-        if not dry_run:
-            snapshots.remove(removal)
-    verb = "would be freed" if dry_run else "freed"
-    console.print(f"{len(removals)} removed, {sum(r.size for r in removals) / 1e6:.1f} MB {verb}", highlight=False)
+    remove_leftovers(settings, console, damaged=damaged, dry_run=dry_run)
     if settings.storage.keep_days is not None:
         from flows.cli.old_runs import remove_old_runs
 

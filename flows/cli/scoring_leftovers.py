@@ -14,7 +14,7 @@ from tasks.settings import Settings
 DAY_S = 86_400.0  # a copy of a model that was used since then may be at work
 
 
-def plan_gc_of_scoring(settings: Settings, *, damaged: bool = False) -> list[Removal]:
+def plan_gc_of_scoring(settings: Settings, *, damaged: bool = False, idle: bool = True) -> list[Removal]:
     """List the snapshots of scoring runs to remove, as `plan_gc` does, and the copies of models by which none was made.
 
     A copy that is gone is fetched again when it is wanted; what `raymill serve` served last stays, for a start without
@@ -25,7 +25,7 @@ def plan_gc_of_scoring(settings: Settings, *, damaged: bool = False) -> list[Rem
     used = set(served_last(models_folder(own)))
     if own.storage.path.exists():
         waiting = {night.predictions for night in open_nights(own.storage.path)}
-        removals = plan_gc(own, damaged=damaged, spared=waiting)
+        removals = plan_gc(own, damaged=damaged, spared=waiting, idle=idle)
         gone = {removal.path for removal in removals}
         made = [s.facts for s in store_of(own) if s.stage == "score" and Path(s.folder) not in gone]
         used |= {(str(facts["model"]), str(facts["version"])) for facts in made}

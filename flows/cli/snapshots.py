@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +16,21 @@ from flows.cli.tables import NotedRow, noted_table
 from flows.run.record import RunRecord, StageRow
 from tasks.core.errors import SnapshotCorrupt, UserError
 from tasks.core.secrets import masked
-from tasks.core.snapshots import Manifest, Snapshot, load_manifest
+from tasks.core.snapshots import SCRATCH, Manifest, Snapshot, load_manifest
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.mirror import MirroredStore
 from tasks.core.storage.opening import open_store
-from tasks.core.storage.store import SnapshotStore, damaged_files, orphaned_attempts, remove_attempt
+from tasks.core.storage.store import (
+    SnapshotStore,
+    damaged_files,
+    is_at_work,
+    orphaned_attempts,
+    remove_attempt,
+    remove_scratch,
+)
 from tasks.settings import Settings
+
+DAY_S = 86_400.0  # the state of a stage that nobody went on with since then
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,15 @@ def size_of(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
-def plan_gc(settings: Settings, *, damaged: bool = False, spared: Collection[str] = ()) -> list[Removal]:
-    """List what to remove: orphaned attempts, and snapshots of neither the last N runs nor a registered model.
+def plan_gc(
+    settings: Settings, *, damaged: bool = False, spared: Collection[str] = (), idle: bool = True
+) -> list[Removal]:
+    """List what to remove: orphaned attempts, the state of unfinished stages, and snapshots of neither the last N runs
+    nor a registered model.
 
-    spared: keys of further snapshots to keep, without what they were made from. If the store has a bucket, the runs are
-    those of all machines, and the bucket is cleaned in the same way.
+    spared: keys of further snapshots to keep, without what they were made from. Unless `idle` all snapshots are kept:
+    a run at work may need one that no record names yet. If the store has a bucket, the runs are those of all machines,
+    and the bucket is cleaned in the same way.
     Raises RegistryError if the registry does not answer, TransientError if the bucket does not: nothing may be removed
     then.
     """
@@ -56,8 +71,12 @@ def plan_gc(settings: Settings, *, damaged: bool = False, spared: Collection[str
         for attempt in orphaned_attempts(folder):
             if not store.is_waiting(attempt):
                 removals.append(Removal(attempt, "attempt of a process that is gone", size_of(attempt)))
-        if damaged and (problem := _damage(folder)):
+        if is_left(scratch := folder / SCRATCH):
+            removals.append(Removal(scratch, "state of a stage that nobody goes on with", size_of(scratch)))
+        if damaged and idle and (problem := _damage(folder)):
             removals.append(Removal(folder, problem, size_of(folder)))
+    if not idle:
+        return removals
     kept = {*store.lineage(needed_keys(settings, store)), *spared}
     gone = {removal.path for removal in removals}
     for snapshot in store:
@@ -69,6 +88,14 @@ def plan_gc(settings: Settings, *, damaged: bool = False, spared: Collection[str
     return removals
 
 
+def is_left(scratch: Path) -> bool:
+    """Return whether a scratch folder is of no use: its stage is done, or nobody went on with it for a day."""
+    if not scratch.is_dir() or is_at_work(scratch.parent):
+        return False
+    written = max(path.lstat().st_mtime for path in (scratch, *scratch.rglob("*")))
+    return (scratch.parent / "manifest.json").exists() or time.time() - written > DAY_S
+
+
 def remove(removal: Removal) -> None:
     if removal.bucket is not None:
         removal.bucket.delete(removal.names)
@@ -76,6 +103,11 @@ def remove(removal: Removal) -> None:
     path = Path(removal.path)
     if path.name.startswith("attempt-"):
         remove_attempt(path)
+        return
+    if path.name == SCRATCH:
+        remove_scratch(path.parent)
+        with suppress(OSError):
+            path.parent.rmdir()  # where nothing else is at the key
         return
     # The manifest first: without it no reader trusts the files.
     (path / "manifest.json").unlink(missing_ok=True)

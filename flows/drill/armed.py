@@ -15,7 +15,7 @@ from flows.drill.scenes import Scene
 @dataclass
 class Armed:
     """A fault that waits for its process. Called while the run goes on: a process that stops at the point is what the
-    scene strikes beside; then it goes on."""
+    scene strikes beside; then it goes on, in most scenes."""
 
     point: Point
     place: Place
@@ -34,4 +34,5 @@ class Armed:
             if process.status() == psutil.STATUS_STOPPED:
                 self.scene.strike(stopped, psutil.Process(run))
                 self.scene.strike = None
-                process.resume()
+                if self.scene.goes_on:
+                    process.resume()

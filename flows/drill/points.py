@@ -100,6 +100,17 @@ def _flow() -> Iterator[Point]:
         yield Point(
             f"flow:{name}:to-the-end", "the run gets the signal in the search", "", "tune:after-run", name, afresh=END
         )
+    says = "Ctrl-C while a training and the search run side by side, and the training goes on for ever"
+    yield Point(
+        "flow:SIGINT:side-by-side",
+        says,
+        "tune",
+        "train:round:1",
+        "SIGSTOP",
+        scenes.interrupted,
+        afresh=("train",),
+        needs=(own_ray,),
+    )
 
 
 def _disk() -> Iterator[Point]:

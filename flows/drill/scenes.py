@@ -30,8 +30,8 @@ FEW_HANDLES = 48  # a quiet Python process that has imported Prefect and MLflow 
 class Scene:
     """Settings and variables for both runs, words before the first one's command, and what happens when.
 
-    strike: called once, with the id of the stopped process, when that is at the fault point; it is then continued.
-    heal: called between the two runs. always: the scene alone is the fault; none is armed.
+    strike: called once, with the id of the stopped process, when that is at the fault point; it is then continued, if
+    `goes_on`. heal: called between the two runs. always: the scene alone is the fault; none is armed.
     """
 
     settings: list[str] = field(default_factory=list)
@@ -40,6 +40,7 @@ class Scene:
     strike: Callable[[int, psutil.Process], None] | None = None
     heal: Callable[[], None] = lambda: None
     always: bool = False
+    goes_on: bool = True
 
 
 Surroundings = Callable[[Place], AbstractContextManager[Scene]]
@@ -65,6 +66,12 @@ def killing(*names: str) -> Surroundings:
         yield Scene(strike=strike)
 
     return scene
+
+
+@contextmanager
+def interrupted(_place: Place) -> Iterator[Scene]:
+    """Interrupt the run, as by Ctrl-C, while a process of its works, which would do so for ever."""
+    yield Scene(strike=lambda _stopped, run: run.send_signal(signal.SIGINT), goes_on=False)
 
 
 def mlflow(number: signal.Signals) -> Surroundings:

@@ -44,7 +44,7 @@ class Found:
 
 def check_idle(store: SnapshotStore) -> None:
     """Raise RunError if a stage is at work in the store: it may be reading what is to be forgotten."""
-    for lock in sorted(store.root.glob("*/*/attempt-*.lock")):
+    for lock in sorted(store.root.glob("*/*/*.lock")):
         with locked(lock, wait=False) as free:
             if not free:
                 raise RunError(

@@ -92,7 +92,7 @@ def _is_published(folder: Path) -> bool:
 
 
 def _at_work(folder: Path) -> bool:
-    for lock in folder.glob("attempt-*.lock"):
+    for lock in folder.glob("*.lock"):
         with locked(lock, wait=False) as free:
             if not free:
                 return True

@@ -1,36 +1,31 @@
-"""The state that the stages of one flow run share. Ray, validators and MLflow are opened here and nowhere else."""
+"""The state that the stages of one flow run share. Ray and the validators are started here and nowhere else."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect.runtime import flow_run
-
 from flows.run import links, logs, warm_up, warned
 from flows.run.history import History
-from flows.run.mlflow_record import record_stage, run_tags
-from flows.run.mlflow_replay import END, RESULTS, Outbox, catch_up, record_results, replay
-from flows.run.names import check_stage_name
-from flows.run.progress import Artifacts, LogView, View
+from flows.run.mlflow_record import record_stage
+from flows.run.mlflow_replay import END, RESULTS, Outbox, record_results, replay
+from flows.run.progress import Artifacts, View
 from flows.run.record import RunRecord, StageRow
 from flows.run.usage import Meter, cost
-from flows.servers import engine
+from tasks.core.errors import RunError
 from tasks.core.progress import Progress
 from tasks.core.secrets import mask_error, masked
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import HasDigest, Stage, run_stage
-from tasks.core.storage.opening import open_store
 from tasks.core.storage.store import SnapshotStore
 from tasks.core.whole_files import write_whole
 from tasks.engines import cluster, expectations, tracking
@@ -40,7 +35,8 @@ VIEW: ContextVar[View] = ContextVar("view")
 # The settings of a run that this process starts itself: Prefect's server, which stores and shows a run's parameters,
 # gets a masked copy.
 SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
-_CURRENT: ContextVar[Run] = ContextVar("run")
+CURRENT: ContextVar[Run] = ContextVar("run")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -63,6 +59,7 @@ class Run:
     order: list[str] = field(default_factory=list)
     artifacts: Artifacts = field(default_factory=Artifacts)
     lock: Any = field(default_factory=threading.RLock)
+    ended: str = ""  # the state in which it was closed; stages beside an interrupted one may still be at work
     _validators: Any = None
 
     @property
@@ -84,7 +81,14 @@ class Run:
                     to_prefect(report)
 
                 done = run_stage(
-                    stage, inputs, config, self.store, validate=self.validate, prepare=self.prepare, progress=progress
+                    stage,
+                    inputs,
+                    config,
+                    self.store,
+                    validate=self.validate,
+                    prepare=self.prepare,
+                    progress=progress,
+                    waiting=lambda: _LOG.warning("%s: another run is making it: waiting for its end", stage.name),
                 )
                 compared = self.history.compared(stage.name, config, done.validation, done.snapshot.digest)
                 if own := done.snapshot.facts.get("warnings"):  # a stage may warn of what it has found itself
@@ -128,6 +132,7 @@ class Run:
         return self.last is not None and self.record.row(self.last) is not None
 
     def _begins(self, name: str) -> float:
+        self._check_open()
         with self.lock:
             self.expect(name)
             self.record.at_work.append(name)
@@ -135,6 +140,11 @@ class Run:
             self.view.started(name)
         self.meter.begin(name)
         return time.perf_counter()
+
+    def _check_open(self) -> None:
+        """Raise RunError if the run is closed: after an interrupt a stage beside it may be retried, or end."""
+        if self.ended:
+            raise RunError(f"the run is {self.ended}", where=self.run_id, fix="start it again")
 
     def expect(self, name: str) -> None:
         """Fix the position of a stage's row in the record: parallel stages begin and end in any order."""
@@ -180,6 +190,7 @@ class Run:
                 links.link("ray-dashboard", links.ray_dashboard(), "Ray dashboard")
 
     def validate(self, stage: Stage, out: SnapshotWriter) -> dict[str, Any]:
+        self._check_open()
         config = getattr(self.settings, stage.section)
         suite = expectations.load_suite(stage.name).under(config)
         tables = {name: out.files(name) for name in {e.table for e in out.entries if e.rows is not None} | {""}}
@@ -208,7 +219,7 @@ class Run:
         usage = self.meter.total()
         return replace(
             record.masked(),
-            state=state,
+            state=self.ended or state,
             wall_s=round(time.perf_counter() - self.clock, 2),
             cpu_s=usage.cpu_s,
             peak_mb=usage.peak_mb,
@@ -237,6 +248,7 @@ class Run:
         return path
 
     def close(self, state: str) -> None:
+        self.ended = state
         if self._validators is not None:
             warm_up.give_back(self._validators)
         self.artifacts.finish()
@@ -245,64 +257,11 @@ class Run:
         ended = partial(self.summary, state)
         try:
             self.outbox.send(END, lambda: replay(END, ended(), self.tracker, self.store), ended)
-            self.save(state)
+            with self.lock:
+                self.save(state)
         finally:
             self.meter.close()
 
 
 def current() -> Run:
-    return _CURRENT.get()
-
-
-@contextmanager
-def open_run(settings: Settings, until: str | None = None, flow: str = "etl-train") -> Iterator[Run]:
-    """Open everything a flow run needs, and close it however the run ends. until: the last stage to run; None: all."""
-    check_stage_name(until)
-    began = datetime.now(UTC)
-    run_id = f"{began:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    clock = time.perf_counter()
-    store = open_store(settings.storage)
-    store.check()
-    tracker = tracking.Tracker.open(settings.tracking, f"{flow} {run_id}", run_tags(run_id, settings))
-    engine.collect_again()
-    record = RunRecord(
-        run_id=run_id,
-        started=began.isoformat(timespec="seconds"),
-        mlflow_run=tracker.run_id,
-        tracking=tracker.uri,
-        flow_run_id=str(flow_run.id or ""),
-        mlflow_page=links.mlflow_page(tracker),
-        dataset=settings.data.called,
-        target=settings.features.target,
-    )
-    run = Run(
-        settings=settings,
-        record=record,
-        store=store,
-        tracker=tracker,
-        outbox=Outbox(tracker, store),
-        view=LogView() if settings.logging.as_json else VIEW.get(LogView()),
-        began=began,
-        clock=clock,
-        meter=Meter(),
-        history=History.of(settings, record),
-        last=until,
-    )
-    record.caught_up = catch_up(run.root, tracker, store) or None
-    record.extra_s["tracking_open"] = round(time.perf_counter() - clock, 3)
-    links.link("mlflow-run", record.mlflow_page, "MLflow run")
-    token = _CURRENT.set(run)
-    state = "failed"
-    try:
-        with (
-            logs.about(run_id=run_id, flow_run_id=record.flow_run_id),
-            tracking.system_metrics(tracker, settings.tracking.system_metrics),
-        ):
-            yield run
-        state = "completed"
-    except KeyboardInterrupt:
-        state = "interrupted"
-        raise
-    finally:
-        _CURRENT.reset(token)
-        run.close(state)
+    return CURRENT.get()

@@ -125,17 +125,19 @@ def record_results(tracker: tracking.Tracker, record: RunRecord, pictures: list[
     tracker.log_files(tracker.run_id, [report for report in reports if report.exists()], "report")
 
 
-def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore) -> list[str]:
+def catch_up(root: Path, tracker: tracking.Tracker, store: SnapshotStore, *, alone: bool = True) -> list[str]:
     """Record in MLflow what earlier runs could not; return a line per run.
 
-    Runs of another MLflow are skipped. If this one goes down again, the rest waits for the next run.
+    Runs of another MLflow are skipped. If this one goes down again, the rest waits for the next run. Unless this run is
+    `alone` at work, so are those whose record says that they run: one that does records what it lacks itself.
     """
     lines: list[str] = []
     for path in sorted((root / "runs").glob("*.json")):
         if (stored := run_records.parsed(str(path), path.read_bytes())) is None:
             continue
         record = RunRecord.from_json(stored)
-        if not record.unrecorded or record.tracking != masked(tracker.uri):
+        may_run = record.state == "running" and not alone
+        if not record.unrecorded or record.tracking != masked(tracker.uri) or may_run:
             continue
         try:
             with tracking.reaching(tracker.uri):

@@ -5,19 +5,27 @@ Prefect's cache and result store are off: the snapshot store decides what is reu
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
 
 from flows.run.context import Run, current
 from tasks.core.errors import TransientError
 from tasks.core.sections import RetriesConfig
 from tasks.core.snapshots import Snapshot
 from tasks.core.stage import Stage
-from tasks.engines import cluster
+from tasks.engines import cluster, ray_private
 from tasks.stages import declared_stages
+
+# Between two looks at stages side by side. A thread that waits without end gets no Ctrl-C once Polars is imported: its
+# handler of SIGINT lets the kernel restart what was interrupted.
+POLL_S = 0.2
 
 
 class StageTask:
@@ -71,7 +79,8 @@ class StageTasks:
 def together(*calls: tuple[Any, ...]) -> list[Any]:
     """Run stages in parallel, each given as (stage task, inputs...); return the snapshot of each, None if skipped.
 
-    When all have ended, the first failure in order is raised. Stages after the last requested one are skipped.
+    When all have ended, the first failure in order is raised. Stages after the last requested one are skipped. An
+    interrupt is raised at once: the stages go on to the end of this process at most.
     """
     run = current()
     names = [call[0].name for call in calls]
@@ -79,12 +88,32 @@ def together(*calls: tuple[Any, ...]) -> list[Any]:
     for stage_task, *_ in requested:
         run.expect(stage_task.name)
     futures = [
-        stage_task.under(run.settings.retries).submit(tuple(inputs), stage_task.section_of(run))
+        beside(partial(stage_task.under(run.settings.retries), tuple(inputs), stage_task.section_of(run)))
         for stage_task, *inputs in requested
     ]
-    wait(futures)
+    try:
+        while wait(futures, POLL_S).not_done:
+            pass
+    except BaseException:
+        ray_private.end_trainings()
+        raise
     snapshots = [future.result() for future in futures]
     return [*snapshots, *[None] * (len(calls) - len(requested))]
+
+
+def beside(call: Callable[[], Any]) -> Future[Any]:
+    """Call in a thread of its own, which does not keep the process from ending: Prefect's would, for hours maybe."""
+    future: Future[Any] = Future()
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(call))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="stage", daemon=True).start()
+    return future
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:

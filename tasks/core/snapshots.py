@@ -30,6 +30,7 @@ from tasks.core.progress import Reporter
 from tasks.core.snapshot_files import FileEntry, FileSink, Record, linked
 
 FORMAT = 1
+SCRATCH = "scratch"  # folder beside the attempts
 
 
 class InputRef(Record):
@@ -198,7 +199,7 @@ class SnapshotWriter:
     @property
     def scratch(self) -> Path:
         """A folder beside the attempts that outlives the process, for the state a stage resumes from."""
-        path = self.folder / "scratch"
+        path = self.folder / SCRATCH
         path.mkdir(parents=True, exist_ok=True)
         return path
 

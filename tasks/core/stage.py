@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from tasks.core import faults
+from tasks.core import faults, locks
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SettingsError, TooManyRejects
 from tasks.core.progress import Receiver, Reporter, nothing
@@ -201,48 +201,56 @@ def run_stage(
     validate: Validate,
     prepare: Callable[[], None] = lambda: None,
     progress: Receiver = nothing,
+    waiting: Callable[[], None] = lambda: None,
 ) -> StageRun:
     """Return the committed snapshot for these inputs; run the stage if there is none.
 
-    `prepare` is called only if the stage has to run (it starts Ray). `validate` raises ValidationFailed.
-    `progress` receives the stage's calls of `out.progress`, in the stage's thread.
+    One process at a time runs a stage at one key, as its scratch folder belongs to the key; the next one takes the
+    snapshot, or goes on from the scratch of one that failed. `waiting` is called if another is at it. `prepare` is
+    called only if the stage has to run (it starts Ray). `validate` raises ValidationFailed. `progress` receives the
+    stage's calls of `out.progress`, in the stage's thread.
     """
     clock = _Clock()
     key = stage_key(stage, inputs, config)
     if committed := store.find(stage.name, key):
-        return StageRun(
-            committed, reused=True, seconds={"reuse": clock.lap()}, validation=committed.manifest.validation
-        )
-
-    prepare()
-    out = store.open_attempt(stage.name, key)
-    seconds = {"prepare": clock.lap()}
-    out.reporter = Reporter(stage.name, progress)
-    faults.point(stage.name, "before-run")
-    try:
-        stage.function(*inputs, config=config, out=out)
-        out.check_rows()
-        _check_rejects(stage, config, out)
-        faults.point(stage.name, "after-run")
-        seconds["run"] = clock.lap()
-        validation = validate(stage, out)
-        seconds["validate"] = clock.lap()
-        faults.point(stage.name, "after-validate")
-        made_from = provenance(stage, inputs, config)
-        snapshot = store.commit(
-            out,
-            **{name: value for name, value in made_from if name not in ("format", "stage")},
-            config_digest=digest_of(made_from.config),
-            deterministic=stage.deterministic,
-            validation=validation,
-            seconds=dict(seconds),
-            committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-    except BaseException:
-        store.discard(out)
-        raise
+        return _reused(committed, clock)
+    with locks.alone(store.lock(stage.name, key), waiting):
+        if committed := store.find(stage.name, key):  # of another process, since
+            return _reused(committed, clock)
+        prepare()
+        out = store.open_attempt(stage.name, key)
+        seconds = {"prepare": clock.lap()}
+        out.reporter = Reporter(stage.name, progress)
+        faults.point(stage.name, "before-run")
+        try:
+            stage.function(*inputs, config=config, out=out)
+            out.check_rows()
+            _check_rejects(stage, config, out)
+            faults.point(stage.name, "after-run")
+            seconds["run"] = clock.lap()
+            validation = validate(stage, out)
+            seconds["validate"] = clock.lap()
+            faults.point(stage.name, "after-validate")
+            made_from = provenance(stage, inputs, config)
+            snapshot = store.commit(
+                out,
+                **{name: value for name, value in made_from if name not in ("format", "stage")},
+                config_digest=digest_of(made_from.config),
+                deterministic=stage.deterministic,
+                validation=validation,
+                seconds=dict(seconds),
+                committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        except BaseException:
+            store.discard(out)
+            raise
     seconds["commit"] = clock.lap()
     return StageRun(snapshot, reused=False, seconds=seconds, validation=validation, notes=out.notes)
+
+
+def _reused(committed: Snapshot, clock: _Clock) -> StageRun:
+    seconds = {"reuse": clock.lap()}
+    return StageRun(committed, reused=True, seconds=seconds, validation=committed.manifest.validation)
 
 
 def _check_rejects(stage: Stage, config: BaseModel, out: SnapshotWriter) -> None:

@@ -42,14 +42,14 @@ def worth_having(job: TrainJob) -> int:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         with_cpus = sum(node["Resources"].get("CPU", 0) > 0 for node in nodes.alive())
         job.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, str(max(1, gpus if job.device == "cuda" else with_cpus)))
+        write_whole(file, str(max(1, gpus if job.device == "cuda" else with_cpus)), synced=True)
     return int(file.read_text())
 
 
 def fit(job: TrainJob, workers: int) -> Trained:
     """Train on `workers` Ray Train workers; on GPUs, on at most one per GPU, as XGBoost cannot share a GPU.
 
-    The checkpoints stay in `job.folder`, which the caller removes.
+    The checkpoints stay in `job.folder`: what comes of the training is not committed yet.
     """
     with cluster.IMPORTING:
         import ray

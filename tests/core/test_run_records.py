@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import snapshots as maintenance
+from flows.run import mlflow_replay
 from flows.run.mlflow_replay import catch_up
 from tasks.core.storage import run_records
 from tasks.core.storage.store import SnapshotStore
@@ -52,6 +53,22 @@ def test_gc_snapshots_and_the_next_run_pass_it_over(tmp_path: Path, content: byt
     assert "toy" in maintenance.lineage_graph(store)
     tracker = tracking.Tracker(client=None, uri="sqlite:///here.db", run_id="", experiment_id="")  # type: ignore[arg-type]
     assert catch_up(tmp_path, tracker, store) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "alone", "told"), [("running", False, []), ("failed", False, ["b"]), ("running", True, ["b"])]
+)
+def test_the_record_of_a_run_that_may_be_at_work_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, alone: bool, told: list[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    record = {"run_id": "b", "state": state, "tracking": "sqlite:///here.db", "unrecorded": ["toy"]}
+    (path := tmp_path / "runs" / "b.json").write_text(json.dumps(record))
+    monkeypatch.setattr(mlflow_replay, "_catch_up", lambda record, *_: record.run_id)
+    tracker = tracking.Tracker(client=None, uri="sqlite:///here.db", run_id="", experiment_id="")  # type: ignore[arg-type]
+    lines = mlflow_replay.catch_up(tmp_path, tracker, SnapshotStore(tmp_path / "snapshots"), alone=alone)
+    assert [line.partition(":")[0] for line in lines] == told
+    assert json.loads(path.read_text())["unrecorded"] == ([] if told else ["toy"])
 
 
 def test_a_synced_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import Stage, StageRun, run_stage, stage
 from tasks.core.storage.store import SnapshotStore
+from tests.support.toy_snapshots import left
 
 
 class Config(BaseModel):
@@ -181,17 +184,51 @@ def test_an_interrupt_right_after_the_commit_costs_nothing(
     assert again.snapshot.rows() == 1
 
 
-def test_of_two_processes_at_one_key_both_get_the_first_ones_snapshot(store: SnapshotStore) -> None:
-    other: list[StageRun] = []
+BEGUN, GO_ON = threading.Event(), threading.Event()
 
-    def meanwhile(*_: Any) -> dict[str, Any]:
-        other.append(run(store))
-        return {}
 
-    mine = run_stage(toy_rows, [Source()], Config(), store, validate=meanwhile)
-    assert mine.snapshot == other[0].snapshot
-    assert mine.snapshot.rows() == 1
-    assert len([p for p in store.root.rglob("attempt-*") if p.is_dir()]) == 1
+@stage(version=1, config=Config)
+def toy_resuming(given: Source, config: Config, out: SnapshotWriter) -> None:
+    """Stops in the middle until GO_ON; with n = 0 it fails then, the first time. It goes on with what is in scratch."""
+    CALLS.append("run")
+    file = out.scratch / "half"
+    resumed = file.exists()
+    file.write_text("done so far")
+    BEGUN.set()
+    assert GO_ON.wait(60)
+    if not (resumed or config.n):
+        raise OSError("disk full")
+    assert file.read_text() == "done so far"  # nobody removed it meanwhile
+    out.write_table(part_name(0), pa.table({"id": [1]}))
+    out.note(resumed=resumed)
+
+
+def at_once(store: SnapshotStore, config: Config) -> tuple[Future[StageRun], StageRun]:
+    """Run `toy_resuming` twice: the second begins when the first is in the middle, and lets it go on once it waits."""
+    BEGUN.clear()
+    GO_ON.clear()
+    given: Any = {"validate": CALLS.noted("validate")}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(run_stage, toy_resuming, [Source()], config, store, **given)
+        assert BEGUN.wait(60)
+        second = run_stage(toy_resuming, [Source()], config, store, waiting=GO_ON.set, **given)
+    return first, second
+
+
+def test_of_two_runs_at_one_key_the_second_waits_and_takes_the_first_ones_snapshot(store: SnapshotStore) -> None:
+    first, second = at_once(store, Config(n=1))
+    assert CALLS == ["run", "validate"]
+    assert (first.result().reused, second.reused) == (False, True)
+    assert second.snapshot == first.result().snapshot
+    assert left(Path(second.snapshot.folder)) == {"manifest.json"}
+
+
+def test_of_two_runs_at_one_key_the_second_goes_on_where_the_first_one_failed(store: SnapshotStore) -> None:
+    first, second = at_once(store, Config(n=0))
+    assert isinstance(first.exception(), OSError)
+    assert CALLS == ["run", "run", "validate"]
+    assert (second.reused, second.notes) == (False, {"resumed": True})
+    assert left(Path(second.snapshot.folder)) == {"manifest.json"}
 
 
 @stage(version=1, config=Config)

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from flows.cli.console import ConsoleView, print_summary
 from flows.drill.servers import MlflowServer
-from flows.run.context import VIEW, Run, open_run
+from flows.run.context import VIEW, Run
+from flows.run.opening import open_run
 from flows.run.record import RunRecord
 from tasks.core.errors import RegistryError
 from tasks.core.snapshots import Snapshot, SnapshotWriter

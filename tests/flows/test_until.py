@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,10 +50,6 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
         def __call__(self, *_: Any) -> Any:
             return do(self.name)
 
-        def submit(self, *_: Any) -> Any:
-            made = do(self.name)
-            return SimpleNamespace(result=lambda: made)
-
     def register(*_: Any) -> Any:
         do("register")
         return SimpleNamespace(card="", gates=[], audit=None)
@@ -63,12 +59,13 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
         none: Any = SimpleNamespace(waiting=[])
         meter: Any = SimpleNamespace(total=Usage)
         run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, meter, none, last=until)
-        token = context._CURRENT.set(run)
+        token = context.CURRENT.set(run)
         yield run
-        context._CURRENT.reset(token)
+        context.CURRENT.reset(token)
 
     monkeypatch.setattr(stage_task.StageTask, "under", lambda self, _: Task(self.name))
-    monkeypatch.setattr(stage_task, "wait", lambda _: None)
+    monkeypatch.setattr(stage_task, "beside", lambda call: SimpleNamespace(result=call))
+    monkeypatch.setattr(stage_task, "wait", lambda *_: SimpleNamespace(not_done=()))
     monkeypatch.setattr(flow_module, "_register_task", register)
     monkeypatch.setattr(flow_module, "publish", lambda *_: None)
     monkeypatch.setattr(flow_module, "open_run", opened)
@@ -111,3 +108,25 @@ def test_next_tokens_need_packed_ones() -> None:
 def test_a_stage_that_is_switched_off_cannot_be_the_last(begun: Begun) -> None:
     with pytest.raises(SettingsError, match="embeddings is switched off"):
         begun("embeddings")
+
+
+@pytest.mark.parametrize(("last", "published"), [(None, True), ("report", True), ("evaluate", False)])
+def test_the_pages_are_written_where_the_report_is_the_last_stage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str | None, published: bool
+) -> None:
+    class Written(Exception):
+        pass
+
+    def write_docs(_: Run) -> None:
+        raise Written
+
+    none: Any = None
+    monkeypatch.setattr(Run, "write_docs", write_docs)
+    monkeypatch.setattr(flow_module, "get_run_logger", lambda: SimpleNamespace(warning=print))
+    monkeypatch.setattr(flow_module.watching, "settle", lambda *_, **__: None)
+    settings = load_settings(overrides=[f"storage.root={tmp_path}"])
+    run = Run(settings, RunRecord(), none, none, none, none, datetime.now(UTC), 0.0, none, none, last=last)
+    run.record.stages = [StageRow("evaluate"), *([StageRow("report")] if published else [])]
+    run.snapshots["ingest"] = none
+    with pytest.raises(Written) if published else nullcontext():
+        flow_module.publish(run, none, none)

@@ -22,7 +22,8 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.etl_train import etl_train
 from flows.run import links
-from flows.run.context import Run, open_run
+from flows.run.context import Run
+from flows.run.opening import open_run
 from flows.run.stage_task import StageTask
 from tasks.core.errors import InputError, TransientError
 from tasks.core.sections import PROJECT

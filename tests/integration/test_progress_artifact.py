@@ -12,7 +12,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 
-from flows.run.context import Run, open_run
+from flows.run.context import Run
+from flows.run.opening import open_run
 from flows.run.progress import FINISH_S
 from flows.run.stage_task import StageTask, together
 from tasks.core.errors import TransientError

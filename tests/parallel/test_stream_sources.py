@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -197,6 +198,21 @@ def test_a_write_that_takes_less_than_given_loses_no_record(tmp_path: Path) -> N
         log._writer.room = 1000  # type: ignore[union-attr]
         assert log.append([b"d" * 400]) == 2
     assert [value[:1] for value in values(FileLog(tmp_path))] == [b"a", b"b", b"d"]
+
+
+def test_a_record_for_which_the_disk_has_no_room_is_refused_and_hides_no_later_one(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with FileLog(tmp_path, writing=True) as log:
+        log.append([b"one"])
+        size = (tmp_path / "records.log").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"No space left|File too large"):
+                log.append([b"two", b"too long for what is left"])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert log.append([b"three"]) == 1
+    assert values(FileLog(tmp_path)) == [b"one", b"three"]
 
 
 CONSUMER = """

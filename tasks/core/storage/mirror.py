@@ -28,7 +28,7 @@ from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter
 from tasks.core.storage import run_records
 from tasks.core.storage.bucket import Bucket
 from tasks.core.storage.remote_snapshots import AT_ONCE, SETTLED, RemoteSnapshots, each
-from tasks.core.storage.store import SnapshotStore, damaged_files, parts_of, remove_attempt
+from tasks.core.storage.store import SnapshotStore, damaged_files, parts_of, remove_attempt, remove_scratch
 
 LOOK_BACK = 20  # snapshots of a stage that are searched for parts to reuse
 _LOG = logging.getLogger(__name__)
@@ -96,9 +96,11 @@ class MirroredStore(SnapshotStore):
         if committed := super().find(stage, key):
             self._share(committed)
             return committed
-        if (theirs := self.there.find(stage, key)) and (fetched := self._fetch(theirs)):
-            return fetched
-        return self._finish(stage, key)
+        theirs = self.there.find(stage, key)
+        found = (theirs and self._fetch(theirs)) or self._finish(stage, key)
+        if found:
+            remove_scratch(Path(found.folder))
+        return found
 
     def open_attempt(self, stage: str, key: str) -> SnapshotWriter:
         writer = super().open_attempt(stage, key)

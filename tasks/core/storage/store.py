@@ -1,7 +1,8 @@
 """The store of snapshots in a folder: open attempts, commit them, and find what is committed.
 
-A manifest is published last and create-if-absent. So of two processes at one key the first wins, and a killed process
-leaves either a whole snapshot or an invisible attempt, which the next process removes.
+A manifest is published last and create-if-absent. So of two machines at one key the first wins, and a killed process
+leaves either a whole snapshot or an invisible attempt, which the next process removes. Two processes of one folder take
+turns at a key (`SnapshotStore.lock`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from tasks.core import faults, locks
 from tasks.core.digests import digest_of, file_sha256
 from tasks.core.errors import SnapshotCorrupt
 from tasks.core.snapshot_files import DRAFT, FileEntry, fsync, fsync_folder
-from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter, load_manifest
+from tasks.core.snapshots import SCRATCH, EarlierPart, Manifest, Snapshot, SnapshotWriter, load_manifest
 from tasks.core.storage import run_records
+
+LOCK = "stage.lock"  # beside the attempts, while a process runs the stage at their key
 
 
 class SnapshotStore:
@@ -73,6 +76,10 @@ class SnapshotStore:
                 fix=f"raymill gc --damaged removes it; the next run makes {stage} again",
             )
         return Snapshot(stage, key, manifest.digest, str(folder))
+
+    def lock(self, stage: str, key: str) -> Path:
+        """Return the lock file that a process holds while it runs the stage at this key (`locks.alone`)."""
+        return self.root / stage / key / LOCK
 
     def open_attempt(self, stage: str, key: str) -> SnapshotWriter:
         """Make an attempt folder, locked for as long as this process lives; remove dead attempts at this key."""
@@ -132,7 +139,10 @@ class SnapshotStore:
             file.write(manifest.text())
             fsync(file)
         snapshot = self.publish(writer.folder, manifest)
+        shutil.rmtree(writer.folder / SCRATCH, ignore_errors=True)
+        (writer.folder / LOCK).unlink(missing_ok=True)  # whoever comes from here on finds the snapshot
         writer.lock.close()
+        faults.point(writer.stage, "after-manifest")
         return snapshot
 
     def publish(self, folder: Path, manifest: Manifest) -> Snapshot:
@@ -147,8 +157,6 @@ class SnapshotStore:
         else:
             remove_attempt(folder / manifest.attempt)
         fsync_folder(folder)
-        shutil.rmtree(folder / "scratch", ignore_errors=True)
-        faults.point(manifest.stage, "after-manifest")
         snapshot = SnapshotStore.find(self, manifest.stage, manifest.key)
         assert snapshot is not None
         return snapshot
@@ -226,8 +234,13 @@ def orphaned_attempts(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.glob("attempt-*"))
-        if path.is_dir() and path.name != committed and not _is_held(folder / f"{path.name}.lock")
+        if path.is_dir() and path.name != committed and not locks.is_held(folder / f"{path.name}.lock")
     ]
+
+
+def is_at_work(folder: Path) -> bool:
+    """Return whether a living process works at this key."""
+    return any(map(locks.is_held, [folder / LOCK, *folder.glob("attempt-*.lock")]))
 
 
 def remove_attempt(path: Path) -> None:
@@ -236,12 +249,11 @@ def remove_attempt(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open("rb") as file:
-            return not locks.take(file, wait=False)
-    except FileNotFoundError:
-        return False
+def remove_scratch(folder: Path) -> None:
+    """Remove what a stage at this key would go on from, unless a process runs it."""
+    with locks.alone(folder / LOCK, wait=False) as free:
+        if free:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
 def _schema_of(root: Path, entries: Sequence[FileEntry], table: str) -> list[str]:

@@ -72,8 +72,8 @@ def write(folder: Path, about: About, weights: dict[str, Tensor], folds: Array |
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     if folds is not None:
         tensors[FOLDS] = torch.from_numpy(folds.astype(np.int32))
-    write_whole(folder / WEIGHTS, save(tensors))
-    write_whole(folder / ABOUT, about.model_dump_json(indent=1))
+    write_whole(folder / WEIGHTS, save(tensors), synced=True)
+    write_whole(folder / ABOUT, about.model_dump_json(indent=1), synced=True)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def workers(config: DeepConfig, device: str, folder: Path) -> int:
     if not file.exists():
         gpus = int(ray.cluster_resources().get("GPU", 0))
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, str(min(config.shards, gpus) if device == "cuda" else config.shards))
+        write_whole(file, str(min(config.shards, gpus) if device == "cuda" else config.shards), synced=True)
     return int(file.read_text())
 
 

@@ -22,6 +22,7 @@ from torch import distributed
 
 from tasks.core import faults
 from tasks.core.errors import RunError
+from tasks.core.snapshot_files import fsync
 from tasks.core.whole_files import write_whole
 from tasks.deep import loop
 from tasks.deep.plan import Plan, plan
@@ -105,7 +106,7 @@ class Rank:
                 (scored,) = self._all(np.array([len(places)]), distributed.ReduceOp.SUM)
                 block = replace(block, scored=scored)
             if self.plan.rank == 0 and not done.exists():
-                write_whole(done, json.dumps(asdict(block)))
+                write_whole(done, json.dumps(asdict(block)), synced=True)
             distributed.barrier()
             blocks.append(block)
             self.score(k, places, block)
@@ -189,7 +190,9 @@ class Rank:
         offsets = self.rows.offsets
         ids = [self.rows.tokens[offsets[i] : offsets[i + 1]] for i in places]
         draft = file.with_name(f"draft-{file.name}")
-        np.savez(draft, row=self.rows.row[places], scores=scorer.score_own(ids))
+        with draft.open("wb") as held:
+            np.savez(held, row=self.rows.row[places], scores=scorer.score_own(ids))
+            fsync(held)
         torch.set_num_threads(self.config.threads)
         draft.replace(file)
 

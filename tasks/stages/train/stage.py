@@ -11,7 +11,6 @@ curve of all rounds (`round`, `split`, `loss`, in the metric of the target). Fac
 
 from __future__ import annotations
 
-import shutil
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -103,7 +102,6 @@ def fit(
         begin=splits.facts["linear"] if begin == "linear" else None,
     )
     done = ray_train.fit(job, config.workers or ray_train.worth_having(job))
-    shutil.rmtree(out.scratch, ignore_errors=True)
     named = {"train": "+".join(learn), "valid": "valid"}
     rows = [(i, named[name], v) for name, curve in done.curves.items() for i, v in enumerate(curve)]
     out.write_bytes("model.ubj", done.model)
