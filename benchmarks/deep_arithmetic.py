@@ -9,6 +9,8 @@ all-reduce of b bytes over R ranks sends 2 (R - 1) / R b from each, a gather or 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLOAT, MOMENTS = 4, 2
@@ -25,11 +27,14 @@ def zero_bytes(parameters: int, replicas: int, stage: int) -> dict[str, float]:
     }
 
 
-def data_bytes(parameters: int, replicas: int, stage: int) -> float:
-    """Return what a rank sends in a step: gradients, and parameters that others need."""
+def data_bytes(parameters: int, replicas: int, stage: int, *, gloo: bool = False) -> float:
+    """Return what a rank sends in a step: gradients, and parameters that others need.
+
+    gloo: its reduce-scatter is an all-reduce of which a rank keeps its part (torch 2.13).
+    """
     once = (replicas - 1) / replicas * FLOAT * parameters
     # An all-reduce is a reduce-scatter and a gather. ZeRO 1 does it and broadcasts what the owners updated.
-    return {0: 2, 1: 3, 2: 2, 3: 3}[stage] * once
+    return ({0: 2, 1: 3, 2: 2, 3: 3}[stage] + (gloo and stage >= 2)) * once
 
 
 def tensor_bytes(layers: int, tokens: int, width: int, slices: int) -> float:
@@ -40,6 +45,37 @@ def tensor_bytes(layers: int, tokens: int, width: int, slices: int) -> float:
 def bubble(stages: int, micro_batches: int) -> float:
     """Return the share of a step in which a stage waits, with GPipe and with 1F1B."""
     return (stages - 1) / (micro_batches + stages - 1)
+
+
+def passes(schedule: str, stage: int, stages: int, micro_batches: int) -> list[tuple[str, int]]:
+    """Return a stage's passes in the order of torch's schedules, each with the number of its micro-batch."""
+    forward, backward = ([(kind, i) for i in range(micro_batches)] for kind in ("forward", "backward"))
+    first = micro_batches if schedule == "gpipe" else min(micro_batches, stages - stage)
+    in_turn = [one for pair in zip(backward, forward[first:], strict=False) for one in pair]
+    return [*forward[:first], *in_turn, *backward[micro_batches - first :]]
+
+
+def bubble_of(schedule: str, forward: Sequence[float], backward: Sequence[float], micro_batches: int) -> float:
+    """Return the share of a step in which stages wait, on average, where only their passes take time.
+
+    forward, backward: seconds of a micro-batch, by stage. Stages that take the same give `bubble`.
+    """
+    stages = len(forward)
+    seconds = {"forward": forward, "backward": backward}
+    left = [deque(passes(schedule, stage, stages, micro_batches)) for stage in range(stages)]
+    ended: dict[tuple[str, int, int], float] = {}
+    free = [0.0] * stages
+    while any(left):
+        for stage, order in enumerate(left):
+            while order:
+                kind, number = order[0]
+                source = stage - 1 if kind == "forward" else stage + 1
+                if 0 <= source < stages and (kind, number, source) not in ended:
+                    break
+                order.popleft()
+                start = max(free[stage], ended.get((kind, number, source), 0.0))
+                free[stage] = ended[kind, number, stage] = start + seconds[kind][stage]
+    return 1 - micro_batches * (sum(forward) + sum(backward)) / (stages * max(free))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ what autograd holds at most at a time. Bytes are those of the loopback device, s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ def measure(way: Way) -> dict[str, Any]:
         sent.append(sent_over_loopback())
         tokens.append(step.tokens)
 
-    with activations(training) as held, waiting() as busy:
+    with activations(training) as held, waiting(distributed.barrier) as busy:
         trained = training.run(batches, None, told, 0.0)
         # Autograd refers to gathered parameters as well.
         kind = "activations_and_gathered" if way.parallel.zero >= 2 else "activations"
@@ -82,6 +82,7 @@ def measure(way: Way) -> dict[str, Any]:
         "sent_bytes": (sent[-1] - sent[first]) // way.steps,
         "memory": memory,
         "bubble": busy.share(),
+        "pass_s": busy.passes(way.parallel.micro_batches),
         "losses": trained.losses,
     }
 
@@ -154,17 +155,30 @@ def activations(training: Any) -> Iterator[_Most]:
 
 @dataclass
 class _Busy:
-    computing_s: float = 0.0
+    """Seconds of this stage's passes, and of steps until all stages have ended theirs. runs: with the warm-up's."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
     whole_s: float = 0.0
     runs: int = 0
 
     def share(self) -> float | None:
-        return 1 - self.computing_s / self.whole_s if self.whole_s else None
+        """Return the share of the steps in which this stage waits; None without a pipeline."""
+        return 1 - (self.forward_s + self.backward_s) / self.whole_s if self.whole_s else None
+
+    def passes(self, micro_batches: int) -> dict[str, float]:
+        """Return seconds of a micro-batch's passes through this stage."""
+        count = max(1, self.runs - WARM_UP) * micro_batches
+        return {"forward": self.forward_s / count, "backward": self.backward_s / count}
 
 
 @contextmanager
-def waiting() -> Iterator[_Busy]:
-    """Time a pipeline's steps and what this stage computes in them; the first WARM_UP steps are left out."""
+def waiting(together: Callable[[], Any]) -> Iterator[_Busy]:
+    """Time a pipeline's steps and what this stage computes in them; the first WARM_UP steps are left out.
+
+    together: waits until all stages are there. The last stage ends its step before the first one does, and what it
+    waits then is part of its bubble.
+    """
     from torch.distributed.pipelining import PipelineStage
 
     from tasks.deep.pipeline_parallel import Pipeline
@@ -175,6 +189,8 @@ def waiting() -> Iterator[_Busy]:
         def call(*given: Any, **options: Any) -> Any:
             started = time.perf_counter()
             result = function(*given, **options)
+            if kind == "whole_s":
+                together()
             took = time.perf_counter() - started
             busy.runs += kind == "whole_s"
             if busy.runs >= WARM_UP and not (kind == "whole_s" and busy.runs == WARM_UP):
@@ -183,15 +199,19 @@ def waiting() -> Iterator[_Busy]:
 
         return call
 
-    places = (PipelineStage, "forward_one_chunk"), (PipelineStage, "backward_one_chunk"), (Pipeline, "run")
-    plain = [getattr(owner, name) for owner, name in places]
-    for (owner, name), function in zip(places, plain, strict=True):
-        setattr(owner, name, timed(function, "whole_s" if owner is Pipeline else "computing_s"))
+    places = {
+        "forward_s": (PipelineStage, "forward_one_chunk"),
+        "backward_s": (PipelineStage, "backward_one_chunk"),
+        "whole_s": (Pipeline, "run"),
+    }
+    plain = {kind: getattr(owner, name) for kind, (owner, name) in places.items()}
+    for kind, (owner, name) in places.items():
+        setattr(owner, name, timed(plain[kind], kind))
     try:
         yield busy
     finally:
-        for (owner, name), function in zip(places, plain, strict=True):
-            setattr(owner, name, function)
+        for kind, (owner, name) in places.items():
+            setattr(owner, name, plain[kind])
 
 
 def sent_over_loopback() -> int:

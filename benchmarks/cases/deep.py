@@ -7,7 +7,8 @@ four micro-batches, activation checkpointing, and one process with one thread an
 Ranks take their own time, of the steps after two to warm up. Losses of float32 must be one process's within 1e-5, those
 of bfloat16 within 0.02. Beside the harness's numbers each side has tokens a second, CPU seconds, bytes sent a step
 and rank (of the loopback device: nothing else may run), memory by rank and kind, the arithmetic of both
-(benchmarks/deep_arithmetic.py), and for the pipelines the share of a step that stages wait.
+(benchmarks/deep_arithmetic.py), and for the pipelines the share of a step that stages wait: as measured, of equal
+stages that do nothing else, and of stages that take as long as those measured.
 
     raymill bench deep [--size N] [--runs 3] [--peer zero_3] [--json FILE|-]
 """
@@ -123,7 +124,14 @@ def _details(side: Side, job: Job, runs: Sequence[list[dict[str, Any]]]) -> dict
         shares = [statistics.mean(rank["bubble"] for rank in ranks) for ranks in runs]
         more["bubble"] = round(statistics.median(shares), 4)
         more["bubble_by_arithmetic"] = deep_arithmetic.bubble(side.parallel.pipeline, side.parallel.micro_batches)
+        more["bubble_of_such_stages"] = round(statistics.median(_of_such_stages(side, ranks) for ranks in runs), 4)
+        more["pass_s_by_stage"] = [rank["pass_s"] for rank in first]
     return more
+
+
+def _of_such_stages(side: Side, ranks: list[dict[str, Any]]) -> float:
+    forward, backward = ([rank["pass_s"][kind] for rank in ranks] for kind in ("forward", "backward"))
+    return deep_arithmetic.bubble_of(side.parallel.schedule, forward, backward, side.parallel.micro_batches)
 
 
 def _replicas(side: Side) -> int:
@@ -142,7 +150,7 @@ def _sent(side: Side, job: Job) -> float:
         return deep_arithmetic.tensor_bytes(MODEL.layers, tokens, MODEL.width, side.parallel.tensor)
     if side.parallel.pipeline > 1:
         return 4 * tokens * MODEL.width  # activations one way, their gradients the other
-    return deep_arithmetic.data_bytes(_parameters(), _replicas(side), side.parallel.zero)
+    return deep_arithmetic.data_bytes(_parameters(), _replicas(side), side.parallel.zero, gloo=True)
 
 
 def _side(name: str) -> Callable[[Any], SelfTimed]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tasks.deep.encoder import Encoder
 from tasks.deep.plan import DATA, Plan
 
 
@@ -27,11 +28,19 @@ def replicated(module: nn.Module, plan: Plan) -> nn.Module:
         process_group=plan.group(DATA),
         bucket_cap_mb=plan.config.bucket_mb,
         gradient_as_bucket_view=True,
-        # Otherwise buckets are laid out anew after the first backward pass, and sums of three ranks and more are made
-        # in another order: training that goes on from a checkpoint would not give the same bits.
-        find_unused_parameters=True,
+        find_unused_parameters=keeps_buckets(module, plan),
         init_sync=False,  # all ranks made the same weights from the seed, or read them from the same file
     )
+
+
+def keeps_buckets(module: nn.Module, plan: Plan) -> bool:
+    """Return whether the search for unused parameters is needed, which costs a walk of the graph and a warning.
+
+    Without it buckets are laid out anew after the first backward pass. Sums of three replicas and more are then made in
+    another order, so training that goes on from a checkpoint would not give the same bits. The built-in encoder has no
+    unused parameters; of another module it is not known.
+    """
+    return plan.replicas > 2 or not isinstance(module, Encoder)
 
 
 def synchronizing(module: nn.Module, last: bool) -> AbstractContextManager[Any]:

@@ -2,12 +2,12 @@
 
     python -m tasks.deep.launch --synthetic 512 --set training.steps=20
     torchrun --standalone --nproc-per-node 2 -m tasks.deep.launch --set parallel.zero=2 --folder /tmp/model
-    accelerate launch --config_file deploy/deep/accelerate.yaml -m tasks.deep.launch --tokens data/blocks
+    accelerate launch --config_file deploy/deep/accelerate.yaml -m tasks.deep.launch --tokens SNAPSHOT
 
-In: with --tokens, the blocks of the stage pack-tokens or the tokens of the stage tokenize, parquet files with
-`input_ids`, for next-token training; otherwise synthetic rows whose target is the share of low tokens. Out: a line of
-JSON for each step and one at the end, from rank 0; with --folder, checkpoints, and model.safetensors beside model.json.
-Started again, it goes on from the last checkpoint. Settings: tasks/deep/settings.py, as `--set model.width=128`.
+In: with --tokens, a snapshot of the stage pack-tokens or tokenize, or other files of ids (tasks/deep/token_rows.py),
+for next-token training; otherwise synthetic rows whose target is the share of low tokens. Out: a line of JSON for each
+step and one at the end, from rank 0; with --folder, checkpoints, and model.safetensors beside model.json. Started
+again, it goes on from the last checkpoint. Settings: tasks/deep/settings.py, as `--set model.width=128`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and not (find_spec("torch") and find_spec("safetensors")):  # before they are imported below
+    print("torch is not installed\n  → pip install -c constraints.txt -e '.[deep]'", file=sys.stderr)
+    sys.exit(2)
 
 import torch
 import yaml
@@ -41,6 +46,7 @@ from tasks.deep.losses import next_token, squared_error
 from tasks.deep.plan import plan
 from tasks.deep.profiling import profiled
 from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
+from tasks.deep.token_rows import check_ids, from_files
 
 CHECKPOINT_EVERY = 100  # steps, with --folder, where nothing else is said
 
@@ -61,7 +67,8 @@ def joined(device: str, timeout_s: float = 600.0) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE"))  # DeepSpeed's launcher has the second
+    if here == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -96,38 +103,13 @@ def digest(rows: Batch) -> str:
     return sha.hexdigest()
 
 
-def from_files(path: Path, positions: int) -> Batch:
-    """Read lists of ids, cut to positions + 1: each token's target is the one after it.
-
-    Raises InputError for no files, or files without ids.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise InputError("no parquet files", where=str(path), fix="give a folder of tokens or blocks")
-    rows: list[Any] = []
-    for file in files:
-        try:
-            if "input_ids" not in pq.read_schema(file).names:
-                raise InputError("no column input_ids", where=str(file), fix="a snapshot of tokenize or pack-tokens")
-            column = pq.read_table(file, columns=["input_ids"])["input_ids"].drop_null()
-            rows += column.cast(pa.list_(pa.int64())).to_pylist()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"cannot be read ({error})", where=str(file), fix="parquet with lists of ids") from error
-    rows = [row[: positions + 1] for row in rows if len(row) > 1]
-    if not rows:
-        raise InputError("no row has two tokens", where=str(path))
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-    there = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
-    return {"tokens": ids[:, :-1], "mask": there[:, 1:], "target": ids[:, 1:], "weight": there[:, 1:].float()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tasks.deep.launch", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--tokens", type=Path, help="parquet files with input_ids: next-token training")
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        help="snapshot of pack-tokens or tokenize, or parquet with input_ids, for next-token training",
+    )
     parser.add_argument("--synthetic", type=int, default=256, help="rows to make, without --tokens")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--folder", type=Path, help="for checkpoints and the model; shared by all machines")
@@ -170,6 +152,9 @@ def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
         if config.model.objective != objective or (objective == "regression" and config.model.outputs != 1):
             what = "--tokens trains the next token, synthetic rows a regression with one output"
             raise SettingsError(what, where="model.objective and model.outputs", fix="leave both out")
+        if config.training.evaluate_every:
+            what = "all rows are learned from, and none is left to validate by"
+            raise SettingsError(what, where="training.evaluate_every", fix="leave it and training.patience out")
         return config
     except ValidationError as error:
         first = error.errors()[0]
@@ -191,12 +176,8 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
     if given.synthetic < 1:
         raise InputError(f"{given.synthetic} rows", where="--synthetic", fix="at least one")
     rows = from_files(given.tokens, model.positions) if given.tokens else synthetic(given.synthetic, model)
-    if int(rows["tokens"].max()) >= model.vocabulary:
-        raise InputError(
-            f"token {int(rows['tokens'].max())} of a vocabulary of {model.vocabulary}",
-            where="model.vocabulary",
-            fix="the vocabulary that the tokens were made with",
-        )
+    if given.tokens:
+        check_ids(rows, model.vocabulary)
     batches = ShuffledRows(rows, config.step_rows, config.training.seed, place.replica, place.replicas)
 
     def say(step: Step) -> None:

@@ -7,10 +7,12 @@ The trace opens in chrome://tracing or Perfetto; each rank writes its own. The t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 TOP = 12
@@ -18,19 +20,27 @@ TOP = 12
 
 @contextmanager
 def profiled(trace: Path | None, rank: int, say: Callable[[str], object]) -> Iterator[None]:
-    """Write a trace (TRACE.json, of other ranks TRACE-RANK.json), and say a table of operators by their own time: CPU
-    milliseconds, calls, and megabytes that they allocated. Nothing without a trace."""
+    """Write a trace (TRACE.json, of other ranks TRACE-RANK.json), and say a table of operators by their own time:
+    milliseconds, calls, and megabytes that they allocated; of the GPU where there is one, else of the CPU. Nothing
+    without a trace."""
     if trace is None:
         yield
         return
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    on_gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities, profile_memory=True) as seen:
         yield
     file = trace if rank == 0 else trace.with_name(f"{trace.stem}-{rank}{trace.suffix}")
     seen.export_chrome_trace(str(file))
-    lines = [f"{'operator':36} {'ms':>9} {'calls':>7} {'MB':>9}"]
-    by_time = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    for event in by_time[:TOP]:
-        megabytes = event.self_cpu_memory_usage / 1e6
-        lines.append(f"{event.key[:36]:36} {event.self_cpu_time_total / 1e3:9.1f} {event.count:7} {megabytes:9.1f}")
     if rank == 0:
-        say("\n".join(lines))
+        say(table(seen.key_averages(), "device" if on_gpu else "cpu"))
+
+
+def table(events: Iterable[Any], of: str) -> str:
+    """Return the operators that take most of "cpu" or "device", in torch's words."""
+    lines = [f"{'operator':36} {'ms':>9} {'calls':>7} {'MB':>9}"]
+    for event in sorted(events, key=lambda event: -getattr(event, f"self_{of}_time_total"))[:TOP]:
+        milliseconds = getattr(event, f"self_{of}_time_total") / 1e3
+        megabytes = getattr(event, f"self_{of}_memory_usage") / 1e6
+        lines.append(f"{event.key[:36]:36} {milliseconds:9.1f} {event.count:7} {megabytes:9.1f}")
+    return "\n".join(lines)

@@ -30,6 +30,12 @@ class Spread:
             if not hasattr(model, "recompute"):
                 raise InputError("this model cannot compute its layers again", where="recompute", fix="recompute=false")
             model.recompute = True
+        if plan.layout.pipeline > 1 and config.accumulate > 1:
+            raise InputError(
+                f"accumulate={config.accumulate} is not for a pipeline",
+                where="training.accumulate",
+                fix="parallel.micro_batches, which cuts a step in a pipeline",
+            )
         self.plan, self.config, self.loss = plan, config, loss
         whole = sliced(stage_of(model.to(plan.device), plan), plan)
         self.shared = plan.replicas > 1 and plan.config.zero >= 2

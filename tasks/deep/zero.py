@@ -6,8 +6,9 @@
 
 With n parameters in float32 and AdamW, R replicas: 16 n bytes a rank become 8 n + 8 n / R, 16 n / R + 4 n while a step
 computes, and 16 n / R and the greatest layer. 1 is ZeroRedundancyOptimizer; 2 and 3 are `fully_shard`, which keeps
-parameters in parts between steps for both. Micro-batches (accumulate) add gradients up whole before the last one sends
-them: 4 n more for 2 and 3.
+parameters in parts between steps for both. Micro-batches (of accumulate and of a pipeline) add gradients up whole
+before the last one sends them: 4 n more for 2 and 3. In a pipeline torch also keeps what 3 has gathered for a backward
+pass until the last one; n is then a stage's.
 """
 
 from __future__ import annotations

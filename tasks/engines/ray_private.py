@@ -41,6 +41,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "controller": (
         "ray.train.v2._internal.constants:ENV_VARS_TO_PROPAGATE",
+        "ray.train.v2._internal.constants:get_env_vars_to_propagate",
         "ray.train.v2._internal.execution.controller.controller:TrainController",
         "ray.train.v2._internal.execution.controller.controller:TrainController.run",
         "ray.train.v2._internal.execution.controller.controller:TrainController.get_result",
@@ -71,7 +72,7 @@ WITHOUT = {
     "cluster": "ray.init looks at the cluster, which takes longer where there is none",
     "dashboard": "ray.init is asked for the dashboard's address",
     "trainer": "Ray Train starts three more processes",
-    "controller": "Ray Train starts a controller for each training, and environments for its processes",
+    "controller": "Ray Train starts a controller for each training, which an interrupt does not end on a cluster",
     "data": "Ray Data starts two more processes",
     "reuse": "Tune starts an actor anew where two trials end at once",
     "trials": "Tune makes an environment for each of its actors",
@@ -180,8 +181,9 @@ def lean_trainer(*, own: bool, torch: bool = False) -> Any:
 
     One asks an autoscaler for the workers, which their placement group does, too; one removes that group after the
     controller's death, which Ray does for a group that is not detached; one shards Ray Data sets, of which there are
-    none. In a session of this process's `own` all trainings share a controller's process (`ControllerHost`), 2 s of
-    CPU each. Without the names it is Ray Train's own, with all of its processes.
+    none. All trainings of this process share a controller's process (`ControllerHost`), 2 s of CPU each, and end with
+    it. own: in a session that this process has started. Without the names it is Ray Train's own, with all of its
+    processes, and an interrupted training on a cluster goes on until this process ends.
     """
     base: Any
     if torch:
@@ -193,7 +195,7 @@ def lean_trainer(*, own: bool, torch: bool = False) -> Any:
         return base
     data_sets, cleaner, policy = names[:3]
     left_out = (cleaner,) if torch else (data_sets, cleaner)
-    is_shared = own and _all_of("controller") is not None
+    is_shared = _all_of("controller") is not None
 
     class Fixed(policy):  # type: ignore[valid-type, misc]
         def after_controller_start(self, train_run_context: Any) -> None:
@@ -209,7 +211,7 @@ def lean_trainer(*, own: bool, torch: bool = False) -> Any:
 
         def _initialize_and_run_controller(self, **given: Any) -> Any:
             given["scaling_policy"] = Fixed(self.scaling_config)
-            return _run_in_host(given) if is_shared else super()._initialize_and_run_controller(**given)
+            return _run_in_host(given, own) if is_shared else super()._initialize_and_run_controller(**given)
 
     return Trainer
 
@@ -217,10 +219,11 @@ def lean_trainer(*, own: bool, torch: bool = False) -> Any:
 class ControllerHost:
     """A Ray actor that is the controller of one training after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: bool) -> None:
         # Workers with variables of their own would be started anew; a session's have this process's already.
-        constants: Any = import_module("ray.train.v2._internal.constants")
-        constants.ENV_VARS_TO_PROPAGATE = set()
+        if own:
+            constants: Any = import_module("ray.train.v2._internal.constants")
+            constants.ENV_VARS_TO_PROPAGATE = set()
 
     async def run(self, given: dict[str, Any]) -> Any:
         """Run a training to its end, as Ray Train's actor does; `given`: the controller's arguments."""
@@ -232,13 +235,27 @@ class ControllerHost:
 _HOSTS: dict[str, Any] = {}  # by Ray's job: a handle of an earlier session is nobody's
 
 
-def _run_in_host(given: dict[str, Any]) -> Any:
+def _new_host(own: bool) -> Any:
+    """Start a host; on a cluster as Ray Train starts its controller, beside the driver and with its variables."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {"num_cpus": 0}
+    if not own:
+        here = ray.get_runtime_context().get_node_id()
+        variables = look_up("ray.train.v2._internal.constants:get_env_vars_to_propagate")()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+        options["runtime_env"] = {"env_vars": {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **variables}}
+    return ray.remote(**options)(ControllerHost).remote(own)
+
+
+def _run_in_host(given: dict[str, Any], own: bool) -> Any:
     import ray
 
     job = str(ray.get_runtime_context().get_job_id())
     if job not in _HOSTS:
         _HOSTS.clear()
-        _HOSTS[job] = ray.remote(num_cpus=0)(ControllerHost).remote()
+        _HOSTS[job] = _new_host(own)
     try:
         return ray.get(_HOSTS[job].run.remote(given))
     except BaseException:
@@ -248,7 +265,7 @@ def _run_in_host(given: dict[str, Any]) -> Any:
 
 
 def end_trainings() -> None:
-    """End the trainings of this process's own session, their workers with them."""
+    """End the trainings of this process, their workers with them."""
     while _HOSTS:
         import ray
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: torch")
 
-from tasks.core.errors import InputError, SettingsError  # noqa: E402
+from tasks.core.errors import SettingsError  # noqa: E402
 from tasks.core.sections import PROJECT  # noqa: E402
-from tasks.deep.launch import from_files, main, settings  # noqa: E402
+from tasks.deep.launch import joined, main, settings  # noqa: E402
 
 TINY = [
     f"--set={text}"
@@ -79,9 +80,29 @@ def test_blocks_of_tokens_train_the_next_token(tmp_path: Path, capsys: pytest.Ca
     pq.write_table(pa.table({"input_ids": pa.array(ids, pa.list_(pa.int32(), 9))}), tmp_path / "blocks.parquet")
     *steps, _ = alone(capsys, "--tokens", str(tmp_path), "--set=training.learning_rate=0.01")
     assert steps[-1]["loss"] < steps[0]["loss"]
-    rows = from_files(tmp_path, 4)
-    assert rows["tokens"][0].tolist() == [0, 1, 2, 3]
-    assert rows["target"][0].tolist() == [1, 2, 3, 4]
+
+
+def test_without_torch_the_command_names_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "tasks.deep.launch")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("tasks.deep.launch", run_name="__main__")
+    assert ended.value.code == 2
+    assert "pip install -c constraints.txt -e '.[deep]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of_this_machine", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
+def test_ranks_of_one_machine_talk_over_loopback(monkeypatch: pytest.MonkeyPatch, of_this_machine: str) -> None:
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2", of_this_machine: "2"})
+    with joined("cpu"):
+        assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "4", of_this_machine: "2"})
+    with joined("cpu"):
+        assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
 def test_a_profile_names_the_operators_that_take_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,14 +129,8 @@ def test_wrong_settings_and_files_are_refused_saying_what_to_do(
         settings(["model.objective=next-token"], "regression")
     with pytest.raises(SettingsError, match="is no value"):
         settings(["model.width=[8"], "regression")
-    with pytest.raises(InputError, match="no parquet files"):
-        from_files(tmp_path, 8)
-    pq.write_table(pa.table({"text": ["good"]}), tmp_path / "reviews.parquet")
-    with pytest.raises(InputError, match="no column input_ids"):
-        from_files(tmp_path, 8)
-    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="cannot be read"):
-        from_files(tmp_path / "torn.parquet", 8)
+    with pytest.raises(SettingsError, match=r"training.evaluate_every: .*none is left to validate by"):
+        settings(["training.evaluate_every=10", "training.patience=2"], "regression")
     alone(capsys, "--folder", str(tmp_path / "model"))
     with pytest.raises(SystemExit):
         main([*TINY, "--synthetic", "25", "--device", "cpu", "--folder", str(tmp_path / "model")])

@@ -86,13 +86,14 @@ def test_a_checkpoint_of_any_plan_goes_on_in_one_process(undisturbed: dict[str, 
             assert max(apart.values()) < 2e-5, way
 
 
-def test_three_replicas_resume_to_the_same_bits_with_buckets_of_many_parameters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_replicas_resume_to_the_same_bits_with_buckets_of_many_parameters(replicas: int, tmp_path: Path) -> None:
     larger = MODEL.model_copy(update={"vocabulary": 6000, "width": 96})
     run = Run(training=EVERY_2, model=larger, folder=tmp_path)
-    undisturbed = run_ranks(train_one, 3, run)[0]
+    undisturbed = run_ranks(train_one, replicas, run)[0]
     for newest in tmp_path.glob("step-00000008.*"):
         newest.unlink()
-    again = run_ranks(train_one, 3, run)[0]
+    again = run_ranks(train_one, replicas, run)[0]
     assert again.resumed == 6
     assert same(again, undisturbed)
 
@@ -132,8 +133,9 @@ def test_a_torn_checkpoint_is_passed_over(undisturbed: dict[str, Trained], tmp_p
         (4, Run(ParallelConfig(tensor=2, zero=1)), "ZeRO 1 does not know sliced parameters"),
         (4, Run(rows=3), "3 rows in steps of 10 for 4 replicas"),
         (1, Run(training=TRAINING.model_copy(update={"precision": "float16"})), "float16 trains on a GPU only"),
+        (2, Run(WAYS["pipeline"], TRAINING.model_copy(update={"accumulate": 2})), "accumulate=2 is not for a pipeline"),
     ],
-    ids=["replicas", "slices", "stages", "combination", "rows", "float16"],
+    ids=["replicas", "slices", "stages", "combination", "rows", "float16", "accumulate"],
 )
 def test_what_cannot_be_is_an_error_that_says_what_to_do(world_size: int, run: Run, says: str) -> None:
     with pytest.raises(InputError, match=says) as error:

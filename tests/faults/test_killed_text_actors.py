@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tasks.core.sections import PROJECT
+from tests.support.killed_runs import run_script
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly]
 
@@ -22,7 +17,6 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, sys.argv[3])
 from tests.support.stage_runs import made, put_reviews, settings
 from tasks.core.storage.store import SnapshotStore
 from tasks.stages.count_words import count_words
@@ -31,7 +25,7 @@ from tasks.stages.tokenize import tokenize
 
 if __name__ == "__main__":
     root, name = Path(sys.argv[1]), sys.argv[2]
-    store, config = SnapshotStore(root), settings("ray.logical_cpus=2", "count_words.ngrams=2")
+    store, config = SnapshotStore(root / "store"), settings("ray.logical_cpus=2", "count_words.ngrams=2")
     begin = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     parts = [
         [
@@ -45,31 +39,9 @@ if __name__ == "__main__":
     cluster.start(config.ray)
     stage = {"tokenize": tokenize, "count-words": count_words}[name]
     done = made(store, stage, [reviews], getattr(config, name.replace("-", "_")))
-    # Not to standard output, where Ray reports lost workers.
-    Path(sys.argv[4]).write_text(json.dumps({"digest": done.snapshot.digest, "rows": done.snapshot.rows()}))
+    (root / "said.json").write_text(json.dumps({"digest": done.snapshot.digest, "rows": done.snapshot.rows()}))
     cluster.stop()
 """
-
-
-def run(folder: Path, stage: str, kill_at: str | None = None) -> dict[str, Any]:
-    script, marker, result = folder / "run.py", folder / "killed", folder / "result.json"
-    folder.mkdir()
-    script.write_text(RUN)
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    if kill_at:
-        environment |= {"RAYMILL_KILL_AT": kill_at, "RAYMILL_KILL_ONCE": str(marker)}
-    integration = str(PROJECT / "tests" / "integration")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder / "store"), stage, integration, str(result)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert marker.exists() == bool(kill_at), "nobody was killed"
-    said: dict[str, Any] = json.loads(result.read_text())
-    return said
 
 
 @pytest.mark.parametrize(
@@ -80,7 +52,7 @@ def run(folder: Path, stage: str, kill_at: str | None = None) -> dict[str, Any]:
     ],
 )
 def test_a_killed_worker_changes_nothing(tmp_path: Path, stage: str, points: list[str]) -> None:
-    undisturbed = run(tmp_path / "quiet", stage)
+    undisturbed = run_script(RUN, tmp_path / "quiet", stage)
     assert undisturbed["rows"] > 0
     for number, point in enumerate(points):
-        assert run(tmp_path / f"killed-{number}", stage, kill_at=point) == undisturbed, point
+        assert run_script(RUN, tmp_path / f"killed-{number}", stage, kill_at=point) == undisturbed, point

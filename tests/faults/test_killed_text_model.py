@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tasks.core.sections import PROJECT
+from tests.support.killed_runs import run_script
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.nightly]
 pytest.importorskip("torch", reason="the extra deep is not installed")
@@ -65,26 +61,13 @@ if __name__ == "__main__":
             "left": [p.name for p in (store.root / "text-model").rglob("*scratch*")],
             "files": sorted(e.name for e in done.snapshot.manifest.files),
         })
-    # Not to standard output, where Ray reports lost workers.
-    (root / "runs.json").write_text(json.dumps(runs))
+    (root / "said.json").write_text(json.dumps(runs))
     cluster.stop()
 """
 
 
 def test_a_rank_killed_at_a_step_redoes_those_since_the_checkpoint_and_gives_the_same_snapshot(tmp_path: Path) -> None:
-    script, marker = tmp_path / "run.py", tmp_path / "was-killed"
-    script.write_text(RUN)
-    killing = {"RAYMILL_KILL_AT": "text-model:step:27", "RAYMILL_KILL_ONCE": str(marker)}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **killing},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert marker.exists(), "nobody was killed"
-    killed, quiet = json.loads((tmp_path / "runs.json").read_text())
+    killed, quiet = run_script(RUN, tmp_path, kill_at="text-model:step:27")
     assert killed.pop("from") == [20, 0]  # of the first block; the second began after the death
     assert quiet.pop("from") == [0, 0]
     assert killed == quiet

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tasks.core.sections import PROJECT
+from tests.support.killed_runs import run_script
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -24,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-sys.path.insert(0, sys.argv[2])
 from tests.support.stage_runs import made, put, settings
 from tasks.core.storage.store import SnapshotStore
 from tasks.engines import cluster
@@ -45,25 +40,12 @@ if __name__ == "__main__":
         splits = put(store, "split", slices, facts={"features": ["a", "b"], "target": "rating"})
         done = made(store, train, [splits], config.train)
         runs.append({"digest": done.snapshot.digest, "from": done.notes["resumed_from_round"]})
-    # Not to standard output, where Ray reports lost workers.
-    (root / "runs.json").write_text(json.dumps(runs))
+    (root / "said.json").write_text(json.dumps(runs))
     cluster.stop()
 """
 
 
 def test_a_worker_killed_at_a_round_redoes_those_since_the_checkpoint_and_gives_the_same_model(tmp_path: Path) -> None:
-    script, marker = tmp_path / "run.py", tmp_path / "was-killed"
-    script.write_text(RUN)
-    killing = {"RAYMILL_KILL_AT": "train:round:7", "RAYMILL_KILL_ONCE": str(marker)}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(PROJECT / "tests" / "integration")],
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **killing},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert marker.exists(), "nobody was killed"
-    killed, quiet = json.loads((tmp_path / "runs.json").read_text())
+    killed, quiet = run_script(RUN, tmp_path, kill_at="train:round:7")
     assert (killed["from"], quiet["from"]) == (5, 0)
     assert killed["digest"] == quiet["digest"]

@@ -90,6 +90,16 @@ def test_a_resumed_training_sees_what_the_first_one_would_have_seen(store: Snaps
     assert {int(i) for batch in seen for i in batch["tokens"].flatten()} == {0, 1, 2}
 
 
+def test_batches_without_gradients_hold_no_more_rows_than_a_ranks_part_of_a_step(store: SnapshotStore) -> None:
+    from tasks.stages.next_token.worker import TEST_ROWS, in_order
+
+    rows = Blocks.of(read(packed(store, "bin"), 0, 1), 0, 1, SIZE, TOTAL, 61).rows(np.arange(9), 1)
+    for most, size in ((5, 5), (1000, TEST_ROWS)):
+        batches = [batch["tokens"].flatten() for batch in in_order(rows, None, most)]
+        assert np.concatenate(batches).tolist() == rows.ids.flatten().tolist()
+        assert max(map(len, batches)) == size
+
+
 def test_rare_ids_are_one() -> None:
     from tasks.stages.next_token.worker import folds_of
 

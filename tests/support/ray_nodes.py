@@ -107,7 +107,7 @@ class Nodes:
             port = free_port()
             which = ["--head", f"--port={port}", "--include-dashboard=false"]
         command = [
-            *(*around, RAY, "start", "--block", "--disable-usage-stats", *which),
+            *(*around, RAY, "start", "--block", "--disable-usage-stats", "--log-color=false", *which),
             *(f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=100000000", f"--temp-dir={folder}"),
             *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
             *([f"--node-ip-address={ip}"] if ip else []),

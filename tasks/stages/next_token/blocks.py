@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.core.errors import RowsLost
 from tasks.core.snapshots import Snapshot
+from tasks.stages.text_model.rows import check_part
 
 RANGE_IDS = 1 << 20  # ids that a task reads of a file without rows
 BLOCKS = pa.schema([("block", pa.int64()), ("ids", pa.list_(pa.int32()))])
@@ -71,13 +71,7 @@ class Blocks:
         """Put tables of BLOCKS together. Raises RowsLost unless they are the rank's part of `total`, each once."""
         table = pa.concat_tables([BLOCKS.empty_table(), *(t.cast(BLOCKS) for t in tables)]).sort_by("block")
         number = table["block"].to_numpy()
-        if not np.array_equal(number, np.arange(rank, total, world_size)):
-            raise RowsLost(
-                f"rank {rank} of {world_size} got {len(number):,} blocks, {len(np.unique(number)):,} of them "
-                f"different, of its part of {total:,}",
-                where="next-token",
-                fix="this is a bug in the stage; please report it with the input",
-            )
+        check_part(number, rank, world_size, total, unit="blocks", stage="next-token")
         ids = table["ids"].combine_chunks().flatten().to_numpy().reshape(-1, size)
         return cls(number, ids, written)
 

@@ -26,11 +26,11 @@ from tasks.core.errors import InputError
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
-from tasks.engines import cluster, ray_train
+from tasks.engines import cluster
 from tasks.stages.next_token.blocks import ranges_of, read_blocks
 from tasks.stages.next_token.settings import NextTokenConfig
 from tasks.stages.next_token.slices import SLICES, measured
-from tasks.stages.text_model.stage import LIBRARIES, Watch, check_installed, workers
+from tasks.stages.text_model.stage import LIBRARIES, Watch, check_installed, placed
 
 CURVES = pa.schema(
     [
@@ -82,6 +82,7 @@ def next_token(
         pretrained.check(config.pretrained, made, facts["vocabulary"], config.context, "next_token")
         module, _ = pretrained.load_causal(config.pretrained)
         pretrained.check_length(module, config.context, "next_token.context")
+    device, ranks = placed(config, "next_token", out.scratch)
     job = worker.NextTokenJob(
         config=config,
         vocabulary=facts["vocabulary"],
@@ -89,7 +90,7 @@ def next_token(
         total=counts["blocks"],
         written=counts["documents"] + counts["tokens"],
         folder=out.scratch,
-        device=ray_train.device(config.device, "next_token.device"),
+        device=device,
         own_session=cluster.is_own(),
     )
     learned: worker.Learned = ray_torch.run(
@@ -99,7 +100,7 @@ def next_token(
             files=ranges_of(packed),
             read=read_blocks,
             read_with={},
-            workers=workers(config, job.device, out.scratch),
+            workers=ranks,
             device=job.device,
             folder=out.scratch,
             watch=Watch(out, out.scratch / PROGRESS, [config.steps * config.batch], "rows"),

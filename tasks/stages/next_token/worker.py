@@ -29,7 +29,7 @@ from tasks.stages.text_model.batches import drawn
 from tasks.stages.text_model.worker import PROGRESS, Told, peak_flops
 
 WEIGHTS, KNOWN = "next_token.safetensors", "known"
-TEST_ROWS = 16  # in a batch of the test: a row's logits are context x vocabulary
+TEST_ROWS = 16  # in a batch without gradients, at most: a row's logits are context x vocabulary
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def work(config: dict[str, Any]) -> Learned:
 class Rank:
     def __init__(self, job: NextTokenJob, blocks: Blocks, plan: Plan) -> None:
         self.job, self.config, self.plan = job, job.config, plan
+        self.a_rank = max(1, self.config.batch // plan.world_size)  # rows of a step
         number = drawn(blocks.number, self.config.seed)
         test, held = self.config.test, self.config.test + self.config.validation
         places = [
@@ -95,7 +96,7 @@ class Rank:
         config = self.config
         trained = loop.train(
             model.train(),
-            Sequences(self.learn, folds, max(1, config.batch // self.plan.world_size), config.seed, self.plan.rank),
+            Sequences(self.learn, folds, self.a_rank, config.seed, self.plan.rank),
             TrainingConfig(
                 steps=config.steps,
                 learning_rate=config.learning_rate,
@@ -111,7 +112,7 @@ class Rank:
             ),
             loss=next_token,
             plan=self.plan,
-            validation=lambda: in_order(self.hold, folds),
+            validation=lambda: in_order(self.hold, folds, self.a_rank),
             folder=self.job.folder / "checkpoint",
             identity={"shape": shape},
             on_step=Told(self.job.folder / PROGRESS if self.plan.rank == 0 else None, 0, config.steps, "next-token"),
@@ -155,7 +156,7 @@ class Rank:
         alone = -np.log((counts + 1) / (sum(self.counts) + ids))
         nats = [np.zeros(0, dtype=np.float32)]
         with torch.inference_mode():
-            for batch in in_order(self.test, folds):
+            for batch in in_order(self.test, folds, self.a_rank):
                 losses = next_token(model(batch["tokens"].to(self.job.device), batch["mask"].to(self.job.device)),
                                     batch["target"].to(self.job.device)).cpu().numpy()  # fmt: skip
                 nats.append(losses[batch["weight"].numpy() > 0])
@@ -192,10 +193,11 @@ class Sequences:
             epoch, step = epoch + 1, 0
 
 
-def in_order(rows: Rows, folds: Array | None) -> Iterator[Batch]:
-    """Yield batches of TEST_ROWS rows; of no rows, one without weight."""
-    for start in range(0, max(1, len(rows)), TEST_ROWS):
-        yield batch_of(rows, np.arange(start, min(start + TEST_ROWS, len(rows))), folds)
+def in_order(rows: Rows, folds: Array | None, most: int) -> Iterator[Batch]:
+    """Yield batches of TEST_ROWS rows, or `most` if that is less; of no rows, one without weight."""
+    size = min(TEST_ROWS, most)
+    for start in range(0, max(1, len(rows)), size):
+        yield batch_of(rows, np.arange(start, min(start + size, len(rows))), folds)
 
 
 def batch_of(rows: Rows, places: Array, folds: Array | None) -> Batch:

@@ -22,7 +22,7 @@ from tasks.deep.batches import Batch, filled
 from tasks.stages.text_model.rows import Array, Rows
 
 WINDOW = 50
-VALIDATION_BATCH = 256
+VALIDATION_ROWS = 256  # in a batch, at most
 
 
 def drawn(row: Array, seed: int) -> Array:

@@ -87,6 +87,17 @@ def both_ends(row: Array, most: int) -> Array:
     return row if len(row) <= most else np.concatenate([row[: most - most // 2], row[len(row) - most // 2 :]])
 
 
+def check_part(numbers: Array, rank: int, world_size: int, total: int, *, unit: str, stage: str) -> None:
+    """Raise RowsLost unless these are a rank's part of `total`, each once: rank, rank + world_size, ..."""
+    if not np.array_equal(numbers, np.arange(rank, total, world_size)):
+        raise RowsLost(
+            f"rank {rank} of {world_size} got {len(numbers):,} {unit}, {len(np.unique(numbers)):,} of them different, "
+            f"of its part of {total:,}",
+            where=stage,
+            fix="this is a bug in the stage; please report it with the input",
+        )
+
+
 @dataclass(frozen=True)
 class Rows:
     """A rank's rows, in row order. row, ms: (n,). tokens: all ids, of which row i has offsets[i] to offsets[i + 1].
@@ -103,13 +114,7 @@ class Rows:
         """Put tables of ROWS together. Raises RowsLost unless they are the rank's part of `total` rows, each once."""
         table = pa.concat_tables([ROWS.empty_table(), *(t.cast(ROWS) for t in tables)]).sort_by("row")
         row = table["row"].to_numpy()
-        if not np.array_equal(row, np.arange(rank, total, world_size)):
-            raise RowsLost(
-                f"rank {rank} of {world_size} got {len(row):,} rows, {len(np.unique(row)):,} of them different, "
-                f"of its part of {total:,}",
-                where="text-model",
-                fix="this is a bug in the stage; please report it with the input",
-            )
+        check_part(row, rank, world_size, total, unit="rows", stage="text-model")
         ids = table["tokens"].combine_chunks()
         offsets = ids.offsets.to_numpy().astype(np.int64)
         stars = table["rating"].to_numpy()
@@ -134,12 +139,16 @@ class Rows:
         """(n,) tokens of each row."""
         return np.diff(self.offsets)
 
+    def ids(self, place: int) -> Array:
+        """Return a row's tokens."""
+        return self.tokens[self.offsets[place] : self.offsets[place + 1]]
+
     def padded(self, places: Array, filler: int) -> tuple[Array, Array]:
         """Return the ids (m, T) int64 and the mask (m, T) of these rows, T the length of the longest; at least 1.
 
         A row without tokens gets one, the filler, as if it were a text of it alone.
         """
-        return pad([self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in places], filler)
+        return pad([self.ids(i) for i in places], filler)
 
 
 def pad(rows: Sequence[Array], filler: int, length: int = 1) -> tuple[Array, Array]:

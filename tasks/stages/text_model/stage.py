@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.errors import InputError, RowsLost, UserError
+from tasks.core.errors import InputError, RowsLost, SettingsError, UserError
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
@@ -91,6 +91,7 @@ def text_model(reviews: Snapshot, tokens: Snapshot, config: TextModelConfig, out
             where="text-model",
             fix="give more data, or set text_model.enabled=false",
         )
+    device, ranks = placed(config, "text_model", out.scratch)
     some = [file for file, entry in zip(reviews.files(), reviews.entries(), strict=True) if entry.rows]
     job = worker.TextJob(
         config=config,
@@ -98,10 +99,10 @@ def text_model(reviews: Snapshot, tokens: Snapshot, config: TextModelConfig, out
         cuts=tuple(borders(some, config.borders)),
         total=reviews.rows(),
         folder=out.scratch,
-        device=ray_train.device(config.device, "text_model.device"),
+        device=device,
         own_session=cluster.is_own(),
     )
-    blocks = trained(job, files, out)
+    blocks = trained(job, ranks, files, out)
     scores = gathered(out.scratch, job.total, sum(block.scored for block in blocks))
     write(out, reviews, scores)
     write_model(out, job, blocks)  # the scratch folder stays until the commit: a training may take hours
@@ -130,7 +131,7 @@ def about(tokens: Snapshot, config: TextModelConfig) -> dict[str, Any]:
     return {"about": About(kind="encoder", config=shape, max_tokens=config.max_tokens, filler=size), "folds": folds}
 
 
-def trained(job: TextJob, files: Sequence[tuple[Path, Path]], out: SnapshotWriter) -> list[Block]:
+def trained(job: TextJob, ranks: int, files: Sequence[tuple[Path, Path]], out: SnapshotWriter) -> list[Block]:
     """Train on Ray Train, and report progress."""
     from tasks.engines import ray_torch
     from tasks.stages.text_model import worker
@@ -142,7 +143,7 @@ def trained(job: TextJob, files: Sequence[tuple[Path, Path]], out: SnapshotWrite
             files=files_of(files),
             read=read_rows,
             read_with={"max_tokens": job.config.max_tokens, "min_votes": job.config.min_votes},
-            workers=workers(job.config, job.device, job.folder),
+            workers=ranks,
             device=job.device,
             folder=out.scratch,
             watch=Watch(
@@ -161,17 +162,28 @@ def trained(job: TextJob, files: Sequence[tuple[Path, Path]], out: SnapshotWrite
     return blocks
 
 
-def workers(config: DeepConfig, device: str, folder: Path) -> int:
-    """Return the number of ranks: `shards`, on GPUs at most one each. A training goes on with as many as it began
-    with, since their number changes its batches."""
+def placed(config: DeepConfig, section: str, folder: Path) -> tuple[str, int]:
+    """Return the device and the number of ranks: `shards`, on GPUs at most one each.
+
+    A training goes on as it began, since either changes its bits. Raises SettingsError where there are fewer GPUs now.
+    """
     import ray
 
-    file = folder / "workers"
+    file, gpus = folder / "placed.json", int(ray.cluster_resources().get("GPU", 0))
     if not file.exists():
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+        device = ray_train.device(config.device, f"{section}.device")
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, str(min(config.shards, gpus) if device == "cuda" else config.shards), synced=True)
-    return int(file.read_text())
+        write_whole(
+            file, json.dumps([device, min(config.shards, gpus) if device == "cuda" else config.shards]), synced=True
+        )
+    device, ranks = json.loads(file.read_text())
+    if device == "cuda" and gpus < ranks:
+        raise SettingsError(
+            f"the training began with {ranks} ranks of a GPU each, and Ray has {gpus} now",
+            where=section.replace("_", "-"),
+            fix=f"go on with as many GPUs, or begin anew: remove {folder}, or set {section}.device=cpu",
+        )
+    return device, ranks
 
 
 class Watch:

@@ -2,7 +2,7 @@
 
     block-K.json, block-K/          of the model trained at border K: what came of it, and its files
     block-K/checkpoint...           of its training, by tasks/deep/loop.py
-    scores-K-RANK.npz               the rank's rows from border K to the next, and their scores
+    scores-K-RANK-FIRST.npz         of the rank's rows from border K to the next, those from FIRST on, and their scores
 
 All are in one folder, which outlives the process: a training that starts again skips what is there.
 """
@@ -30,12 +30,14 @@ from tasks.deep.settings import TrainingConfig
 from tasks.engines import ray_torch
 from tasks.stages.text_model import model as models
 from tasks.stages.text_model import pretrained
-from tasks.stages.text_model.batches import VALIDATION_BATCH, Learning, Validation, drawn
+from tasks.stages.text_model.batches import VALIDATION_ROWS, Learning, Validation, drawn
 from tasks.stages.text_model.model import About, Scorer
 from tasks.stages.text_model.rows import OUTPUTS, Array, Rows
 from tasks.stages.text_model.settings import TextModelConfig
 
 MIN_ROWS = 20  # reviews to learn from and to validate by; at a border with fewer before it no model is trained
+SCORED_AT_ONCE = 32  # reviews between two looks at the clock
+MEET_S = 60.0  # of scoring, after which ranks meet: far below ray_torch.PATIENCE_S
 REPORT_S = 0.5
 PROGRESS = "progress.json"
 
@@ -109,8 +111,8 @@ class Rank:
                 write_whole(done, json.dumps(asdict(block)), synced=True)
             distributed.barrier()
             blocks.append(block)
-            self.score(k, places, block)
-            distributed.barrier()
+            if block.trained:
+                self.score(k, places)
         return blocks
 
     def train(self, k: int, earlier: list[bool]) -> Block:
@@ -146,7 +148,7 @@ class Rank:
             training,
             loss=models.loss,
             plan=self.plan,
-            validation=Validation(self.rows, hold, -(-max(1, held) // VALIDATION_BATCH), filler),
+            validation=Validation(self.rows, hold, -(-max(1, held) // min(VALIDATION_ROWS, a_rank)), filler),
             folder=folder / "checkpoint",
             identity={"border": self.job.cuts[k], "model": self.job.about.model_dump(mode="json")},
             on_step=Told(self.job.folder / PROGRESS if self.plan.rank == 0 else None, k, training.steps),
@@ -181,20 +183,42 @@ class Rank:
             return pretrained.load(self.config.pretrained, len(OUTPUTS), self.config.seed)[0].train()
         return models.skeleton(self.job.about, self.config.seed).train()
 
-    def score(self, k: int, places: Array, block: Block) -> None:
-        """Score the rank's rows of a block, once; none without a model."""
-        file = self.job.folder / f"scores-{k}-{self.plan.rank}.npz"
-        if file.exists() or not block.trained:
-            return
+    def score(self, k: int, places: Array) -> None:
+        """Score the rank's rows of a block, those that earlier tries have left.
+
+        Ranks meet every MEET_S: one that has less to do, since it was not killed, waits for the others no longer.
+        """
         scorer = Scorer.load(self.job.folder / f"block-{k}")
-        offsets = self.rows.offsets
-        ids = [self.rows.tokens[offsets[i] : offsets[i + 1]] for i in places]
-        draft = file.with_name(f"draft-{file.name}")
-        with draft.open("wb") as held:
-            np.savez(held, row=self.rows.row[places], scores=scorer.score_own(ids))
-            fsync(held)
+        places = places[np.argsort(self.rows.lengths[places], kind="stable")]  # alike ones fill a batch together
+        left = places[self.scored(k) :]
+        while any(self._all(np.array([len(left)]), distributed.ReduceOp.SUM)):
+            scores = self.scores_of_first(left, scorer)
+            if len(scores):
+                file = self.job.folder / f"scores-{k}-{self.plan.rank}-{len(places) - len(left)}.npz"
+                draft = file.with_name(f"draft-{file.name}")
+                with draft.open("wb") as held:
+                    np.savez(held, row=self.rows.row[left[: len(scores)]], scores=scores)
+                    fsync(held)
+                draft.replace(file)
+            left = left[len(scores) :]
         torch.set_num_threads(self.config.threads)
-        draft.replace(file)
+
+    def scores_of_first(self, places: Array, scorer: Scorer) -> Array:
+        """Return the scores of the first of these rows: of as many as MEET_S suffices for."""
+        began, scores = time.monotonic(), [np.zeros((0, len(OUTPUTS)), dtype=np.float32)]
+        for start in range(0, len(places), SCORED_AT_ONCE):
+            scores.append(scorer.score_own([self.rows.ids(i) for i in places[start : start + SCORED_AT_ONCE]]))
+            if time.monotonic() - began >= MEET_S:
+                break
+        return np.concatenate(scores)
+
+    def scored(self, k: int) -> int:
+        """Count the rank's rows of a block that have been scored: the first ones."""
+        count = 0
+        for file in self.job.folder.glob(f"scores-{k}-{self.plan.rank}-*.npz"):
+            with np.load(file, allow_pickle=False) as held:
+                count += len(held["row"])
+        return count
 
     def _all(self, values: Array, how: Any) -> list[int]:
         tensor = torch.from_numpy(values.astype(np.int64)).to(self.job.device)
