@@ -249,9 +249,9 @@ def _run_in_host(given: dict[str, Any]) -> Any:
 
 def end_trainings() -> None:
     """End the trainings of this process's own session, their workers with them."""
-    while _HOSTS:
-        import ray
+    import ray
 
+    while _HOSTS:
         ray.kill(_HOSTS.popitem()[1])
 
 
