@@ -59,7 +59,7 @@ class Run:
     order: list[str] = field(default_factory=list)
     artifacts: Artifacts = field(default_factory=Artifacts)
     lock: Any = field(default_factory=threading.RLock)
-    ended: str = ""  # the state in which it was closed; stages beside an interrupted one may still be at work
+    ended: str = ""  # the state in which it ended; stages side by side may be at work for a moment more
     _validators: Any = None
 
     @property
@@ -156,7 +156,8 @@ class Run:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         with self.lock:
             self.record.at_work.remove(name)
-            self.record.failed = self.record.failed or {"stage": name, "error": masked(reason)}
+            if not self.ended:  # an interrupt makes the stages beside it fail
+                self.record.failed = self.record.failed or {"stage": name, "error": masked(reason)}
             self.view.failed(name, error)
 
     def spare(self, name: str) -> None:

@@ -87,14 +87,15 @@ def together(*calls: tuple[Any, ...]) -> list[Any]:
     requested = () if run.over else calls[: names.index(run.last) + 1] if run.last in names else calls
     for stage_task, *_ in requested:
         run.expect(stage_task.name)
-    futures = [
-        beside(partial(stage_task.under(run.settings.retries), tuple(inputs), stage_task.section_of(run)))
-        for stage_task, *inputs in requested
-    ]
     try:
+        futures = [
+            beside(partial(stage_task.under(run.settings.retries), tuple(inputs), stage_task.section_of(run)))
+            for stage_task, *inputs in requested
+        ]
         while wait(futures, POLL_S).not_done:
             pass
     except BaseException:
+        run.ended = "interrupted"
         ray_private.end_trainings()
         raise
     snapshots = [future.result() for future in futures]

@@ -266,9 +266,9 @@ def _run_in_host(given: dict[str, Any], own: bool) -> Any:
 
 def end_trainings() -> None:
     """End the trainings of this process, their workers with them."""
-    while _HOSTS:
-        import ray
+    import ray
 
+    while _HOSTS:
         ray.kill(_HOSTS.popitem()[1])
 
 

@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.errors import InputError, RankLost, RowsLost
+from tasks.core.errors import InputError, RankLost, RowsLost, TransientError
 from tasks.core.snapshot_files import FileSink
-from tasks.engines import ray_train_worker
-from tasks.engines.checkpoints import read_checkpoint
+from tasks.core.stage import run_stage
+from tasks.core.storage.store import SnapshotStore
+from tasks.engines import ray_train, ray_train_worker
+from tasks.engines.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from tasks.engines.ray_train import failed
 from tasks.engines.train_job import Trained, TrainJob
+from tasks.stages.train.stage import train
+from tests.support.stage_runs import made, put, settings
 
 
 class Killed(BaseException):
@@ -94,6 +98,28 @@ def test_rows_that_cannot_be_learned_from_come_back_as_an_error(job: TrainJob, t
     told = ray_train_worker.run(job, 0, 1, 1)
     assert isinstance(told, InputError)
     assert "feature 'a'" in told.what
+
+
+def test_checkpoints_stay_until_what_came_of_them_is_committed(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(job: TrainJob, _workers: int) -> Trained:
+        write_checkpoint(job.folder, job.identity, Checkpoint(b"half", {"train": [0.5]}))
+        return Trained(b"trees", {"train": [0.5, 0.4]}, 2, 0, {})
+
+    def refused(*_: Any) -> dict[str, Any]:
+        raise TransientError("a validating process was lost")
+
+    monkeypatch.setattr(ray_train, "fit", fit)
+    monkeypatch.setattr(ray_train, "device", lambda _: "cpu")
+    rows = pa.table({"a": [0.0, 1.0], "label": pa.array([1.0, 2.0], pa.float32())})
+    splits = put(store, "split", {"train": [rows]}, facts={"features": ["a"], "target": "rating"})
+    config = settings("train.workers=1", "train.early_stopping_rounds=null").train
+    with pytest.raises(TransientError):
+        run_stage(train, [splits], config, store, validate=refused)
+    (checkpoint,) = store.root.glob("train/*/scratch/checkpoint")
+    made(store, train, [splits], config)
+    assert not checkpoint.exists()
 
 
 def test_what_a_worker_said_is_what_the_user_reads() -> None:

@@ -44,9 +44,8 @@ class Endless:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    none: Any = SimpleNamespace(
-        waiting=[], keep=lambda _: None, send=lambda *_: True, total=Usage, close=lambda: None, ended=lambda _: None
-    )
+    nothing = {name: lambda *_: None for name in ("keep", "close", "end", "ended", "failed")}
+    none: Any = SimpleNamespace(waiting=[], send=lambda *_: True, total=Usage, **nothing)
     settings = load_settings(overrides=[f"storage.root={tmp_path}"])
     run = Run(settings, RunRecord(run_id="r"), none, none, none, none, datetime.now(UTC), 0.0, none, none)
     token = context.CURRENT.set(run)
@@ -70,19 +69,22 @@ def test_an_interrupt_waits_for_no_stage_and_no_stage_keeps_the_process(run: Run
         at_work = [thread for thread in threading.enumerate() if thread.name == "stage"]
         assert len(at_work) == 2
         assert all(thread.daemon for thread in at_work)
+        assert run.ended
     finally:
         for stage in stages:
             stage.end.set()
 
 
 def test_what_ends_after_the_interrupt_is_noted_and_the_run_stays_interrupted(run: Run, tmp_path: Path) -> None:
-    run.record.at_work = ["train"]
-    run.order = ["train"]
+    run.record.at_work = ["train", "tune"]
+    run.order = ["train", "tune"]
     run.close("interrupted")
+    run._failed("tune", RuntimeError("its actor died"))
     run._ended(StageRow("train", key="k"))
     written = json.loads((tmp_path / "runs" / "r.json").read_text())
     assert written["state"] == "interrupted"
     assert [row["stage"] for row in written["stages"]] == ["train"]
+    assert "failed" not in written
 
 
 def test_no_stage_begins_or_is_validated_after_the_end(run: Run) -> None:
