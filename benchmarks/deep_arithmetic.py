@@ -55,10 +55,13 @@ def passes(schedule: str, stage: int, stages: int, micro_batches: int) -> list[t
     return [*forward[:first], *in_turn, *backward[micro_batches - first :]]
 
 
-def bubble_of(schedule: str, forward: Sequence[float], backward: Sequence[float], micro_batches: int) -> float:
-    """Return the share of a step in which stages wait, on average, where only their passes take time.
+def bubble_of(
+    schedule: str, forward: Sequence[float], backward: Sequence[float], micro_batches: int, handover: float = 0.0
+) -> float:
+    """Return the share of a step in which stages wait, on average. Stages that take the same give `bubble`.
 
-    forward, backward: seconds of a micro-batch, by stage. Stages that take the same give `bubble`.
+    forward, backward: seconds of a micro-batch, by stage. handover: seconds from when a stage asks for a tensor that is
+    there, having nothing left to compute, until it has it.
     """
     stages = len(forward)
     seconds = {"forward": forward, "backward": backward}
@@ -70,10 +73,11 @@ def bubble_of(schedule: str, forward: Sequence[float], backward: Sequence[float]
             while order:
                 kind, number = order[0]
                 source = stage - 1 if kind == "forward" else stage + 1
-                if 0 <= source < stages and (kind, number, source) not in ended:
+                given = 0 <= source < stages
+                if given and (kind, number, source) not in ended:
                     break
                 order.popleft()
-                start = max(free[stage], ended.get((kind, number, source), 0.0))
+                start = max(free[stage], ended[kind, number, source]) + handover if given else free[stage]
                 free[stage] = ended[kind, number, stage] = start + seconds[kind][stage]
     return 1 - micro_batches * (sum(forward) + sum(backward)) / (stages * max(free))
 

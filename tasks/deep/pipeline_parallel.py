@@ -3,8 +3,9 @@
     gpipe   all micro-batches forward, then all backward                     m activations in memory
     1f1b    as soon as there is one to go back, forward and back in turn     p activations in memory
 
-Either way a rank is idle for (p - 1) of the (m + p - 1) times of a micro-batch: the bubble (Huang and others, GPipe,
-2019; Narayanan and others, PipeDream, 2019). Micro-batches have equal shapes: short ones get rows of no weight.
+Either way a rank is idle for (p - 1) of the (m + p - 1) times of a micro-batch, if all stages take the same: the bubble
+(Huang and others, GPipe, 2019; Narayanan and others, PipeDream, 2019). Micro-batches have equal shapes: short ones get
+rows of no weight.
 """
 
 from __future__ import annotations

@@ -83,6 +83,13 @@ def test_unequal_stages_wait_more_with_gpipe_whose_differences_do_not_cancel() -
     assert bubble_of("1f1b", forward, backward, 8) == pytest.approx(0.119, abs=0.001)
 
 
+def test_handing_over_costs_gpipe_more_whose_waits_are_one_after_the_other() -> None:
+    gpipe, one_f_one_b = (bubble_of(kind, [1.0] * 2, [2.0] * 2, 8, handover=0.1) for kind in ("gpipe", "1f1b"))
+    # A step of 27: with eight waits forward and eight backward in GPipe, with nine in 1F1B.
+    assert gpipe == pytest.approx(1 - 24 / (27 + 16 * 0.1))
+    assert one_f_one_b == pytest.approx(1 - 24 / (27 + 9 * 0.1))
+
+
 def test_what_the_last_stage_waits_after_its_own_last_pass_is_in_its_bubble(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs the extra deep: torch")
     from torch.distributed.pipelining import PipelineStage

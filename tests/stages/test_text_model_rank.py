@@ -145,6 +145,25 @@ def test_scoring_goes_on_with_the_reviews_that_are_left_to_the_same_bits(
     assert scored(reviews, tmp_path / "run").tobytes() == whole.tobytes()
 
 
+@pytest.mark.usefixtures("group")
+def test_batches_to_validate_by_are_no_larger_than_a_ranks_part_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.stages.text_model import worker
+
+    sizes: list[int] = []
+
+    class Seen(worker.Validation):
+        def __call__(self) -> Iterator[Any]:
+            for batch in super().__call__():
+                sizes.append(len(batch["tokens"]))
+                yield batch
+
+    monkeypatch.setattr(worker, "Validation", Seen)
+    scored(some_reviews(), tmp_path / "run")
+    assert CONFIG.batch / 2 < max(sizes) <= CONFIG.batch
+
+
 def test_a_training_goes_on_on_the_device_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
