@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.core import locks
+from tasks.core import faults, locks
 from tasks.core.errors import RaymillError, TransientError
 from tasks.core.snapshot_files import fsync
 from tasks.core.snapshots import EarlierPart, Manifest, Snapshot, SnapshotWriter
@@ -100,6 +100,7 @@ class MirroredStore(SnapshotStore):
         found = (theirs and self._fetch(theirs)) or self._finish(stage, key)
         if found:
             remove_scratch(Path(found.folder))
+            faults.point(stage, "after-manifest")
         return found
 
     def open_attempt(self, stage: str, key: str) -> SnapshotWriter:
