@@ -61,7 +61,8 @@ os.replace = replace
 """
 
 # A head without CPUs, as in KubeRay, and two worker nodes. In a search, whose trials write no files, the node that runs
-# the trials is killed when the first trial has ended. A lost node is replaced before the next stage begins.
+# the trials is killed when the first trial has ended. A lost node is replaced before the next stage begins, and stages
+# side by side, of which each loses one, have one more.
 RUN = """
 import json
 import os
@@ -73,6 +74,7 @@ from tests.support.ray_nodes import Nodes
 
 NODES = Nodes()
 LOST = Path(os.environ["LOST"])
+SIDE_BY_SIDE = ("count-words", "tokenize", "train", "tune", "evaluate", "package", "prove", "reference")
 
 
 class Storm:
@@ -80,7 +82,7 @@ class Storm:
         self.failed_stages = []
 
     def started(self, stage):
-        while sum(node.lives for node in NODES.nodes) < 1 + 2 + (stage in ("count-words", "tokenize", "train", "tune")):
+        while sum(node.lives for node in NODES.nodes) < 1 + 2 + (stage in SIDE_BY_SIDE):
             NODES.start(2, env=HOOK)
 
     def progressed(self, progress):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.pipeline import Finished
@@ -23,8 +25,10 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
-def test_the_proof_holds(finished: Finished, server: str, ray_session: None, settings: tuple[str, ...]) -> None:
-    place = finished.place
+def test_the_proof_holds(
+    finished: Finished, server: str, ray_session: None, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    place = finished.place.copy(tmp_path, without=())  # other tests go on from the finished run's own
     words = [word for setting in settings for word in ("--set", setting)]
     done = place.call("run", "--until", "prove", *words, PREFECT_API_URL=server)
     assert done.returncode == 0, done.stderr[-3000:]
