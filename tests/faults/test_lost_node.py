@@ -20,6 +20,7 @@ SETTINGS = [
     "tune.trials=3",
     "tune.concurrent=1",  # trials end in the order they began in: the search too can be compared
     "tune.max_rounds=20",
+    "train.workers=2",  # by default one for each node: another number finds other cuts, so another model
     "train.rounds=20",
     "train.checkpoint_rounds=3",
     "features.text_score.dimensions=4096",
