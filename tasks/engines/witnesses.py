@@ -98,14 +98,14 @@ def _of_values(expectation: Expectation, column: Any, missing: int, most_failing
         fails = _outside(values, expectation.kwargs)
     if fails is None:
         return None
-    failing = np.flatnonzero(fails.fill_null(False).to_numpy(zero_copy_only=False)).tolist()
+    failing = np.flatnonzero(fails.fill_null(False).to_numpy(zero_copy_only=False))
     if len(failing) > most_failing:
         return None
-    others = pc.if_else(fails, None, values) if failing else values
+    others = pc.if_else(fails, None, values) if len(failing) else values
     if others.null_count == len(others):
         return None
     some = [pc.index(pc.is_valid(others), True).as_py()] if expectation.type == NOT_MATCH else _extremes(others)
-    return Witnesses(sorted({*failing, *some}), missing, len(failing))
+    return Witnesses(sorted({*failing.tolist(), *some}), missing, len(failing))
 
 
 def _matches(column: Any, regex: str) -> Any:
