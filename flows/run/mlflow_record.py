@@ -116,6 +116,7 @@ def _record_search(tracker: tracking.Tracker, child: str, search: Snapshot) -> N
                 f"best_{name}": trial["valid_loss"],
                 "best_rounds": trial["best_round"] + 1,
                 "rounds": trial["rounds"],
+                "train_rows": trial["train_rows"],
             },
             curves={name: curves.get(trial["trial"], [])},
         )

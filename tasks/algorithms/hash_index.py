@@ -44,13 +44,22 @@ class HashIndex:
 
     def find(self, keys: Ints) -> Array:
         """Return the place of each key (m,), -1 for a missing key."""
+        if not len(self.keys):
+            return np.full(len(keys), EMPTY, np.int32)
         slot = first_slots(keys, self.bits)
-        places = self.table[slot]
-        left = np.flatnonzero(places != EMPTY)
-        left = left[self.keys[places[left]] != keys[left]]
+        places = self.table.take(slot)
+        left = np.flatnonzero(self._wrong(places, keys))
+        slot, keys = slot[left], keys[left]
         while len(left):
-            slot[left] = (slot[left] + 1) & (len(self.table) - 1)
-            places[left] = there = self.table[slot[left]]
-            taken = there != EMPTY
-            left = left[taken][self.keys[there[taken]] != keys[left[taken]]]
+            slot += 1
+            slot &= len(self.table) - 1
+            places[left] = there = self.table.take(slot)
+            wrong = self._wrong(there, keys)
+            left, slot, keys = left[wrong], slot[wrong], keys[wrong]
         return places
+
+    def _wrong(self, places: Array, keys: Ints) -> Array:
+        """Return whether another key has each place. Without a check of bounds: an empty slot's place wraps around."""
+        wrong: Array = self.keys.take(places, mode="wrap") != keys
+        wrong &= places != EMPTY
+        return wrong

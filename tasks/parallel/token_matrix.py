@@ -29,16 +29,24 @@ def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) 
     tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
     tokens = (tokens if folds is None else folds[tokens]).astype(np.uint64) + np.uint64(1)
     offsets -= offsets[0]
-    row = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(offsets))
+    bits = (dimensions - 1).bit_length()
+    row = np.repeat(np.arange(len(ids)) << bits, np.diff(offsets))
     inside = row[1:] == row[:-1]  # a bigram never spans two reviews
-    grams = np.concatenate([tokens * ODD_A, (tokens[:-1] * ODD_A ^ tokens[1:] * ODD_B)[inside] * ODD_A])
-    bucket = ((grams >> np.uint64(20)) % np.uint64(dimensions)).astype(np.int32)
-    ones = np.ones(len(bucket), dtype=np.float32)
-    counts = csr_matrix((ones, (np.concatenate([row, row[1:][inside]]), bucket)), shape=(len(ids), dimensions))
-    counts.sum_duplicates()
-    np.log(counts.data, out=counts.data)
-    counts.data += 1
-    return counts
+    own = tokens * ODD_A
+    grams = np.concatenate([own, (own[:-1] ^ tokens[1:] * ODD_B)[inside] * ODD_A])
+    grams >>= np.uint64(20)
+    whole = np.uint64(dimensions)
+    bucket = grams & (whole - np.uint64(1)) if dimensions == 1 << bits else grams % whole
+    # NumPy sorts integers in a fifth of the time that SciPy takes to sort each row.
+    cells = np.concatenate([row, row[1:][inside]])
+    cells |= bucket.view(np.int64)
+    cells.sort()
+    first = np.flatnonzero(np.append(True, cells[1:] != cells[:-1])[: len(cells)])
+    values = np.log(np.diff(np.append(first, len(cells))).astype(np.float32)) + 1
+    cells = cells[first]
+    ends = np.cumsum(np.bincount(cells >> bits, minlength=len(ids)))
+    columns = (cells & (1 << bits) - 1).astype(np.int32)
+    return csr_matrix((values, columns, np.append(0, ends).astype(np.int32)), shape=(len(ids), dimensions))
 
 
 class Weighted:

@@ -19,7 +19,7 @@ from tasks.domain.targets import TARGETS
 from tasks.engines import boosting
 from tasks.stages.train.stage import refit
 from tasks.stages.tune.plots import search_plots
-from tasks.stages.tune.stage import fitted, tune
+from tasks.stages.tune.stage import finals, fitted, tune
 from tasks.stages.tune.study import Study
 from tests.support.stage_runs import made, put, settings
 
@@ -92,13 +92,17 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "run", never)
 
 
-def studied(store: SnapshotStore, splits: Snapshot, overrides: tuple[str, ...]) -> Study:
-    """The study that a killed search with this configuration has left behind."""
+def studied(
+    store: SnapshotStore, splits: Snapshot, overrides: tuple[str, ...], given: list[dict[str, Any]] | None = None
+) -> Study:
+    """The study that a killed search with this configuration has left behind; given: that of its finals."""
     config = settings(*overrides).tune
     key = stage_key(tune, [splits], config)
     scratch = store.root / "tune" / key / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     own = fitted(config, splits, TARGETS[splits.facts["target"]])
+    if given and (last := finals(own, splits)):
+        return Study(last, f"raymill-{key}-finals", scratch / "study.db", given)
     return Study(own, f"raymill-{key}", scratch / "study.db")
 
 
@@ -201,6 +205,42 @@ def test_the_best_of_trials_that_all_ended_is_the_one_of_least_loss(store: Snaps
     facts = done.snapshot.facts
     assert (facts["best_trial"], facts["best_loss"], facts["best_rounds"]) == (1, 0.7, 2)
     assert facts["best_params"] == {**POINT, "eta": 0.7 / 3}
+
+
+SAMPLED = (*SMALL, "tune.max_rows=100")  # one in four
+
+
+def test_where_trials_read_samples_the_best_of_them_learn_from_all_rows_and_one_of_these_is_taken(
+    store: SnapshotStore,
+) -> None:
+    search = made(store, tune, [put_splits(store)], settings(*SAMPLED).tune).snapshot
+    rows = search.read().to_pylist()
+    trials, finals = rows[:3], rows[3:]
+    assert {(t["status"] == "final", t["train_rows"]) for t in trials} == {(False, 100)}
+    assert [(t["status"], t["train_rows"]) for t in finals] == [("final", 400)] * 2
+    best = sorted(trials, key=lambda trial: trial["valid_loss"])[:2]
+    assert [t["params"] for t in finals] == [t["params"] for t in best]
+    taken = min(finals, key=lambda trial: trial["valid_loss"])
+    facts = search.facts
+    assert (facts["best_trial"], facts["best_loss"]) == (taken["trial"], taken["valid_loss"])
+    assert facts["best_params"] == json.loads(taken["params"])
+    assert "parallel_coordinates.png" in search_plots(search)
+
+
+def test_finals_that_ended_before_a_kill_are_not_run_again(store: SnapshotStore, no_trial: None) -> None:
+    splits = put_splits(store)
+    left = studied(store, splits, SAMPLED)
+    for loss in (0.9, 0.7, 0.8):
+        add(left, {**POINT, "eta": loss / 3}, [loss + 0.1, loss])
+    left.close()
+    best = [{**POINT, "eta": loss / 3} for loss in (0.7, 0.8)]
+    again = studied(store, splits, SAMPLED, given=best)
+    for loss, params in zip((0.6, 0.5), best, strict=True):
+        assert again.ask("final") == params
+        again.tell("final", [1.0, loss], whole=True)
+    again.close()
+    facts = made(store, tune, [splits], settings(*SAMPLED).tune).snapshot.facts
+    assert (facts["best_trial"], facts["best_loss"], facts["best_params"]) == (4, 0.5, best[1])
 
 
 def test_a_slice_without_rows_or_with_an_infinite_feature_is_refused(store: SnapshotStore, tmp_path: Path) -> None:

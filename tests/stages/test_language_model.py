@@ -60,7 +60,7 @@ def learned(reviews: Sequence[Review], config: LanguageModelConfig = CONFIG, fil
         parts = run_in_process(job, pairs, partitions=config.partitions)
         model = scoring.Model.of(parts, CUTS, config)
         paths = [folder / part.entry.name for part in parts]
-        known = [scoring.read_counts(path, config.min_count) for path in paths]
+        known = scoring.read_known(paths, config.min_count)
         written = [scoring.score_file(sink, i, pair, model, known) for i, pair in enumerate(pairs)]
         table = pl.concat([pl.read_parquet(folder / entry.name) for entry in written])
         rows = [row for path in paths for row in pl.read_parquet(path).rows()]

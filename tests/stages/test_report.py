@@ -196,7 +196,7 @@ def test_scanty_data_still_makes_a_whole_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 7])
 def test_trials_that_never_reported_and_parameters_not_shared_do_not_break_it(tmp_path: Path, count: int) -> None:
     inputs = Inputs(n_trials=count)
-    nothing = {"status": "pruned", "rounds": 0, "best_round": None}
+    nothing = {"status": "pruned", "rounds": 0, "best_round": None, "train_rows": 800}
     inputs.trials.append({"trial": 98, "valid_loss": None, "params": "{}", **nothing})
     inputs.trials.append({"trial": 99, "valid_loss": float("nan"), "params": '{"booster": "dart"}', **nothing})
     page = page_of(make(inputs, tmp_path))

@@ -32,7 +32,7 @@ START = datetime(2012, 1, 1, tzinfo=UTC)
 CURVE = pa.schema({"round": pa.int32(), "split": pa.string(), "loss": pa.float64()})
 TRIALS = pa.schema(
     {"trial": pa.int32(), "status": pa.string(), "rounds": pa.int32(), "best_round": pa.int32()}
-    | {"valid_loss": pa.float64(), "params": pa.string()}
+    | {"valid_loss": pa.float64(), "params": pa.string(), "train_rows": pa.int64()}
 )
 TRIAL_CURVES = pa.schema({"trial": pa.int32(), "round": pa.int32(), "loss": pa.float64()})
 PREDICTIONS = {
@@ -83,7 +83,7 @@ class Inputs:
             curve = (0.62 + 0.05 * rng.random() + 0.9 * np.exp(-params["eta"] * 0.5 * np.arange(rounds))).tolist()
             self.trials.append(
                 {"trial": trial, "status": status, "rounds": rounds, "best_round": rounds - 1}
-                | {"valid_loss": min(curve), "params": json.dumps(params)}
+                | {"valid_loss": min(curve), "params": json.dumps(params), "train_rows": 800}
             )
             self.trial_curves += [{"trial": trial, "round": r, "loss": loss} for r, loss in enumerate(curve)]
         self.predictions = predictions(self.target, np.array(stars[-n_test:]), rng)

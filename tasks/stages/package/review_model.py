@@ -41,8 +41,9 @@ from tasks.stages.features.text_fields import Reader
 from tasks.stages.features.text_score import Model as TextModel
 from tasks.stages.features.text_score import TextScore
 from tasks.stages.language_model.chunks import chunks_of
+from tasks.stages.language_model.ngrams import Known
 from tasks.stages.language_model.scoring import Model as LanguageModel
-from tasks.stages.language_model.scoring import read_counts, score_chunk
+from tasks.stages.language_model.scoring import read_known, score_chunk
 from tasks.stages.package import layout
 from tasks.stages.package.layout import About
 from tasks.stages.package.raw_reviews import canonical
@@ -171,8 +172,8 @@ class ReviewModel:
 
     def _language(self, ids: pa.ListArray) -> Columns:
         period, high = np.ones(len(ids), np.int64), np.zeros(len(ids), np.int64)
-        model, counts = self.language
-        scores = [score_chunk(chunk, model, counts) for chunk in chunks_of(ids, period, high)]
+        model, known = self.language
+        scores = [score_chunk(chunk, model, known) for chunk in chunks_of(ids, period, high)]
         surprise, high_stars = np.concatenate([np.zeros((2, 0)), *scores], axis=1)
         return as_columns({"lm_surprise": surprise, "lm_high": high_stars})
 
@@ -229,13 +230,13 @@ class ReviewModel:
             return TextScore(arrays["border"][None], reader, whole, title)
 
     @cached_property
-    def language(self) -> tuple[LanguageModel, list[Any]]:
+    def language(self) -> tuple[LanguageModel, Known]:
         about = self.about.language
         assert about is not None, "the group language has a language model"
         files = sorted((self.folder / layout.NGRAMS).glob("*.parquet"))
         tokens = np.array([(0, 0), about.tokens])
         model = LanguageModel(np.array([self.about.since]), tokens, about.config)
-        return model, [read_counts(file, about.config.min_count) for file in files]
+        return model, read_known(files, about.config.min_count)
 
     @cached_property
     def vectors(self) -> SvdVectors | WordMeans:

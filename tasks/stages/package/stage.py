@@ -208,8 +208,7 @@ def write_ngrams(sink: FileSink, index: int, file: Path, last: int, min_count: i
 def about_language(language: Snapshot) -> layout.LanguageAbout:
     config = LanguageModelConfig(**{**language.manifest.config, **language.facts["scored_by"]})
     every, high = (sum(language.facts[name][:-1]) for name in ("period_tokens", "period_tokens_high"))
-    partitions = max(len(language.files("ngrams")), 1)
-    return layout.LanguageAbout(config=config.model_copy(update={"partitions": partitions}), tokens=(every, high))
+    return layout.LanguageAbout(config=config, tokens=(every, high))
 
 
 def write_items(sink: FileSink, files: Sequence[Path]) -> FileEntry:

@@ -70,7 +70,8 @@ def split_table(facts: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[st
 
 def trial_rows(search: Snapshot) -> list[dict[str, Any]]:
     """List the trials in order, with parsed parameters; a trial that never reported has the loss None."""
-    trials = data.read_rows(search, columns=["trial", "status", "rounds", "best_round", "valid_loss", "params"])
+    columns = ["trial", "status", "rounds", "best_round", "valid_loss", "params", "train_rows"]
+    trials = data.read_rows(search, columns=columns)
     for trial in trials:
         trial["params"] = json.loads(trial["params"])
         if trial["valid_loss"] is not None and not np.isfinite(trial["valid_loss"]):
@@ -95,7 +96,7 @@ def learning_plots(
     if scored := [trial for trial in trials if trial["valid_loss"] is not None]:
         numbers, loss = (np.array([trial[name] for trial in scored]) for name in ("trial", "valid_loss"))
         names = sorted({name for trial in scored for name in trial["params"]})
-        complete = np.array([t["status"] == "complete" for t in scored])
+        complete = np.array([t["status"] != "pruned" for t in scored])
         pictures["trials"] = plots.trials(numbers, loss, complete, metric)
         pictures["parallel"] = plots.parallel_coordinates(
             {name: [trial["params"].get(name) for trial in scored] for name in names}, loss, numbers == best, metric

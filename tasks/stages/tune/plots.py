@@ -30,8 +30,9 @@ def search_plots(search: Snapshot) -> dict[str, bytes]:
     tried = {name: [p[name] for p in params] for name in space}
     lines = plots.parallel_coordinates(tried, np.array(losses), best, search.facts["metric"])
     images = {"parallel_coordinates.png": lines}
-    if shares := importances(params, losses, space):
-        images["parameter_importance.png"] = parameter_importance(shares, len(trials))
+    searched_by = [i for i, trial in enumerate(trials) if trial["status"] != "final"]  # others read other rows
+    if shares := importances([params[i] for i in searched_by], [losses[i] for i in searched_by], space):
+        images["parameter_importance.png"] = parameter_importance(shares, len(searched_by))
     return images
 
 

@@ -18,6 +18,8 @@ class TuneConfig(Section):
     max_rounds: Positive
     max_bin: Annotated[int, Field(ge=2)] | None
     max_rows: Positive
+    finalists: Annotated[int, Field(ge=0)]
+    final_rows: Positive
     folds: Positive
     small_below: Annotated[int, Field(ge=0)]
     stopping: search_space.Stopping

@@ -1,15 +1,18 @@
 """Slices in, the best hyper-parameters out: Ray Tune runs what a study suggests, several trials at once.
 
 Trials learn on the train slice and are compared by the target's loss on the validation slice, on samples of both
-(`tune.max_rows`), or on folds of both (`tasks.stages.tune.folds`); the test slice is not read. The first round of a
+(`tune.max_rows`), or on folds of both (`tasks.stages.tune.folds`); the test slice is not read. Where they have read
+samples, the best of them, the `finalists`, learn from all rows, and the best of these is taken: more rows bear more
+rounds and deeper trees, so a sample alone would choose too small a model (decision 017). The first round of a
 trial that begins from the linear baseline repeats it: a best round of 1 says that no tree improved on it. Concurrent
 trials end in an order of their own, so the search is not deterministic and its manifest says so. Trials are kept in
 Optuna's storage, beside the attempt or in a database (`tune.storage`): a search that was killed goes on from there, and
 several machines that run the same search in one database share its trials and come to the same output. The study is
 named after the stage's key, so another space, other data or other code is another study.
 
-Out: the trials (`trial`, `status`, `rounds`, `best_round`, `valid_loss`, `params`), their curves (`curves/`: `trial`,
-`round`, `loss`), and as facts `target`, `metric`, `best_trial`, `best_params`, `best_rounds`, `best_loss`.
+Out: the trials and after them the finals (`trial`, `status`, `rounds`, `best_round`, `valid_loss`, `params`, and
+`train_rows`, of the train slice), their curves (`curves/`: `trial`, `round`, `loss`), and as facts `target`, `metric`,
+`best_trial`, `best_params`, `best_rounds`, `best_loss`.
 
     raymill run --until tune
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -42,14 +46,16 @@ TRIALS = pa.schema(
         ("best_round", pa.int32()),
         ("valid_loss", pa.float64()),
         ("params", pa.string()),
+        ("train_rows", pa.int64()),
     ]
 )
 CURVES = pa.schema([("trial", pa.int32()), ("round", pa.int32()), ("loss", pa.float64())])
 OTHERS_POLL_S = 1.0
+SLICES, FINAL = ("train", "valid"), "final"
 
 
 @stage(
-    version=2, config=TuneConfig, unit="trials", libraries=("xgboost", "optuna", "ray", "scipy"), deterministic=False
+    version=3, config=TuneConfig, unit="trials", libraries=("xgboost", "optuna", "ray", "scipy"), deterministic=False
 )
 def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     from tasks.stages.tune.study import Study
@@ -57,21 +63,39 @@ def tune(splits: Snapshot, config: TuneConfig, out: SnapshotWriter) -> None:
     target = TARGETS[splits.facts["target"]]
     check_before(splits, config, target)
     config = fitted(config, splits, target)
-    study = Study(config, name=f"raymill-{out.key}", file=out.scratch / "study.db")
-    try:
-        with study.answering():
-            out.note(resumed_trials=len(study.ended()))
-            search(study, splits, target, out)
-            write(study.ended(), target, out)
-    finally:
-        study.close()
+    name, file = f"raymill-{out.key}", out.scratch / "study.db"
+    found = searched(Study(config, name, file), splits, target, out, Improvements(out))
+    rows = [sampled(splits, config.max_rows)] * len(found)
+    if last := finals(config, splits):
+        best = sorted(found, key=lambda trial: trial.loss)[: config.finalists]
+        study = Study(last, f"{name}-finals", file, given=[trial.params for trial in best])
+        again = searched(study, splits, target, out)
+        found += [replace(trial, status=FINAL) for trial in again]
+        rows += [sampled(splits, last.max_rows)] * len(again)
+    write(found, rows, target, out)
+
+
+def finals(config: TuneConfig, splits: Snapshot) -> TuneConfig | None:
+    """Return the settings of the finals; None if no trial reads a sample, or nothing that is larger may be read."""
+    largest = max(splits.rows(name) for name in SLICES)
+    if not config.finalists or min(largest, config.final_rows) <= config.max_rows:
+        return None
+    return config.model_copy(
+        update={"max_rows": config.final_rows, "trials": config.finalists, "algorithm": "grid", "stopping": "patience"}
+    )
+
+
+def sampled(splits: Snapshot, max_rows: int) -> int:
+    """Return how many rows of the train slice are read where at most so many may be."""
+    total = splits.rows("train")
+    return -(-total // max(1, -(-total // max_rows)))
 
 
 def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
     """Raise InputError or SettingsError for what would make every trial fail."""
     from tasks.engines.boosting_params import check_params
 
-    for name in ("train", "valid"):
+    for name in SLICES:
         if not splits.rows(name):
             raise InputError(f"the {name} slice is empty", where="tune", fix="see split.train and split.valid")
     ends = {name: axis.ends() for name, axis in config.axes.items()}
@@ -87,7 +111,7 @@ def fitted(config: TuneConfig, splits: Snapshot, target: Target) -> TuneConfig:
     On larger sets beginning from the linear baseline was no better (decision 019). Several classes have no single
     margin to begin from, and XGBoost would ignore a `base_score` of the user's.
     """
-    rows = {name: splits.rows(name) for name in ("train", "valid")}
+    rows = {name: splits.rows(name) for name in SLICES}
     small = rows["valid"] < config.small_below and sum(rows.values()) <= config.max_rows
     folds = config.folds if small and splits.facts.get("borders") else 1
     can_begin = splits.facts.get("linear") and target.classes == 1 and "base_score" not in config.fixed
@@ -95,20 +119,46 @@ def fitted(config: TuneConfig, splits: Snapshot, target: Target) -> TuneConfig:
     return config.model_copy(update={"folds": folds, "space": space})
 
 
-def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) -> None:
-    """Run what is missing, wait for what other machines run, until all trials that are wanted have ended."""
+class Improvements:
+    """Notes the best loss so far, with the seconds since the search began."""
 
-    began, failed_before = time.perf_counter(), study.failed()
-    improved: list[tuple[float, float]] = []  # seconds since the search began, the best loss from then on
+    def __init__(self, out: SnapshotWriter) -> None:
+        self.out, self.began = out, time.perf_counter()
+        self.improved: list[tuple[float, float]] = []
+
+    def __call__(self, trials: list[Ended]) -> None:
+        best = min(trial.loss for trial in trials)
+        if not self.improved or best < self.improved[-1][1]:
+            self.improved.append((round(time.perf_counter() - self.began, 3), best))
+            self.out.note(improved=self.improved)
+
+
+def searched(
+    study: Study, splits: Snapshot, target: Target, out: SnapshotWriter, improvements: Improvements | None = None
+) -> list[Ended]:
+    """Run what the study lacks, and return its trials. improvements: of the trials; the finals leave no notes."""
+    try:
+        with study.answering():
+            if improvements:
+                out.note(resumed_trials=len(study.ended()))
+            search(study, splits, target, out, improvements)
+            return study.ended()
+    finally:
+        study.close()
+
+
+def search(
+    study: Study, splits: Snapshot, target: Target, out: SnapshotWriter, improvements: Improvements | None
+) -> None:
+    """Run what is missing, wait for what other machines run, until all trials that are wanted have ended."""
+    failed_before = study.failed()
 
     def ended() -> None:
         if not (trials := study.ended()):  # this one came on top of those that are wanted
             return
-        best = min(trial.loss for trial in trials)
-        if not improved or best < improved[-1][1]:
-            improved.append((round(time.perf_counter() - began, 3), best))
-            out.note(improved=improved)
-        out.progress(len(trials), study.wanted, "trials")
+        if improvements:
+            improvements(trials)
+        out.progress(len(trials), study.wanted, "trials" if improvements else "finals")
 
     while len(study.ended()) < study.wanted:
         study.fail_lost()
@@ -117,27 +167,28 @@ def search(study: Study, splits: Snapshot, target: Target, out: SnapshotWriter) 
         if study.missing():
             with cluster.IMPORTING:
                 from tasks.stages.tune import search as engine  # not at the top: Ray Tune takes a second to import
-            out.note(
-                **engine.run(
-                    study,
-                    train=splits.files("train"),
-                    valid=splits.files("valid"),
-                    features=splits.facts["features"],
-                    linear=splits.facts["linear"] if "begin" in study.config.space else None,
-                    target=target,
-                    on_end=ended,
-                    folder=out.scratch / "ray",
-                )
+            seconds = engine.run(
+                study,
+                train=splits.files("train"),
+                valid=splits.files("valid"),
+                features=splits.facts["features"],
+                linear=splits.facts["linear"] if "begin" in study.config.space else None,
+                target=target,
+                on_end=ended,
+                folder=out.scratch / "ray",
             )
+            if improvements:
+                out.note(**seconds)
         else:
             time.sleep(OTHERS_POLL_S)
 
 
-def write(trials: list[Ended], target: Target, out: SnapshotWriter) -> None:
-    best = min(range(len(trials)), key=lambda i: trials[i].loss)
+def write(trials: list[Ended], train_rows: list[int], target: Target, out: SnapshotWriter) -> None:
+    last = [i for i, trial in enumerate(trials) if trial.status == FINAL]
+    best = min(last or range(len(trials)), key=lambda i: trials[i].loss)
     rows: list[Any] = [
-        (i, t.status, len(t.curve), t.best_round, t.loss, json.dumps(t.params, sort_keys=True))
-        for i, t in enumerate(trials)
+        (i, t.status, len(t.curve), t.best_round, t.loss, json.dumps(t.params, sort_keys=True), read)
+        for i, (t, read) in enumerate(zip(trials, train_rows, strict=True))
     ]
     points: list[Any] = [(i, r, loss) for i, t in enumerate(trials) for r, loss in enumerate(t.curve)]
     for name, schema, records in (("", TRIALS, rows), ("curves", CURVES, points)):

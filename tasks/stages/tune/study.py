@@ -28,16 +28,19 @@ STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
 class Study:
     """The trials of one search. `wanted`: how many trials have to end, at most the size of the grid.
 
-    `name` alone identifies a study in a shared database, so it must differ if the space, the data or the code differ.
+    given: the grid, if it is not that of all combinations. `name` alone identifies a study in a shared database, so it
+    must differ if the space, the data or the code differ.
     """
 
-    def __init__(self, config: TuneConfig, name: str, file: Path) -> None:
+    def __init__(
+        self, config: TuneConfig, name: str, file: Path, given: Sequence[dict[str, Any]] | None = None
+    ) -> None:
         self.config = config
         self.shared = config.storage is not None
         self.url = config.storage.get_secret_value() if config.storage else f"sqlite:///{file}"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.distributions = {name: distribution(axis) for name, axis in config.axes.items()}
-        grid = combinations(config) if config.algorithm == "grid" else None
+        grid = given or (combinations(config) if config.algorithm == "grid" else None)
         self.wanted = min(config.trials, len(grid)) if grid else config.trials
         self.storage = study_storage.open_storage(self.url, self.shared)
         # The first heartbeat precedes the suggestion, so that a trial lost while it is being suggested is failed, too.
