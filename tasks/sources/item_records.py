@@ -134,7 +134,7 @@ def parse_python(text: str) -> Any:
     except (ValueError, SyntaxError, TypeError) as error:
         deep = "too many nested" in str(error)
         raise ValueError("nested too deeply" if deep else "neither JSON nor a Python literal") from None
-    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return value[0] if text.endswith(",") and isinstance(value, tuple) and len(value) == 1 else value
 
 
 def _time_as_text(year: int, month: int, day: int, hour: int, minute: int, second: int, microsecond: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -63,7 +63,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 WRITTEN = st.lists(
-    st.sampled_from(["'", '"', "\\", "{", "}", "[", "]", ",", ":", " ", "a", "1", "-", ".", "u", "None"])
+    st.sampled_from(["'", '"', "\\", "{", "}", "[", "]", ",", ":", " ", "a", "1", "-", ".", "u", "None", "(", ")"])
 )
 
 
@@ -73,12 +73,14 @@ def test_what_python_writes_is_read_back(record: dict[str, Any]) -> None:
 
 
 @given(WRITTEN)
+@example(["1", ","])
+@example(["(", "1", ",", ")"])
 def test_no_literal_means_anything_else_than_to_python(pieces: list[str]) -> None:
     line = "".join(pieces)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected = ast.literal_eval(line.strip())
+            expected = ast.literal_eval(line.strip().removesuffix(",").strip())  # a comma after the literal is dropped
     except (ValueError, SyntaxError, TypeError):
         return
     try:
