@@ -10,10 +10,14 @@ from flows.servers.heartbeat import HEARTBEATS
 from tasks.core.sections import PROJECT
 from tasks.engines.quiet import QUIET
 
+# Prefect's client asks six times, with a minute of pauses between, for a task's state and then for its flow's: at its
+# own 60 s for each a server that accepts connections and is silent would hold a run for a quarter of an hour.
+REQUESTS = {"PREFECT_API_REQUEST_TIMEOUT": "20"}
+
 
 def prepare() -> None:
     """Set the variables that are not set yet. Prefect's own files go into the project unless the user moved them."""
-    for name, value in {**QUIET, **HEARTBEATS}.items():
+    for name, value in {**QUIET, **HEARTBEATS, **REQUESTS}.items():
         os.environ.setdefault(name, value)
     except_loopback()
     # requests filters this warning itself, but another thread's `catch_warnings` may undo its filter.

@@ -14,6 +14,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
+from flows.run.environment import REQUESTS
 from flows.servers.heartbeat import FLOWS, HEARTBEATS
 from tasks.core.sections import PROJECT
 
@@ -33,7 +34,7 @@ def test_a_deployment_names_a_flow_that_can_be_loaded_a_schedule_that_is_valid_a
     assert schedule["active"] == (flow.name != "score")  # nobody has said yet what to score
     assert ClientCron(cron=schedule["cron"], timezone=schedule["timezone"]).timezone
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
-    assert deployment["work_pool"]["job_variables"]["env"] == HEARTBEATS
+    assert deployment["work_pool"]["job_variables"]["env"] == {**HEARTBEATS, **REQUESTS}
     flow.validate_parameters(deployment["parameters"])
 
 
