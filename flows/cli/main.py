@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -274,12 +275,23 @@ def main() -> None:
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "show"):
             error.show()
             sys.exit(2)
-        told = error if isinstance(error, RaymillError) else machine.as_run_error(error)
+        silent = machine.prefect_is_silent(error)
+        told = error if isinstance(error, RaymillError) else machine.as_run_error(error) or silent
         if told is None:
             raise
         if not logs.tell(told):
             errors.print(f"[bold red]error:[/] {escaped(str(told))}", highlight=False, soft_wrap=True)
+        if silent:
+            leave(told.exit_status)
         sys.exit(told.exit_status)
+
+
+def leave(status: int) -> None:
+    """End at once, as if killed: at its exit Prefect would wait two minutes for each event that its server has not
+    taken, and a run sends one every half a minute."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
+import httpx
 import pytest
 
 from flows.cli import snapshots
-from flows.run.machine import FAULTS, as_run_error
+from flows.run.machine import FAULTS, as_run_error, prefect_is_silent
 from tests.support.command import raymill
 
 
@@ -37,6 +38,19 @@ def test_a_workers_fault_and_one_behind_another_error_are_found() -> None:
 def test_other_errors_stay_what_they_are() -> None:
     assert as_run_error(ValueError("a bug")) is None
     assert as_run_error(fault(errno.ENOENT, "conf/base.yaml")) is None
+
+
+def test_a_prefect_server_that_does_not_answer_is_named_and_other_servers_are_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    for url, named in (("http://127.0.0.1:4200/api/flow_runs/", True), ("http://127.0.0.1:9/api", False)):
+        outer = RuntimeError("the flow failed")
+        outer.__cause__ = httpx.ReadTimeout("timed out", request=httpx.Request("POST", url))
+        told = prefect_is_silent(outer)
+        assert (told is not None and "Prefect's server does not answer: ReadTimeout" in str(told)) == named
+    assert prefect_is_silent(httpx.ReadTimeout("timed out")) is None
+    assert prefect_is_silent(ValueError("a bug")) is None
 
 
 def test_a_command_on_a_full_disk_ends_with_a_message_and_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
