@@ -178,7 +178,8 @@ def has_bucket(settings: Settings) -> str:
 
 
 def has_postgres(settings: Settings) -> str:
-    if not str(settings.tune.storage or "").startswith("postgres"):
+    storage = settings.tune.storage.get_secret_value() if settings.tune.storage else ""
+    if not storage.startswith("postgres"):
         return "the deployment has no PostgreSQL (tune.storage)"
     return "" if postgres.programs() else "this machine has no programs of PostgreSQL"
 

@@ -65,6 +65,12 @@ def test_points_name_stages_that_exist_and_say_what_happens() -> None:
     assert [p.name for p in points() if not {p.stage, *p.afresh} <= stages or not p.says] == []
 
 
+@pytest.mark.parametrize(("storage", "left_out"), [("postgresql://own/server", False), ("null", True)])
+def test_a_database_that_a_deployment_has_is_struck(storage: str, left_out: bool) -> None:
+    reason = declared.has_postgres(load_settings(overrides=[f"tune.storage={storage}"]))
+    assert ("the deployment has no PostgreSQL" in reason) == left_out
+
+
 def test_the_list_is_shown_and_an_unknown_point_is_a_mistake() -> None:
     shown = raymill("drill", "--list", "--points", "clean:*", COLUMNS="80")
     assert shown.returncode == 0
