@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from flows.drill.servers import free_port
@@ -37,8 +37,9 @@ class Postgres:
         self.run("pg_ctl", "-D", str(self.folder / "db"), "-l", str(self.folder / "log"), "-o", options, "-w", "start")
 
     def stop(self) -> None:
-        """End the server at once, as a crash does."""
-        self.run("pg_ctl", "-D", str(self.folder / "db"), "-m", "immediate", "-w", "stop")
+        """End the server at once, as a crash does, unless it has ended."""
+        if (self.folder / "db" / "postmaster.pid").exists():
+            self.run("pg_ctl", "-D", str(self.folder / "db"), "-m", "immediate", "-w", "stop")
 
     def run(self, program: str, *arguments: str) -> None:
         # It refuses to run as root; the package made a user for it.
@@ -61,8 +62,9 @@ def programs() -> Path | None:
 @contextmanager
 def postgres(where: Path) -> Iterator[Postgres]:
     """Run a server while the block does. where: the folder of the programs."""
-    with TemporaryDirectory(prefix="raymill-postgres-") as name:
-        server = Postgres(Path(name), where)
+    # Not a TemporaryDirectory: a process forked meanwhile would remove it when it ends.
+    server = Postgres(Path(mkdtemp(prefix="raymill-postgres-")), where)
+    try:
         (server.folder / "password").write_text(server.password)
         if os.geteuid() == 0:
             for path in (server.folder, server.folder / "password"):
@@ -70,7 +72,7 @@ def postgres(where: Path) -> Iterator[Postgres]:
         auth = ["--auth", "scram-sha-256", "--username", "raymill", "--pwfile", str(server.folder / "password")]
         server.run("initdb", "-D", str(server.folder / "db"), *auth, "--no-sync")
         server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
