@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -105,8 +104,9 @@ def late(timeout_s: float) -> str:
 class Mailbox:
     """A queue of messages per source rank; a message of None is the last one."""
 
-    def __init__(self) -> None:
-        self._queues: defaultdict[int, SimpleQueue[tuple[str, Array] | None]] = defaultdict(SimpleQueue)
+    def __init__(self, world_size: int) -> None:
+        # All at once: if sender and receiver both found none and made one, the message was lost in one of them.
+        self._queues: list[SimpleQueue[tuple[str, Array] | None]] = [SimpleQueue() for _ in range(world_size)]
 
     def put(self, source: int, message: tuple[str, Array] | None) -> None:
         self._queues[source].put(message)
@@ -163,7 +163,7 @@ def run_threads(
     Raises UserError for no ranks, and the first error of a rank that is not the echo of another rank's.
     """
     require_ranks(arguments)
-    mailboxes = [Mailbox() for _ in arguments]
+    mailboxes = [Mailbox(len(arguments)) for _ in arguments]
     windows = [np.empty(window_bytes, np.uint8) for _ in arguments]
     results: list[Any] = [None] * len(arguments)
     errors: list[BaseException] = []

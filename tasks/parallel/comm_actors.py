@@ -38,7 +38,7 @@ class ObjectComm(ActorComm):
 
     def __init__(self, rank: int, world_size: int, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(rank, world_size, timeout_s)
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(world_size)
         self._members: Sequence[Any] = ()
         self._pending: dict[int, Any] = {}
 
