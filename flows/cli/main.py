@@ -275,7 +275,7 @@ def main() -> None:
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "show"):
             error.show()
             sys.exit(2)
-        silent = machine.prefect_is_silent(error)
+        silent = machine.prefect_fault(error)
         told = error if isinstance(error, RaymillError) else machine.as_run_error(error) or silent
         if told is None:
             raise

@@ -35,7 +35,7 @@ def as_run_error(error: BaseException) -> RunError | None:
     return None
 
 
-def prefect_is_silent(error: BaseException) -> TransientError | None:
+def prefect_fault(error: BaseException) -> TransientError | None:
     """Return an error that says so, where a request to Prefect's server that failed is the cause; else None."""
     api = os.environ.get("PREFECT_API_URL")
     if not api or (httpx := sys.modules.get("httpx")) is None:

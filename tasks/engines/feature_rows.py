@@ -61,6 +61,11 @@ def infinite(slab: Slab, features: Sequence[str], x: Any, y: Any) -> InputError 
     )
 
 
+def stride(total: int, max_rows: int) -> int:
+    """Return of how many rows one is read, so that of `total` at most `max_rows` are."""
+    return max(1, -(-total // max_rows))
+
+
 def read_slices(
     slices: Sequence[Sequence[Path]], features: Sequence[str], max_rows: int
 ) -> tuple[InputError | None, list[list[tuple[Any, Any]]]]:
@@ -72,7 +77,7 @@ def read_slices(
     for files in slices:
         own = slabs(list(files))
         total = sum(slab.stop - slab.start for slab in own)
-        rows = Rows(own, list(features), every=max(1, -(-total // max_rows)))
+        rows = Rows(own, list(features), every=stride(total, max_rows))
         batches_of_slices.append(list(rows.walk()))
         if rows.problem:
             return rows.problem, []

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from flows.cli import snapshots
-from flows.run.machine import FAULTS, as_run_error, prefect_is_silent
+from flows.run.machine import FAULTS, as_run_error, prefect_fault
 from tests.support.command import raymill
 
 
@@ -47,10 +47,10 @@ def test_a_prefect_server_that_does_not_answer_is_named_and_other_servers_are_no
     for url, named in (("http://127.0.0.1:4200/api/flow_runs/", True), ("http://127.0.0.1:9/api", False)):
         outer = RuntimeError("the flow failed")
         outer.__cause__ = httpx.ReadTimeout("timed out", request=httpx.Request("POST", url))
-        told = prefect_is_silent(outer)
+        told = prefect_fault(outer)
         assert (told is not None and "Prefect's server does not answer: ReadTimeout" in str(told)) == named
-    assert prefect_is_silent(httpx.ReadTimeout("timed out")) is None
-    assert prefect_is_silent(ValueError("a bug")) is None
+    assert prefect_fault(httpx.ReadTimeout("timed out")) is None
+    assert prefect_fault(ValueError("a bug")) is None
 
 
 def test_a_command_on_a_full_disk_ends_with_a_message_and_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

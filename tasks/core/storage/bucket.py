@@ -257,7 +257,7 @@ def _client(region: str | None, endpoint: str | None, scheme: str) -> Any:
         s3={"addressing_style": "path" if own else "auto"},  # few self-hosted stores resolve BUCKET.HOST
         max_pool_connections=32,
         connect_timeout=10,
-        read_timeout=30,  # a stage asks ATTEMPTS times, and once more so: a silent store fails it within five minutes
+        read_timeout=30,  # times ATTEMPTS, and twice, as a stage is tried again: a silent store costs four minutes
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         # Many S3-like stores do not support the checksum that boto3 appends to the body.
         request_checksum_calculation="when_required",

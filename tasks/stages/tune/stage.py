@@ -87,8 +87,10 @@ def finals(config: TuneConfig, splits: Snapshot) -> TuneConfig | None:
 
 def sampled(splits: Snapshot, max_rows: int) -> int:
     """Return how many rows of the train slice are read where at most so many may be."""
+    from tasks.engines.feature_rows import stride
+
     total = splits.rows("train")
-    return -(-total // max(1, -(-total // max_rows)))
+    return -(-total // stride(total, max_rows))
 
 
 def check_before(splits: Snapshot, config: TuneConfig, target: Target) -> None:
