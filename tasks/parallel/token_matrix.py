@@ -37,7 +37,7 @@ def hash_tokens(ids: pa.ListArray, dimensions: int, folds: Array | None = None) 
     grams >>= np.uint64(20)
     whole = np.uint64(dimensions)
     bucket = grams & (whole - np.uint64(1)) if dimensions == 1 << bits else grams % whole
-    # NumPy sorts integers in a fifth of the time that SciPy takes to sort each row.
+    # NumPy sorts integers in a third of the time that SciPy takes to sort each row.
     cells = np.concatenate([row, row[1:][inside]])
     cells |= bucket.view(np.int64)
     cells.sort()
