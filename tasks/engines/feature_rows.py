@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.algorithms.sampling import stride
 from tasks.core.errors import InputError
 from tasks.engines.feature_files import LABEL, Slab, arrays, slabs
 
@@ -59,11 +60,6 @@ def infinite(slab: Slab, features: Sequence[str], x: Any, y: Any) -> InputError 
         where=str(slab.file),
         fix="fix the stage that made it: an unknown value must be null",
     )
-
-
-def stride(total: int, max_rows: int) -> int:
-    """Return of how many rows one is read, so that of `total` at most `max_rows` are."""
-    return max(1, -(-total // max_rows))
 
 
 def read_slices(

@@ -76,8 +76,11 @@ def test_the_weekly_bench_keeps_each_cases_numbers_and_goes_on_after_one_that_fa
         assert run.data.params["size_rows"] == "1000"
     assert [line for line in page.read_text().splitlines() if line.startswith("## ")] == ["## etl", "## wordcount"]
     keys = ArtifactFilterKey(any_=["bench-etl"])
-    (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))
-    assert json.loads(str(artifact.data).removeprefix("```json\n").removesuffix("\n```")) == MEASURED
+    # Prefect sends again what its server has not answered in time, though the server may have kept it.
+    artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))
+    assert artifacts
+    for artifact in artifacts:
+        assert json.loads(str(artifact.data).removeprefix("```json\n").removesuffix("\n```")) == MEASURED
 
 
 def test_a_case_that_is_none_fails_before_any_is_measured(server: str, overrides: list[str]) -> None:

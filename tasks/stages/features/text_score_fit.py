@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from tasks.algorithms.sampling import stride
 from tasks.engines.cluster import gather
 from tasks.parallel.comm import Array, Comm
 from tasks.parallel.comm_actors import run_actors
@@ -38,8 +39,8 @@ def fit(
     """
     cuts = np.array(borders([reviews for reviews, _ in files], config.borders))
     rows = sum(pq.read_metadata(reviews).num_rows for reviews, _ in files)
-    stride = max(1, -(-rows // config.max_reviews))
-    task = Task(cuts, Reader.of(vocabulary, config.dimensions), stride, target, min_votes)
+    every = stride(rows, config.max_reviews)
+    task = Task(cuts, Reader.of(vocabulary, config.dimensions), every, target, min_votes)
     work = partial(fit_and_score, config=config, task=task)
     results = run_actors(work, [(files,)] * config.shards, returns=[1 + len(files)] * config.shards)
     last, *_ = gather([results[0][0]])

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.algorithms.sampling import stride
 from tasks.core.errors import SettingsError
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -48,7 +49,7 @@ def language_model(reviews: Snapshot, tokens: Snapshot, config: LanguageModelCon
     fractions = [k / config.periods for k in range(1, config.periods)]
     some = [file for file, rows in zip(reviews.files(), sizes, strict=True) if rows]  # an empty file has no times
     cuts = borders(some, fractions) if some else [0] * len(fractions)
-    every = max(1, -(-sum(sizes) // config.max_reviews))
+    every = stride(sum(sizes), config.max_reviews)
     progress = _Progress(out, 2 * sum(sizes))  # reviews are counted, then scored
 
     actors = cluster.cpus()

@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.algorithms.sampling import stride
 from tasks.core.part_files import read_part
 from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -45,7 +46,7 @@ def reference(splits: Snapshot, scores: Snapshot, config: ReferenceConfig, out: 
     import ray
 
     describe = ray.remote(write)
-    step = -(-splits.rows("test") // config.max_rows)
+    step = stride(splits.rows("test"), config.max_rows)
     target, evaluate = str(scores.facts["target"]), EvaluateConfig(**scores.manifest.config)
     sides = (splits.files("test"), scores.files(), list(splits.facts["features"]))
     made = describe.remote(out.sink, *sides, target, evaluate, step, config.bins)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from tasks.algorithms.sampling import stride
 from tasks.core.errors import InputError, RunError
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -87,8 +88,6 @@ def finals(config: TuneConfig, splits: Snapshot) -> TuneConfig | None:
 
 def sampled(splits: Snapshot, max_rows: int) -> int:
     """Return how many rows of the train slice are read where at most so many may be."""
-    from tasks.engines.feature_rows import stride
-
     total = splits.rows("train")
     return -(-total // stride(total, max_rows))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from tasks.algorithms.sampling import stride
 from tasks.core.errors import InputError
 from tasks.core.part_files import in_batches, read_part, scan_parts
 from tasks.core.snapshot_files import part_name
@@ -100,7 +101,7 @@ def _reference(model: RegisteredModel) -> tuple[Reference | None, str]:
 def _measured(read: Snapshot, scored: Snapshot, model: RegisteredModel, config: WatchConfig) -> Measured | None:
     import ray
 
-    step = max(1, -(-read.rows() // config.max_rows))
+    step = stride(read.rows(), config.max_rows)
     task = ray.remote(measure_parts)
     batches = in_batches(parts_of(read, scored, step), TASK_ROWS)
     found = cluster.gather(task.remote(batch, model.folder, step) for batch in batches)
