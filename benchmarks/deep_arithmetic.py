@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.deep.passes import passes
+
 FLOAT, MOMENTS = 4, 2
 
 
@@ -45,14 +47,6 @@ def tensor_bytes(layers: int, tokens: int, width: int, slices: int) -> float:
 def bubble(stages: int, micro_batches: int) -> float:
     """Return the share of a step in which a stage waits, with GPipe and with 1F1B."""
     return (stages - 1) / (micro_batches + stages - 1)
-
-
-def passes(schedule: str, stage: int, stages: int, micro_batches: int) -> list[tuple[str, int]]:
-    """Return a stage's passes in the order of torch's schedules, each with the number of its micro-batch."""
-    forward, backward = ([(kind, i) for i in range(micro_batches)] for kind in ("forward", "backward"))
-    first = micro_batches if schedule == "gpipe" else min(micro_batches, stages - stage)
-    in_turn = [one for pair in zip(backward, forward[first:], strict=False) for one in pair]
-    return [*forward[:first], *in_turn, *backward[micro_batches - first :]]
 
 
 def bubble_of(

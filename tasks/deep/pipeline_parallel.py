@@ -10,6 +10,7 @@ rows of no weight.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,13 @@ from tasks.core.errors import InputError
 from tasks.deep.batches import Batch, filled
 from tasks.deep.encoder import Encoder
 from tasks.deep.losses import Loss
+from tasks.deep.pipeline_schedules import EagerSchedule
 from tasks.deep.plan import PIPELINE, Plan
 
-SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+SCHEDULES = {
+    "cpu": {"gpipe": partial(EagerSchedule, "gpipe"), "1f1b": partial(EagerSchedule, "1f1b")},
+    "cuda": {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B},
+}
 
 
 def stage_of(module: nn.Module, plan: Plan) -> nn.Module:
@@ -64,7 +69,7 @@ class Pipeline:
             stage = PipelineStage(
                 self.module, self.plan.stage, stages, self.plan.device, group=self.plan.group(PIPELINE)
             )
-            kind = SCHEDULES[self.plan.config.schedule]
+            kind = SCHEDULES[self.plan.device.type][self.plan.config.schedule]
             self._schedules[shape] = kind(stage, count, loss_fn=self._weighted, scale_grads=False)
         schedule = self._schedules[shape]
         self.scale = scale
