@@ -35,6 +35,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def gpu() -> str | None:
+    """The name of the GPU that torch computes on; None without a GPU, or without torch."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tasks.deep.cnn import Cnn
 from tasks.deep.encoder import Encoder
 from tasks.deep.plan import DATA, Plan
 
@@ -37,10 +38,10 @@ def keeps_buckets(module: nn.Module, plan: Plan) -> bool:
     """Return whether the search for unused parameters is needed, which costs a walk of the graph and a warning.
 
     Without it buckets are laid out anew after the first backward pass. Sums of three replicas and more are then made in
-    another order, so training that goes on from a checkpoint would not give the same bits. The built-in encoder has no
+    another order, so training that goes on from a checkpoint would not give the same bits. The built-in models have no
     unused parameters; of another module it is not known.
     """
-    return plan.replicas > 2 or not isinstance(module, Encoder)
+    return plan.replicas > 2 or not isinstance(module, Encoder | Cnn)
 
 
 def synchronizing(module: nn.Module, last: bool) -> AbstractContextManager[Any]:

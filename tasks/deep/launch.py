@@ -1,13 +1,15 @@
-"""Train a text model under any launcher: alone, torchrun, Accelerate, `srun torchrun`.
+"""Train a model of texts or of pictures under any launcher: alone, torchrun, Accelerate, `srun torchrun`.
 
     python -m tasks.deep.launch --synthetic 512 --set training.steps=20
     torchrun --standalone --nproc-per-node 2 -m tasks.deep.launch --set parallel.zero=2 --folder /tmp/model
     accelerate launch --config_file deploy/deep/accelerate.yaml -m tasks.deep.launch --tokens SNAPSHOT
+    python -m tasks.deep.launch --pictures FOLDER --set model.side=64
 
 In: with --tokens, a snapshot of the stage pack-tokens or tokenize, or other files of ids (tasks/deep/token_rows.py),
-for next-token training; otherwise synthetic rows whose target is the share of low tokens. Out: a line of JSON for each
-step and one at the end, from rank 0; with --folder, checkpoints, and model.safetensors beside model.json. Started
-again, it goes on from the last checkpoint. Settings: tasks/deep/settings.py, as `--set model.width=128`.
+for next-token training; with --pictures, JPEGs in a folder of each class (tasks/deep/pictures.py); otherwise synthetic
+rows whose target is the share of low tokens. Out: a line of JSON for each step and one at the end, from rank 0 (a
+picture counts as a token); with --folder, checkpoints, and model.safetensors beside model.json. Started again, it goes
+on from the last checkpoint. Settings: tasks/deep/settings.py, as `--set model.width=128`.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,28 +36,47 @@ import torch
 import yaml
 from pydantic import Field, ValidationError
 from safetensors.torch import save
-from torch import distributed
+from torch import distributed, nn
 
 from tasks.core.errors import InputError, RaymillError, SettingsError
 from tasks.core.sections import Section
 from tasks.core.whole_files import write_whole
+from tasks.deep import cnn, encoder, pictures
 from tasks.deep.batches import Batch, ShuffledRows
-from tasks.deep.encoder import build, flops_per_token
 from tasks.deep.loop import Step, train
-from tasks.deep.losses import next_token, squared_error
+from tasks.deep.losses import Loss, classes, next_token, squared_error
 from tasks.deep.plan import plan
 from tasks.deep.profiling import profiled
-from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
+from tasks.deep.settings import CnnConfig, EncoderConfig, ParallelConfig, TrainingConfig
 from tasks.deep.token_rows import check_ids, from_files
 
 CHECKPOINT_EVERY = 100  # steps, with --folder, where nothing else is said
 
 
 class LaunchConfig(Section):
-    model: EncoderConfig = EncoderConfig()
+    model: EncoderConfig | CnnConfig
     training: TrainingConfig = TrainingConfig()
     parallel: ParallelConfig = ParallelConfig()
     step_rows: int = Field(default=32, ge=1, description="Rows of a step, over all replicas")
+
+
+class TextLaunch(LaunchConfig):
+    model: EncoderConfig
+
+
+class PictureLaunch(LaunchConfig):
+    model: CnnConfig = CnnConfig()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on what. saved: what model.json says of the model; its weights belong to it."""
+
+    model: nn.Module
+    rows: Batch
+    loss: Loss
+    flops_per_token: float
+    saved: dict[str, Any]
 
 
 @contextmanager
@@ -110,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         help="snapshot of pack-tokens or tokenize, or parquet with input_ids, for next-token training",
     )
-    parser.add_argument("--synthetic", type=int, default=256, help="rows to make, without --tokens")
+    parser.add_argument("--pictures", type=Path, help="a folder with a folder of JPEGs for each class")
+    parser.add_argument("--synthetic", type=int, default=256, help="rows to make, without --tokens and --pictures")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--folder", type=Path, help="for checkpoints and the model; shared by all machines")
     parser.add_argument("--profile", type=Path, metavar="TRACE", help="write a trace of torch's profiler")
@@ -120,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("no GPU here", where="--device", fix="--device cpu, or a build of torch for GPUs")
-        config = settings(given.settings, "next-token" if given.tokens else "regression")
+        if given.tokens and given.pictures:
+            raise InputError("both are given", where="--tokens and --pictures", fix="give one")
+        config = settings(
+            given.settings, "pictures" if given.pictures else "next-token" if given.tokens else "regression"
+        )
         with joined(device):
             run(config, given, device)
     except RaymillError as error:
@@ -129,8 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
-    """Raises SettingsError for an unknown key or an impossible value, naming it."""
-    tree: dict[str, Any] = {"model": {"objective": objective}}
+    """objective: regression, next-token or pictures. Raises SettingsError for an unknown key or an impossible value,
+    naming it."""
+    tree: dict[str, Any] = {} if objective == "pictures" else {"model": {"objective": objective}}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -148,8 +175,11 @@ def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
                 f"{text!r} is no value", where=f"--set {name}", fix="a number, a word or null"
             ) from None
     try:
-        config = LaunchConfig.model_validate(tree)
-        if config.model.objective != objective or (objective == "regression" and config.model.outputs != 1):
+        config = PictureLaunch.model_validate(tree) if objective == "pictures" else TextLaunch.model_validate(tree)
+        given = config.model
+        if isinstance(given, EncoderConfig) and (
+            given.objective != objective or (objective == "regression" and given.outputs != 1)
+        ):
             what = "--tokens trains the next token, synthetic rows a regression with one output"
             raise SettingsError(what, where="model.objective and model.outputs", fix="leave both out")
         if config.training.evaluate_every:
@@ -165,7 +195,7 @@ def settings(overrides: Sequence[str], objective: str) -> LaunchConfig:
 def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
     """Train, and let rank 0 say and save it."""
     place = plan(config.parallel, device)
-    model, training = config.model, config.training
+    training = config.training
     if given.folder:
         try:
             given.folder.mkdir(parents=True, exist_ok=True)
@@ -173,12 +203,8 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
             raise InputError(f"cannot be made ({error})", where="--folder", fix="a folder to write to") from error
         if not training.checkpoint_every:
             training = training.model_copy(update={"checkpoint_every": CHECKPOINT_EVERY})
-    if given.synthetic < 1:
-        raise InputError(f"{given.synthetic} rows", where="--synthetic", fix="at least one")
-    rows = from_files(given.tokens, model.positions) if given.tokens else synthetic(given.synthetic, model)
-    if given.tokens:
-        check_ids(rows, model.vocabulary)
-    batches = ShuffledRows(rows, config.step_rows, config.training.seed, place.replica, place.replicas)
+    work = work_of(config, given, print if place.rank == 0 else lambda *_, **__: None)
+    batches = ShuffledRows(work.rows, config.step_rows, training.seed, place.replica, place.replicas)
 
     def say(step: Step) -> None:
         if place.rank == 0:
@@ -186,24 +212,62 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
 
     with profiled(given.profile, place.rank, lambda table: print(table, file=sys.stderr)):
         trained = train(
-            build(model, config.training.seed),
+            work.model,
             batches,
             training,
-            loss=next_token if given.tokens else squared_error,
+            loss=work.loss,
             plan=place,
             folder=given.folder,
-            identity={"model": model.model_dump(), "step_rows": config.step_rows, "rows": digest(rows)},
+            identity={"model": work.saved, "step_rows": config.step_rows, "rows": digest(work.rows)},
             on_step=say,
-            flops_per_token=flops_per_token(model, rows["tokens"].shape[1]),
+            flops_per_token=work.flops_per_token,
         )
     if place.rank > 0:
         return
     if given.folder:
         write_whole(given.folder / "model.safetensors", save(trained.weights))
-        write_whole(given.folder / "model.json", model.model_dump_json(indent=1))
+        write_whole(given.folder / "model.json", json.dumps(work.saved, indent=1))
     done = {"steps": trained.steps, "skipped": trained.skipped, "resumed": trained.resumed}
     loss = trained.losses[-1] if math.isfinite(trained.losses[-1]) else None
     print(json.dumps({**done, "loss": loss, "ranks": place.world_size}), flush=True)
+
+
+def work_of(config: LaunchConfig, given: argparse.Namespace, say: Callable[..., None]) -> Work:
+    """Read or make the rows, and build their model."""
+    if isinstance(config.model, CnnConfig):
+        return picture_work(config.model, given.pictures, config.training.seed, say)
+    if given.synthetic < 1:
+        raise InputError(f"{given.synthetic} rows", where="--synthetic", fix="at least one")
+    model = config.model
+    rows = from_files(given.tokens, model.positions) if given.tokens else synthetic(given.synthetic, model)
+    if given.tokens:
+        check_ids(rows, model.vocabulary)
+    return Work(
+        encoder.build(model, config.training.seed),
+        rows,
+        next_token if given.tokens else squared_error,
+        encoder.flops_per_token(model, rows["tokens"].shape[1]),
+        model.model_dump(),
+    )
+
+
+def picture_work(model: CnnConfig, folder: Path, seed: int, say: Callable[..., None]) -> Work:
+    """Read the pictures, and say which files are left out."""
+    found = pictures.from_folder(folder, model.side)
+    if found.left_out:
+        count, (first, reason) = len(found.left_out), found.left_out[0]
+        say(
+            f"{count} of {count + len(found.rows['tokens'])} files are left out, first {first}: {reason}",
+            file=sys.stderr,
+        )
+    names = found.classes
+    return Work(
+        cnn.build(model, len(names), seed),
+        found.rows,
+        classes,
+        cnn.flops_per_picture(model, len(names)),
+        {**model.model_dump(), "classes": names},
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from tasks.core.sections import Positive, Section
 
 Share = Annotated[float, Field(ge=0)]
+CHANNELS_A_GROUP = 8  # that a convolutional network normalizes together
 
 
 class EncoderConfig(Section):
@@ -27,6 +28,22 @@ class EncoderConfig(Section):
     def _heads_divide(self) -> EncoderConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class CnnConfig(Section):
+    """The shape of the convolutional network of tasks/deep/cnn.py."""
+
+    side: Positive = Field(default=32, description="Pictures are cut and shrunk to so many pixels each way")
+    channels: Positive = Field(default=16, description="Of the first layer; each layer doubles them")
+    layers: Positive = 3
+
+    @model_validator(mode="after")
+    def _halves(self) -> CnnConfig:
+        if self.side % 2**self.layers:
+            raise ValueError(f"{self.layers} layers halve the side, and {self.side} is no multiple of {2**self.layers}")
+        if self.channels % CHANNELS_A_GROUP:
+            raise ValueError(f"channels {self.channels} must be a multiple of {CHANNELS_A_GROUP}")
         return self
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import distributed
 
+from tasks.deep import cnn
 from tasks.deep.batches import Batch, ShuffledRows
 from tasks.deep.encoder import build
 from tasks.deep.loop import Trained, Training, train
-from tasks.deep.losses import next_token, squared_error
+from tasks.deep.losses import classes, next_token, squared_error
 from tasks.deep.plan import plan
-from tasks.deep.settings import EncoderConfig, ParallelConfig, TrainingConfig
+from tasks.deep.settings import CnnConfig, EncoderConfig, ParallelConfig, TrainingConfig
 
 # Twelve heads: 1 to 4 slices. Four layers: 1 to 4 stages.
 MODEL = EncoderConfig(vocabulary=61, positions=8, width=24, heads=12, layers=4, hidden=48, outputs=2)
@@ -87,6 +88,30 @@ def train_one(run: Run) -> Outcome:
 def train_all(runs: Sequence[Run]) -> list[Outcome]:
     """Train one after the other: starting ranks takes longer than a tiny training."""
     return [train_one(run) for run in runs]
+
+
+def train_pictures(ways: Sequence[tuple[ParallelConfig, int]]) -> list[Outcome]:
+    """Train a tiny convolutional network on 37 random pictures on this rank, for each setting and its micro-batches."""
+    random = torch.Generator().manual_seed(0)
+    rows = {
+        "tokens": torch.randint(0, 256, (37, 1, 8, 8), dtype=torch.uint8, generator=random),
+        "mask": torch.ones(37, 1, dtype=torch.bool),
+        "target": torch.randint(0, 3, (37, 1), generator=random).float(),
+        "weight": torch.ones(37, 1),
+    }
+    outcomes = []
+    for parallel, accumulate in ways:
+        place, norms = plan(parallel), list[float]()
+        trained = train(
+            cnn.build(CnnConfig(side=8, channels=8, layers=2), 3, seed=0),
+            ShuffledRows(rows, STEP_ROWS, 0, place.replica, place.replicas),
+            TrainingConfig(steps=8, warm_up=2, clip=0.5, accumulate=accumulate),
+            loss=classes,
+            plan=place,
+            on_step=lambda step, norms=norms: norms.append(step.gradient_norm),  # type: ignore[misc]
+        )
+        outcomes.append(Outcome(**vars(trained), norms=norms))
+    return outcomes
 
 
 def gradients_sent(zero: int, accumulate: int, steps: int) -> int:
