@@ -6,7 +6,7 @@ Pillow (`pillow`), torch on the CPU (`torch`), torch on a GPU (`torch_cuda`), to
 and one kernel (`kernel`). All decode with `--workers` threads. Those on a GPU are left out where there is none.
 
 Those that convert must be equal bit for bit, ours within NEAR on average and FAR at most. Beside the whole are seconds
-by part: decode_s, copy_s to the GPU, grey_s, which on a GPU is the mean of REPEATS. The whole counts one of them.
+by part: decode_s, copy_s to the GPU and back, grey_s, which on a GPU is the mean of REPEATS; the whole counts one.
 
     raymill bench images [--size N] [--workers 2] [--runs 3] [--peer kernel] [--json FILE|-]
 """
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +77,27 @@ def ours(job: Job) -> SelfTimed:
     from tasks.deep import grey
 
     started = time.perf_counter()
-    found = np.stack(grey.in_threads(lambda data: np.asarray(grey.luma(data).reduce(FACTOR)), job.jpegs, job.threads))
+    found = np.stack(
+        grey.in_threads(lambda data: np.asarray(grey.luma(io.BytesIO(data)).reduce(FACTOR)), job.jpegs, job.threads)
+    )
     wall_s = time.perf_counter() - started
     return SelfTimed(wall_s, found, {"decode_s": wall_s})
+
+
+def decoded(job: Job) -> list[Any]:
+    from tasks.deep import grey
+
+    return grey.in_threads(lambda data: grey.pixels(io.BytesIO(data)), job.jpegs, job.threads)
 
 
 def pillow(job: Job) -> SelfTimed:
     from tasks.deep import grey
 
     started = time.perf_counter()
-    decoded = grey.in_threads(grey.pixels, job.jpegs, job.threads)
+    pictures = decoded(job)
     read = time.perf_counter()
-    found = np.stack(grey.in_threads(lambda picture: grey.grey_by_pillow(picture, FACTOR), decoded, job.threads))
-    return _timed(started, read, read, 1, found)
+    found = np.stack(grey.in_threads(lambda picture: grey.grey_by_pillow(picture, FACTOR), pictures, job.threads))
+    return _timed(found, decode_s=read - started, copy_s=0.0, grey_s=time.perf_counter() - read)
 
 
 def torch_cpu(job: Job) -> SelfTimed:
@@ -100,12 +109,13 @@ def torch_cpu(job: Job) -> SelfTimed:
     torch.set_num_threads(job.threads)
     try:
         started = time.perf_counter()
-        pictures = torch.from_numpy(np.stack(grey.in_threads(grey.pixels, job.jpegs, job.threads)))
+        pictures = torch.from_numpy(np.stack(decoded(job)))
         read = time.perf_counter()
         found = torch.cat([grey.grey_by_torch(part, FACTOR) for part in pictures.split(16)])  # of a cache's size
-        return _timed(started, read, read, 1, found.numpy())
+        grey_s = time.perf_counter() - read
     finally:
         torch.set_num_threads(before)
+    return _timed(found.numpy(), decode_s=read - started, copy_s=0.0, grey_s=grey_s)
 
 
 def torch_cuda(job: Job) -> SelfTimed:
@@ -131,10 +141,8 @@ def kernel(job: Job) -> SelfTimed:
 def by_gpu(job: Job, convert: Callable[[Any, int], Any]) -> SelfTimed:
     import torch
 
-    from tasks.deep import grey
-
     started = time.perf_counter()
-    pictures = torch.from_numpy(np.stack(grey.in_threads(grey.pixels, job.jpegs, job.threads)))
+    pictures = torch.from_numpy(np.stack(decoded(job)))
     read = time.perf_counter()
     there = pictures.to("cuda")
     torch.cuda.synchronize()
@@ -142,13 +150,14 @@ def by_gpu(job: Job, convert: Callable[[Any, int], Any]) -> SelfTimed:
     for _ in range(REPEATS):
         found = convert(there, FACTOR)
     torch.cuda.synchronize()
-    return _timed(started, read, copied, REPEATS, found.cpu().numpy())
+    converted = time.perf_counter()
+    here = found.cpu().numpy()
+    copy_s = copied - read + time.perf_counter() - converted
+    return _timed(here, decode_s=read - started, copy_s=copy_s, grey_s=(converted - copied) / REPEATS)
 
 
-def _timed(started: float, read: float, copied: float, repeats: int, found: Any) -> SelfTimed:
-    grey_s = (time.perf_counter() - copied) / repeats
-    notes = {"decode_s": read - started, "copy_s": copied - read, "grey_s": grey_s}
-    return SelfTimed(copied - started + grey_s, found, notes)
+def _timed(found: Any, **parts: float) -> SelfTimed:
+    return SelfTimed(sum(parts.values()), found, parts)
 
 
 def check(job: Job, ours: Any, peers: Mapping[str, Any]) -> str:
@@ -180,7 +189,9 @@ def details(job: Job, runs: Mapping[str, Sequence[Timed]]) -> dict[str, dict[str
 
 
 def skip(size: int) -> Mapping[str, str]:
-    return {} if gpu() else dict.fromkeys(ON_GPU, "no GPU here that torch can use")
+    if not gpu():
+        return dict.fromkeys(ON_GPU, "no GPU here that torch can use")
+    return {} if find_spec("triton") else {"kernel": "the extra gpu is not installed"}
 
 
 CASE = Case(

@@ -1,12 +1,31 @@
-"""What replicas agree on before each step: who still has rows, and what all of them weigh."""
+"""What ranks agree on: what they have read, and before each step, who still has rows and what all of them weigh."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.core.errors import InputError
+import torch
+from torch import distributed
+
+from tasks.core.errors import InputError, RanksDisagree
 from tasks.deep.batches import Batch, Batches, filled
 from tasks.deep.plan import Plan
+
+
+def same_on_all_ranks(digest: str, what: str, plan: Plan) -> None:
+    """Raise RanksDisagree unless all ranks have this hexadecimal digest. Ranks on other rows would each train on a part
+    of them, some twice and some never, and nothing would show it."""
+    if plan.mesh is None:
+        return
+    number = int(digest[:12], 16)
+    ends = torch.tensor([number, -number], device=plan.device)
+    distributed.all_reduce(ends, op=distributed.ReduceOp.MAX)
+    if int(ends[0]) != -int(ends[1]):
+        raise RanksDisagree(
+            f"ranks differ in {what}",
+            where=f"rank {plan.rank} of {plan.world_size}",
+            fix="the same files on every machine, which nothing writes to meanwhile",
+        )
 
 
 def agreed(batches: Batches, first: int, plan: Plan) -> Iterator[tuple[Batch, float, float]]:
@@ -28,7 +47,7 @@ def agreed(batches: Batches, first: int, plan: Plan) -> Iterator[tuple[Batch, fl
         if without or here is None:
             raise InputError(
                 f"{without:g} of {plan.replicas} replicas have no rows",
-                where="text model",
+                where="rows of a step",
                 fix="fewer replicas (parallel.data) or more rows",
             )
         yield here, weight, tokens

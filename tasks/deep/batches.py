@@ -45,11 +45,11 @@ class ShuffledRows:
     def __post_init__(self) -> None:
         lengths = {name: len(tensor) for name, tensor in self.rows.items()}
         if len(set(lengths.values())) != 1:
-            raise InputError(f"tensors of different lengths: {lengths}", where="text model", fix="one row in each")
+            raise InputError(f"tensors of different lengths: {lengths}", where="rows of a step", fix="one row in each")
         if min(self.step_rows, len(self)) < self.replicas:
             raise InputError(
                 f"{len(self)} rows in steps of {self.step_rows} for {self.replicas} replicas",
-                where="text model",
+                where="rows of a step",
                 fix="fewer replicas (parallel.data), larger steps or more rows",
             )
 

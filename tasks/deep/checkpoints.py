@@ -55,21 +55,21 @@ def gathered(
 
 
 def _from_stages(mine: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
-    """Send every stage's tensors to rank 0, from the stage's first rank."""
+    """Send every stage's tensors to rank 0, from the stage's first rank: between CPUs, which gloo does."""
     leads = [stage * plan.replicas * plan.layout.tensor for stage in range(plan.layout.pipeline)]
     if plan.rank not in leads:
         return {}
     if plan.rank > 0:
         data = torch.frombuffer(bytearray(save(mine)), dtype=torch.uint8)
         for part in (torch.tensor([len(data)]), data):
-            distributed.send(part.to(plan.device), 0)
+            distributed.send(part, 0)
         return {}
     for lead in leads[1:]:
-        length = torch.zeros(1, dtype=torch.int64, device=plan.device)
+        length = torch.zeros(1, dtype=torch.int64)
         distributed.recv(length, lead)
-        data = torch.empty(int(length), dtype=torch.uint8, device=plan.device)
+        data = torch.empty(int(length), dtype=torch.uint8)
         distributed.recv(data, lead)
-        mine |= load(data.cpu().numpy().tobytes())
+        mine |= load(data.numpy().tobytes())
     return mine
 
 

@@ -1,9 +1,9 @@
 """From JPEG to grey, in four ways that are measured against each other (`raymill bench images`).
 
-    luma(data)                          libjpeg decodes the brightness alone: what the loader of pictures does
-    pixels(data) -> grey_by_pillow      decodes red, green and blue; Pillow converts
-    pixels(data) -> grey_by_torch       torch converts, on a CPU or a GPU
-    pixels(data) -> grey_by_kernel      one Triton kernel converts and shrinks (tasks/deep/grey_kernel.py)
+    luma(file)                          libjpeg decodes the brightness alone: what the loader of pictures does
+    pixels(file) -> grey_by_pillow      decodes red, green and blue; Pillow converts
+    pixels(file) -> grey_by_torch       torch converts, on a CPU or a GPU
+    pixels(file) -> grey_by_kernel      one Triton kernel converts and shrinks (tasks/deep/grey_kernel.py)
 
 Grey is the luma of ITU-R BT.601 in Pillow's fixed point: (19595 R + 38470 G + 7471 B + 2^15) / 2^16, rounded down. The
 last three then take means of factor x factor pixels, rounded half up, and are equal bit for bit. The first differs by
@@ -12,14 +12,15 @@ rounding: a JPEG holds brightness and two colours, and grey of red, green and bl
 
 from __future__ import annotations
 
-import io
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -27,24 +28,45 @@ from tasks.core.errors import InputError
 
 RED, GREEN, BLUE, HALF, SHIFT = 19595, 38470, 7471, 1 << 15, 16
 FACTORS = (1, 2, 4, 8)
-# What Pillow raises for what is no JPEG, is cut short, or has more pixels than it will unpack.
+# What Pillow raises for what is no JPEG, is cut short, or has more pixels than it will unpack. An OSError with a number
+# is of the file, not of what is in it.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN_EXIF = (*UNREADABLE, struct.error, TypeError, KeyError)
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def luma(data: bytes) -> Image.Image:
+def luma(file: Path | BinaryIO) -> Image.Image:
     """Decode a JPEG's brightness, without its colours; upright as its EXIF says. Raises one of UNREADABLE."""
-    picture = Image.open(io.BytesIO(data), formats=["JPEG"])
-    picture.draft("L", picture.size)
-    picture.load()
-    grey = picture if picture.mode == "L" else picture.convert("L")  # CMYK is always decoded whole
-    return ImageOps.exif_transpose(grey)
+    with Image.open(file, formats=["JPEG"]) as picture:
+        picture.draft("L", picture.size)
+        grey = picture.convert("L")  # CMYK is always decoded whole
+        turn = TURNS.get(_orientation(picture))
+    return grey if turn is None else grey.transpose(turn)
 
 
-def pixels(data: bytes) -> Pixels:
-    """Decode a JPEG to (height, width, 3). Raises one of UNREADABLE."""
-    return np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+def _orientation(picture: Image.Image) -> Any:
+    """Return what EXIF says, if it can be read: cameras and editors write all kinds of it."""
+    try:
+        return picture.getexif().get(ORIENTATION)
+    except BROKEN_EXIF:
+        return None
+
+
+def pixels(file: Path | BinaryIO) -> Pixels:
+    """Decode a JPEG to (height, width, 3), as it is stored: not turned. Raises one of UNREADABLE."""
+    with Image.open(file, formats=["JPEG"]) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def in_threads(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> list[Any]:

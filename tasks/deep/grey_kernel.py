@@ -1,7 +1,7 @@
 """JPEG's pixels to grey and smaller, in one pass over memory: a Triton kernel.
 
 A program makes BLOCK grey pixels, and for each reads FACTOR x FACTOR x 3 bytes. What bounds it is memory: 3 bytes read
-and 1 / FACTOR^2 written for each pixel, where operators one after the other would write and read 4-byte integers
+and 1 / FACTOR^2 written for each pixel, where operators one after the other would write and read 4-byte numbers
 several times. Imported where it is used alone: triton decides when imported whether it interprets.
 """
 

@@ -2,7 +2,7 @@
 
     python -m tasks.deep.launch --synthetic 512 --set training.steps=20
     torchrun --standalone --nproc-per-node 2 -m tasks.deep.launch --set parallel.zero=2 --folder /tmp/model
-    accelerate launch --config_file deploy/deep/accelerate.yaml -m tasks.deep.launch --tokens SNAPSHOT
+    accelerate launch --config_file deploy/deep/accelerate.yaml -m tasks.deep.launch --device cpu --tokens SNAPSHOT
     python -m tasks.deep.launch --pictures FOLDER --set model.side=64
 
 In: with --tokens, a snapshot of the stage pack-tokens or tokenize, or other files of ids (tasks/deep/token_rows.py),
@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and not (find_spec("torch") and find_spec("safetensors")):  # before they are imported below
-    print("torch is not installed\n  → pip install -c constraints.txt -e '.[deep]'", file=sys.stderr)
-    sys.exit(2)
+from tasks.deep import installed
+
+if __name__ == "__main__":
+    installed.check()
 
 import torch
 import yaml
@@ -42,6 +42,7 @@ from tasks.core.errors import InputError, RaymillError, SettingsError
 from tasks.core.sections import Section
 from tasks.core.whole_files import write_whole
 from tasks.deep import cnn, encoder, pictures
+from tasks.deep.agreed import same_on_all_ranks
 from tasks.deep.batches import Batch, ShuffledRows
 from tasks.deep.loop import Step, train
 from tasks.deep.losses import Loss, classes, next_token, squared_error
@@ -96,13 +97,18 @@ def joined(device: str, timeout_s: float = 600.0) -> Iterator[None]:
     if device == "cuda":
         index, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if index >= there:
-            raise InputError(f"rank {index} of this machine, {there} GPUs", where="--device", fix="a rank a GPU")
+            what = f"rank {index} of this machine, {there} GPUs"
+            raise InputError(what, where="--device", fix="a rank a GPU, or --device cpu")
         torch.cuda.set_device(index)
     distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        # NCCL would wait here for ranks that wait for this one. The process's end tells the launcher.
+        if device == "cpu":
+            distributed.destroy_process_group()
+        raise
+    distributed.destroy_process_group()
 
 
 def synthetic(rows: int, model: EncoderConfig, seed: int = 0) -> Batch:
@@ -147,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = settings(
             given.settings, "pictures" if given.pictures else "next-token" if given.tokens else "regression"
         )
+        torch.backends.cudnn.allow_tf32 = False  # or convolutions in float32 would round to 10 bits on a GPU
         with joined(device):
             run(config, given, device)
     except RaymillError as error:
@@ -196,6 +203,11 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
     """Train, and let rank 0 say and save it."""
     place = plan(config.parallel, device)
     training = config.training
+    if given.folder and given.pictures and given.folder.resolve().is_relative_to(given.pictures.resolve()):
+        raise InputError("it would be a class of the pictures", where="--folder", fix="a folder beside them")
+    work = work_of(config, given, print if place.rank == 0 else lambda *_, **__: None)
+    rows = digest(work.rows)
+    same_on_all_ranks(rows, "the rows that they have read", place)
     if given.folder:
         try:
             given.folder.mkdir(parents=True, exist_ok=True)
@@ -203,14 +215,13 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
             raise InputError(f"cannot be made ({error})", where="--folder", fix="a folder to write to") from error
         if not training.checkpoint_every:
             training = training.model_copy(update={"checkpoint_every": CHECKPOINT_EVERY})
-    work = work_of(config, given, print if place.rank == 0 else lambda *_, **__: None)
     batches = ShuffledRows(work.rows, config.step_rows, training.seed, place.replica, place.replicas)
 
     def say(step: Step) -> None:
         if place.rank == 0:
             print(json.dumps({**asdict(step), "tokens_per_second": round(step.tokens_per_second)}), flush=True)
 
-    with profiled(given.profile, place.rank, lambda table: print(table, file=sys.stderr)):
+    with profiled(given.profile, place.rank, device, lambda table: print(table, file=sys.stderr)):
         trained = train(
             work.model,
             batches,
@@ -218,7 +229,7 @@ def run(config: LaunchConfig, given: argparse.Namespace, device: str) -> None:
             loss=work.loss,
             plan=place,
             folder=given.folder,
-            identity={"model": work.saved, "step_rows": config.step_rows, "rows": digest(work.rows)},
+            identity={"model": work.saved, "step_rows": config.step_rows, "rows": rows},
             on_step=say,
             flops_per_token=work.flops_per_token,
         )

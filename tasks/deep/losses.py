@@ -40,6 +40,6 @@ def _same_shape(outputs: Tensor, target: Tensor) -> None:
     if outputs.shape != target.shape:
         raise InputError(
             f"outputs {tuple(outputs.shape)} for targets {tuple(target.shape)}",
-            where="text model",
+            where="rows of a step",
             fix="an output for each target: model.outputs",
         )

@@ -18,7 +18,9 @@ from tasks.core import faults
 from tasks.core.errors import RankLost, RaymillError, RunError
 
 GONE = re.compile(
-    r"onnection (closed|reset|refused)|roken pipe|imed out|ocket (closed|is closed)|Read error|Write error", re.I
+    r"onnection (closed|reset|refused)|roken pipe|imed out|ocket (closed|is closed)|Read error|Write error"
+    r"|remote process|communicator was aborted",  # NCCL's
+    re.I,
 )
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|DefaultCPUAllocator", re.I)
 LOWER = {
@@ -42,7 +44,7 @@ def during(rank: int, step: int, name: str) -> Iterator[None]:
         where, text = f"rank {rank}, step {step}, {name}", _with_causes(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY.search(text):
             raise RunError("out of memory", where=where, fix=LOWER.get(name, LOWER["forward"])) from error
-        if isinstance(error, distributed.DistError) or GONE.search(text):
+        if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError) or GONE.search(text):
             raise RankLost(
                 f"another rank is gone ({text.splitlines()[0][:200]})",
                 where=where,

@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 TOP = 12
 
 
 @contextmanager
-def profiled(trace: Path | None, rank: int, say: Callable[[str], object]) -> Iterator[None]:
+def profiled(trace: Path | None, rank: int, device: str, say: Callable[[str], object]) -> Iterator[None]:
     """Write a trace (TRACE.json, of other ranks TRACE-RANK.json), and say a table of operators by their own time:
     milliseconds, calls, and megabytes that they allocated; of the GPU where there is one, else of the CPU. Nothing
     without a trace."""
     if trace is None:
         yield
         return
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities, profile_memory=True) as seen:
         yield
@@ -37,9 +37,11 @@ def profiled(trace: Path | None, rank: int, say: Callable[[str], object]) -> Ite
 
 
 def table(events: Iterable[Any], of: str) -> str:
-    """Return the operators that take most of "cpu" or "device", in torch's words."""
+    """Return the operators that take most of "cpu" or "device", in torch's words. Events of kernels are left out: their
+    time is in that of the operator that started them, too."""
     lines = [f"{'operator':36} {'ms':>9} {'calls':>7} {'MB':>9}"]
-    for event in sorted(events, key=lambda event: -getattr(event, f"self_{of}_time_total"))[:TOP]:
+    operators = [event for event in events if event.device_type == DeviceType.CPU]
+    for event in sorted(operators, key=lambda event: -getattr(event, f"self_{of}_time_total"))[:TOP]:
         milliseconds = getattr(event, f"self_{of}_time_total") / 1e3
         megabytes = getattr(event, f"self_{of}_memory_usage") / 1e6
         lines.append(f"{event.key[:36]:36} {milliseconds:9.1f} {event.count:7} {megabytes:9.1f}")

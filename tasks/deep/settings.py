@@ -34,7 +34,9 @@ class EncoderConfig(Section):
 class CnnConfig(Section):
     """The shape of the convolutional network of tasks/deep/cnn.py."""
 
-    side: Positive = Field(default=32, description="Pictures are cut and shrunk to so many pixels each way")
+    side: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=32, description="Pictures are cut and shrunk to so many pixels each way"
+    )
     channels: Positive = Field(default=16, description="Of the first layer; each layer doubles them")
     layers: Positive = 3
 

@@ -37,8 +37,11 @@ class Spread:
                 fix="parallel.micro_batches, which cuts a step in a pipeline",
             )
         self.plan, self.config, self.loss = plan, config, loss
-        whole = sliced(stage_of(model.to(plan.device), plan), plan)
+        # This rank's part alone moves to its device; `fully_shard` moves a layer's part at a time.
+        whole = sliced(stage_of(model, plan), plan)
         self.shared = plan.replicas > 1 and plan.config.zero >= 2
+        if not self.shared:
+            whole = whole.to(plan.device)
         self.module = zero.sharded(whole, plan)
         self.called = self.module if self.shared else data_parallel.replicated(self.module, plan)
         self.pipeline = Pipeline(self.called, plan, loss) if plan.layout.pipeline > 1 else None

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import UserError
+from tasks.core.errors import RunError, UserError
 from tasks.core.sections import PROJECT
 
 ANSWER_S = 120.0  # includes sending the code to a node's first worker, and its imports
@@ -28,6 +28,16 @@ LIBRARIES = (
 )  # fmt: skip
 
 SAME = "install the same versions on all nodes: `pip install --constraint constraints.txt`, or one image"
+
+
+def interface_of(address: str) -> str:
+    """Return the name of this machine's network interface with this address."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            return name
+    raise RunError(f"no network interface has Ray's address {address}", where=platform.node())
 
 
 @dataclass(frozen=True)

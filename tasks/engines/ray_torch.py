@@ -19,11 +19,12 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import train
@@ -32,14 +33,16 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from tasks.core import errors
-from tasks.core.errors import RaymillError, RunError
+from tasks.core.errors import RaymillError
 from tasks.core.whole_files import write_whole
-from tasks.engines import cluster, ray_private
+from tasks.engines import cluster, ray_private, ray_train
+from tasks.engines.nodes import interface_of
 from tasks.engines.ray_train import failed
 
 POLL_S = 0.5  # between two looks at the progress
 READ_CPUS = 0.5  # of a task that reads a file
 PATIENCE_S = 600  # of a rank that waits for the others in a collective
+LEAVE_S = 30
 FAILURES = 2  # of the group of workers; each time it starts again from its checkpoint
 END_S = 30  # for a training to end that is interrupted
 DATA = "rows"
@@ -107,7 +110,9 @@ class NodeAddressBackend(Backend):
         ray.get(joining)
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-        ray.get(worker_group.execute_async(leave), timeout=PATIENCE_S)
+        # NCCL waits for the others, which may wait for a rank that failed. Ray ends the workers next.
+        with suppress(ray.exceptions.GetTimeoutError):
+            ray.get(worker_group.execute_async(leave), timeout=LEAVE_S)
 
 
 _LISTENER: list[socket.socket] = []  # of rank 0, until it joins
@@ -143,14 +148,21 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def interface_of(address: str) -> str:
-    """Return the name of the network interface with this address."""
-    import psutil
+def device(wanted: Literal["cpu", "cuda", "auto"], setting: str) -> Literal["cpu", "cuda"]:
+    """Return the device to train on: a GPU where Ray has one and torch is built for it.
 
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(one.address == address for one in addresses):
-            return name
-    raise RunError(f"no network interface has Ray's address {address}", where=socket.gethostname())
+    Raises SettingsError if "cuda" is wanted by `setting` and cannot be.
+    """
+    found = ray_train.device(wanted, setting)
+    if found == "cuda":
+        import torch
+
+        if torch.version.cuda is None:
+            if wanted == "cuda":
+                what = f"{setting} is cuda, and this torch is built for CPUs"
+                raise errors.SettingsError(what, where="settings", fix="torch's build for your CUDA version, or cpu")
+            return "cpu"
+    return found
 
 
 def rows_of(own_session: bool) -> Any:

@@ -59,7 +59,9 @@ def fit(job: TrainJob, workers: int) -> Trained:
     started = time.perf_counter()
     resources = {"CPU": 0.5}
     if job.device == "cuda":
-        workers, resources = min(workers, int(ray.cluster_resources()["GPU"])), {"CPU": 0.5, "GPU": 1}
+        device("cuda")
+        workers = min(workers, int(ray.cluster_resources()["GPU"]))
+        resources = {"CPU": min(0.5, cluster.cpus() / (2 * workers)), "GPU": 1}
     own = job.folder / "ray"
     shutil.rmtree(own, ignore_errors=True)  # Ray Train would resume a run of the same name
     trainer = ray_private.lean_trainer(own=cluster.is_own())(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tasks.core.errors import RaymillError
+from tasks.engines import nodes
 
 
 @contextmanager
@@ -23,6 +25,8 @@ def communicator(rank: int, size: int) -> Iterator[None]:
     from xgboost.collective import CommunicatorContext
     from xgboost.tracker import RabitTracker
 
+    # On GPUs XGBoost talks by NCCL, which would listen on the first interface that it finds.
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", nodes.interface_of(ray.util.get_node_ip_address()))
     tracker = None
     if rank == 0:
         tracker = RabitTracker(n_workers=size, host_ip=ray.util.get_node_ip_address(), sortby="task")

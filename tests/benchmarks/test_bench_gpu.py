@@ -56,11 +56,8 @@ def test_all_four_trainings_run_where_there_is_no_gpu(
     monkeypatch.setattr(gpu, "MODEL", EncoderConfig(vocabulary=64, positions=8, width=32, heads=4, layers=2, hidden=64))
     monkeypatch.setattr(gpu, "STEPS", 2)
     write_rows(400, tmp_path / "rows")
-    drawn = pictures.made(40, 32, 0)
-    rows = pictures.as_rows(
-        [pictures.fitted(data, 32) for _, data in drawn], [pictures.SHAPES.index(shape) for shape, _ in drawn]
-    )
-    job = gpu.Job(tuple((tmp_path / "rows").glob("*.parquet")), rows, workers=2, scratch=tmp_path)
+    files = tuple((tmp_path / "rows").glob("*.parquet"))
+    job = gpu.Job(files, pictures.rows_made(40, 32, seed=0), workers=2, scratch=tmp_path)
     done = gpu.run("cpu", job)
     assert done.wall_s == pytest.approx(sum(done.notes[f"{part}_s"] for part in gpu.LIMITS))
     assert all(done.notes[f"{part}_per_s"] > 0 for part in gpu.LIMITS)
@@ -76,5 +73,7 @@ def test_a_loss_that_differs_is_refused() -> None:
         other = replace(ours, losses={**losses, part: [value + apart for value in losses[part]]})
         with pytest.raises(AssertionError, match=f"a loss of {part} "):
             gpu.check(job, other, {"cpu": ours})
+    with pytest.raises(AssertionError, match="a loss of cpu"):
+        gpu.check(job, ours, {"cpu": replace(ours, losses={**losses, "text": [1.0, float("nan")]})})
     with pytest.raises(AssertionError, match="learned nothing"):
         gpu.check(job, replace(ours, losses={**losses, "network": [1.0, 1.1]}), {})

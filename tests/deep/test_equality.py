@@ -53,7 +53,8 @@ WAYS = {
     4: {
         "ZeRO 3": way(zero=3),
         "tensor": way(tensor=4),
-        "GPipe": way(pipeline=4, schedule="gpipe"),
+        "GPipe": way(pipeline=4, schedule="gpipe", micro_batches=6),
+        "1F1B": way(pipeline=4, micro_batches=6),
         "data and tensor": way(tensor=2),
         "ZeRO 3 and tensor": way(tensor=2, zero=3),
         "data and pipeline": way(pipeline=2),

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: torch")
 
-from PIL import Image  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 from tasks.core.errors import InputError  # noqa: E402
 from tasks.core.sections import PROJECT  # noqa: E402
@@ -48,6 +48,12 @@ for shape in ((1, 8, 8), (3, 40, 56), (2, 24, 8)):  # 1 to 13 blocks, the last o
     pictures = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=random)
     for factor in FACTORS:
         assert torch.equal(grey_by_kernel(pictures, factor), grey_by_torch(pictures, factor)), (shape, factor)
+import numpy as np
+from tasks.deep import grey_kernel
+grey_kernel.BLOCK = 2**18  # few steps for the interpreter
+colours = np.stack(np.meshgrid(*[np.arange(256, dtype=np.uint8)] * 3, indexing="ij"), axis=-1)
+colours = torch.from_numpy(colours.reshape(1, 4096, 4096, 3))
+assert torch.equal(grey_by_kernel(colours, 1), grey_by_torch(colours, 1))
 across = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=random).permute(0, 2, 3, 1)
 assert torch.equal(grey_by_kernel(across, 2), grey_by_torch(across, 2))  # not one after the other in memory
 assert grey_by_kernel(across[:0], 2).shape == (0, 8, 8)
@@ -90,17 +96,39 @@ def in_own_process(program: str, **environment: str) -> str:
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_brightness_alone_is_grey_of_all_colours_but_for_rounding(mode: str) -> None:
     data = jpeg((64, 48), mode=mode)
-    found, whole = np.asarray(luma(data)), np.asarray(Image.fromarray(pixels(data)).convert("L"))
+    found = np.asarray(luma(io.BytesIO(data)))
+    whole = np.asarray(Image.fromarray(pixels(io.BytesIO(data))).convert("L"))
     assert found.shape == whole.shape == (48, 64)
     apart = np.abs(found.astype(int) - whole)
     assert apart.mean() < 0.5
     assert apart.max() <= 6
 
 
-def test_a_picture_is_upright_as_its_exif_says() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_upright_as_its_exif_says(orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    assert luma(jpeg((64, 48), exif=exif)).size == (48, 64)
+    exif[0x0112] = orientation
+    data = jpeg((64, 48), exif=exif)
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.draft("L", picture.size)
+        expected = ImageOps.exif_transpose(picture)
+    assert np.array_equal(np.asarray(luma(io.BytesIO(data))), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("entries", "size"),
+    [
+        (b"\x00\x01\x02\x00\x04\x00\x00\x00wide" + b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00", (48, 64)),
+        (b"\x12\x01\x02\x00\x04\x00\x00\x00left" * 2, (64, 48)),
+        (b"\x12\x01\x03\x00\x01\x00\x00\x00\x09\x00\x00\x00" * 2, (64, 48)),
+        (b"\xff" * 24, (64, 48)),
+    ],
+    ids=["a width that is a word", "an orientation that is a word", "an unknown orientation", "no EXIF at all"],
+)
+def test_exif_that_makes_no_sense_does_not_matter(entries: bytes, size: tuple[int, int]) -> None:
+    """Two entries of 12 bytes, little-endian: the tag, its type (2 text, 3 short), how many, the value."""
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x02\x00" + entries + b"\x00" * 4
+    assert luma(io.BytesIO(jpeg((64, 48), exif=exif))).size == size
 
 
 def test_what_is_no_jpeg_or_cut_short_is_refused() -> None:
@@ -109,7 +137,7 @@ def test_what_is_no_jpeg_or_cut_short_is_refused() -> None:
     for data in (b"", b"nothing", png.getvalue(), jpeg((64, 48))[:400]):
         for decode in (luma, pixels):
             with pytest.raises(UNREADABLE):
-                decode(data)
+                decode(io.BytesIO(data))
 
 
 @pytest.mark.parametrize(("shape", "factor"), [((9, 8, 3), 2), ((8, 9, 3), 2), ((8, 8, 4), 2), ((9, 9, 3), 3)])

@@ -105,6 +105,23 @@ def test_ranks_of_one_machine_talk_over_loopback(monkeypatch: pytest.MonkeyPatch
         assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
+def test_a_rank_that_fails_on_a_gpu_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("left"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    with pytest.raises(KeyError), joined("cuda"):
+        raise KeyError
+    assert left == []  # NCCL would wait there
+    with joined("cuda"):
+        pass
+    with pytest.raises(KeyError), joined("cpu"):
+        raise KeyError
+    assert left == ["left", "left"]
+
+
 def test_a_profile_names_the_operators_that_take_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.json"
     main([*TINY, "--synthetic", "24", "--device", "cpu", "--profile", str(trace)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,24 +13,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: torch")
 
-from tasks.core.errors import InputError, SettingsError  # noqa: E402
-from tasks.deep import cnn, launch, pictures  # noqa: E402
+from tasks.core.errors import InputError, RanksDisagree, SettingsError  # noqa: E402
+from tasks.deep import classify, cnn, launch, pictures  # noqa: E402
 from tasks.deep.batches import ShuffledRows  # noqa: E402
 from tasks.deep.loop import train  # noqa: E402
 from tasks.deep.losses import classes  # noqa: E402
 from tasks.deep.ranks import run_ranks  # noqa: E402
 from tasks.deep.settings import CnnConfig, ParallelConfig, TrainingConfig  # noqa: E402
 from tests.support.jpegs import jpeg  # noqa: E402
-from tests.support.text_models import Outcome, train_pictures  # noqa: E402
+from tests.support.text_models import Outcome, agree, train_pictures  # noqa: E402
 
 # As for the text model: sums in another order, through eight steps of Adam.
 LOSS, NORM, WEIGHT = 2e-6, 2e-5, 2e-5
-
-
-def rows_of(count: int, seed: int) -> dict[str, torch.Tensor]:
-    drawn = pictures.made(count, 96, seed)
-    labels = [pictures.SHAPES.index(shape) for shape, _ in drawn]
-    return pictures.as_rows([pictures.fitted(data, 32) for _, data in drawn], labels)
 
 
 @pytest.fixture
@@ -44,7 +39,19 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "tables" / ".hidden").write_text("")
     (tmp_path / "empty").mkdir()
     (tmp_path / "README").write_text("beside the classes")
+    (tmp_path / "chairs" / "more").mkdir()
+    (tmp_path / "chairs" / "more" / "4.jpg").write_bytes(jpeg((16, 16)))
+    (tmp_path / "chairs" / "gone.jpg").symlink_to(tmp_path / "none.jpg")
     return tmp_path
+
+
+LEFT_OUT = {
+    "README": "in no class's folder",
+    "cut.jpg": "Truncated File Read",
+    "gone.jpg": "no file, or a broken link",
+    "more": "a folder in a class's",
+    "notes.txt": "no JPEG",
+}
 
 
 def test_every_file_is_a_row_or_left_out_with_its_reason(folder: Path) -> None:
@@ -53,17 +60,19 @@ def test_every_file_is_a_row_or_left_out_with_its_reason(folder: Path) -> None:
     assert found.rows["tokens"].shape == (5, 1, 16, 16)
     assert found.rows["tokens"].dtype == torch.uint8
     assert found.rows["target"].flatten().tolist() == [0, 0, 0, 1, 1]
-    assert [file.name for file, _ in found.left_out] == ["cut.jpg", "notes.txt"]
-    assert all(reason and "0x" not in reason for _, reason in found.left_out)
+    assert [f"{file.parent.name}/{file.name}" for file in found.files[2:4]] == ["chairs/2.jpg", "tables/0.jpg"]
+    reasons = {file.name: reason for file, reason in found.left_out}
+    assert reasons.keys() == LEFT_OUT.keys()
+    assert all(reasons[name].startswith(reason) for name, reason in LEFT_OUT.items())
     again = pictures.from_folder(folder, side=16, threads=1)
     assert all(torch.equal(again.rows[name], found.rows[name]) for name in found.rows)
 
 
 def test_a_row_is_the_middle_of_the_picture() -> None:
     data = jpeg((96, 32), quality=95)
-    whole = np.asarray(pictures.luma(data), dtype=float)
+    whole = np.asarray(pictures.luma(io.BytesIO(data)), dtype=float)
     expected = whole[:, 32:64].reshape(8, 4, 8, 4).mean(axis=(1, 3))
-    assert np.abs(pictures.fitted(data, 8) - expected).max() <= 1
+    assert np.abs(pictures.fitted(io.BytesIO(data), 8) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("names", [(), ("one",)])
@@ -71,14 +80,31 @@ def test_a_folder_without_two_classes_is_refused(tmp_path: Path, names: tuple[st
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.jpg").write_bytes(jpeg((16, 16)))
-    with pytest.raises(InputError, match=f"{len(names)} pictures of {len(names)} classes can be read"):
+    with pytest.raises(InputError, match=f"{len(names)} pictures of {len(names)} classes"):
         pictures.from_folder(tmp_path, side=8)
     with pytest.raises(InputError, match="no such folder"):
         pictures.from_folder(tmp_path / "none", side=8)
 
 
+def test_a_class_without_a_picture_is_refused_and_so_is_a_file_that_the_system_does_not_let_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "lamps").mkdir()
+    (folder / "lamps" / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"no file of the class lamps can be read; a.png: no JPEG"):
+        pictures.from_folder(folder, side=8)
+    (folder / "lamps" / "a.png").unlink()
+
+    def fails(file: Path, side: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(pictures, "fitted", fails)
+    with pytest.raises(InputError, match=r"chairs/0.jpg: cannot be read"):  # another rank might have read it
+        pictures.from_folder(folder, side=8)
+
+
 def test_a_network_learns_shapes_that_it_has_not_seen() -> None:
-    learned, unseen = rows_of(600, seed=0), rows_of(100, seed=1)
+    learned, unseen = pictures.rows_made(600, 32, seed=0), pictures.rows_made(100, 32, seed=1)
     model = cnn.build(CnnConfig(), len(pictures.SHAPES), seed=0)
     config = TrainingConfig(steps=120, learning_rate=0.01)
     model.load_state_dict(train(model, ShuffledRows(learned, 32), config, loss=classes).weights)
@@ -132,10 +158,34 @@ def test_the_command_trains_says_what_is_left_out_and_goes_on(folder: Path, caps
     *steps, end = [json.loads(line) for line in said.out.splitlines()]
     assert [step["tokens"] for step in steps] == [4, 1, 4, 1]  # pictures
     assert end["steps"] == 4
-    assert said.err.startswith(f"2 of 7 files are left out, first {folder}/tables/cut.jpg: ")
+    assert said.err.startswith(f"5 of 10 files are left out, first {folder}/README: in no class's folder")
     assert json.loads((kept / "model.json").read_text())["classes"] == ["chairs", "tables"]
     launch.main(["--pictures", str(folder), *options, "--folder", str(kept)])
     assert json.loads(capsys.readouterr().out)["resumed"] == 4  # one line: no step was left to do
+
+    classify.main(["--model", str(kept), "--pictures", str(folder)])
+    *lines, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 10
+    named = [line for line in lines if line["class"]]
+    assert [line["file"] for line in named] == [str(file) for file in pictures.from_folder(folder, 16).files]
+    right = [Path(line["file"]).parent.name == line["class"] for line in named]
+    assert last == {"pictures": 5, "right": sum(right) / 5}
+    assert {Path(line["file"]).name for line in lines if not line["class"]} == LEFT_OUT.keys()
+    for wrong in (folder, folder / "none"):
+        with pytest.raises(SystemExit) as ended:
+            classify.main(["--model", str(wrong), "--pictures", str(folder)])
+        assert ended.value.code == 2
+        assert "no network of pictures" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        launch.main(["--pictures", str(folder), "--folder", str(folder / "model")])
+    assert "it would be a class of the pictures" in capsys.readouterr().err
+    assert not (folder / "model").exists()
+
+
+def test_ranks_that_have_read_other_rows_do_not_train() -> None:
+    assert run_ranks(agree, 2, ["0a" * 32] * 2) == [None, None]
+    with pytest.raises(RanksDisagree, match="ranks differ in the rows"):
+        run_ranks(agree, 2, ["0a" * 32, "0b" * 32])
 
 
 def test_settings_of_texts_are_refused_for_pictures() -> None:
@@ -149,6 +199,7 @@ def test_drawn_jpegs_come_from_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tasks.deep.pictures", "--out", str(tmp_path / "a")]
     assert subprocess.run([*command, "--count", "8"], check=True, capture_output=True, text=True).stdout
     assert sorted(file.parent.name for file in tmp_path.glob("a/*/*.jpg")) == sorted([*pictures.SHAPES] * 2)
-    refused = subprocess.run([*command, "--count", "2"], capture_output=True, text=True)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 2)
-    assert "at least 4 pictures" in refused.stderr
+    for count, said in (("2", "at least 4 pictures"), ("8", "it is not empty")):
+        refused = subprocess.run([*command, "--count", count], capture_output=True, text=True)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 2)
+        assert said in refused.stderr

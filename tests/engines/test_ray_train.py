@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.errors import InputError, RankLost, RowsLost, TransientError
+from tasks.core.errors import InputError, RankLost, RowsLost, SettingsError, TransientError
 from tasks.core.snapshot_files import FileSink
 from tasks.core.stage import run_stage
 from tasks.core.storage.store import SnapshotStore
@@ -18,7 +18,7 @@ from tasks.engines import ray_train, ray_train_worker
 from tasks.engines.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from tasks.engines.ray_train import failed
 from tasks.engines.train_job import Trained, TrainJob
-from tasks.stages.train.stage import train
+from tasks.stages.train.stage import device_of, train
 from tests.support.stage_runs import made, put, settings
 
 
@@ -135,3 +135,19 @@ def test_what_a_worker_said_is_what_the_user_reads() -> None:
     assert str(failed(Failed(), "check train.params")) == (
         "Ray Train: distributed training failed: ValueError: no such tree\n  → check train.params"
     )
+
+
+def test_external_memory_is_trained_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XGBoost 3.2 takes no external memory for a GPU from batches on the CPU."""
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
+    config = settings().train
+
+    def chosen(device: str, external_memory: bool) -> str:
+        return device_of(config.model_copy(update={"device": device, "external_memory": external_memory}))
+
+    assert chosen("auto", False) == chosen("cuda", False) == "cuda"
+    assert chosen("auto", True) == chosen("cpu", True) == "cpu"
+    with pytest.raises(SettingsError, match=r"train.external_memory: external memory is read on"):
+        chosen("cuda", True)

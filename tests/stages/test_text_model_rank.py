@@ -167,12 +167,18 @@ def test_batches_to_validate_by_are_no_larger_than_a_ranks_part_of_a_step(
 def test_a_training_goes_on_on_the_device_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    def placed_with(gpus: int, folder: str) -> Any:
+    def placed_with(gpus: int, folder: str, device: str = "auto") -> Any:
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(gpus)} if gpus else {})
-        return placed(CONFIG.model_copy(update={"shards": 2}), "text_model", tmp_path / folder)
+        return placed(CONFIG.model_copy(update={"shards": 2, "device": device}), "text_model", tmp_path / folder)
 
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert placed_with(0, "on-cpus") == placed_with(1, "on-cpus") == ("cpu", 2)
     assert placed_with(1, "on-a-gpu") == placed_with(2, "on-a-gpu") == ("cuda", 1)
     assert placed_with(3, "on-gpus") == ("cuda", 2)
     with pytest.raises(SettingsError, match=r"began with 2 ranks of a GPU each, and Ray has 1 now\n.*device=cpu"):
         placed_with(1, "on-gpus")
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert placed_with(1, "torch-for-cpus") == ("cpu", 2)
+    with pytest.raises(SettingsError, match=r"text_model.device is cuda, and this torch is built for CPUs"):
+        placed_with(1, "none", "cuda")

@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from tasks.deep import cnn
+from tasks.deep.agreed import same_on_all_ranks
 from tasks.deep.batches import Batch, ShuffledRows
 from tasks.deep.encoder import build
 from tasks.deep.loop import Trained, Training, train
@@ -112,6 +113,11 @@ def train_pictures(ways: Sequence[tuple[ParallelConfig, int]]) -> list[Outcome]:
         )
         outcomes.append(Outcome(**vars(trained), norms=norms))
     return outcomes
+
+
+def agree(digests: Sequence[str]) -> None:
+    place = plan()
+    same_on_all_ranks(digests[place.rank], "the rows", place)
 
 
 def gradients_sent(zero: int, accumulate: int, steps: int) -> int:

@@ -108,7 +108,7 @@ class Rank:
                 evaluate_every=config.evaluate_steps,
                 patience=config.patience,
                 seed=config.seed,
-                peak_flops=peak_flops(self.job.device) if self.plan.rank == 0 else None,
+                peak_flops=peak_flops(self.job.device, config.precision) if self.plan.rank == 0 else None,
             ),
             loss=next_token,
             plan=self.plan,

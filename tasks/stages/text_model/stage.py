@@ -32,7 +32,7 @@ from tasks.core.snapshot_files import FileEntry, FileSink, part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
 from tasks.core.stage import stage
 from tasks.core.whole_files import write_whole
-from tasks.engines import cluster, ray_train
+from tasks.engines import cluster
 from tasks.parallel.time_borders import borders
 from tasks.stages.text_model.rows import MODEL_FILES, OUTPUTS, SCORES, Array, files_of, read_rows
 from tasks.stages.text_model.settings import DeepConfig, TextModelConfig
@@ -169,9 +169,11 @@ def placed(config: DeepConfig, section: str, folder: Path) -> tuple[str, int]:
     """
     import ray
 
+    from tasks.engines import ray_torch
+
     file, gpus = folder / "placed.json", int(ray.cluster_resources().get("GPU", 0))
     if not file.exists():
-        device = ray_train.device(config.device, f"{section}.device")
+        device = ray_torch.device(config.device, f"{section}.device")
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(
             file, json.dumps([device, min(config.shards, gpus) if device == "cuda" else config.shards]), synced=True

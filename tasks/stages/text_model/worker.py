@@ -95,7 +95,7 @@ class Rank:
         number = drawn(rows.row, self.config.seed)
         self.validates = number < self.config.validation * share
         self.learns = ~self.validates & (number < share)
-        self.peak = peak_flops(job.device) if plan.rank == 0 else None
+        self.peak = peak_flops(job.device, job.config.precision) if plan.rank == 0 else None
 
     def run(self) -> list[Block]:
         blocks: list[Block] = []
@@ -252,12 +252,13 @@ def _block(file: Path) -> Block:
     return Block(**{**read, "losses": tuple(read["losses"])}, validations=validations)
 
 
-def peak_flops(device: str) -> float:
-    """Measure a rank's operations per second, by products of two matrices (512, 512): what a model could come to."""
-    a = torch.ones(512, 512, device=device)
-    torch.mm(a, a)
+def peak_flops(device: str, precision: str) -> float:
+    """Measure a rank's operations per second, by products of two matrices: what a model could come to."""
+    n = 512 if device == "cpu" else 8192  # smaller products leave a GPU waiting for the next
+    a = torch.ones(n, n, device=device, dtype=getattr(torch, precision))
+    float(torch.mm(a, a)[0, 0])  # waits for a GPU
     began = time.perf_counter()
     for _ in range(10):
         b = torch.mm(a, a)
-    float(b[0, 0])  # waits for a GPU
-    return 10 * 2 * 512**3 / (time.perf_counter() - began)
+    float(b[0, 0])
+    return 10 * 2 * n**3 / (time.perf_counter() - began)

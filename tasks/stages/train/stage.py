@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import WithJsonSchema
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, SettingsError
 from tasks.core.sections import Positive, Section
 from tasks.core.snapshot_files import part_name
 from tasks.core.snapshots import Snapshot, SnapshotWriter
@@ -98,7 +98,7 @@ def fit(
         checkpoint_every=config.checkpoint_rounds,
         threads=config.nthread,
         external_memory=config.external_memory,
-        device=ray_train.device(config.device),
+        device=device_of(config),
         begin=splits.facts["linear"] if begin == "linear" else None,
     )
     done = ray_train.fit(job, config.workers or ray_train.worth_having(job))
@@ -115,6 +115,20 @@ def fit(
         loss={name: curve[done.rounds - 1] for name, curve in done.curves.items()},
     )
     out.note(device=job.device, resumed_from_round=done.resumed_from, seconds=done.seconds)
+
+
+def device_of(config: TrainConfig) -> Literal["cpu", "cuda"]:
+    """Raises SettingsError for external memory on a GPU: XGBoost wants its batches there, and ours are on the CPU."""
+    device = ray_train.device(config.device)
+    if device == "cuda" and config.external_memory:
+        if config.device == "cuda":
+            raise SettingsError(
+                "external memory is read on the CPU",
+                where="train.device and train.external_memory",
+                fix="train.device=auto or cpu, or train.external_memory=false",
+            )
+        return "cpu"
+    return device
 
 
 def check_labels(splits: Snapshot, learn: tuple[str, ...], target: Target) -> None:
