@@ -133,9 +133,9 @@ def compiled_cuda(job: Job) -> SelfTimed:
 
 
 def kernel(job: Job) -> SelfTimed:
-    from tasks.deep import grey
+    from tasks.deep.grey_kernel import grey_by_kernel
 
-    return by_gpu(job, grey.grey_by_kernel)
+    return by_gpu(job, grey_by_kernel)
 
 
 def by_gpu(job: Job, convert: Callable[[Any, int], Any]) -> SelfTimed:

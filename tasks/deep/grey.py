@@ -77,13 +77,13 @@ def in_threads(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -
 
 def grey_by_pillow(picture: Pixels, factor: int) -> Pixels:
     """(height, width, 3) to (height / factor, width / factor)."""
-    _check(picture.shape, factor)
+    check(picture.shape, factor)
     return np.asarray(Image.fromarray(picture).convert("L").reduce(factor))
 
 
 def grey_by_torch(pictures: Tensor, factor: int) -> Tensor:
     """(n, height, width, 3) uint8 to (n, height / factor, width / factor) uint8, on the tensor's device."""
-    _check(pictures.shape[1:], factor)
+    check(pictures.shape[1:], factor)
     red, green, blue = pictures.unbind(-1)
     # Float32, which torch computes several times as fast as integers, is exact: nothing here reaches 2^24.
     grey = red.float().mul_(RED).add_(green, alpha=GREEN).add_(blue, alpha=BLUE).add_(HALF)
@@ -91,21 +91,13 @@ def grey_by_torch(pictures: Tensor, factor: int) -> Tensor:
     return means.add_(0.5).floor_().to(torch.uint8)
 
 
-def grey_by_kernel(pictures: Tensor, factor: int) -> Tensor:
-    """As grey_by_torch: each pixel is read once and nothing in between is written. Needs the extra `gpu` and a GPU, or
-    TRITON_INTERPRET=1, with which it runs on the CPU, to be tested."""
-    _check(pictures.shape[1:], factor)
-    from tasks.deep import grey_kernel
-
-    return grey_kernel.grey(pictures.contiguous(), factor)
-
-
 def shift_of(factor: int) -> int:
     """Return s where factor^2 = 2^s."""
     return 2 * (factor.bit_length() - 1)
 
 
-def _check(shape: Sequence[int], factor: int) -> None:
+def check(shape: Sequence[int], factor: int) -> None:
+    """Raise InputError for a picture (height, width, channels) that cannot be shrunk so."""
     height, width, channels = shape
     if factor not in FACTORS or height % factor or width % factor or channels != 3:
         raise InputError(

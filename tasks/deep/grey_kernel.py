@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tasks.deep.grey import BLUE, GREEN, HALF, RED, SHIFT, shift_of
+from tasks.deep.grey import BLUE, GREEN, HALF, RED, SHIFT, check, shift_of
 
 BLOCK = 512
 
@@ -48,8 +48,11 @@ def _grey(
     tl.store(out + place, mean.to(tl.uint8), mask=there)
 
 
-def grey(pictures: Tensor, factor: int) -> Tensor:
-    """(n, height, width, 3) uint8, contiguous, whose sides are multiples of factor, to (n, height / factor, ...)."""
+def grey_by_kernel(pictures: Tensor, factor: int) -> Tensor:
+    """(n, height, width, 3) uint8 to (n, height / factor, width / factor) uint8, as grey_by_torch. On a GPU, or with
+    TRITON_INTERPRET=1 on a CPU, to be tested. Needs the extra `gpu`."""
+    check(pictures.shape[1:], factor)
+    pictures = pictures.contiguous()
     n, height, width, _ = pictures.shape
     out = torch.empty((n, height // factor, width // factor), dtype=torch.uint8, device=pictures.device)
     if out.numel():

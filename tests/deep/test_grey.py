@@ -42,7 +42,8 @@ def test_the_kernel_gives_what_torch_gives() -> None:
     """In Triton's interpreter, in a process of its own: triton decides when imported whether it interprets."""
     in_own_process("""
 import torch
-from tasks.deep.grey import FACTORS, grey_by_kernel, grey_by_torch
+from tasks.deep.grey import FACTORS, grey_by_torch
+from tasks.deep.grey_kernel import grey_by_kernel
 random = torch.Generator().manual_seed(0)
 for shape in ((1, 8, 8), (3, 40, 56), (2, 24, 8)):  # 1 to 13 blocks, the last one in part
     pictures = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=random)
