@@ -8,8 +8,11 @@ import re
 import threading
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from tasks.core.errors import UserError
 
 LIBRARIES = ("ray", "modin", "pandas", "polars", "pyarrow", "numpy", "scipy", "scikit-learn", "xgboost", "optuna")
 
@@ -35,12 +38,20 @@ def machine() -> dict[str, Any]:
     }
 
 
+def needs_torch(case: str, extra: str) -> None:
+    """Raise UserError, with the extra to install, where there is no torch."""
+    if not find_spec("torch"):
+        raise UserError(
+            "torch is not installed", where=f"bench {case}", fix=f"pip install -c constraints.txt -e '.[{extra}]'"
+        )
+
+
 def gpu() -> str | None:
     """The name of the GPU that torch computes on; None without a GPU, or without torch."""
-    try:
-        import torch
-    except ModuleNotFoundError:
+    if not find_spec("torch"):
         return None
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks import deep_arithmetic
 from benchmarks.deep_ranks import WARM_UP, Way, measure
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
+from benchmarks.machine import needs_torch
 from tasks.core.errors import UserError
 from tasks.deep.settings import EncoderConfig, ParallelConfig
 
@@ -70,12 +71,7 @@ SIDES = {
 
 
 def prepare(setup: Setup) -> Job:
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "torch is not installed", where="bench deep", fix="pip install -c constraints.txt -e '.[deep]'"
-        ) from error
+    needs_torch("deep", "deep")
     if setup.size < MICRO_BATCHES:
         raise UserError(f"{setup.size} rows a step", where="bench deep", fix=f"at least {MICRO_BATCHES}: --size 32")
     return Job(setup.size)

@@ -28,9 +28,8 @@ from benchmarks.cases.deep import MODEL
 from benchmarks.cases.train import FEATURES, PARAMS, ROUNDS, write_rows
 from benchmarks.harness import Case, SelfTimed, Setup
 from benchmarks.inputs import SEED, kept
-from benchmarks.machine import gpu
+from benchmarks.machine import gpu, needs_torch
 from benchmarks.sides import start_ray
-from tasks.core.errors import UserError
 from tasks.deep.settings import CnnConfig, TrainingConfig
 
 WARM_UP, STEPS, STEP_ROWS = 3, 20, 32
@@ -57,12 +56,9 @@ class Output:
 
 
 def prepare(setup: Setup) -> Job:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "torch is not installed", where="bench gpu", fix="pip install -c constraints.txt -e '.[gpu]'"
-        ) from error
+    needs_torch("gpu", "gpu")
+    import torch
+
     from tasks.deep import pictures
 
     folder = kept(f"train-{setup.size}-{SEED}", partial(write_rows, setup.size))
@@ -157,8 +153,7 @@ def trees(wanted: str, job: Job) -> tuple[list[float], float, int]:
 
 
 def check(job: Job, ours: Output, peers: Mapping[str, Output]) -> str:
-    for name in ("ours", *peers):
-        output = ours if name == "ours" else peers[name]
+    for name, output in {"ours": ours, **peers}.items():
         assert np.isfinite([loss for losses in output.losses.values() for loss in losses]).all(), f"a loss of {name}"
     first, last = ours.losses["network"][0], ours.losses["network"][-1]
     assert last < first, f"the network learned nothing: loss {first:.3f}, then {last:.3f}"

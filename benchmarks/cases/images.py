@@ -27,8 +27,7 @@ import numpy as np
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
 from benchmarks.inputs import SEED, kept
-from benchmarks.machine import gpu
-from tasks.core.errors import UserError
+from benchmarks.machine import gpu, needs_torch
 
 WIDTH, HEIGHT, FACTOR = 512, 384, 4
 NEAR, FAR = 1.0, 8  # levels of 256 that rounding there and back may differ by
@@ -43,12 +42,7 @@ class Job:
 
 
 def prepare(setup: Setup) -> Job:
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "torch is not installed", where="bench images", fix="pip install -c constraints.txt -e '.[gpu]'"
-        ) from error
+    needs_torch("images", "gpu")
     folder = kept(f"images-{setup.size}-{SEED}", partial(write_jpegs, setup.size))
     return Job([file.read_bytes() for file in sorted(folder.glob("*.jpg"))], setup.workers)
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, SelfTimed, Setup, Timed
+from benchmarks.machine import needs_torch
 from benchmarks.sides import LIKE_PEERS, set_variables, start_ray
-from tasks.core.errors import UserError
 from tasks.parallel.allreduce import allreduce
 from tasks.parallel.comm import Comm, run_threads
 from tasks.parallel.comm_actors import run_actors
@@ -42,12 +42,7 @@ class Job:
 
 
 def prepare(setup: Setup) -> Job:
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "torch is not installed", where="bench moe", fix="pip install -c constraints.txt -e '.[lab]'"
-        ) from error
+    needs_torch("moe", "lab")
     set_variables(setup, LIKE_PEERS)
     start_ray(setup)
     return Job(setup.size, setup.workers)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def stride(total: int, max_rows: int) -> int:
-    """Return of how many rows one is read, so that of `total` at most `max_rows` are."""
+    """Return n such that every n-th of `total` rows are `max_rows` at most."""
     return max(1, -(-total // max_rows))

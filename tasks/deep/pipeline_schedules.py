@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import distributed
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle, _batch_p2p, _wait_batch_p2p
 
 from tasks.deep.passes import BACKWARD, FORWARD, passes
 
@@ -43,37 +42,23 @@ class EagerSchedule(PipelineScheduleSingle):
         args, options = self._check_inputs(arg_mbs, kwarg_mbs, target_mbs, losses)
         self._initialize_stage(args[0], options[0], target_mbs[0] if target_mbs else None, loss_kwargs)
         stage, count = self._stage, self._n_microbatches
-        coming = {(FORWARD, i): _started(stage.get_fwd_recv_ops(i)) for i in range(count)}
-        coming |= {(BACKWARD, i): _started(stage.get_bwd_recv_ops(i)) for i in range(count)}
+        coming = {(FORWARD, i): _batch_p2p(stage.get_fwd_recv_ops(i)) for i in range(count)}
+        coming |= {(BACKWARD, i): _batch_p2p(stage.get_bwd_recv_ops(i)) for i in range(count)}
         going: list[Any] = []
         for kind, i in passes(self.order, stage.stage_index, self._num_stages, count):
             if kind == BACKWARD and not self._has_backward:
                 continue  # an evaluation
-            _finish(coming.pop((kind, i)))
+            _wait_batch_p2p(coming.pop((kind, i)))
             if kind == FORWARD:
                 output = stage.forward_one_chunk(i, args[i], options[i], save_forward_output=return_outputs)
-                going += _started(stage.get_fwd_send_ops(i))
+                going += _batch_p2p(stage.get_fwd_send_ops(i))
                 self._maybe_compute_loss(stage, output, target_mbs, i, loss_kwargs)
             else:
                 loss = self._maybe_get_loss(stage, i)
                 stage.backward_one_chunk(i, loss=loss, last_backward=i == count - 1)
-                going += _started(stage.get_bwd_send_ops(i))
-            _finish(going[:-HELD])  # long gone, and until it is waited for gloo holds the tensor
+                going += _batch_p2p(stage.get_bwd_send_ops(i))
+            _wait_batch_p2p(going[:-HELD])  # long gone, and until it is waited for gloo holds the tensor
             going = going[-HELD:]
-        _finish(going)
+        _wait_batch_p2p(going)
         self._update_losses(stage, losses)
         stage.perform_reduce_grad(count if self.scale_grads else 1)
-
-
-def _started(operations: list[Any]) -> list[Any]:
-    """Begin to send or to receive; each operation's work is waited for by itself."""
-    works = []
-    for of in operations:
-        peer = {"group_dst" if of.op is distributed.isend else "group_src": of.group_peer}
-        works.append(of.op(of.tensor, group=of.group, tag=of.tag, **peer))
-    return works
-
-
-def _finish(works: list[Any]) -> None:
-    for work in works:
-        work.wait()

@@ -59,7 +59,7 @@ def fit(job: TrainJob, workers: int) -> Trained:
     started = time.perf_counter()
     resources = {"CPU": 0.5}
     if job.device == "cuda":
-        device("cuda")
+        device("cuda")  # or the error that there is none
         workers = min(workers, int(ray.cluster_resources()["GPU"]))
         resources = {"CPU": min(0.5, cluster.cpus() / (2 * workers)), "GPU": 1}
     own = job.folder / "ray"

@@ -41,7 +41,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> Trained | RaymillError:
         check_params(job.params, TARGETS[job.target], "train.params", job.features)
     except RaymillError as error:
         return error
-    with communicator(rank, size):
+    with communicator(rank, size, job.device):
         return run(job, rank, size, threads)
 
 

@@ -12,7 +12,7 @@ from tasks.engines import nodes
 
 
 @contextmanager
-def communicator(rank: int, size: int) -> Iterator[None]:
+def communicator(rank: int, size: int, device: str) -> Iterator[None]:
     """Connect the workers for XGBoost's all-reduce, with the tracker in rank 0.
 
     `ray.train.xgboost` runs the tracker in Ray Train's controller, which costs XGBoost's import and memory once more.
@@ -25,8 +25,8 @@ def communicator(rank: int, size: int) -> Iterator[None]:
     from xgboost.collective import CommunicatorContext
     from xgboost.tracker import RabitTracker
 
-    # On GPUs XGBoost talks by NCCL, which would listen on the first interface that it finds.
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", nodes.interface_of(ray.util.get_node_ip_address()))
+    if device == "cuda":  # XGBoost talks by NCCL, which would listen on the first interface that it finds
+        os.environ["NCCL_SOCKET_IFNAME"] = nodes.interface_of(ray.util.get_node_ip_address())
     tracker = None
     if rank == 0:
         tracker = RabitTracker(n_workers=size, host_ip=ray.util.get_node_ip_address(), sortby="task")
